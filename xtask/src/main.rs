@@ -1,0 +1,3 @@
+//! Automation for the people who build Catelier.
+
+fn main() {}
