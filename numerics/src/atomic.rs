@@ -1,0 +1,168 @@
+//! Files that are either whole or not there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, Result};
+
+/// Writes a file through a temporary sibling that is renamed when complete.
+///
+/// At every moment `path` holds either its old content or all of the new; power loss included, as data and folder
+/// are synced. If `fill` fails or panics, the temporary file is removed and the old file stays. A symbolic link is
+/// followed, not replaced.
+///
+/// **Errors** `Write` with the path and the cause, such as a full disk or a missing folder.
+pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    replace(path, fill).map_err(|source| Error::Write { path: path.to_path_buf(), source })
+}
+
+fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if target.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let (sibling, file) = Sibling::create(&target)?;
+    let mut writer = BufWriter::new(file);
+    fill(&mut writer)?;
+    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    sibling.rename_to(&target)
+}
+
+/// A temporary file that removes itself unless it was renamed.
+struct Sibling {
+    path: Option<PathBuf>,
+}
+
+impl Sibling {
+    fn create(target: &Path) -> io::Result<(Self, File)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = target.with_file_name(format!(".{name}.{}-{number}.partial", process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((Self { path: Some(path) }, file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn rename_to(mut self, target: &Path) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            fs::rename(path, target)?;
+        }
+        self.path = None;
+        sync_folder(target)
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Nothing better can be done about a temporary file that will not go.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Makes the rename itself durable, where folders can be opened.
+#[cfg(unix)]
+fn sync_folder(target: &Path) -> io::Result<()> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_target: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_written_file_holds_the_bytes_and_nothing_else_appears() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        write(&path, |out| out.write_all(b"old")).unwrap();
+        write(&path, |out| out.write_all(b"new content")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new content");
+        assert_eq!(entries(folder.path()), ["report.json"]);
+    }
+
+    #[test]
+    fn a_failing_writer_leaves_the_old_file_and_no_litter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adapter.safetensors");
+        write(&path, |out| out.write_all(b"precious")).unwrap();
+        let error = write(&path, |out| {
+            out.write_all(&[0; 100_000])?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("adapter.safetensors"));
+        assert!(error.hint().unwrap().contains("space"));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(entries(folder.path()), ["adapter.safetensors"]);
+    }
+
+    #[test]
+    fn a_panicking_writer_leaves_the_old_file_and_no_litter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        write(&path, |out| out.write_all(b"precious")).unwrap();
+        let outcome = std::panic::catch_unwind(|| write(&path, |_| panic!("bug in the caller")));
+        assert!(outcome.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(entries(folder.path()), ["state"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_reported_with_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let error = write(&path, |_| {
+            let mut full = OpenOptions::new().write(true).open("/dev/full")?;
+            full.write_all(b"does not fit")
+        })
+        .unwrap_err();
+        assert!(matches!(&error, Error::Write { path: reported, source }
+            if *reported == path && source.kind() == io::ErrorKind::StorageFull));
+        assert!(entries(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn impossible_targets_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = folder.path().join("missing").join("file");
+        assert!(write(&nowhere, |_| Ok(())).unwrap_err().hint().unwrap().contains("folder"));
+        assert!(write(folder.path(), |_| Ok(())).is_err());
+        assert!(write("/", |_| Ok(())).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_keeps_pointing_at_the_rewritten_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        write(&file, |out| out.write_all(b"one")).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, |out| out.write_all(b"two")).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+}

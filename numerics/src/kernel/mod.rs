@@ -1,0 +1,14 @@
+//! The loops on the processor: written once for f32 and f64, vectorised, parallel, and the same bits at any number of
+//! threads, because work is always cut at fixed places and sums are always taken in the same order.
+
+mod convolution;
+mod float;
+mod operation;
+mod product;
+mod vector;
+
+pub(crate) use convolution::Convolution;
+pub(crate) use float::Float;
+pub(crate) use operation::{Kernel1, Kernel3, View, Wanted, apply1, apply3, lend};
+pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
+pub(crate) use vector::{largest, map_rows, sum, sum_of_products, vectorized};

@@ -1,0 +1,212 @@
+//! From a kernel written for slices to a node of candle's graph.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, StorageRef, Tensor,
+};
+
+use super::Float;
+
+/// A contiguous tensor as a kernel sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a, T> {
+    pub(crate) data: &'a [T],
+    pub(crate) dims: &'a [usize],
+}
+
+impl<T> View<'_, T> {
+    /// Size of the last dimension (1 for a scalar), and how many there are of them.
+    pub(crate) fn rows(&self) -> (usize, usize) {
+        let width = self.dims.last().copied().unwrap_or(1);
+        (self.dims.iter().rev().skip(1).product(), width)
+    }
+}
+
+/// A differentiable function of one tensor. What it keeps as fields is constant: never in the graph, never differentiated.
+pub(crate) trait Kernel1: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The result and its shape.
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)>;
+
+    /// Gradient of `x`, from `x`, the result and its gradient.
+    fn backward<T: Float>(&self, x: View<'_, T>, y: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>>;
+}
+
+/// Which of three arguments need a gradient.
+pub(crate) type Wanted = [bool; 3];
+
+/// A differentiable function of three tensors.
+pub(crate) trait Kernel3: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The result and its shape.
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)>;
+
+    /// Gradients of the arguments; those not wanted may be left empty.
+    fn backward<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        y: View<'_, T>,
+        grad: View<'_, T>,
+        wanted: Wanted,
+    ) -> Result<[Vec<T>; 3]>;
+}
+
+/// Applies a kernel to a processor tensor of f32 or f64.
+pub(crate) fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Node(kernel))
+}
+
+/// Applies a kernel to three processor tensors of the same type, f32 or f64.
+pub(crate) fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Result<Tensor> {
+    x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, Node(kernel))
+}
+
+/// A tensor's elements, borrowed for as long as this lives.
+pub(crate) struct Lent<'a, T> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+    element: PhantomData<T>,
+}
+
+/// Borrows the elements of a contiguous processor tensor of type `T`.
+pub(crate) fn lend<T: Float>(tensor: &Tensor) -> Result<Lent<'_, T>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let range = contiguous(layout)?;
+    match &*storage {
+        Storage::Cpu(cpu) => T::cpu_storage_as_slice(cpu)?,
+        _ => candle_core::bail!("kernel: expected a tensor on the processor"),
+    };
+    Ok(Lent { storage, range, element: PhantomData })
+}
+
+impl<T: Float> Deref for Lent<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &*self.storage {
+            Storage::Cpu(cpu) => match T::cpu_storage_as_slice(cpu) {
+                Ok(slice) => &slice[self.range.clone()],
+                Err(_) => unreachable!("the element type was checked when the tensor was lent"),
+            },
+            _ => unreachable!("the device was checked when the tensor was lent"),
+        }
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<Range<usize>> {
+    let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::msg("kernel: expected a contiguous tensor"))?;
+    Ok(start..end)
+}
+
+fn view<'a, T: Float>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<View<'a, T>> {
+    let data = &T::cpu_storage_as_slice(storage)?[contiguous(layout)?];
+    Ok(View { data, dims: layout.dims() })
+}
+
+/// Runs `$body` with `$type` standing for the element type.
+macro_rules! for_dtype {
+    ($dtype:expr, $name:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $type = f32;
+                $body
+            }
+            DType::F64 => {
+                type $type = f64;
+                $body
+            }
+            other => candle_core::bail!("{}: expected f32 or f64, found {other:?}", $name),
+        }
+    };
+}
+
+struct Node<K>(K);
+
+impl<K: Kernel1> CustomOp1 for Node<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        for_dtype!(dtype_of(storage), K::NAME, T => {
+            let (values, shape) = self.0.forward::<T>(view(storage, layout)?)?;
+            Ok((own(values), shape))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let values = for_dtype!(x.dtype(), K::NAME, T => {
+            let (x_data, y_data, grad_data) = (lend::<T>(x)?, lend::<T>(y)?, lend::<T>(&grad)?);
+            let (y, grad) = (see(&y_data, y), see(&grad_data, &grad));
+            own(self.0.backward(see(&x_data, x), y, grad)?)
+        });
+        tensor(values, x.shape()).map(Some)
+    }
+}
+
+impl<K: Kernel3> CustomOp3 for Node<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        for_dtype!(dtype_of(s1), K::NAME, T => {
+            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?, view(s3, l3)?])?;
+            Ok((own(values), shape))
+        })
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (grad, wanted) = (grad.contiguous()?, [a, b, c].map(Tensor::track_op));
+        let [da, db, dc] = for_dtype!(a.dtype(), K::NAME, T => {
+            let (a_data, b_data, c_data) = (lend::<T>(a)?, lend::<T>(b)?, lend::<T>(c)?);
+            let (y_data, grad_data) = (lend::<T>(y)?, lend::<T>(&grad)?);
+            let arguments = [see(&a_data, a), see(&b_data, b), see(&c_data, c)];
+            let gradients = self.0.backward(arguments, see(&y_data, y), see(&grad_data, &grad), wanted)?;
+            gradients.map(own)
+        });
+        let give =
+            |position: usize, values, like: &Tensor| wanted[position].then(|| tensor(values, like.shape())).transpose();
+        Ok((give(0, da, a)?, give(1, db, b)?, give(2, dc, c)?))
+    }
+}
+
+fn dtype_of(storage: &CpuStorage) -> DType {
+    candle_core::backend::BackendStorage::dtype(storage)
+}
+
+fn see<'a, T>(data: &'a [T], tensor: &'a Tensor) -> View<'a, T> {
+    View { data, dims: tensor.dims() }
+}
+
+fn own<T: Float>(values: Vec<T>) -> CpuStorage {
+    T::to_cpu_storage_owned(values)
+}
+
+fn tensor(values: CpuStorage, shape: &Shape) -> Result<Tensor> {
+    match values {
+        CpuStorage::F32(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+        CpuStorage::F64(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+        other => candle_core::bail!("kernel: unexpected gradient of type {:?}", dtype_of(&other)),
+    }
+}

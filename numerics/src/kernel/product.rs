@@ -1,0 +1,203 @@
+//! Matrix products, with the bounds checked that the kernel below relies on.
+
+use gemm::Parallelism;
+
+use super::Float;
+
+/// A read-only strided view of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Dense, row after row.
+    pub(crate) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+        Self::rows_apart(data, rows, columns, columns)
+    }
+
+    /// Rows of adjacent elements that begin `row_stride` apart.
+    pub(crate) fn rows_apart(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
+        Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A writable matrix: rows of adjacent elements that do not overlap.
+#[derive(Debug)]
+pub(crate) struct MatrixMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+}
+
+impl<'a, T> MatrixMut<'a, T> {
+    /// Dense, row after row.
+    pub(crate) fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
+        Self::rows_apart(data, rows, columns, columns)
+    }
+
+    /// Rows that begin `row_stride` apart.
+    pub(crate) fn rows_apart(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
+        assert!(rows <= 1 || row_stride >= columns, "rows of the result overlap");
+        Self { data, rows, columns, row_stride }
+    }
+}
+
+/// Elements from the first to the last, both included.
+fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
+    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns }
+}
+
+/// What happens to the old content of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Update {
+    /// It is forgotten.
+    Replace,
+    /// The product is added to it.
+    Add,
+}
+
+/// How many threads work on one product; the bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling one: for callers that are parallel themselves.
+    One,
+    /// All of the current pool.
+    All,
+}
+
+/// `result = scale · a · b`, or `result += scale · a · b`.
+#[expect(unsafe_code, reason = "the product kernel takes pointers")]
+pub(crate) fn multiply<T: Float>(
+    result: MatrixMut<'_, T>,
+    update: Update,
+    scale: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    threads: Threads,
+) {
+    assert_eq!((result.rows, result.columns), (a.rows, b.columns), "shape of the product");
+    assert_eq!(a.columns, b.rows, "inner dimensions of the product");
+    let parallelism = match threads {
+        Threads::One => Parallelism::None,
+        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
+    };
+    // SAFETY: `Matrix` and `MatrixMut` were built with every element inside their slice, the shapes agree as asserted,
+    // the result is borrowed mutably so it aliases nothing, and its rows do not overlap, so no two threads write the
+    // same element. Strides fit in isize because slices do.
+    unsafe {
+        gemm::gemm(
+            result.rows,
+            result.columns,
+            a.columns,
+            result.data.as_mut_ptr(),
+            1,
+            result.row_stride as isize,
+            update == Update::Add,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            T::ONE,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::{Noise, Stream};
+
+    fn numbers(sample: u64, count: usize) -> Vec<f32> {
+        Noise::new(1).normals(Stream("product"), 0, sample, count)
+    }
+
+    fn product(m: usize, n: usize, k: usize, threads: Threads) -> Vec<u32> {
+        let (a, b) = (numbers(0, m * k), numbers(1, k * n));
+        let mut c = numbers(2, m * n);
+        let result = MatrixMut::new(&mut c, m, n);
+        multiply(result, Update::Add, 0.7, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t(), threads);
+        c.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let shapes = [(1, 1, 1), (64, 77, 320), (320, 4224, 320), (320, 62, 640), (1, 512, 4096), (512, 1, 1024)];
+        let narrow = [(4096, 4, 320), (4096, 320, 4), (4, 320, 4096), (77, 768, 768), (1025, 513, 257), (2, 3000, 9)];
+        for (m, n, k) in shapes.into_iter().chain(narrow) {
+            let alone = product(m, n, k, Threads::One);
+            for threads in 1..=3 {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let together = pool.install(|| product(m, n, k, Threads::All));
+                assert!(alone == together, "{m}x{n}x{k} on {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_empty_sides_are_empty_or_zero() {
+        let mut c = [5.0f32; 6];
+        multiply(
+            MatrixMut::new(&mut c, 2, 3),
+            Update::Replace,
+            1.0,
+            Matrix::new(&[], 2, 0),
+            Matrix::new(&[], 0, 3),
+            Threads::All,
+        );
+        assert_eq!(c, [0.0; 6]);
+        let none: &mut [f32] = &mut [];
+        multiply(
+            MatrixMut::new(none, 0, 3),
+            Update::Add,
+            1.0,
+            Matrix::new(&[], 0, 2),
+            Matrix::new(&[0.0; 6], 2, 3),
+            Threads::All,
+        );
+    }
+
+    #[test]
+    fn strided_views_multiply_like_dense_ones() {
+        let data = numbers(0, 200);
+        let (a, b) = (Matrix::rows_apart(&data[3..], 4, 5, 11), Matrix::rows_apart(&data[60..], 6, 5, 9).t());
+        let mut c = [0.0f32; 4 * 8];
+        multiply(MatrixMut::rows_apart(&mut c, 4, 6, 8), Update::Replace, 2.0, a, b, Threads::One);
+        for (row, column) in (0..4).flat_map(|row| (0..6).map(move |column| (row, column))) {
+            let dot: f32 = (0..5).map(|k| data[3 + row * 11 + k] * data[60 + column * 9 + k]).sum();
+            assert!((c[row * 8 + column] - 2.0 * dot).abs() < 1e-5);
+        }
+        assert!((0..4).all(|row| c[row * 8 + 6] == 0.0 && c[row * 8 + 7] == 0.0));
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its data")]
+    fn a_matrix_larger_than_its_data_is_refused() {
+        Matrix::rows_apart(&[0.0f32; 10], 3, 4, 4);
+    }
+}

@@ -1,0 +1,130 @@
+//! Loops over slices: vectorised for the processor at hand and cut into fixed pieces for threads.
+
+use rayon::prelude::*;
+
+use super::Float;
+
+/// Elements per piece of work of an element-wise loop.
+const CHUNK: usize = 16 * 1024;
+/// Sums run in this many independent lanes whatever the width of the processor's registers: bits do not depend on it.
+const LANES: usize = 16;
+/// Elements summed in the element type before the sum moves to f64.
+const BLOCK: usize = 1024;
+
+/// Runs `body` compiled for the widest vector instructions the processor has.
+///
+/// `body` must be a function marked `#[inline(always)]`, with its arguments in a tuple: a closure may be left out of line
+/// by the compiler, and then runs with the narrowest instructions.
+#[inline(always)]
+pub(crate) fn vectorized<A, R>(arguments: A, body: impl FnOnce(A) -> R) -> R {
+    pulp::Arch::new().dispatch(Call { arguments, body })
+}
+
+struct Call<A, F> {
+    arguments: A,
+    body: F,
+}
+
+impl<A, R, F: FnOnce(A) -> R> pulp::WithSimd for Call<A, F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> R {
+        (self.body)(self.arguments)
+    }
+}
+
+/// `f(first row, rows)` over pieces of a new matrix of `rows` rows of `width`, about [`CHUNK`] elements at a time.
+/// Element-wise loops are those over rows of width 1.
+pub(crate) fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let mut y = vec![T::ZERO; rows * width];
+    if y.is_empty() {
+        return y;
+    }
+    let per_piece = (CHUNK / width).max(1);
+    y.par_chunks_mut(per_piece * width).enumerate().for_each(|(piece, y)| f(piece * per_piece, y));
+    y
+}
+
+/// `Σ term(xᵢ)` in f64, in a fixed order.
+#[inline(always)]
+pub(crate) fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
+    x.chunks(BLOCK).map(|block| block_sum(block, block, |x, _| term(x))).sum()
+}
+
+/// `Σ term(xᵢ, yᵢ)` in f64, in a fixed order.
+#[inline(always)]
+pub(crate) fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
+    x.chunks(BLOCK).zip(y.chunks(BLOCK)).map(|(x, y)| block_sum(x, y, &term)).sum()
+}
+
+/// The largest element that is not NaN; minus infinity if there is none.
+#[inline(always)]
+pub(crate) fn largest<T: Float>(x: &[T]) -> T {
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let (x, rest) = x.as_chunks::<LANES>();
+    for x in x {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], x[lane]);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(T::NEG_INFINITY, larger)
+}
+
+#[inline(always)]
+fn larger<T: Float>(a: T, b: T) -> T {
+    if b > a { b } else { a }
+}
+
+#[inline(always)]
+fn block_sum<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
+    let mut lanes = [T::ZERO; LANES];
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            lanes[lane] += term(x[lane], y[lane]);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        *lane += term(*x, *y);
+    }
+    lanes.iter().map(|lane| lane.to_f64()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_reach_every_element_once() {
+        for n in [0, 1, 15, 16, 17, 1023, 1024, 1025, 5000] {
+            let x: Vec<f64> = (0..n).map(f64::from).collect();
+            let expected = f64::from(n) * (f64::from(n) - 1.0) / 2.0;
+            assert_eq!(sum(&x, |x| x), expected, "{n} elements");
+            assert_eq!(sum_of_products(&x, &x, |x, y| x + y), 2.0 * expected, "{n} elements");
+        }
+    }
+
+    #[test]
+    fn the_largest_is_found_wherever_it_stands() {
+        for n in [1, 16, 17, 40] {
+            for at in 0..n {
+                let x: Vec<f32> = (0..n).map(|i| if i == at { -1.0 } else { -2.0 - i as f32 }).collect();
+                assert_eq!(largest(&x), -1.0);
+            }
+        }
+        assert_eq!(largest(&[f32::NAN, 3.0]), 3.0);
+        assert_eq!(largest::<f32>(&[]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn rows_are_cut_where_rows_end() {
+        let y: Vec<f32> = map_rows(5000, 7, |first, y| {
+            for (row, y) in y.chunks_exact_mut(7).enumerate() {
+                y.fill((first + row) as f32);
+            }
+        });
+        assert!(y.chunks_exact(7).enumerate().all(|(row, y)| y.iter().all(|y| *y == row as f32)));
+        assert!(map_rows::<f32>(0, 7, |_, _| ()).is_empty() && map_rows::<f32>(7, 0, |_, _| ()).is_empty());
+    }
+}

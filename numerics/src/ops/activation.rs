@@ -1,0 +1,200 @@
+//! Element-wise non-linearities.
+
+use std::marker::PhantomData;
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::composed::{self, widened};
+use crate::kernel::{Float, Kernel1, View, apply1, map_rows, vectorized};
+
+/// `x · σ(x)`, the sigmoid linear unit.
+///
+/// **Gradient** to `x`. **Source** Elfwing, Uchibe and Doya, arXiv 1702.03118.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    on_processor(x, Pointwise::<Silu>(PhantomData), composed::silu)
+}
+
+/// `x · Φ(x)` with the exact normal distribution function (no tanh).
+///
+/// **Gradient** to `x`. **Source** Hendrycks and Gimpel, arXiv 1606.08415.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    on_processor(x, Pointwise::<Gelu>(PhantomData), composed::gelu)
+}
+
+/// `x · σ(1.702 x)`, the approximation that CLIP was trained with.
+///
+/// **Gradient** to `x`.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    on_processor(x, Pointwise::<QuickGelu>(PhantomData), composed::quick_gelu)
+}
+
+/// `value · gelu(gate)`; `x: [..., 2n]` holds the value first, then the gate; returns `[..., n]`.
+///
+/// **Gradient** to `x`. **Errors** if the last dimension is odd. **Source** Shazeer, arXiv 2002.05202.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    on_processor(x, Geglu, composed::geglu)
+}
+
+/// The fast kernel on the processor, candle's operations elsewhere.
+pub(super) fn on_processor<K: Kernel1>(
+    x: &Tensor,
+    kernel: K,
+    elsewhere: fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if x.device().is_cpu() { widened(x, |x| apply1(x, kernel)) } else { elsewhere(x) }
+}
+
+/// A function of one number and its derivative; a type, so that loops are compiled for each.
+pub(super) trait Activation: Send + Sync + 'static {
+    fn value<T: Float>(x: T) -> T;
+    fn slope<T: Float>(x: T) -> T;
+}
+
+pub(super) struct Identity;
+
+impl Activation for Identity {
+    #[inline(always)]
+    fn value<T: Float>(x: T) -> T {
+        x
+    }
+
+    #[inline(always)]
+    fn slope<T: Float>(_: T) -> T {
+        T::ONE
+    }
+}
+
+pub(super) struct Silu;
+
+impl Activation for Silu {
+    #[inline(always)]
+    fn value<T: Float>(x: T) -> T {
+        x * x.sigmoid()
+    }
+
+    #[inline(always)]
+    fn slope<T: Float>(x: T) -> T {
+        let s = x.sigmoid();
+        s * (T::ONE + x * (T::ONE - s))
+    }
+}
+
+struct QuickGelu;
+
+/// Steepness of the sigmoid in [`quick_gelu`].
+const QUICK: f64 = 1.702;
+
+impl Activation for QuickGelu {
+    #[inline(always)]
+    fn value<T: Float>(x: T) -> T {
+        x * (x * T::from_f64(QUICK)).sigmoid()
+    }
+
+    #[inline(always)]
+    fn slope<T: Float>(x: T) -> T {
+        let steep = x * T::from_f64(QUICK);
+        let s = steep.sigmoid();
+        s * (T::ONE + steep * (T::ONE - s))
+    }
+}
+
+struct Gelu;
+
+impl Activation for Gelu {
+    #[inline(always)]
+    fn value<T: Float>(x: T) -> T {
+        x * x.normal().0
+    }
+
+    #[inline(always)]
+    fn slope<T: Float>(x: T) -> T {
+        let (cdf, density) = x.normal();
+        cdf + x * density
+    }
+}
+
+struct Pointwise<A>(PhantomData<A>);
+
+impl<A: Activation> Kernel1 for Pointwise<A> {
+    const NAME: &'static str = "activation";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let y = map_rows(x.data.len(), 1, |first, y| vectorized((&x.data[first..][..y.len()], y), values::<A, T>));
+        Ok((y, x.dims.into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        Ok(map_rows(x.data.len(), 1, |first, dx| {
+            let (x, grad) = (&x.data[first..][..dx.len()], &grad.data[first..][..dx.len()]);
+            vectorized((x, grad, dx), chained::<A, T>);
+        }))
+    }
+}
+
+#[inline(always)]
+fn values<A: Activation, T: Float>((x, y): (&[T], &mut [T])) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = A::value(*x);
+    }
+}
+
+#[inline(always)]
+fn chained<A: Activation, T: Float>((x, grad, dx): (&[T], &[T], &mut [T])) {
+    for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
+        *dx = *grad * A::slope(*x);
+    }
+}
+
+struct Geglu;
+
+impl Kernel1 for Geglu {
+    const NAME: &'static str = "geglu";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let (rows, width) = x.rows();
+        if x.dims.is_empty() || !width.is_multiple_of(2) {
+            candle_core::bail!("geglu: expected an even last dimension, found shape {:?}", x.dims);
+        }
+        let half = width / 2;
+        let y = map_rows(rows, half, |first, y| {
+            for (row, y) in y.chunks_exact_mut(half).enumerate() {
+                let (value, gate) = x.data[(first + row) * width..][..width].split_at(half);
+                vectorized((value, gate, y), gated);
+            }
+        });
+        let mut shape = x.dims.to_vec();
+        shape[x.dims.len() - 1] = half;
+        Ok((y, shape.into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        let (rows, width) = x.rows();
+        let half = width / 2;
+        Ok(map_rows(rows, width, |first, dx| {
+            for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
+                let row = first + row;
+                let (value, gate) = x.data[row * width..][..width].split_at(half);
+                vectorized((value, gate, &grad.data[row * half..][..half], dx), gated_backward);
+            }
+        }))
+    }
+}
+
+#[inline(always)]
+fn gated<T: Float>((value, gate, y): (&[T], &[T], &mut [T])) {
+    for ((y, value), gate) in y.iter_mut().zip(value).zip(gate) {
+        *y = *value * Gelu::value(*gate);
+    }
+}
+
+/// `dx` holds the gradient of the value, then that of the gate.
+#[inline(always)]
+fn gated_backward<T: Float>((value, gate, grad, dx): (&[T], &[T], &[T], &mut [T])) {
+    let (d_value, d_gate) = dx.split_at_mut(value.len());
+    let inputs = value.iter().zip(gate).zip(grad);
+    for (((value, gate), grad), (d_value, d_gate)) in inputs.zip(d_value.iter_mut().zip(d_gate)) {
+        let (cdf, density) = gate.normal();
+        *d_value = *grad * *gate * cdf;
+        *d_gate = *grad * *value * (cdf + *gate * density);
+    }
+}

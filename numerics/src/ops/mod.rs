@@ -1,0 +1,23 @@
+//! Tensor operations whose gradients are right, and frozen layers that keep no gradient of their weights.
+
+mod activation;
+mod attention;
+mod checkpoint;
+pub mod composed;
+mod conv;
+mod linear;
+mod low_rank;
+mod norm;
+mod prepared;
+mod softmax;
+mod upsample;
+
+pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use attention::{AttentionMask, attention};
+pub use checkpoint::{Segment, checkpoint};
+pub use conv::FrozenConv2d;
+pub use linear::FrozenLinear;
+pub use low_rank::{low_rank_conv2d, low_rank_linear};
+pub use norm::{FrozenGroupNorm, FrozenLayerNorm};
+pub use softmax::softmax;
+pub use upsample::upsample_nearest;

@@ -1,0 +1,269 @@
+//! Normalisations whose scale and shift are not trained.
+
+use std::marker::PhantomData;
+
+use candle_core::{Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::activation::{Activation, Identity, Silu};
+use super::composed::{self, widened};
+use super::linear::stored;
+use crate::kernel::{Float, Kernel1, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
+
+/// Layer normalisation over the last dimension that is not trained.
+#[derive(Debug, Clone)]
+pub struct FrozenLayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl FrozenLayerNorm {
+    /// From `weight`, `bias`: `[last]`; `eps` is added to the variance.
+    ///
+    /// **Errors** if the shapes differ.
+    pub fn new(weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Self> {
+        check_affine("layer norm", weight, bias)?;
+        Ok(Self { weight: stored(weight)?, bias: stored(bias)?, eps })
+    }
+
+    /// `(x − mean) / √(variance + eps) · weight + bias`; `x: [..., last]`.
+    ///
+    /// **Gradient** to `x`. **Errors** if the last dimension is not that of the weight.
+    /// **Source** Ba, Kiros and Hinton, arXiv 1607.06450.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if x.dims().last() != self.weight.dims().last() {
+            candle_core::bail!("layer norm: expected [..., {}], found {:?}", self.weight.elem_count(), x.dims());
+        }
+        if x.device().is_cpu() {
+            widened(x, |x| apply1(x, LayerNorm(self.clone())))
+        } else {
+            composed::layer_norm(x, &self.weight, &self.bias, self.eps)
+        }
+    }
+}
+
+/// Group normalisation over channels that is not trained.
+#[derive(Debug, Clone)]
+pub struct FrozenGroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl FrozenGroupNorm {
+    /// From `weight`, `bias`: `[channels]`; `eps` is added to the variance.
+    ///
+    /// **Errors** if the shapes differ or the channels do not divide into groups.
+    pub fn new(weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Self> {
+        check_affine("group norm", weight, bias)?;
+        let channels = weight.elem_count();
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            candle_core::bail!("group norm: expected channels divisible by {groups} groups, found {channels}");
+        }
+        Ok(Self { weight: stored(weight)?, bias: stored(bias)?, groups, eps })
+    }
+
+    /// Each group of channels to mean 0 and variance 1, then `· weight + bias`; `x: [batch, channels, ...]`.
+    ///
+    /// **Gradient** to `x`. **Errors** if the channels are not those of the weight.
+    /// **Source** Wu and He, arXiv 1803.08494.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run::<Identity>(x, Ok)
+    }
+
+    /// [`FrozenGroupNorm::forward`] followed by SiLU, in one pass.
+    ///
+    /// **Gradient** to `x`. **Errors** as there.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        self.run::<Silu>(x, |y| composed::silu(&y))
+    }
+
+    /// Followed by `A`, which `elsewhere` computes on other devices.
+    fn run<A: Activation>(&self, x: &Tensor, elsewhere: fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        if x.rank() < 2 || x.dims()[1] != self.weight.elem_count() {
+            let (channels, found) = (self.weight.elem_count(), x.dims());
+            candle_core::bail!("group norm: expected [batch, {channels}, ...], found {found:?}");
+        }
+        if x.device().is_cpu() {
+            let kernel = GroupNorm { layer: self.clone(), then: PhantomData::<A> };
+            return widened(x, |x| apply1(x, kernel));
+        }
+        elsewhere(composed::group_norm(x, &self.weight, &self.bias, self.groups, self.eps)?)
+    }
+}
+
+fn check_affine(what: &str, weight: &Tensor, bias: &Tensor) -> Result<()> {
+    if weight.rank() != 1 || weight.dims() != bias.dims() {
+        let (weight, bias) = (weight.dims(), bias.dims());
+        candle_core::bail!("{what}: expected weight and bias of one equal dimension, found {weight:?} and {bias:?}");
+    }
+    Ok(())
+}
+
+/// Mean and `1 / √(variance + eps)`, in two passes so that a large mean costs no accuracy.
+#[inline(always)]
+fn moments<T: Float>(x: &[T], eps: f64) -> (T, T) {
+    let n = x.len() as f64;
+    let mean = T::from_f64(sum(x, |x| x) / n);
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    (mean, T::from_f64(1.0 / (variance + eps).sqrt()))
+}
+
+struct LayerNorm(FrozenLayerNorm);
+
+impl Kernel1 for LayerNorm {
+    const NAME: &'static str = "layer-norm";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let (weight, bias) = (lend::<T>(&self.0.weight)?, lend::<T>(&self.0.bias)?);
+        let (weight, bias): (&[T], &[T]) = (&weight, &bias);
+        let (rows, width) = x.rows();
+        let y = map_rows(rows, width, |first, y| {
+            for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                let x = &x.data[(first + row) * width..][..width];
+                vectorized((x, weight, bias, self.0.eps, y), layer_norm_row);
+            }
+        });
+        Ok((y, x.dims.into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        let weight = lend::<T>(&self.0.weight)?;
+        let weight: &[T] = &weight;
+        let (rows, width) = x.rows();
+        Ok(map_rows(rows, width, |first, dx| {
+            for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
+                let at = (first + row) * width;
+                let (x, grad) = (&x.data[at..][..width], &grad.data[at..][..width]);
+                vectorized((x, grad, weight, self.0.eps, dx), layer_norm_row_backward);
+            }
+        }))
+    }
+}
+
+#[inline(always)]
+fn layer_norm_row<T: Float>((x, weight, bias, eps, y): (&[T], &[T], &[T], f64, &mut [T])) {
+    let (mean, rate) = moments(x, eps);
+    for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+        *y = (*x - mean) * rate * *weight + *bias;
+    }
+}
+
+#[inline(always)]
+fn layer_norm_row_backward<T: Float>((x, grad, weight, eps, dx): (&[T], &[T], &[T], f64, &mut [T])) {
+    let (mean, rate) = moments(x, eps);
+    for (dx, (grad, weight)) in dx.iter_mut().zip(grad.iter().zip(weight)) {
+        *dx = *grad * *weight;
+    }
+    let correction = Correction::of(x, dx, mean, rate);
+    correction.apply(x, dx, mean, rate);
+}
+
+/// What the dependence of mean and variance on `x` takes off the gradient of the normalised values `ds`:
+/// `dx = rate · (ds − mean(ds) − x̂ · mean(ds · x̂))`.
+struct Correction<T> {
+    mean: T,
+    slope: T,
+}
+
+impl<T: Float> Correction<T> {
+    #[inline(always)]
+    fn of(x: &[T], ds: &[T], mean: T, rate: T) -> Self {
+        let n = x.len() as f64;
+        let slope = sum_of_products(x, ds, |x, ds| ds * ((x - mean) * rate)) / n;
+        Self { mean: T::from_f64(sum(ds, |ds| ds) / n), slope: T::from_f64(slope) }
+    }
+
+    #[inline(always)]
+    fn apply(&self, x: &[T], ds: &mut [T], mean: T, rate: T) {
+        for (ds, x) in ds.iter_mut().zip(x) {
+            *ds = rate * (*ds - self.mean - (*x - mean) * rate * self.slope);
+        }
+    }
+}
+
+struct GroupNorm<A> {
+    layer: FrozenGroupNorm,
+    then: PhantomData<A>,
+}
+
+impl<A> GroupNorm<A> {
+    /// Runs `f(group index, output of that group)` over all groups of all samples.
+    fn for_groups<T: Float>(&self, dims: &[usize], f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+        let mut output = vec![T::ZERO; dims.iter().product()];
+        if !output.is_empty() {
+            let size = output.len() / (dims[0] * self.layer.groups);
+            output.par_chunks_mut(size).enumerate().for_each(|(index, output)| f(index, output));
+        }
+        output
+    }
+
+    /// Number of channels of a group, and the first one of the group at `index`.
+    fn channels(&self, index: usize) -> (usize, usize) {
+        let count = self.layer.weight.elem_count() / self.layer.groups;
+        (count, index % self.layer.groups * count)
+    }
+}
+
+impl<A: Activation> Kernel1 for GroupNorm<A> {
+    const NAME: &'static str = "group-norm";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let (weight, bias) = (lend::<T>(&self.layer.weight)?, lend::<T>(&self.layer.bias)?);
+        let (weight, bias): (&[T], &[T]) = (&weight, &bias);
+        let y = self.for_groups(x.dims, |index, y| {
+            let (count, first) = self.channels(index);
+            let affine = (&weight[first..][..count], &bias[first..][..count]);
+            let x = &x.data[index * y.len()..][..y.len()];
+            vectorized((x, affine, self.layer.eps, y), group_norm::<A, T>);
+        });
+        Ok((y, x.dims.into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        let (weight, bias) = (lend::<T>(&self.layer.weight)?, lend::<T>(&self.layer.bias)?);
+        let (weight, bias): (&[T], &[T]) = (&weight, &bias);
+        Ok(self.for_groups(x.dims, |index, dx| {
+            let (count, first) = self.channels(index);
+            let affine = (&weight[first..][..count], &bias[first..][..count]);
+            let at = index * dx.len();
+            let (x, grad) = (&x.data[at..][..dx.len()], &grad.data[at..][..dx.len()]);
+            vectorized((x, grad, affine, self.layer.eps, dx), group_norm_backward::<A, T>);
+        }))
+    }
+}
+
+/// Weight and bias of the channels of a group.
+type Affine<'a, T> = (&'a [T], &'a [T]);
+
+/// One group: normalised, scaled and shifted by channel, then through `A`.
+#[inline(always)]
+fn group_norm<A: Activation, T: Float>((x, (weight, bias), eps, y): (&[T], Affine<'_, T>, f64, &mut [T])) {
+    let area = x.len() / weight.len();
+    let (mean, rate) = moments(x, eps);
+    let channels = x.chunks_exact(area).zip(y.chunks_exact_mut(area));
+    for ((x, y), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = A::value((*x - mean) * rate * *weight + *bias);
+        }
+    }
+}
+
+/// Gradient of one group.
+#[inline(always)]
+fn group_norm_backward<A: Activation, T: Float>(
+    (x, grad, (weight, bias), eps, dx): (&[T], &[T], Affine<'_, T>, f64, &mut [T]),
+) {
+    let area = x.len() / weight.len();
+    let (mean, rate) = moments(x, eps);
+    let channels = x.chunks_exact(area).zip(grad.chunks_exact(area)).zip(dx.chunks_exact_mut(area));
+    for (((x, grad), dx), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+        for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
+            *dx = *grad * A::slope((*x - mean) * rate * *weight + *bias) * *weight;
+        }
+    }
+    let correction = Correction::of(x, dx, mean, rate);
+    correction.apply(x, dx, mean, rate);
+}

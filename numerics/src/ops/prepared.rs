@@ -1,0 +1,84 @@
+//! Graph nodes whose value is computed by ordinary operations and whose gradient is a function of our own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Error, Layout, MetalStorage, Result, Shape, Storage, Tensor};
+
+/// A value waiting to become the result of a node.
+pub(super) struct Prepared {
+    storage: Mutex<Option<Storage>>,
+    shape: Shape,
+}
+
+impl Prepared {
+    /// Takes a copy of the contents of `y`.
+    pub(super) fn new(y: &Tensor) -> Result<Self> {
+        let begins_its_storage = y.is_contiguous() && y.layout().start_offset() == 0;
+        let y = if begins_its_storage { y.clone() } else { y.force_contiguous()? };
+        let (storage, layout) = y.storage_and_layout();
+        Ok(Self { storage: Mutex::new(Some(storage.try_clone(layout)?)), shape: y.shape().clone() })
+    }
+
+    fn take(&self) -> Result<Storage> {
+        let storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        storage.ok_or_else(|| Error::msg("a prepared value can be used once"))
+    }
+
+    pub(super) fn cpu(&self) -> Result<(CpuStorage, Shape)> {
+        match self.take()? {
+            Storage::Cpu(storage) => Ok((storage, self.shape.clone())),
+            _ => candle_core::bail!("expected a value on the processor"),
+        }
+    }
+
+    pub(super) fn cuda(&self) -> Result<(CudaStorage, Shape)> {
+        match self.take()? {
+            Storage::Cuda(storage) => Ok((storage, self.shape.clone())),
+            _ => candle_core::bail!("expected a value on a CUDA device"),
+        }
+    }
+
+    pub(super) fn metal(&self) -> Result<(MetalStorage, Shape)> {
+        match self.take()? {
+            Storage::Metal(storage) => Ok((storage, self.shape.clone())),
+            _ => candle_core::bail!("expected a value on a Metal device"),
+        }
+    }
+}
+
+/// Gradient of the argument from the gradient of the result.
+pub(super) type Backward = Arc<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
+
+/// `y` as a function of `x` with the gradient that `backward` gives.
+///
+/// This is how a frozen layer stays frozen on devices without kernels of ours: candle would differentiate its weight.
+pub(super) fn with_backward(x: &Tensor, y: &Tensor, backward: Backward) -> Result<Tensor> {
+    if x.track_op() { x.apply_op1(Node { y: Prepared::new(y)?, backward }) } else { Ok(y.detach()) }
+}
+
+struct Node {
+    y: Prepared,
+    backward: Backward,
+}
+
+impl CustomOp1 for Node {
+    fn name(&self) -> &'static str {
+        "frozen"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.y.cpu()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.y.cuda()
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.y.metal()
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        (self.backward)(&grad.detach()).map(|gradient| Some(gradient.detach()))
+    }
+}

@@ -1,0 +1,258 @@
+//! Trainable parameters and their gradients: named, ordered, and checked.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use crate::error::During;
+use crate::{Error, Result};
+
+/// The variables that are trained, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters(BTreeMap<String, Var>);
+
+impl Parameters {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a variable; returns the one that had the name before.
+    pub fn insert(&mut self, name: impl Into<String>, variable: Var) -> Option<Var> {
+        self.0.insert(name.into(), variable)
+    }
+
+    /// The variable of that name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.0.get(name)
+    }
+
+    /// All variables in the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Var)> {
+        self.0.iter().map(|(name, variable)| (name.as_str(), variable))
+    }
+
+    /// Number of variables.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Number of numbers in all variables together.
+    pub fn element_count(&self) -> usize {
+        self.0.values().map(|variable| variable.elem_count()).sum()
+    }
+
+    /// Takes the gradient of every variable out of `store`, detached: a gradient that is kept with its graph keeps all
+    /// activations of the step alive.
+    ///
+    /// **Errors** `Gradients` names every variable without a gradient or with one that is not finite.
+    pub fn collect_gradients(&self, store: &GradStore) -> Result<Gradients> {
+        let (mut found, mut missing, mut not_finite) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for (name, variable) in &self.0 {
+            match store.get(variable) {
+                None => missing.push(name.clone()),
+                Some(gradient) if !is_finite(name, gradient)? => not_finite.push(name.clone()),
+                Some(gradient) => {
+                    found.insert(name.clone(), gradient.detach());
+                }
+            }
+        }
+        if missing.is_empty() && not_finite.is_empty() {
+            Ok(Gradients(found))
+        } else {
+            Err(Error::Gradients { missing, not_finite })
+        }
+    }
+}
+
+impl FromIterator<(String, Var)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (String, Var)>>(variables: I) -> Self {
+        Self(variables.into_iter().collect())
+    }
+}
+
+fn is_finite(name: &str, gradient: &Tensor) -> Result<bool> {
+    Ok(squared_norm(name, gradient)?.is_finite())
+}
+
+/// Sum of squares in f64, in row-major order.
+fn squared_norm(name: &str, tensor: &Tensor) -> Result<f64> {
+    let read = || tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();
+    let values = read().during(format!("reading the gradient of `{name}`"))?;
+    Ok(values.iter().map(|value| value * value).sum())
+}
+
+/// One detached gradient per parameter, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// From tensors, which are detached.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
+    }
+
+    /// The gradient of that parameter.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// All gradients in the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Number of gradients.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Euclidean norm of all gradients together.
+    pub fn global_norm(&self) -> Result<f64> {
+        let squares = self.0.iter().map(|(name, tensor)| squared_norm(name, tensor));
+        Ok(squares.sum::<Result<f64>>()?.sqrt())
+    }
+
+    /// Shrinks the gradients so that their global norm is at most `max_norm`; returns the norm before.
+    ///
+    /// **Source** `torch.nn.utils.clip_grad_norm_`: the factor is `max_norm / (norm + 1e-6)`, at most 1.
+    pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
+        let norm = self.global_norm()?;
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            self.scale(factor)?;
+        }
+        Ok(norm)
+    }
+
+    /// Adds `other` name by name; the first call on an empty set copies it.
+    ///
+    /// **Errors** `Mismatch` if the names or shapes differ.
+    pub fn accumulate(&mut self, other: &Gradients) -> Result<()> {
+        if self.is_empty() {
+            self.0.clone_from(&other.0);
+            return Ok(());
+        }
+        self.check_same(other)?;
+        for (name, sum) in &mut self.0 {
+            *sum = (&*sum + &other.0[name]).during(format!("adding the gradients of `{name}`"))?;
+        }
+        Ok(())
+    }
+
+    /// Multiplies every gradient by `factor`.
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        for (name, tensor) in &mut self.0 {
+            *tensor = (&*tensor * factor).during(format!("scaling the gradient of `{name}`"))?;
+        }
+        Ok(())
+    }
+
+    fn check_same(&self, other: &Gradients) -> Result<()> {
+        let names = differing(&self.0, |name| other.0.get(name).map(Tensor::dims));
+        let extra = other.0.keys().filter(|name| !self.0.contains_key(*name)).cloned();
+        let names: Vec<_> = names.into_iter().chain(extra).collect();
+        if names.is_empty() { Ok(()) } else { Err(Error::Mismatch { what: "gradients", names }) }
+    }
+}
+
+/// Names in `expected` for which `dims_of` knows no tensor, or one of another shape.
+pub(crate) fn differing<'a>(
+    expected: &BTreeMap<String, Tensor>,
+    dims_of: impl Fn(&str) -> Option<&'a [usize]>,
+) -> Vec<String> {
+    let differs = |(name, tensor): &(&String, &Tensor)| dims_of(name) != Some(tensor.dims());
+    expected.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::new(values, &Device::Cpu).unwrap()
+    }
+
+    fn gradients(pairs: &[(&str, &[f32])]) -> Gradients {
+        Gradients::new(pairs.iter().map(|(name, values)| (name.to_string(), tensor(values))).collect())
+    }
+
+    fn numbers(gradients: &Gradients, name: &str) -> Vec<f32> {
+        gradients.get(name).unwrap().to_vec1().unwrap()
+    }
+
+    fn parameters() -> Parameters {
+        let variable = |values: &[f32]| Var::from_tensor(&tensor(values)).unwrap();
+        [("b".to_string(), variable(&[1.0, 2.0])), ("a".to_string(), variable(&[3.0]))].into_iter().collect()
+    }
+
+    #[test]
+    fn parameters_come_in_the_order_of_their_names() {
+        let parameters = parameters();
+        assert_eq!(parameters.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((parameters.len(), parameters.element_count()), (2, 3));
+    }
+
+    #[test]
+    fn collected_gradients_are_right_and_hold_no_graph() {
+        let parameters = parameters();
+        let (a, b) = (parameters.get("a").unwrap(), parameters.get("b").unwrap());
+        let loss = (b.sqr().unwrap().broadcast_mul(a)).unwrap().sum_all().unwrap();
+        let gradients = parameters.collect_gradients(&loss.backward().unwrap()).unwrap();
+        assert_eq!(numbers(&gradients, "a"), [5.0]);
+        assert_eq!(numbers(&gradients, "b"), [6.0, 12.0]);
+        assert!(gradients.iter().all(|(_, gradient)| !gradient.track_op()));
+    }
+
+    #[test]
+    fn every_missing_and_not_finite_gradient_is_named() {
+        let mut parameters = parameters();
+        parameters.insert("c", Var::from_tensor(&tensor(&[0.0])).unwrap());
+        parameters.insert("d", Var::from_tensor(&tensor(&[0.0])).unwrap());
+        let c = parameters.get("c").unwrap();
+        // The slope of the square root at 0 is infinite.
+        let loss = (c.sqrt().unwrap() + parameters.get("a").unwrap().as_tensor()).unwrap().sum_all().unwrap();
+        let error = parameters.collect_gradients(&loss.backward().unwrap()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(&error, Error::Gradients { missing, not_finite } if missing == &["b", "d"] && not_finite == &["c"])
+        );
+        assert!(text.contains("2 trained parameters without a gradient: `b`, `d`"), "{text}");
+        assert!(text.contains("not finite: `c`") && error.hint().is_some(), "{text}");
+    }
+
+    #[test]
+    fn clipping_shrinks_to_the_norm_and_returns_the_norm_before() {
+        let mut large = gradients(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
+        assert_eq!(large.clip(1.0).unwrap(), 5.0);
+        assert!((large.global_norm().unwrap() - 1.0).abs() < 1e-6);
+        assert!((numbers(&large, "b")[1] - 0.8).abs() < 1e-6);
+        let mut small = gradients(&[("a", &[0.3]), ("b", &[0.0, 0.4])]);
+        assert!((small.clip(1.0).unwrap() - 0.5).abs() < 1e-7);
+        assert_eq!(numbers(&small, "b"), [0.0, 0.4]);
+    }
+
+    #[test]
+    fn accumulation_adds_by_name_and_refuses_other_names() {
+        let mut sum = Gradients::default();
+        sum.accumulate(&gradients(&[("a", &[1.0]), ("b", &[2.0])])).unwrap();
+        sum.accumulate(&gradients(&[("a", &[10.0]), ("b", &[20.0])])).unwrap();
+        sum.scale(0.5).unwrap();
+        assert_eq!((numbers(&sum, "a"), numbers(&sum, "b")), (vec![5.5], vec![11.0]));
+        let error = sum.accumulate(&gradients(&[("a", &[1.0, 2.0]), ("c", &[0.0])])).unwrap_err();
+        assert!(matches!(error, Error::Mismatch { names, .. } if names == ["a", "b", "c"]));
+    }
+}

@@ -1,0 +1,102 @@
+//! How the learning rate changes over a run.
+
+use std::f64::consts::PI;
+
+/// The shape of the curve after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Stays at the base rate.
+    Constant,
+    /// Falls in a straight line to 0 at the last step.
+    Linear,
+    /// Falls along half a cosine to 0 at the last step.
+    Cosine,
+    /// Falls along half a cosine `cycles` times, jumping back to the base rate in between.
+    CosineWithRestarts {
+        /// Number of falls, at least 1.
+        cycles: u32,
+    },
+    /// Falls to `end` at the last step as a power of the remaining time.
+    Polynomial {
+        /// The exponent; 1 is a straight line.
+        power: f64,
+        /// The rate at the last step, below the base rate.
+        end: f64,
+    },
+}
+
+/// The learning rate as a function of the step: a straight warm-up from 0, then a curve.
+///
+/// **Source** `diffusers.optimization.get_scheduler`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LearningRate {
+    /// The curve after warm-up.
+    pub kind: Kind,
+    /// The rate at the end of warm-up.
+    pub base: f64,
+    /// Steps from 0 to the base rate; 0 for none.
+    pub warmup_steps: usize,
+    /// Steps of the whole run, warm-up included.
+    pub total_steps: usize,
+}
+
+impl LearningRate {
+    /// The rate used by optimizer step `step`, counted from 0.
+    pub fn at(&self, step: usize) -> f64 {
+        if step < self.warmup_steps {
+            return self.base * (step as f64 / self.warmup_steps as f64);
+        }
+        let span = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let progress = (step - self.warmup_steps) as f64 / span;
+        match self.kind {
+            Kind::Constant => self.base,
+            Kind::Linear => self.base * self.remaining(step, span),
+            Kind::Cosine => self.base * (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
+            Kind::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
+            Kind::CosineWithRestarts { cycles } => {
+                let within = (f64::from(cycles) * progress).fract();
+                self.base * (0.5 * (1.0 + (PI * within).cos())).max(0.0)
+            }
+            Kind::Polynomial { end, .. } if step > self.total_steps => end,
+            Kind::Polynomial { power, end } => (self.base - end) * (1.0 - progress).powf(power) + end,
+        }
+    }
+
+    fn remaining(&self, step: usize, span: f64) -> f64 {
+        self.total_steps.saturating_sub(step) as f64 / span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(kind: Kind, warmup_steps: usize, total_steps: usize) -> LearningRate {
+        LearningRate { kind, base: 2.0, warmup_steps, total_steps }
+    }
+
+    #[test]
+    fn warm_up_climbs_in_a_straight_line_to_the_base_rate() {
+        for kind in [Kind::Constant, Kind::Linear, Kind::Cosine] {
+            let rates: Vec<_> = (0..5).map(|step| rate(kind, 4, 100).at(step)).collect();
+            assert_eq!(rates, [0.0, 0.5, 1.0, 1.5, 2.0]);
+        }
+    }
+
+    #[test]
+    fn curves_end_at_zero_and_stay_there() {
+        for kind in [Kind::Linear, Kind::CosineWithRestarts { cycles: 3 }] {
+            assert_eq!(rate(kind, 2, 10).at(10), 0.0);
+            assert_eq!(rate(kind, 2, 10).at(11), 0.0);
+        }
+        assert!(rate(Kind::Cosine, 2, 10).at(10).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_warm_up_has_finite_rates() {
+        for kind in [Kind::Constant, Kind::Linear, Kind::Cosine, Kind::Polynomial { power: 2.0, end: 0.1 }] {
+            assert!((0..30).all(|step| rate(kind, 20, 5).at(step).is_finite()));
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The header of a tensor file, believed only after every claim in it was checked.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::element::Element;
+
+/// Larger headers are refused, as by the reference implementation.
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes of the length in front of the header.
+pub(super) const LENGTH_BYTES: usize = 8;
+pub(super) const METADATA: &str = "__metadata__";
+
+/// Why a file is not a tensor file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The system could not read it.
+    #[error("the file cannot be read")]
+    Io(#[source] io::Error),
+    /// It is a folder, a pipe or a device.
+    #[error("expected a regular file")]
+    NotAFile,
+    /// It has no bytes.
+    #[error("the file is empty (0 bytes)")]
+    Empty,
+    /// It is a PyTorch checkpoint, which may run code when loaded.
+    #[error("expected safetensors, found a PyTorch pickle checkpoint")]
+    Pickle,
+    /// It is a Git LFS pointer, a stand-in for a file that was not downloaded.
+    #[error("expected safetensors, found a Git LFS pointer instead of the file itself")]
+    LfsPointer,
+    /// It is something else.
+    #[error("expected safetensors, found something else: {problem}")]
+    NotSafetensors {
+        /// What gave it away.
+        problem: String,
+    },
+    /// The header announces more than the format allows.
+    #[error("expected a header of at most {MAX_HEADER_BYTES} bytes, found {bytes}")]
+    HeaderTooLarge {
+        /// Announced size.
+        bytes: u64,
+    },
+    /// The file ends inside its header or its data.
+    #[error("the file is cut short: expected {expected} bytes, found {found}")]
+    Truncated {
+        /// Bytes a whole file has.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// There are bytes after the last tensor.
+    #[error("expected the file to end after {expected} bytes, found {found}")]
+    TrailingBytes {
+        /// Bytes the header accounts for.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The header's description of a tensor is malformed.
+    #[error("tensor `{tensor}`: {problem}")]
+    Description {
+        /// Name of the tensor.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The element count of a tensor does not fit into any memory.
+    #[error("tensor `{tensor}`: shape {shape:?} has more elements than can be addressed")]
+    AbsurdShape {
+        /// Name of the tensor.
+        tensor: String,
+        /// Its shape as claimed.
+        shape: Vec<usize>,
+    },
+    /// Shape and number of bytes disagree.
+    #[error("tensor `{tensor}`: expected {expected} bytes for its shape, found {found}")]
+    WrongSize {
+        /// Name of the tensor.
+        tensor: String,
+        /// Bytes that follow from shape and element type.
+        expected: usize,
+        /// Bytes between its offsets.
+        found: usize,
+    },
+    /// Two tensors claim the same bytes.
+    #[error("tensors `{first}` and `{second}` overlap")]
+    Overlap {
+        /// The one that begins first.
+        first: String,
+        /// The one that begins inside it.
+        second: String,
+    },
+    /// Bytes that belong to no tensor, where something could hide.
+    #[error("{bytes} bytes before tensor `{tensor}` belong to no tensor")]
+    Gap {
+        /// Name of the tensor after the gap.
+        tensor: String,
+        /// Size of the gap.
+        bytes: usize,
+    },
+    /// Metadata is not a map of texts.
+    #[error("expected metadata to map texts to texts, found otherwise at `{key}`")]
+    Metadata {
+        /// The offending key.
+        key: String,
+    },
+    /// No tensor has the name that was asked for.
+    #[error("no tensor `{tensor}`")]
+    NoSuchTensor {
+        /// The name.
+        tensor: String,
+    },
+    /// A tensor has a valid element type that cannot be computed with here.
+    #[error("tensor `{tensor}`: element type `{element}` is not supported")]
+    Unsupported {
+        /// Name of the tensor.
+        tensor: String,
+        /// Name of the type.
+        element: &'static str,
+    },
+    /// The bytes could not be placed on the device.
+    #[error("tensor `{tensor}` cannot be placed on the device")]
+    Device {
+        /// Name of the tensor.
+        tensor: String,
+        /// What the tensor library said.
+        #[source]
+        source: candle_core::Error,
+    },
+}
+
+impl FileError {
+    /// Advice on what to do next, where there is any.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
+            Self::NotAFile => "name the .safetensors file itself",
+            Self::Empty | Self::Truncated { .. } => "download or copy the file again; it is incomplete",
+            Self::Pickle => {
+                "convert it to safetensors first, in a place you trust: loading a pickle can run arbitrary code"
+            }
+            Self::LfsPointer => "fetch the real file with `git lfs pull`",
+            Self::Overlap { .. } | Self::Gap { .. } | Self::AbsurdShape { .. } | Self::HeaderTooLarge { .. } => {
+                "no honest program writes such a file; do not trust its source"
+            }
+            Self::Unsupported { .. } => "convert the tensor to f32, f16 or bf16",
+            _ => return None,
+        };
+        Some(text.into())
+    }
+}
+
+/// One tensor of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) element: Element,
+    pub(super) shape: Vec<usize>,
+    /// Where its bytes are, counted from the beginning of the file.
+    pub(super) range: Range<usize>,
+}
+
+/// What a header says, checked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Header {
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+impl Header {
+    /// Reads and checks the header of a whole file.
+    pub(super) fn parse(file: &[u8]) -> Result<Self, FileError> {
+        refuse_other_formats(file)?;
+        let data_start = data_start(file)?;
+        let mut header = Self::default();
+        for (name, value) in parse_json(&file[LENGTH_BYTES..data_start])? {
+            if name == METADATA {
+                header.metadata = parse_metadata(value)?;
+            } else {
+                let entry = parse_entry(&name, &value, data_start)?;
+                header.entries.insert(name, entry);
+            }
+        }
+        header.check_coverage(data_start, file.len())?;
+        Ok(header)
+    }
+
+    /// Every byte of the data belongs to exactly one tensor.
+    fn check_coverage(&self, data_start: usize, file_bytes: usize) -> Result<(), FileError> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_by_key(|(_, entry)| (entry.range.start, entry.range.end));
+        let (mut end, mut last) = (data_start, "");
+        for (name, entry) in entries {
+            if entry.range.start < end {
+                return Err(FileError::Overlap { first: last.into(), second: name.clone() });
+            }
+            if entry.range.start > end {
+                return Err(FileError::Gap { tensor: name.clone(), bytes: entry.range.start - end });
+            }
+            (end, last) = (entry.range.end, name);
+        }
+        let (expected, found) = (end as u64, file_bytes as u64);
+        match expected.cmp(&found) {
+            std::cmp::Ordering::Greater => Err(FileError::Truncated { expected, found }),
+            std::cmp::Ordering::Less => Err(FileError::TrailingBytes { expected, found }),
+            std::cmp::Ordering::Equal => Ok(()),
+        }
+    }
+}
+
+fn refuse_other_formats(file: &[u8]) -> Result<(), FileError> {
+    // A zip archive (torch.save since 1.6), or a pickle of protocol 2 to 5 (before).
+    let pickle =
+        file.starts_with(b"PK\x03\x04") || matches!(file, [0x80, 2..=5, rest @ ..] if rest.get(6) != Some(&b'{'));
+    match file {
+        [] => Err(FileError::Empty),
+        _ if pickle => Err(FileError::Pickle),
+        _ if file.starts_with(b"version https://git-lfs") => Err(FileError::LfsPointer),
+        _ => Ok(()),
+    }
+}
+
+/// Where the header ends, once its announced length is plausible.
+fn data_start(file: &[u8]) -> Result<usize, FileError> {
+    let found = file.len() as u64;
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(FileError::Truncated { expected: LENGTH_BYTES as u64 + 2, found });
+    };
+    let bytes = u64::from_le_bytes(*length);
+    match rest.first() {
+        Some(b'{') => {}
+        Some(other) => {
+            let problem = format!("byte 8 is {other:#04x} where `{{` opens a header");
+            return Err(FileError::NotSafetensors { problem });
+        }
+        None => return Err(FileError::Truncated { expected: bytes.saturating_add(8), found }),
+    }
+    if bytes > MAX_HEADER_BYTES {
+        return Err(FileError::HeaderTooLarge { bytes });
+    }
+    let expected = bytes + LENGTH_BYTES as u64;
+    if expected > found {
+        return Err(FileError::Truncated { expected, found });
+    }
+    Ok(expected as usize)
+}
+
+fn parse_json(header: &[u8]) -> Result<Map<String, Value>, FileError> {
+    serde_json::from_slice(header)
+        .map_err(|error| FileError::NotSafetensors { problem: format!("its header is not a JSON object ({error})") })
+}
+
+fn parse_metadata(value: Value) -> Result<BTreeMap<String, String>, FileError> {
+    let Value::Object(pairs) = value else {
+        return Err(FileError::Metadata { key: METADATA.into() });
+    };
+    let text = |(key, value)| match value {
+        Value::String(text) => Ok((key, text)),
+        _ => Err(FileError::Metadata { key }),
+    };
+    pairs.into_iter().map(text).collect()
+}
+
+fn parse_entry(name: &str, value: &Value, data_start: usize) -> Result<Entry, FileError> {
+    let wrong = |problem: &str| FileError::Description { tensor: name.into(), problem: problem.into() };
+    let element = value.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("expected a text `dtype`"))?;
+    let element = Element::parse(element).ok_or_else(|| wrong(&format!("unknown dtype `{element}`")))?;
+    let shape = numbers(value.get("shape")).ok_or_else(|| wrong("expected `shape` to be a list of sizes"))?;
+    let offsets = numbers(value.get("data_offsets")).unwrap_or_default();
+    let &[start, end] = offsets.as_slice() else {
+        return Err(wrong("expected `data_offsets` to be two positions"));
+    };
+    if start > end {
+        return Err(wrong("its data ends before it begins"));
+    }
+    let (first, last) = (data_start.checked_add(start), data_start.checked_add(end));
+    let (Some(first), Some(last)) = (first, last) else {
+        return Err(wrong("its data ends beyond any memory"));
+    };
+    check_size(name, element, &shape, end - start)?;
+    Ok(Entry { element, shape, range: first..last })
+}
+
+fn numbers(value: Option<&Value>) -> Option<Vec<usize>> {
+    let number = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    value?.as_array()?.iter().map(number).collect()
+}
+
+fn check_size(name: &str, element: Element, shape: &[usize], found: usize) -> Result<(), FileError> {
+    let count = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+    let bits = count.and_then(|count| count.checked_mul(element.bits));
+    let Some(bits) = bits else {
+        return Err(FileError::AbsurdShape { tensor: name.into(), shape: shape.to_vec() });
+    };
+    let expected = bits.div_ceil(8);
+    if expected != found {
+        return Err(FileError::WrongSize { tensor: name.into(), expected, found });
+    }
+    Ok(())
+}

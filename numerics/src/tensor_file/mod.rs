@@ -1,0 +1,17 @@
+//! Tensor files: the safetensors format, read with suspicion and written to the same bytes every time.
+//!
+//! **Source** <https://github.com/huggingface/safetensors>, "Format": eight bytes of header length (little endian), a
+//! JSON header mapping names to `dtype`, `shape` and `data_offsets` (and `__metadata__` to a map of texts), then the
+//! data without gaps.
+
+mod element;
+mod header;
+mod read;
+mod write;
+
+pub use header::FileError;
+pub use read::TensorFile;
+pub use write::{to_bytes, write};
+
+#[cfg(test)]
+mod tests;

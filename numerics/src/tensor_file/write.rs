@@ -1,0 +1,103 @@
+//! Writing tensor files.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde_json::{Map, Value, json};
+
+use super::element::Element;
+use super::header::{LENGTH_BYTES, METADATA};
+use crate::{Error, Result, atomic};
+
+/// Writes tensors and metadata atomically; equal content gives equal bytes.
+///
+/// Metadata stand first, sorted; tensors follow as the reference implementation orders them, wide elements first, then
+/// by name, so that every tensor is aligned.
+///
+/// **Errors** `UnsupportedElement` names a tensor the format cannot hold; `Write` says why the file could not be
+/// written, with any older file left whole.
+pub fn write(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let layout = Layout::of(tensors)?;
+    atomic::write(path, |out| layout.write(metadata, out))
+}
+
+/// The bytes [`write()`] would write.
+///
+/// **Errors** `UnsupportedElement`, and `Write` if a tensor cannot be fetched from its device.
+pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let written = Layout::of(tensors)?.write(metadata, &mut bytes);
+    written.map_err(|source| Error::Write { path: "bytes in memory".into(), source })?;
+    Ok(bytes)
+}
+
+/// The tensors in file order.
+struct Layout<'a>(Vec<(&'a str, &'a Tensor, Element)>);
+
+impl<'a> Layout<'a> {
+    fn of(tensors: &'a BTreeMap<String, Tensor>) -> Result<Self> {
+        let describe = |(name, tensor): (&'a String, &'a Tensor)| match Element::of(tensor.dtype()) {
+            Some(element) => Ok((name.as_str(), tensor, element)),
+            None => Err(Error::UnsupportedElement { tensor: name.clone(), dtype: tensor.dtype().as_str().into() }),
+        };
+        let mut tensors = tensors.iter().map(describe).collect::<Result<Vec<_>>>()?;
+        tensors.sort_by_key(|(name, _, element)| (std::cmp::Reverse(element.bits), *name));
+        Ok(Self(tensors))
+    }
+
+    fn write(&self, metadata: &BTreeMap<String, String>, out: &mut dyn Write) -> io::Result<()> {
+        let mut header = self.header(metadata);
+        while !header.len().is_multiple_of(LENGTH_BYTES) {
+            header.push(' ');
+        }
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        self.0.iter().try_for_each(|(_, tensor, _)| out.write_all(&little_endian(tensor)?))
+    }
+
+    fn header(&self, metadata: &BTreeMap<String, String>) -> String {
+        let mut header = Map::new();
+        if !metadata.is_empty() {
+            header.insert(METADATA.into(), json!(metadata));
+        }
+        let mut start = 0;
+        for (name, tensor, element) in &self.0 {
+            let end = start + tensor.elem_count() * element.bits / 8;
+            let entry = json!({ "dtype": element.name, "shape": tensor.dims(), "data_offsets": [start, end] });
+            header.insert((*name).into(), entry);
+            start = end;
+        }
+        Value::Object(header).to_string()
+    }
+}
+
+/// The elements in row-major order.
+fn little_endian(tensor: &Tensor) -> io::Result<Vec<u8>> {
+    macro_rules! bytes_of {
+        ($values:expr) => {
+            $values.map(|values| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        };
+    }
+    let read = || {
+        let flat = tensor.flatten_all()?;
+        match tensor.dtype() {
+            DType::U8 => flat.to_vec1::<u8>(),
+            DType::U32 => bytes_of!(flat.to_vec1::<u32>()),
+            DType::I16 => bytes_of!(flat.to_vec1::<i16>()),
+            DType::I32 => bytes_of!(flat.to_vec1::<i32>()),
+            DType::I64 => bytes_of!(flat.to_vec1::<i64>()),
+            DType::BF16 => bytes_of!(flat.to_vec1::<half::bf16>()),
+            DType::F16 => bytes_of!(flat.to_vec1::<half::f16>()),
+            DType::F32 => bytes_of!(flat.to_vec1::<f32>()),
+            DType::F64 => bytes_of!(flat.to_vec1::<f64>()),
+            other => candle_core::bail!("no bytes for element type {other:?}"),
+        }
+    };
+    read().map_err(io::Error::other)
+}
