@@ -1,0 +1,133 @@
+//! CLIP's byte-pair tokenizer, read from the folders that diffusers pipelines carry.
+//!
+//! The text is brought to NFC, runs of whitespace become one space, letters become small; then words, single digits
+//! and runs of punctuation are split into byte pairs whose last one ends in `</w>` (Radford et al. 2021, as
+//! transformers' `CLIPTokenizer` does it). Special tokens are found before that, so that with Stable Diffusion 2's pad
+//! token `!` every exclamation mark of a prompt becomes the pad token, as it does there.
+
+mod clip;
+mod files;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crate::{Error, Result};
+use clip::SpecialIds;
+use files::TokenizerFiles;
+
+/// A text as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Start token, text, end token, then pad tokens up to [`Tokenizer::max_length`].
+    pub ids: Vec<u32>,
+    /// Number of ids before the padding, start and end token included.
+    pub used: usize,
+    /// The end of the text that did not fit, as written; `None` when all of it fits.
+    pub dropped: Option<String>,
+}
+
+/// CLIP's byte-pair tokenizer with the length and the pad token of one text encoder.
+pub struct Tokenizer {
+    pieces: tokenizers::Tokenizer,
+    special: SpecialIds,
+    max_length: usize,
+}
+
+impl Tokenizer {
+    /// Reads a tokenizer folder: `vocab.json` and `merges.txt` (or `tokenizer.json`), and where present
+    /// `tokenizer_config.json` and `special_tokens_map.json`.
+    ///
+    /// # Errors
+    /// When a file is missing, unreadable or broken, or a special token is not in the vocabulary.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let read = |file: &str| match std::fs::read(folder.join(file)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { path: folder.join(file), source }),
+        };
+        Self::from_files(&folder.display().to_string(), read)
+    }
+
+    /// Reads the same files through `read`, which gives a file's bytes or `None` when there is no such file; `place`
+    /// names the store in errors.
+    ///
+    /// # Errors
+    /// Those of `read`, and those of [`Tokenizer::from_folder`].
+    pub fn from_files(place: &str, read: impl Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
+        TokenizerFiles::read(place, read)?.build()
+    }
+
+    /// Builds the tokenizer from the bytes of `vocab.json`, `merges.txt`, and where present `tokenizer_config.json` and
+    /// `special_tokens_map.json`.
+    ///
+    /// # Errors
+    /// When the bytes are not what the names say, or a special token is not in the vocabulary.
+    pub fn from_bytes(
+        vocab: &[u8],
+        merges: &[u8],
+        config: Option<&[u8]>,
+        special_tokens_map: Option<&[u8]>,
+    ) -> Result<Self> {
+        TokenizerFiles::from_bytes(vocab, merges, config, special_tokens_map)?.build()
+    }
+
+    /// The text as `max_length` ids. A text that is too long loses its end; the end token stays.
+    ///
+    /// # Errors
+    /// When the vocabulary cannot spell the text, which a byte-level vocabulary always can.
+    pub fn encode(&self, text: &str) -> Result<Tokens> {
+        let pieces = self
+            .pieces
+            .encode(text, false)
+            .map_err(|error| Error::Tokenize { text: text.to_owned(), reason: error.to_string() })?;
+        let room = self.max_length - 2;
+        let kept = pieces.len().min(room);
+        let mut ids = Vec::with_capacity(self.max_length);
+        ids.push(self.special.start);
+        ids.extend_from_slice(&pieces.get_ids()[..kept]);
+        ids.push(self.special.end);
+        let used = ids.len();
+        ids.resize(self.max_length, self.special.pad);
+        let dropped = pieces.get_offsets().get(room).map(|offsets| {
+            let start = text.floor_char_boundary(offsets.0);
+            text[start..].trim().to_owned()
+        });
+        Ok(Tokens { ids, used, dropped })
+    }
+
+    /// Number of ids of every encoded text, start and end token included; 77 for Stable Diffusion.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Number of entries of the vocabulary; every id is below it.
+    pub fn vocabulary(&self) -> usize {
+        self.pieces.get_vocab_size(true)
+    }
+
+    /// The id that stands first.
+    pub fn start_id(&self) -> u32 {
+        self.special.start
+    }
+
+    /// The id that ends the text.
+    pub fn end_id(&self) -> u32 {
+        self.special.end
+    }
+
+    /// The id that fills the rest.
+    pub fn pad_id(&self) -> u32 {
+        self.special.pad
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocabulary", &self.vocabulary())
+            .field("max_length", &self.max_length)
+            .field("special", &self.special)
+            .finish_non_exhaustive()
+    }
+}
