@@ -1,0 +1,259 @@
+//! One module's low-rank update, and the one place where it is written out as a matrix.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// The low-rank update of one module: `weight + alpha / rank * up * down`.
+///
+/// **Shapes** linear: `down: [rank, in]`, `up: [out, rank]`; convolution:
+/// `down: [rank, in, kernel, kernel]`, `up: [out, rank, 1, 1]`.
+///
+/// **Source** LoRA, arXiv 2106.09685, section 4.1.
+#[derive(Debug, Clone)]
+pub struct LoraFactors {
+    /// Maps the module's input to `rank` values.
+    pub down: Tensor,
+    /// Maps those values to the module's output; zero in a fresh adapter.
+    pub up: Tensor,
+    /// Numerator of the scale; the usual conventions set it to the rank or to 1.
+    pub alpha: f64,
+}
+
+impl LoraFactors {
+    /// Pairs two factors after checking that they fit each other.
+    ///
+    /// **Errors** [`Error::FactorShapes`] when the ranks differ or the dimensions are not those
+    /// of a linear layer or a convolution; [`Error::InvalidAlpha`] for a non-finite alpha.
+    pub fn new(down: Tensor, up: Tensor, alpha: f64) -> Result<Self> {
+        let fits = match (down.dims(), up.dims()) {
+            ([rank, _], [_, columns]) => rank == columns && *rank > 0,
+            ([rank, _, height, width], [_, columns, 1, 1]) => rank == columns && *rank > 0 && *height > 0 && *width > 0,
+            _ => false,
+        };
+        if !fits {
+            return Err(Error::FactorShapes { down: down.dims().to_vec(), up: up.dims().to_vec() });
+        }
+        if !alpha.is_finite() {
+            return Err(Error::InvalidAlpha { alpha });
+        }
+        Ok(Self { down, up, alpha })
+    }
+
+    /// Number of rows of `down`.
+    pub fn rank(&self) -> usize {
+        self.down.dims().first().copied().unwrap_or(0)
+    }
+
+    /// `alpha / rank`, the factor that the product of the two matrices is multiplied by.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank().max(1) as f64
+    }
+
+    /// Whether the factors belong to a convolution.
+    pub fn is_convolution(&self) -> bool {
+        self.down.rank() == 4
+    }
+
+    /// Number of values in both factors.
+    pub fn element_count(&self) -> usize {
+        self.down.elem_count() + self.up.elem_count()
+    }
+
+    /// The factors as plain f32 matrices: `up: [out, rank]`, `down: [rank, in * kernel * kernel]`.
+    ///
+    /// **Gradient** flows to both factors.
+    pub fn matrices(&self) -> Result<Matrices> {
+        let flat = |tensor: &Tensor| tensor.flatten_from(1)?.to_dtype(DType::F32);
+        Ok(Matrices {
+            up: flat(&self.up).map_err(Error::tensor("flattening `up`"))?,
+            down: flat(&self.down).map_err(Error::tensor("flattening `down`"))?,
+        })
+    }
+
+    /// New factors for the same module from plain matrices of any rank, in this one's shapes.
+    pub fn with_matrices(&self, matrices: &Matrices, alpha: f64) -> Result<Self> {
+        let Matrices { up, down } = matrices;
+        let rank = down.dims().first().copied().unwrap_or(0);
+        let reshape =
+            |tensor: &Tensor, shape: Vec<usize>| tensor.reshape(shape).map_err(Error::tensor("reshaping factors"));
+        let mut down_shape = self.down.dims().to_vec();
+        let mut up_shape = self.up.dims().to_vec();
+        down_shape[0] = rank;
+        up_shape[1] = rank;
+        Self::new(reshape(down, down_shape)?, reshape(up, up_shape)?, alpha)
+    }
+
+    /// The update written out, `scale * up * down`, in f32: `[out, in]` or `[out, in, kernel, kernel]`.
+    ///
+    /// **Gradient** flows to both factors.
+    pub fn delta(&self) -> Result<Tensor> {
+        let Matrices { up, down } = self.matrices()?;
+        let mut shape = self.down.dims().to_vec();
+        shape[0] = up.dims()[0];
+        up.matmul(&down)
+            .and_then(|product| (product * self.scale())?.reshape(shape))
+            .map_err(Error::tensor("forming the update"))
+    }
+
+    /// Frobenius norm of [`delta`](Self::delta), found without forming it:
+    /// `||up * down||^2` is the sum over the product of the two rank-by-rank Gram matrices.
+    pub fn delta_norm(&self) -> Result<f64> {
+        let Matrices { up, down } = self.matrices()?;
+        let squared = || -> candle_core::Result<f64> {
+            let (up, down) = (up.to_dtype(DType::F64)?, down.to_dtype(DType::F64)?);
+            let gram_up = up.t()?.matmul(&up)?;
+            let gram_down = down.matmul(&down.t()?)?;
+            (gram_up * gram_down)?.sum_all()?.to_scalar()
+        };
+        let squared = squared().map_err(Error::tensor("measuring the update"))?;
+        Ok(self.scale().abs() * squared.max(0.0).sqrt())
+    }
+
+    /// The weight with the update added, in the weight's own dtype: what merging writes.
+    ///
+    /// The sum is formed in f32. `weight: [out, in]` or `[out, in, kernel, kernel]`.
+    ///
+    /// **Errors** [`Error::MergeShapes`] if the weight belongs to another module,
+    /// [`Error::MergeNotFinite`] if the sum overflows the weight's dtype.
+    pub fn merged_into(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
+        let delta = self.delta()?;
+        if delta.dims() != weight.dims() {
+            return Err(Error::MergeShapes { weight: weight.dims().to_vec(), update: delta.dims().to_vec() });
+        }
+        let merged = (|| {
+            let sum = (weight.to_dtype(DType::F32)? + (delta * strength)?)?;
+            sum.to_dtype(weight.dtype())
+        })()
+        .map_err(Error::tensor("merging"))?;
+        if is_finite(&merged).map_err(Error::tensor("checking the merged weight"))? {
+            Ok(merged)
+        } else {
+            Err(Error::MergeNotFinite { dtype: weight.dtype() })
+        }
+    }
+
+    /// The same update at `strength` times its size, kept in `alpha` so that no digit is lost.
+    pub fn scaled(&self, strength: f64) -> Self {
+        Self { alpha: self.alpha * strength, ..self.clone() }
+    }
+
+    /// The same values without a gradient path.
+    pub fn detached(&self) -> Self {
+        Self { down: self.down.detach(), up: self.up.detach(), alpha: self.alpha }
+    }
+
+    /// The same values on another device and in another dtype.
+    pub fn moved(&self, device: &Device, dtype: DType) -> Result<Self> {
+        let moved = |tensor: &Tensor| {
+            tensor.to_device(device).and_then(|tensor| tensor.to_dtype(dtype)).map_err(Error::tensor("moving factors"))
+        };
+        Ok(Self { down: moved(&self.down)?, up: moved(&self.up)?, alpha: self.alpha })
+    }
+}
+
+/// The factors of one module as plain matrices; see [`LoraFactors::matrices`].
+#[derive(Debug, Clone)]
+pub struct Matrices {
+    /// `[out, rank]`.
+    pub up: Tensor,
+    /// `[rank, in * kernel * kernel]`.
+    pub down: Tensor,
+}
+
+/// Whether every value of the tensor is finite.
+///
+/// A sum cannot tell: it may overflow although each value is finite. `x - x` is zero for
+/// finite values and NaN for all others.
+pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    let difference = tensor.sub(tensor)?.to_dtype(DType::F32)?;
+    Ok(difference.sum_all()?.to_scalar::<f32>()? == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn two_by_three() -> LoraFactors {
+        let down = tensor(&[1., 2., 3., 4., 5., 6.], &[2, 3]);
+        let up = tensor(&[1., 0., 0., 1., 1., 1.], &[3, 2]);
+        LoraFactors::new(down, up, 4.0).unwrap()
+    }
+
+    #[test]
+    fn delta_is_alpha_over_rank_times_the_product() {
+        let delta = two_by_three().delta().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(delta, [[2., 4., 6.], [8., 10., 12.], [10., 14., 18.]].map(Vec::from));
+    }
+
+    #[test]
+    fn delta_of_a_convolution_keeps_its_kernel() {
+        let down = tensor(&[1., 2., 3., 4., 5., 6., 7., 8.], &[1, 2, 2, 2]);
+        let up = tensor(&[1., -1., 2.], &[3, 1, 1, 1]);
+        let delta = LoraFactors::new(down, up, 1.0).unwrap().delta().unwrap();
+        assert_eq!(delta.dims(), [3, 2, 2, 2]);
+        let last = delta.get(2).unwrap().flatten_all().unwrap();
+        assert_eq!(last.to_vec1::<f32>().unwrap(), [2., 4., 6., 8., 10., 12., 14., 16.]);
+    }
+
+    #[test]
+    fn delta_norm_is_the_norm_of_delta() {
+        let factors = two_by_three();
+        let delta = factors.delta().unwrap();
+        let direct = delta.sqr().unwrap().sum_all().unwrap();
+        let direct = f64::from(direct.to_scalar::<f32>().unwrap()).sqrt();
+        assert!((factors.delta_norm().unwrap() - direct).abs() < 1e-5 * direct);
+    }
+
+    #[test]
+    fn merging_adds_the_update_at_its_strength() {
+        let weight = tensor(&[0.; 9], &[3, 3]);
+        let merged = two_by_three().merged_into(&weight, 0.5).unwrap();
+        assert_eq!(merged.to_vec2::<f32>().unwrap()[2], [5., 7., 9.]);
+    }
+
+    #[test]
+    fn merging_and_unmerging_restores_the_weight() {
+        let weight = tensor(&[1., 2., 3., 4., 5., 6., 7., 8., 9.], &[3, 3]);
+        let merged = two_by_three().merged_into(&weight, 1.0).unwrap();
+        let restored = two_by_three().merged_into(&merged, -1.0).unwrap();
+        assert_eq!(restored.to_vec2::<f32>().unwrap(), weight.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn merging_that_overflows_a_half_weight_is_an_error() {
+        let weight = tensor(&[0.; 9], &[3, 3]).to_dtype(DType::F16).unwrap();
+        let error = two_by_three().merged_into(&weight, 1e5).unwrap_err();
+        assert!(matches!(error, Error::MergeNotFinite { .. }), "{error}");
+    }
+
+    #[test]
+    fn merging_into_another_module_is_an_error() {
+        let weight = tensor(&[0.; 12], &[3, 4]);
+        let error = two_by_three().merged_into(&weight, 1.0).unwrap_err();
+        assert!(error.to_string().contains("[3, 4]"), "{error}");
+    }
+
+    #[test]
+    fn factors_of_different_rank_are_refused() {
+        let error = LoraFactors::new(tensor(&[1., 2.], &[2, 1]), tensor(&[1.], &[1, 1]), 1.0);
+        assert!(matches!(error, Err(Error::FactorShapes { .. })));
+    }
+
+    #[test]
+    fn scaling_multiplies_the_update() {
+        let twice = two_by_three().scaled(2.0).delta().unwrap();
+        assert_eq!(twice.to_vec2::<f32>().unwrap()[0], [4., 8., 12.]);
+    }
+
+    #[test]
+    fn finiteness_is_judged_value_by_value() {
+        assert!(is_finite(&tensor(&[3e38, 3e38], &[2])).unwrap());
+        assert!(!is_finite(&tensor(&[1., f32::NAN], &[2])).unwrap());
+        assert!(!is_finite(&tensor(&[f32::NEG_INFINITY, 1.], &[2])).unwrap());
+    }
+}

@@ -1,0 +1,228 @@
+//! An adapter file's tensors, sorted by the modules they belong to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use catelier_numerics::tensor_file::TensorFile;
+
+use super::config::{self, PeftConfig};
+use super::key::{AdapterKind, Key, PEFT_PREFIX, Role, Spelling, spelling};
+use super::write::{PEFT_CONFIG, PEFT_FILE};
+use super::{Format, Metadata};
+use crate::error::{Error, Result};
+use crate::factors::is_finite;
+use crate::family::{BaseFamily, takes_context};
+use crate::module::Component;
+
+/// The names of one module's tensors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Group {
+    pub(crate) down: Option<String>,
+    pub(crate) up: Option<String>,
+    pub(crate) alpha: Option<String>,
+    pub(crate) foreign: Vec<(AdapterKind, String)>,
+}
+
+impl Group {
+    /// Every tensor name of the module.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        let foreign = self.foreign.iter().map(|(_, name)| name);
+        [&self.down, &self.up, &self.alpha].into_iter().flatten().chain(foreign)
+    }
+}
+
+/// A file's tensors sorted by module.
+pub(crate) struct Contents {
+    pub(crate) path: PathBuf,
+    pub(crate) file: TensorFile,
+    pub(crate) groups: BTreeMap<String, Group>,
+    /// Names that are none of an adapter's.
+    pub(crate) strangers: Vec<String>,
+    formats: BTreeSet<Format>,
+}
+
+impl Contents {
+    /// Opens a file, or the one in a folder, and sorts its tensors by module.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let path = file_in(path)?;
+        let file = TensorFile::open(&path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
+        let mut contents =
+            Self { groups: BTreeMap::new(), strangers: Vec::new(), formats: BTreeSet::new(), path, file };
+        let names: Vec<String> = contents.file.names().map(str::to_owned).collect();
+        for name in names {
+            contents.sort_in(name);
+        }
+        if contents.groups.is_empty() {
+            return Err(Error::NotAnAdapter {
+                tensors: contents.strangers.len(),
+                names: contents.strangers.into_iter().take(3).collect(),
+                path: contents.path,
+            });
+        }
+        Ok(contents)
+    }
+
+    fn sort_in(&mut self, name: String) {
+        let Some(key) = Key::parse(&name) else {
+            self.strangers.push(name);
+            return;
+        };
+        self.formats.extend(key.format);
+        let group = self.groups.entry(key.stem).or_default();
+        let slot = match key.role {
+            Role::Down => &mut group.down,
+            Role::Up => &mut group.up,
+            Role::Alpha => &mut group.alpha,
+            Role::Foreign(kind) => {
+                group.foreign.push((kind, name));
+                return;
+            }
+        };
+        match slot {
+            None => *slot = Some(name),
+            // Two spellings of one tensor: neither is more right, so the second is a stranger.
+            Some(_) => self.strangers.push(name),
+        }
+    }
+
+    /// The spelling of the factors; the older one where diffusers mixes two.
+    pub(crate) fn format(&self) -> Format {
+        self.formats.first().copied().unwrap_or_default()
+    }
+
+    /// Tensors that plain LoRA does not have, by kind.
+    pub(crate) fn foreign(&self) -> BTreeMap<AdapterKind, Vec<String>> {
+        let mut kinds = BTreeMap::<_, Vec<String>>::new();
+        for (kind, name) in self.groups.values().flat_map(|group| &group.foreign) {
+            kinds.entry(*kind).or_default().push(name.clone());
+        }
+        kinds
+    }
+
+    /// Refuses adapters that are not plain LoRA.
+    pub(crate) fn refuse_other_kinds(&self) -> Result<()> {
+        match self.foreign().pop_first() {
+            Some((kind, keys)) => Err(Error::UnsupportedKind { path: self.path.clone(), kind, keys }),
+            None => Ok(()),
+        }
+    }
+
+    /// The configurations that come with the file, by component; none of another kind.
+    pub(crate) fn configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
+        let configs = self.read_configs()?;
+        match configs.values().find_map(PeftConfig::other_kind) {
+            Some(kind) => Err(Error::UnsupportedKind {
+                path: self.path.clone(),
+                kind,
+                keys: self.groups.values().flat_map(Group::keys).cloned().collect(),
+            }),
+            None => Ok(configs),
+        }
+    }
+
+    /// The configurations that come with the file, by component, of whatever kind.
+    pub(crate) fn read_configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
+        let beside = self.path.with_file_name(PEFT_CONFIG);
+        if self.is_peft_file() && beside.is_file() {
+            let text = std::fs::read(&beside).map_err(Error::io(&beside))?;
+            let config = PeftConfig::from_json(&beside.display().to_string(), &text)?;
+            let own = self.groups.keys().map(|stem| component_of(stem));
+            return Ok(own.map(|component| (component, config.clone())).collect());
+        }
+        match self.file.metadata().get(config::HEADER_ENTRY) {
+            Some(text) => PeftConfig::from_header(text),
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Whether the file belongs to a PEFT folder, so that a configuration beside it is its own.
+    fn is_peft_file(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name == PEFT_FILE)
+            || self.groups.keys().any(|stem| stem.starts_with(PEFT_PREFIX))
+    }
+
+    /// The base family that the file seems made for: by the width of its context, its names, or
+    /// its own word.
+    pub(crate) fn family(&self) -> Option<BaseFamily> {
+        let width = self.groups.iter().find_map(|(stem, group)| {
+            let down = group.down.as_ref().filter(|_| takes_context(stem))?;
+            BaseFamily::of_context_width(*self.file.shape(down).ok()?.get(1)?)
+        });
+        let sdxl_names = ["lora_unet_input_blocks", "lora_te2_", "text_encoder_2."];
+        let named = self.groups.keys().any(|stem| sdxl_names.iter().any(|n| stem.starts_with(n)));
+        width.or(named.then_some(BaseFamily::Sdxl)).or_else(|| Metadata::from_header(self.file.metadata()).base.family)
+    }
+}
+
+/// The component that a module's name in a file speaks of.
+pub(crate) fn component_of(stem: &str) -> Component {
+    match spelling(stem) {
+        Spelling::Underscored(component, _) | Spelling::Dotted(component, _) => component,
+    }
+}
+
+/// The tensor file that a path means.
+fn file_in(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    [PEFT_FILE, "pytorch_lora_weights.safetensors"]
+        .iter()
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| Error::EmptyFolder { folder: path.to_owned() })
+}
+
+impl Contents {
+    /// Shape of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+        self.file.shape(name).map_err(self.failed(name))
+    }
+
+    /// A factor in f32; its name is noted if it is not finite.
+    pub(crate) fn factor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
+        let dtype = self.file.dtype(name).map_err(self.failed(name))?;
+        if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+            return Err(self.unexpected(name, "floating point", format!("{dtype:?}")));
+        }
+        let tensor = self
+            .file
+            .tensor(name, &Device::Cpu)
+            .map_err(self.failed(name))?
+            .to_dtype(DType::F32)
+            .map_err(Error::tensor("converting factors"))?;
+        if !is_finite(&tensor).map_err(Error::tensor("checking factors"))? {
+            not_finite.push(name.to_owned());
+        }
+        Ok(tensor)
+    }
+
+    /// An alpha; its name is noted if it is not finite, and 1 stands in.
+    pub(crate) fn alpha(&self, name: &str, not_finite: &mut Vec<String>) -> Result<f64> {
+        let shape = self.shape(name)?;
+        if shape.iter().product::<usize>() != 1 {
+            return Err(self.unexpected(name, "a single number", format!("shape {shape:?}")));
+        }
+        let alpha = self
+            .file
+            .tensor(name, &Device::Cpu)
+            .map_err(self.failed(name))?
+            .to_dtype(DType::F64)
+            .and_then(|tensor| tensor.flatten_all()?.get(0)?.to_scalar::<f64>())
+            .map_err(Error::tensor("reading alpha"))?;
+        if alpha.is_finite() {
+            return Ok(alpha);
+        }
+        not_finite.push(name.to_owned());
+        Ok(1.0)
+    }
+
+    fn unexpected(&self, tensor: &str, expected: &'static str, found: String) -> Error {
+        Error::UnexpectedTensor { path: self.path.clone(), tensor: tensor.to_owned(), expected, found }
+    }
+
+    fn failed(&self, tensor: &str) -> impl FnOnce(catelier_numerics::Error) -> Error {
+        Error::numerics(format!("reading `{tensor}` of `{}`", self.path.display()))
+    }
+}

@@ -1,0 +1,211 @@
+//! What is in an adapter file, told without a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::PeftConfig;
+use super::contents::{Contents, Group, component_of};
+use super::key::{Spelling, spelling};
+use super::{AdapterKind, Format, hash};
+use crate::error::{Error, Result};
+use crate::factors::LoraFactors;
+use crate::family::BaseFamily;
+use crate::module::Component;
+
+/// What is in an adapter file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// Name of the file, without its folder.
+    pub file: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// How its tensors are named.
+    pub format: Format,
+    /// The kinds of adapter in it, with the number of modules of each.
+    pub kinds: BTreeMap<AdapterKind, usize>,
+    /// Ranks, with the number of modules of each.
+    pub ranks: BTreeMap<usize, usize>,
+    /// Alphas as text, with the number of modules of each.
+    pub alphas: BTreeMap<String, usize>,
+    /// Number of modules of each component.
+    pub components: BTreeMap<Component, usize>,
+    /// The base family it seems made for.
+    pub family: Option<BaseFamily>,
+    /// Dtypes of the factors.
+    pub dtypes: BTreeSet<String>,
+    /// Number of values in all factors.
+    pub element_count: usize,
+    /// SHA-256 of the bytes after the header, which tools know the adapter by.
+    pub model_hash: String,
+    /// What else there is to know: halves of pairs, names that are none of an adapter's, values
+    /// that are not finite, a hash in the header that is another.
+    pub remarks: Vec<String>,
+    /// Every module with plain LoRA factors, in the order of the names.
+    pub modules: Vec<InspectedModule>,
+    /// The header's entries as they are.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One module of an adapter file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InspectedModule {
+    /// Its name in the file's spelling.
+    pub name: String,
+    /// The component it belongs to.
+    pub component: Component,
+    /// Its rank.
+    pub rank: usize,
+    /// Its alpha; the rank where the file is silent.
+    pub alpha: f64,
+    /// Shape of `down`.
+    pub down: Vec<usize>,
+    /// Shape of `up`.
+    pub up: Vec<usize>,
+    /// Frobenius norm of the update; none if a value is not finite.
+    pub norm: Option<f64>,
+}
+
+/// Looks into an adapter file of any kind; no base model is needed.
+///
+/// **Errors** [`Error::NotAnAdapter`], [`Error::EmptyFolder`], and [`Error::Numerics`] for a file
+/// that is damaged or no safetensors file.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    let contents = Contents::open(path)?;
+    let bytes = std::fs::read(&contents.path).map_err(Error::io(&contents.path))?;
+    let mut remarks = Vec::new();
+    let modules = modules(&contents, &mut remarks)?;
+    let model_hash = hash::payload_hash(&bytes);
+    remark_on_rest(&contents, &model_hash, &mut remarks);
+    Ok(Inspection {
+        file: name_of(&contents.path),
+        bytes: bytes.len() as u64,
+        format: contents.format(),
+        kinds: kinds(&contents),
+        ranks: counted(modules.iter().map(|module| module.rank)),
+        alphas: counted(modules.iter().map(|module| module.alpha.to_string())),
+        components: counted(contents.groups.keys().map(|stem| component_of(stem))),
+        family: contents.family(),
+        dtypes: dtypes(&contents)?,
+        element_count: modules.iter().map(InspectedModule::element_count).sum(),
+        model_hash,
+        remarks,
+        modules,
+        metadata: contents.file.metadata().clone(),
+    })
+}
+
+impl InspectedModule {
+    fn element_count(&self) -> usize {
+        self.down.iter().product::<usize>() + self.up.iter().product::<usize>()
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn counted<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    counts
+}
+
+fn kinds(contents: &Contents) -> BTreeMap<AdapterKind, usize> {
+    let kind_of = |group: &Group| match group.foreign.first() {
+        Some((kind, _)) => Some(*kind),
+        None => group.down.as_ref().map(|_| AdapterKind::Lora),
+    };
+    counted(contents.groups.values().filter_map(kind_of))
+}
+
+fn dtypes(contents: &Contents) -> Result<BTreeSet<String>> {
+    let factors = contents.groups.values().flat_map(|group| [&group.down, &group.up]);
+    factors
+        .flatten()
+        .map(|name| {
+            let dtype = contents.file.dtype(name);
+            let dtype = dtype.map_err(Error::numerics(format!("reading `{name}`")))?;
+            Ok(dtype.as_str().to_owned())
+        })
+        .collect()
+}
+
+fn modules(contents: &Contents, remarks: &mut Vec<String>) -> Result<Vec<InspectedModule>> {
+    let configs = contents.read_configs().unwrap_or_else(|error| {
+        remarks.push(error.to_string());
+        BTreeMap::new()
+    });
+    let mut modules = Vec::new();
+    for (stem, group) in &contents.groups {
+        match (&group.down, &group.up) {
+            (Some(down), Some(up)) => modules.push(module(contents, &configs, stem, [down, up], remarks)?),
+            (None, None) => {}
+            _ => remarks.push(format!("`{stem}` has half a pair of factors")),
+        }
+    }
+    Ok(modules)
+}
+
+fn module(
+    contents: &Contents,
+    configs: &BTreeMap<Component, PeftConfig>,
+    stem: &str,
+    [down, up]: [&str; 2],
+    remarks: &mut Vec<String>,
+) -> Result<InspectedModule> {
+    let component = component_of(stem);
+    let rank = contents.shape(down)?.first().copied().unwrap_or(0);
+    let mut not_finite = Vec::new();
+    let alpha = match &contents.groups[stem].alpha {
+        Some(name) => contents.alpha(name, &mut not_finite)?,
+        None => {
+            configs.get(&component).and_then(|config| config.alpha_of(path_inside(stem), rank)).unwrap_or(rank as f64)
+        }
+    };
+    let norm = norm(contents, [down, up], alpha, &mut not_finite)?;
+    remarks.extend(not_finite.iter().map(|name| format!("`{name}` is not finite")));
+    Ok(InspectedModule {
+        name: stem.to_owned(),
+        component,
+        rank,
+        alpha,
+        down: contents.shape(down)?.to_vec(),
+        up: contents.shape(up)?.to_vec(),
+        norm,
+    })
+}
+
+/// What a stem says after its component.
+fn path_inside(stem: &str) -> &str {
+    match spelling(stem) {
+        Spelling::Dotted(_, inside) | Spelling::Underscored(_, inside) => inside,
+    }
+}
+
+/// Norm of a module's update, where its factors fit and are finite.
+fn norm(contents: &Contents, [down, up]: [&str; 2], alpha: f64, not_finite: &mut Vec<String>) -> Result<Option<f64>> {
+    let down = contents.factor(down, not_finite)?;
+    let up = contents.factor(up, not_finite)?;
+    match LoraFactors::new(down, up, alpha) {
+        Ok(factors) if not_finite.is_empty() => Ok(Some(factors.delta_norm()?)),
+        _ => Ok(None),
+    }
+}
+
+fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<String>) {
+    if let Some(first) = contents.strangers.first() {
+        let count = contents.strangers.len();
+        remarks.push(format!("{count} tensors are none of an adapter's, first `{first}`"));
+    }
+    for (kind, keys) in contents.foreign() {
+        remarks.push(format!("{} tensors of a {kind}, which cannot be applied as plain LoRA", keys.len()));
+    }
+    let told = contents.file.metadata().get("sshs_model_hash");
+    if told.is_some_and(|told| told != model_hash) {
+        remarks.push("the header's `sshs_model_hash` is not the hash of these tensors".to_owned());
+    }
+}

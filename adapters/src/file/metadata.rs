@@ -1,0 +1,323 @@
+//! What an adapter's file says about it, in the words of the tools that read it.
+//!
+//! The header of a safetensors file is a map of strings. Four vocabularies meet there: `ss_*`
+//! and `sshs_*` of kohya's trainers, `modelspec.*` (Stability AI's model metadata standard
+//! 1.0.1), `lora_adapter_metadata` of diffusers, and our own `catelier.*`.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use catelier_numerics::tensor_file;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::privacy::{self, Disclosure};
+use super::{Format, config, hash};
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::factors::LoraFactors;
+use crate::family::BaseFamily;
+
+/// Version of our own entries.
+pub const FORMAT_VERSION: &str = "1";
+
+/// What an adapter's file says about it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metadata {
+    /// Name for people; the trigger where there is none.
+    pub title: Option<String>,
+    /// One paragraph for people.
+    pub description: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// Licence of the adapter.
+    pub license: Option<String>,
+    /// When it was made, ISO 8601; given by the caller.
+    pub date: Option<String>,
+    /// The word that calls the trained style or subject.
+    pub trigger: Option<String>,
+    /// The base model it was trained on.
+    pub base: TrainedOn,
+    /// The resolved settings of the training, as JSON.
+    pub settings: Option<Value>,
+    /// Entries of other tools, kept as they are; ours win where names collide.
+    pub other: BTreeMap<String, String>,
+    /// How much of all this is written.
+    pub disclosure: Disclosure,
+}
+
+/// The base model an adapter was trained on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainedOn {
+    /// Its family, where it is one of the known.
+    pub family: Option<BaseFamily>,
+    /// What its predictions mean.
+    pub prediction: Option<BasePrediction>,
+    /// Width and height of the training pictures, in pixels.
+    pub resolution: Option<(u32, u32)>,
+    /// Its name or hub id.
+    pub name: Option<String>,
+    /// Hash over its weights, by which an adapter finds its base again.
+    pub fingerprint: Option<String>,
+}
+
+/// What a base model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BasePrediction {
+    /// The noise.
+    Epsilon,
+    /// The velocity, `sqrt(a) noise - sqrt(1 - a) x0`.
+    Velocity,
+}
+
+impl BasePrediction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Velocity => "v",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "epsilon" => Some(Self::Epsilon),
+            "v" | "v_prediction" | "velocity" => Some(Self::Velocity),
+            _ => None,
+        }
+    }
+}
+
+impl TrainedOn {
+    fn is_velocity(&self) -> bool {
+        self.prediction == Some(BasePrediction::Velocity)
+    }
+
+    /// kohya's name of the base.
+    fn version(&self) -> Option<&'static str> {
+        Some(match (self.family?, self.is_velocity()) {
+            (BaseFamily::Sd1, false) => "sd_v1",
+            (BaseFamily::Sd1, true) => "sd_v1_v",
+            (BaseFamily::Sd2, false) => "sd_v2",
+            (BaseFamily::Sd2, true) => "sd_v2_v",
+            (BaseFamily::Sdxl, _) => "sdxl_base_v1-0",
+        })
+    }
+
+    /// The model specification's name of the adapter's architecture.
+    fn architecture(&self) -> Option<&'static str> {
+        Some(match (self.family?, self.is_velocity()) {
+            (BaseFamily::Sd1, _) => "stable-diffusion-v1/lora",
+            (BaseFamily::Sd2, false) => "stable-diffusion-v2-512/lora",
+            (BaseFamily::Sd2, true) => "stable-diffusion-v2-768-v/lora",
+            (BaseFamily::Sdxl, _) => "stable-diffusion-xl-v1-base/lora",
+        })
+    }
+}
+
+type Header = BTreeMap<String, String>;
+
+impl Metadata {
+    /// The header of a file with these tensors.
+    pub(crate) fn header(
+        &self,
+        adapter: &Adapter,
+        format: Format,
+        tensors: &BTreeMap<String, Tensor>,
+    ) -> Result<Header> {
+        let mut header = self.kept_entries();
+        self.add_network(&mut header, adapter);
+        add_hashes(&mut header, tensors)?;
+        if format != Format::Kohya {
+            header.insert("format".to_owned(), "pt".to_owned());
+            header.insert(config::HEADER_ENTRY.to_owned(), config::header_of(adapter));
+        }
+        if self.disclosure != Disclosure::None {
+            self.add_specification(&mut header, format);
+            self.add_own(&mut header);
+        }
+        Ok(header)
+    }
+
+    /// Entries of other tools that may be told.
+    fn kept_entries(&self) -> Header {
+        let told = |(name, value): &(&String, &String)| match self.disclosure {
+            Disclosure::None => false,
+            Disclosure::Minimal => !privacy::is_private(name, value),
+            Disclosure::Full => true,
+        };
+        let kept = self.other.iter().filter(told);
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The entries that kohya's trainers never leave out.
+    fn add_network(&self, header: &mut Header, adapter: &Adapter) {
+        let mut add = |name: &str, value: String| header.insert(name.to_owned(), value);
+        let dynamic = || "Dynamic".to_owned();
+        let rank = adapter.uniform_rank();
+        let alpha = adapter.uniform_alpha();
+        add("ss_network_module", "networks.lora".to_owned());
+        add("ss_network_dim", rank.map_or_else(dynamic, |r| r.to_string()));
+        add("ss_network_alpha", alpha.map_or_else(dynamic, |a| format!("{a:?}")));
+        add("ss_network_args", network_arguments(adapter).to_string());
+        if let Some(version) = self.base.version() {
+            add("ss_base_model_version", version.to_owned());
+            let v2 = self.base.family == Some(BaseFamily::Sd2);
+            add("ss_v2", if v2 { "True" } else { "False" }.to_owned());
+        }
+    }
+
+    /// The entries of the model specification.
+    fn add_specification(&self, header: &mut Header, format: Format) {
+        let title = self.title.as_ref().or(self.trigger.as_ref());
+        let original_names = format == Format::Kohya && self.base.family == Some(BaseFamily::Sdxl);
+        let implementation =
+            if original_names { "https://github.com/Stability-AI/generative-models" } else { "diffusers" };
+        let size = self.base.resolution.map(|(width, height)| format!("{width}x{height}"));
+        let prediction = self.base.prediction.map(|p| p.name().to_owned());
+        let entries = [
+            ("sai_model_spec", Some("1.0.1".to_owned())),
+            ("architecture", self.base.architecture().map(str::to_owned)),
+            ("implementation", Some(implementation.to_owned())),
+            ("title", Some(title.map_or("LoRA", String::as_str).to_owned())),
+            ("description", self.description.clone()),
+            ("author", self.author.clone()),
+            ("license", self.license.clone()),
+            ("date", self.date.clone()),
+            ("resolution", size),
+            ("prediction_type", prediction),
+            ("trigger_phrase", self.trigger.clone()),
+            ("hash_sha256", header.get("sshs_model_hash").map(|hash| format!("0x{hash}"))),
+        ];
+        for (name, value) in entries {
+            if let Some(value) = value {
+                header.insert(format!("modelspec.{name}"), value);
+            }
+        }
+    }
+
+    /// Our own entries.
+    fn add_own(&self, header: &mut Header) {
+        let full = self.disclosure == Disclosure::Full;
+        let shown = |name: &String| full || !privacy::is_local_path(name);
+        let settings = self
+            .settings
+            .as_ref()
+            .map(|settings| if full { settings.to_string() } else { privacy::without_paths(settings).to_string() });
+        let entries = [
+            ("format_version", Some(FORMAT_VERSION.to_owned())),
+            ("base_fingerprint", self.base.fingerprint.clone()),
+            ("base_name", self.base.name.clone().filter(shown)),
+            ("trigger", self.trigger.clone()),
+            ("settings", settings),
+        ];
+        for (name, value) in entries {
+            if let Some(value) = value {
+                header.insert(format!("catelier.{name}"), value);
+            }
+        }
+    }
+
+    /// Reads a header back, whichever tool wrote it; entries that are not understood are kept in
+    /// [`other`](Self::other).
+    pub fn from_header(header: &BTreeMap<String, String>) -> Self {
+        let text = |name: &str| header.get(name).cloned();
+        let version = text("ss_base_model_version").or_else(|| text("modelspec.architecture"));
+        let family = version.as_deref().and_then(BaseFamily::of_name);
+        let base = TrainedOn {
+            family,
+            prediction: prediction_in(header),
+            resolution: text("modelspec.resolution").as_deref().and_then(size_of),
+            name: text("catelier.base_name"),
+            fingerprint: text("catelier.base_fingerprint"),
+        };
+        Self {
+            title: text("modelspec.title"),
+            description: text("modelspec.description"),
+            author: text("modelspec.author"),
+            license: text("modelspec.license"),
+            date: text("modelspec.date"),
+            trigger: text("catelier.trigger").or_else(|| text("modelspec.trigger_phrase")),
+            settings: text("catelier.settings").and_then(|json| serde_json::from_str(&json).ok()),
+            other: others(header, family.is_some()),
+            disclosure: Disclosure::default(),
+            base,
+        }
+    }
+}
+
+/// Entries that writing makes anew.
+const WRITTEN: [&str; 23] = [
+    "format",
+    config::HEADER_ENTRY,
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+    "modelspec.sai_model_spec",
+    "modelspec.implementation",
+    "modelspec.title",
+    "modelspec.description",
+    "modelspec.author",
+    "modelspec.license",
+    "modelspec.date",
+    "modelspec.resolution",
+    "modelspec.prediction_type",
+    "modelspec.trigger_phrase",
+    "modelspec.hash_sha256",
+    "catelier.format_version",
+    "catelier.base_fingerprint",
+    "catelier.base_name",
+    "catelier.trigger",
+];
+
+/// Entries that writing makes anew where the base family is known.
+const WRITTEN_FOR_FAMILY: [&str; 3] = ["ss_base_model_version", "ss_v2", "modelspec.architecture"];
+
+fn others(header: &Header, family_known: bool) -> Header {
+    let anew = |name: &str| {
+        WRITTEN.contains(&name) || name == "catelier.settings" || family_known && WRITTEN_FOR_FAMILY.contains(&name)
+    };
+    let kept = header.iter().filter(|(name, _)| !anew(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn prediction_in(header: &Header) -> Option<BasePrediction> {
+    let named = header.get("modelspec.prediction_type");
+    let velocity = header.get("ss_base_model_version").is_some_and(|version| version.ends_with("_v"));
+    match named {
+        Some(name) => BasePrediction::of_name(name),
+        None => velocity.then_some(BasePrediction::Velocity),
+    }
+}
+
+fn size_of(text: &str) -> Option<(u32, u32)> {
+    let (width, height) = text.split_once('x').unwrap_or((text, text));
+    Some((width.parse().ok()?, height.parse().ok()?))
+}
+
+/// kohya's settings of the convolutions, where there are convolutions wider than one pixel.
+fn network_arguments(adapter: &Adapter) -> Value {
+    let wide = |factors: &&LoraFactors| factors.is_convolution() && factors.down.dims()[2] > 1;
+    let mut arguments = Map::new();
+    if let Some(factors) = adapter.iter().map(|(_, factors)| factors).find(wide) {
+        arguments.insert("conv_dim".to_owned(), json!(factors.rank().to_string()));
+        arguments.insert("conv_alpha".to_owned(), json!(format!("{:?}", factors.alpha)));
+    }
+    Value::Object(arguments)
+}
+
+/// Hashes as kohya takes them: of a file that holds the tensors and the `ss_` entries alone.
+fn add_hashes(header: &mut Header, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let training: Header = header
+        .iter()
+        .filter(|(name, _)| name.starts_with("ss_"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let bytes = tensor_file::to_bytes(tensors, &training).map_err(Error::numerics("hashing the adapter"))?;
+    header.insert("sshs_model_hash".to_owned(), hash::payload_hash(&bytes));
+    header.insert("sshs_legacy_hash".to_owned(), hash::legacy_hash(&bytes));
+    Ok(())
+}

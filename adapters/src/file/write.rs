@@ -1,0 +1,158 @@
+//! Writing adapters.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use catelier_numerics::{atomic, tensor_file};
+use serde_json::{Value, json};
+
+use super::blocks::BlockCount;
+use super::key::PEFT_PREFIX;
+use super::{Format, Metadata, config, privacy};
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::factors::LoraFactors;
+use crate::family::BaseFamily;
+use crate::module::Component;
+
+/// Name of the tensor file in a PEFT folder.
+pub(crate) const PEFT_FILE: &str = "adapter_model.safetensors";
+
+/// Name of the configuration beside it.
+pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
+
+/// Writes an adapter, whole or not at all, with the same bytes for the same input.
+///
+/// A PEFT adapter is a folder: `path` is created and gets `adapter_model.safetensors` and
+/// `adapter_config.json`; a `path` that ends in `.safetensors` gets its configuration beside it.
+///
+/// **Errors** [`Error::NothingToWrite`], [`Error::UnknownComponents`] for paths outside the known
+/// components, [`Error::SeveralComponents`] for PEFT, [`Error::Numerics`] and [`Error::Io`] where
+/// the disk refuses.
+pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<()> {
+    let tensors = named_tensors(adapter, format, metadata)?;
+    let header = metadata.header(adapter, format, &tensors)?;
+    let file = match format {
+        Format::Peft => write_peft_config(path, adapter, metadata)?,
+        Format::Kohya | Format::Diffusers => path.to_owned(),
+    };
+    tensor_file::write(&file, &tensors, &header).map_err(Error::numerics(format!("writing `{}`", file.display())))
+}
+
+/// Every tensor of the file under its name.
+fn named_tensors(adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<BTreeMap<String, Tensor>> {
+    refuse_unwritable(adapter, format)?;
+    let kohya = KohyaNames {
+        original_blocks: metadata.base.family == Some(BaseFamily::Sdxl),
+        numbered_encoders: metadata.base.family == Some(BaseFamily::Sdxl)
+            || adapter.components().contains_key(&Component::TextEncoder2),
+    };
+    let mut tensors = BTreeMap::new();
+    for (path, factors) in adapter.iter() {
+        let Some((component, inside)) = Component::of_path(path) else {
+            continue;
+        };
+        let [down, up] = match format {
+            Format::Kohya => {
+                let stem = kohya.stem(component, inside);
+                tensors.insert(format!("{stem}.alpha"), alpha_tensor(factors)?);
+                [".lora_down.weight", ".lora_up.weight"].map(|end| format!("{stem}{end}"))
+            }
+            Format::Diffusers => diffusers_endings(component, inside).map(|end| format!("{path}{end}")),
+            Format::Peft => [".lora_A.weight", ".lora_B.weight"].map(|end| format!("{PEFT_PREFIX}{inside}{end}")),
+        };
+        tensors.insert(down, storable(&factors.down)?);
+        tensors.insert(up, storable(&factors.up)?);
+    }
+    Ok(tensors)
+}
+
+fn refuse_unwritable(adapter: &Adapter, format: Format) -> Result<()> {
+    if adapter.is_empty() {
+        return Err(Error::NothingToWrite);
+    }
+    let outside = adapter.iter().map(|(path, _)| path);
+    let outside: Vec<String> = outside.filter(|path| Component::of_path(path).is_none()).map(str::to_owned).collect();
+    if !outside.is_empty() {
+        return Err(Error::UnknownComponents { paths: outside });
+    }
+    let components = adapter.components();
+    if format == Format::Peft && components.len() > 1 {
+        return Err(Error::SeveralComponents { components: components.keys().map(ToString::to_string).collect() });
+    }
+    Ok(())
+}
+
+/// How kohya names modules, which depends on the base family.
+struct KohyaNames {
+    original_blocks: bool,
+    numbered_encoders: bool,
+}
+
+impl KohyaNames {
+    fn stem(&self, component: Component, inside: &str) -> String {
+        let prefix = match component {
+            Component::Unet => "lora_unet",
+            Component::TextEncoder if self.numbered_encoders => "lora_te1",
+            Component::TextEncoder => "lora_te",
+            Component::TextEncoder2 => "lora_te2",
+        };
+        let original = if self.original_blocks && component == Component::Unet {
+            // Only SDXL is named this way, and all its upsamplers have attentions in their block.
+            BlockCount::default().original_name(inside, true)
+        } else {
+            None
+        };
+        let name = original.unwrap_or_else(|| inside.replace('.', "_"));
+        format!("{prefix}_{name}")
+    }
+}
+
+/// Endings of `down` and `up`: the upstream scripts rename those of attentions only.
+fn diffusers_endings(component: Component, inside: &str) -> [&'static str; 2] {
+    let attention = ["to_q", "to_k", "to_v", "to_out.0"];
+    if component != Component::Unet {
+        [".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"]
+    } else if attention.iter().any(|end| inside.ends_with(end)) {
+        [".lora.down.weight", ".lora.up.weight"]
+    } else {
+        [".lora_A.weight", ".lora_B.weight"]
+    }
+}
+
+fn alpha_tensor(factors: &LoraFactors) -> Result<Tensor> {
+    Tensor::new(factors.alpha as f32, &Device::Cpu).map_err(Error::tensor("writing alpha"))
+}
+
+fn storable(tensor: &Tensor) -> Result<Tensor> {
+    tensor
+        .detach()
+        .contiguous()
+        .and_then(|tensor| tensor.to_device(&Device::Cpu))
+        .map_err(Error::tensor("reading factors"))
+}
+
+/// Writes the configuration and returns where the tensors go.
+fn write_peft_config(path: &Path, adapter: &Adapter, metadata: &Metadata) -> Result<PathBuf> {
+    let is_file = path.extension().is_some_and(|end| end == "safetensors");
+    let folder = if is_file { path.parent().unwrap_or(Path::new("")) } else { path };
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let text = peft_config(adapter, metadata);
+    let config = folder.join(PEFT_CONFIG);
+    atomic::write(&config, |file| file.write_all(text.as_bytes()))
+        .map_err(Error::numerics(format!("writing `{}`", config.display())))?;
+    Ok(if is_file { path.to_owned() } else { folder.join(PEFT_FILE) })
+}
+
+fn peft_config(adapter: &Adapter, metadata: &Metadata) -> String {
+    let component = adapter.components().into_keys().next();
+    let mut config = component.map_or_else(Default::default, |c| config::config_of(adapter, c));
+    let name = metadata.base.name.as_deref();
+    let shown = name.filter(|name| !privacy::is_local_path(name));
+    config.insert("base_model_name_or_path".to_owned(), json!(shown));
+    config.insert("inference_mode".to_owned(), json!(true));
+    config.insert("task_type".to_owned(), Value::Null);
+    config.sort_keys();
+    format!("{:#}\n", Value::Object(config))
+}

@@ -1,0 +1,125 @@
+//! What holds for any adapter.
+
+use candle_core::{Device, Tensor};
+use catelier_adapters::file::{self, Format, Metadata};
+use catelier_adapters::{Adapter, AdapterSet, LoraFactors, ModuleInfo, ModuleKind, resized, summed};
+use catelier_numerics::noise::{Noise, Stream};
+use proptest::prelude::*;
+use tempfile::tempdir;
+
+use crate::base::{assert_same_adapter, values};
+
+const PATH: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    inputs: usize,
+    outputs: usize,
+    rank: usize,
+    alpha: f64,
+    seed: u64,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (1..12usize, 1..12usize, 1..6usize, 1..64u32, any::<u64>()).prop_map(|(inputs, outputs, rank, alpha, seed)| Case {
+        inputs,
+        outputs,
+        rank,
+        alpha: f64::from(alpha) / 8.0,
+        seed,
+    })
+}
+
+fn draw(shape: &[usize], seed: u64, sample: u64) -> Tensor {
+    Noise::new(seed).normal(Stream("laws"), 0, sample, shape, &Device::Cpu).unwrap()
+}
+
+fn adapter(case: Case) -> Adapter {
+    let down = draw(&[case.rank, case.inputs], case.seed, 0);
+    let up = draw(&[case.outputs, case.rank], case.seed, 1);
+    Adapter::from_iter([(PATH.to_owned(), LoraFactors::new(down, up, case.alpha).unwrap())])
+}
+
+fn delta(adapter: &Adapter) -> Tensor {
+    adapter.get(PATH).unwrap().delta().unwrap()
+}
+
+/// Largest difference, relative to the largest value.
+fn difference(left: &Tensor, right: &Tensor) -> f32 {
+    let largest = values(right).iter().fold(1f32, |max, value| max.max(value.abs()));
+    let pairs = values(left).into_iter().zip(values(right));
+    pairs.fold(0f32, |max, (l, r)| max.max((l - r).abs())) / largest
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn merged_and_unmerged_agree(case in cases(), strength in -2.0..2.0f64) {
+        let adapter = adapter(case);
+        let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
+        let x = draw(&[3, case.inputs], case.seed, 3);
+        let apply = |weight: &Tensor| x.matmul(&weight.t().unwrap()).unwrap();
+        let adapted = AdapterSet::single(&adapter, strength).linear(PATH, &x, apply(&weight)).unwrap();
+        let merged = adapter.get(PATH).unwrap().merged_into(&weight, strength).unwrap();
+        prop_assert!(difference(&adapted, &apply(&merged)) < 1e-5);
+    }
+
+    #[test]
+    fn merging_then_unmerging_restores(case in cases()) {
+        let adapter = adapter(case);
+        let factors = adapter.get(PATH).unwrap();
+        let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
+        let merged = factors.merged_into(&weight, 1.0).unwrap();
+        let restored = factors.merged_into(&merged, -1.0).unwrap();
+        let size = values(&merged).iter().fold(1f32, |max, value| max.max(value.abs()));
+        prop_assert!(difference(&restored, &weight) < 1e-6 * size);
+    }
+
+    #[test]
+    fn scaling_is_strength(case in cases(), strength in -2.0..2.0f64) {
+        let adapter = adapter(case);
+        let expected = (delta(&adapter) * strength).unwrap();
+        prop_assert!(difference(&delta(&adapter.scaled(strength)), &expected) < 1e-5);
+    }
+
+    #[test]
+    fn a_sum_is_the_sum_of_updates(case in cases(), other in cases(), weight in -2.0..2.0f64) {
+        let other = Case { inputs: case.inputs, outputs: case.outputs, ..other };
+        let (left, right) = (adapter(case), adapter(other));
+        let sum = summed(&[(&left, 1.0), (&right, weight)]).unwrap();
+        let expected = (delta(&left) + (delta(&right) * weight).unwrap()).unwrap();
+        prop_assert!(difference(&delta(&sum), &expected) < 1e-5);
+    }
+
+    #[test]
+    fn resizing_loses_what_it_says(case in cases(), rank in 1..6usize) {
+        let original = adapter(case);
+        let resized = resized(&original, rank).unwrap();
+        let lost = (delta(&original) - delta(&resized.adapter)).unwrap();
+        let energy = |tensor: &Tensor| values(tensor).iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        let share = energy(&lost) / energy(&delta(&original));
+        prop_assert!((share - resized.discarded[PATH]).abs() < 1e-5, "{share} and {:?}", resized.discarded);
+    }
+
+    #[test]
+    fn saving_and_loading_restores(case in cases(), format in 0..3usize) {
+        let format = [Format::Kohya, Format::Diffusers, Format::Peft][format];
+        let kind = ModuleKind::Linear { in_features: case.inputs, out_features: case.outputs };
+        let modules = [ModuleInfo { path: PATH.to_owned(), kind }];
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("adapter_model.safetensors");
+        let adapter = adapter(case);
+        file::write(&path, &adapter, format, &Metadata::default()).unwrap();
+        assert_same_adapter(&file::read(&path, &modules).unwrap().adapter, &adapter);
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert!(file::read(&path, &[]).is_err());
+        prop_assert!(file::inspect(&path).is_err());
+    }
+}
