@@ -1,0 +1,202 @@
+//! A folder of captioned pictures, decoded and framed.
+
+use std::fmt;
+use std::path::Path;
+
+use catelier_prompts::Trigger;
+use catelier_prompts::captions::{
+    self, CaptionNotice, CaptionOptions, CaptionPair, CaptionSource, CaptionedImage, PairNotice,
+};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::frame::{Crop, Frame, Mirror, Resolution};
+use super::picture::{Picture, PictureNotice};
+use super::{DataError, PictureFault};
+use crate::error::Result;
+
+/// How a folder's pictures are prepared.
+#[derive(Debug, Clone)]
+pub struct PictureOptions {
+    /// Where captions come from.
+    pub captions: CaptionOptions,
+    /// What the model sees.
+    pub resolution: Resolution,
+    /// Which part of a picture is kept.
+    pub crop: Crop,
+    /// Whether mirror images are learned too.
+    pub mirror: Mirror,
+    /// Seed of random crops.
+    pub seed: u64,
+}
+
+/// One picture, ready to be encoded.
+#[derive(Debug, Clone)]
+pub struct TrainingPicture {
+    /// Its path relative to the folder.
+    pub name: String,
+    /// Its caption with and without the trigger.
+    pub captions: CaptionPair,
+    /// Where the caption comes from.
+    pub source: CaptionSource,
+    /// How often it is shown in an epoch, at least 1.
+    pub repeats: usize,
+    /// The picture, and its mirror image if asked for.
+    pub frames: Vec<Frame>,
+}
+
+/// Something about a folder that its owner should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DataNotice {
+    /// Something was left out.
+    Folder(CaptionNotice),
+    /// A picture was changed.
+    Picture {
+        /// Its path relative to the folder.
+        name: String,
+        /// What was done.
+        notice: PictureNotice,
+    },
+    /// Captions that lacked the trigger got it in front.
+    TriggerInserted {
+        /// The trigger.
+        trigger: String,
+        /// The pictures, relative to the folder.
+        names: Vec<String>,
+    },
+    /// A pair of captions deserves a look.
+    Captions {
+        /// The picture's path relative to the folder.
+        name: String,
+        /// What was noticed.
+        notice: PairNotice,
+    },
+}
+
+impl fmt::Display for DataNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(notice) => notice.fmt(f),
+            Self::Picture { name, notice } => write!(f, "`{name}`: {notice}"),
+            Self::TriggerInserted { trigger, names } => {
+                write!(f, "put the trigger `{trigger}` in front of {} captions: {}", names.len(), names.join(", "))
+            }
+            Self::Captions { name, notice } => write!(f, "`{name}`: {notice}"),
+        }
+    }
+}
+
+/// The pictures of a folder, framed, with their captions.
+#[derive(Debug, Clone)]
+pub struct TrainingPictures {
+    /// Sorted by path; at least one.
+    pub pictures: Vec<TrainingPicture>,
+    /// What their owner should know.
+    pub notices: Vec<DataNotice>,
+}
+
+impl TrainingPictures {
+    /// Finds captions, decodes all pictures (on all cores) and frames them.
+    ///
+    /// # Errors
+    /// Those of [`captions::collect`] and [`captions::pair`]; [`DataError::Pictures`] names every picture that cannot be
+    /// decoded.
+    pub fn load(folder: &Path, trigger: &Trigger, options: &PictureOptions) -> Result<Self> {
+        let collected = captions::collect(folder, &options.captions)?;
+        let pairs = captions::pair(&collected.images, trigger)?;
+        let decoded = decode_all(folder, &collected.images, options)?;
+        let mut notices: Vec<DataNotice> = collected.notices.into_iter().map(DataNotice::Folder).collect();
+        let mut pictures = Vec::with_capacity(pairs.len());
+        for ((image, captions), (frames, changes)) in collected.images.into_iter().zip(pairs).zip(decoded) {
+            let name = relative(&image.path, folder);
+            let change = |notice| DataNotice::Picture { name: name.clone(), notice };
+            notices.extend(changes.into_iter().map(change));
+            let look = |notice: &PairNotice| DataNotice::Captions { name: name.clone(), notice: notice.clone() };
+            notices.extend(captions.notices.iter().map(look));
+            pictures.push(TrainingPicture { name, captions, source: image.source, repeats: image.repeats, frames });
+        }
+        notices.extend(inserted(&pictures, trigger));
+        Ok(Self { pictures, notices })
+    }
+
+    /// Number of frames of all pictures, mirror images counted.
+    pub fn frame_count(&self) -> usize {
+        self.pictures.iter().map(|picture| picture.frames.len()).sum()
+    }
+
+    /// SHA-256 over every picture's name, captions, repeats and pixels, in hexadecimal: equal for runs that learn from
+    /// the same.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for picture in &self.pictures {
+            add(picture.name.as_bytes());
+            add(picture.captions.with_trigger.as_bytes());
+            add(picture.captions.without_trigger.as_bytes());
+            add(&(picture.repeats as u64).to_le_bytes());
+            for frame in &picture.frames {
+                let (width, height) = frame.pixels.dimensions();
+                add(&[width.to_le_bytes(), height.to_le_bytes()].concat());
+                add(frame.pixels.as_raw());
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+type Decoded = (Vec<Frame>, Vec<PictureNotice>);
+
+/// Decodes and frames every picture; all that cannot be decoded are in one error.
+fn decode_all(folder: &Path, images: &[CaptionedImage], options: &PictureOptions) -> Result<Vec<Decoded>> {
+    let numbered = images.par_iter().enumerate();
+    let decoded: Vec<std::result::Result<Decoded, FrameFault>> =
+        numbered.map(|(number, image)| decode(image, number, options)).collect();
+    let mut whole = Vec::with_capacity(images.len());
+    let mut faults = Vec::new();
+    for (image, decoded) in images.iter().zip(decoded) {
+        match decoded {
+            Ok(decoded) => whole.push(decoded),
+            Err(FrameFault::Picture(fault)) => faults.push((relative(&image.path, folder), fault)),
+            Err(FrameFault::Resize(error)) => return Err(error.into()),
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(whole),
+        false => Err(DataError::Pictures { folder: folder.to_owned(), total: images.len(), faults }.into()),
+    }
+}
+
+enum FrameFault {
+    Picture(PictureFault),
+    Resize(DataError),
+}
+
+fn decode(image: &CaptionedImage, number: usize, options: &PictureOptions) -> std::result::Result<Decoded, FrameFault> {
+    let Picture { pixels, mut notices } = Picture::read(&image.path).map_err(FrameFault::Picture)?;
+    let (width, height) = pixels.dimensions();
+    if width < options.resolution.width() || height < options.resolution.height() {
+        notices.push(PictureNotice::Enlarged { width, height });
+    }
+    let frames = options.mirror.variants().iter().map(|&mirrored| {
+        let place = options.crop.place(options.seed, number, mirrored);
+        Frame::cut(&pixels, options.resolution, place, mirrored).map_err(FrameFault::Resize)
+    });
+    Ok((frames.collect::<std::result::Result<_, _>>()?, notices))
+}
+
+fn inserted(pictures: &[TrainingPicture], trigger: &Trigger) -> Option<DataNotice> {
+    let lacking = pictures.iter().filter(|picture| picture.captions.inserted);
+    let names: Vec<String> = lacking.map(|picture| picture.name.clone()).collect();
+    (!names.is_empty()).then(|| DataNotice::TriggerInserted { trigger: trigger.word().to_owned(), names })
+}
+
+fn relative(path: &Path, folder: &Path) -> String {
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests;

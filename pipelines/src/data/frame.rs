@@ -1,0 +1,287 @@
+//! Any picture as the frame that a model takes: scaled with antialiasing, cropped, perhaps mirrored.
+
+use candle_core::{Device, Tensor};
+use catelier_numerics::noise::{Noise, Stream};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{RgbImage, imageops};
+use serde::{Deserialize, Serialize};
+
+use super::DataError;
+use crate::model::ImageSizes;
+
+const CROP: Stream = Stream("data/crop");
+
+/// Width and height of what a model sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolution {
+    width: u32,
+    height: u32,
+}
+
+impl Resolution {
+    /// Each side is a multiple of this many pixels, the autoencoder's factor.
+    pub const STEP: u32 = 8;
+
+    /// Refuses sides that are 0 or no multiple of 8; a UNet with three levels below the first wants multiples of 64.
+    ///
+    /// # Errors
+    /// [`DataError::Resolution`].
+    pub fn new(width: u32, height: u32) -> Result<Self, DataError> {
+        let fits = |side: u32| side > 0 && side.is_multiple_of(Self::STEP);
+        match fits(width) && fits(height) {
+            true => Ok(Self { width, height }),
+            false => Err(DataError::Resolution { width, height }),
+        }
+    }
+
+    /// The same length on both sides.
+    ///
+    /// # Errors
+    /// [`DataError::Resolution`].
+    pub fn square(px: u32) -> Result<Self, DataError> {
+        Self::new(px, px)
+    }
+
+    /// In pixels.
+    pub fn width(self) -> u32 {
+        self.width
+    }
+
+    /// In pixels.
+    pub fn height(self) -> u32 {
+        self.height
+    }
+}
+
+/// Which part of a picture is kept where its sides have another ratio than the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crop {
+    /// The middle.
+    #[default]
+    Centre,
+    /// A place that depends on the seed and the picture's number, and is another one in the mirror image.
+    Random,
+}
+
+/// Whether mirror images are learned too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mirror {
+    /// Pictures as they are.
+    #[default]
+    Never,
+    /// Each picture and its mirror image, left for right.
+    Also,
+}
+
+impl Crop {
+    /// Where the frame lies in what is left over, each in 0..=1, for one picture of a run.
+    pub(super) fn place(self, seed: u64, picture: usize, mirrored: bool) -> (f64, f64) {
+        match self {
+            Self::Centre => (0.5, 0.5),
+            Self::Random => {
+                let draws = Noise::new(seed).uniforms(CROP, u64::from(mirrored), picture as u64, 2);
+                (draws[0], draws[1])
+            }
+        }
+    }
+}
+
+impl Mirror {
+    /// The variants of each picture.
+    pub(super) fn variants(self) -> &'static [bool] {
+        match self {
+            Self::Never => &[false],
+            Self::Also => &[false, true],
+        }
+    }
+}
+
+/// A picture at a model's resolution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// At the resolution.
+    pub pixels: RgbImage,
+    /// Whether left and right are exchanged.
+    pub mirrored: bool,
+    /// What SDXL is told about scale and crop.
+    pub sizes: ImageSizes,
+}
+
+impl Frame {
+    /// The largest part of `picture` with the frame's ratio, at `place` (each in 0..=1, 0.5 is the middle), scaled by a
+    /// Lanczos filter of radius 3 as wide as the scale asks (no aliasing). Mirroring comes last.
+    ///
+    /// # Errors
+    /// [`DataError::Resize`] when the resizer refuses.
+    pub fn cut(
+        picture: &RgbImage,
+        resolution: Resolution,
+        place: (f64, f64),
+        mirrored: bool,
+    ) -> Result<Self, DataError> {
+        let (width, height) = picture.dimensions();
+        let (frame_width, frame_height) = (f64::from(resolution.width), f64::from(resolution.height));
+        let scale = (frame_width / f64::from(width)).max(frame_height / f64::from(height));
+        // Whole pixels of the scaled picture, so that a crop without scaling copies pixels.
+        let offset = |side: u32, frame: f64, place: f64| ((f64::from(side) * scale - frame) * place).round().max(0.0);
+        let left = offset(width, frame_width, place.0);
+        let top = offset(height, frame_height, place.1);
+        let part = Part {
+            left: (left / scale).min(f64::from(width) - frame_width / scale).max(0.0),
+            top: (top / scale).min(f64::from(height) - frame_height / scale).max(0.0),
+            width: (frame_width / scale).min(f64::from(width)),
+            height: (frame_height / scale).min(f64::from(height)),
+        };
+        let mut pixels = resize(picture, &part, resolution)?;
+        if mirrored {
+            imageops::flip_horizontal_in_place(&mut pixels);
+        }
+        let sizes = ImageSizes {
+            original: (height, width),
+            crop: (top as u32, left as u32),
+            target: (resolution.height, resolution.width),
+        };
+        Ok(Self { pixels, mirrored, sizes })
+    }
+
+    /// The pixels as `[1, 3, height, width]` in f32, -1 for black and 1 for white.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        let (width, height) = self.pixels.dimensions();
+        let (width, height) = (width as usize, height as usize);
+        let bytes = Tensor::from_slice(self.pixels.as_raw(), (1, height, width, 3), &Device::Cpu)?;
+        let values = (bytes.to_dtype(candle_core::DType::F32)? / 127.5)? - 1.0;
+        values?.permute((0, 3, 1, 2))?.contiguous()?.to_device(device)
+    }
+}
+
+/// A part of a picture, in its pixels.
+struct Part {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+}
+
+fn resize(picture: &RgbImage, part: &Part, resolution: Resolution) -> Result<RgbImage, DataError> {
+    let (width, height) = picture.dimensions();
+    let failed = |reason: String| DataError::Resize { width, height, reason };
+    let source =
+        ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).map_err(|error| failed(error.to_string()))?;
+    let mut target = Image::new(resolution.width, resolution.height, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3)).crop(
+        part.left,
+        part.top,
+        part.width,
+        part.height,
+    );
+    Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(error.to_string()))?;
+    let pixels = RgbImage::from_raw(resolution.width, resolution.height, target.into_vec());
+    pixels.ok_or_else(|| failed("the resizer gave another size".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+    use proptest::prelude::*;
+
+    fn gradient(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, 99]))
+    }
+
+    fn square(px: u32) -> Resolution {
+        Resolution::square(px).unwrap()
+    }
+
+    #[test]
+    fn resolution_that_is_no_multiple_of_eight_is_refused() {
+        for (width, height) in [(500, 512), (512, 500), (0, 64), (4, 4)] {
+            assert!(Resolution::new(width, height).is_err());
+        }
+        let error = Resolution::square(500).unwrap_err();
+        assert_eq!(error.to_string(), "the resolution 500x500 is not a multiple of 8 pixels from 8 on");
+        assert_eq!(error.hint().unwrap(), "use a multiple of 64, such as 512x512");
+        assert_eq!(Resolution::new(72, 64).unwrap().width(), 72);
+    }
+
+    #[test]
+    fn picture_of_the_right_size_is_not_touched() {
+        let picture = gradient(64, 64);
+        assert_eq!(Frame::cut(&picture, square(64), (0.5, 0.5), false).unwrap().pixels, picture);
+    }
+
+    #[test]
+    fn crop_without_scaling_copies_pixels() {
+        let picture = gradient(100, 64);
+        for (place, left) in [(0.0, 0), (0.5, 18), (1.0, 36)] {
+            let frame = Frame::cut(&picture, square(64), (place, 0.5), false).unwrap();
+            let expected = imageops::crop_imm(&picture, left, 0, 64, 64).to_image();
+            assert_eq!(frame.pixels, expected, "{place}");
+            assert_eq!(frame.sizes, ImageSizes { original: (64, 100), crop: (0, left), target: (64, 64) });
+        }
+    }
+
+    #[test]
+    fn stripes_finer_than_the_frame_become_grey() {
+        // Without antialiasing a stripe pattern of one pixel gives new stripes or one flat colour.
+        let stripes = RgbImage::from_fn(512, 512, |x, _| Rgb([if x % 2 == 0 { 255 } else { 0 }; 3]));
+        let frame = Frame::cut(&stripes, square(64), (0.5, 0.5), false).unwrap();
+        // The filter is cut off at the border of the picture, which shifts the outermost columns a little.
+        for (x, _, pixel) in frame.pixels.enumerate_pixels() {
+            let allowed = if (3..61).contains(&x) { 1 } else { 8 };
+            assert!(pixel.0[0].abs_diff(128) <= allowed, "column {x}: {:?}", pixel.0);
+        }
+    }
+
+    #[test]
+    fn mirror_exchanges_left_and_right() {
+        let picture = gradient(96, 64);
+        let plain = Frame::cut(&picture, square(64), (0.0, 0.0), false).unwrap();
+        let mirrored = Frame::cut(&picture, square(64), (0.0, 0.0), true).unwrap();
+        assert_eq!(imageops::flip_horizontal(&plain.pixels), mirrored.pixels);
+    }
+
+    #[test]
+    fn tensor_is_channels_first_between_minus_one_and_one() {
+        let picture = RgbImage::from_fn(16, 8, |x, _| if x == 3 { Rgb([0, 255, 51]) } else { Rgb([255, 0, 51]) });
+        let frame = Frame::cut(&picture, Resolution::new(16, 8).unwrap(), (0.5, 0.5), false).unwrap();
+        let tensor = frame.tensor(&Device::Cpu).unwrap();
+        assert_eq!(tensor.dims(), [1, 3, 8, 16]);
+        let rows = tensor.squeeze(0).unwrap().to_vec3::<f32>().unwrap();
+        assert_eq!([rows[0][0][3], rows[1][0][3]], [-1.0, 1.0]);
+        assert_eq!([rows[0][7][4], rows[1][7][4]], [1.0, -1.0]);
+        assert!((rows[2][0][0] + 0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn random_places_depend_on_seed_picture_and_mirror_only() {
+        let place = |seed, picture, mirrored| Crop::Random.place(seed, picture, mirrored);
+        assert_eq!(place(1, 2, false), place(1, 2, false));
+        let others = [place(2, 2, false), place(1, 3, false), place(1, 2, true)];
+        assert!(others.iter().all(|other| *other != place(1, 2, false)));
+        assert_eq!(Crop::Centre.place(1, 2, true), (0.5, 0.5));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn any_size_at_any_place_fills_the_frame(
+            width in 1..300u32, height in 1..300u32, across in 1..9u32, down in 1..9u32,
+            x in 0.0..=1.0f64, y in 0.0..=1.0f64,
+        ) {
+            let picture = RgbImage::from_pixel(width, height, Rgb([200, 100, 50]));
+            let resolution = Resolution::new(8 * across, 8 * down).unwrap();
+            let frame = Frame::cut(&picture, resolution, (x, y), false).unwrap();
+            prop_assert_eq!(frame.pixels.dimensions(), (8 * across, 8 * down));
+            // A plain picture stays plain: no border bleeds in.
+            prop_assert!(frame.pixels.pixels().all(|pixel| pixel.0 == [200, 100, 50]));
+        }
+    }
+}

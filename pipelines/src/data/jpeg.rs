@@ -1,0 +1,63 @@
+//! Whether a JPEG file is whole. Decoders draw the rest of a cut-off file grey without a word.
+
+/// Start of a scan: entropy-coded picture data follows.
+const START_OF_SCAN: u8 = 0xda;
+/// End of the picture.
+const END_OF_IMAGE: u8 = 0xd9;
+
+/// Whether the end marker follows the picture data. Thumbnails inside, and anything after the end, do not count.
+pub(super) fn is_complete(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    let mut seen_scan = false;
+    while let Some((marker, after)) = next_marker(bytes, at) {
+        match marker {
+            END_OF_IMAGE => return seen_scan,
+            _ => {
+                let Some(length) = bytes.get(after..after + 2) else { return false };
+                seen_scan |= marker == START_OF_SCAN;
+                at = after + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            }
+        }
+    }
+    false
+}
+
+/// The next marker with a meaning of its own at or after `at`, and where its content starts.
+///
+/// Stuffed bytes (`ff 00`), fill bytes (`ff ff`) and restart markers are part of the picture data.
+fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
+    let pairs = bytes.get(at..)?.windows(2).enumerate();
+    let mut markers = pairs.filter(|(_, pair)| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd7 | 0xff));
+    markers.next().map(|(offset, pair)| (pair[1], at + offset + 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Start, a segment that holds a whole thumbnail, a scan with a stuffed byte and a restart marker.
+    const HEAD: &[u8] = &[
+        0xff, 0xd8, 0xff, 0xe1, 0, 8, 0xff, 0xda, 0, 2, 0xff, 0xd9, 0xff, 0xda, 0, 3, 7, 1, 0xff, 0, 2, 0xff, 0xd0, 3,
+    ];
+
+    #[test]
+    fn end_marker_after_the_scan_makes_a_file_whole() {
+        assert!(is_complete(&[HEAD, &[0xff, 0xd9]].concat()));
+        assert!(is_complete(&[HEAD, &[0xff, 0xff, 0xd9, 1, 2, 0xff, 0xda]].concat()));
+    }
+
+    #[test]
+    fn end_marker_of_a_thumbnail_does_not_count() {
+        assert!(!is_complete(HEAD));
+        for length in 0..HEAD.len() {
+            assert!(!is_complete(&HEAD[..length]), "{length}");
+        }
+    }
+
+    #[test]
+    fn second_scan_needs_its_own_end() {
+        let second = [HEAD, &[0xff, 0xda, 0, 3, 9, 1]].concat();
+        assert!(!is_complete(&second));
+        assert!(is_complete(&[second.as_slice(), &[0xff, 0xd9]].concat()));
+    }
+}

@@ -1,0 +1,136 @@
+//! `scheduler/scheduler_config.json`, as diffusers writes it for any of its schedulers.
+
+use serde::Deserialize;
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Prediction {
+    /// The noise that was mixed in.
+    #[serde(rename = "epsilon")]
+    Epsilon,
+    /// `sqrt(a) noise - sqrt(1 - a) z_0` (Salimans and Ho 2022, arXiv 2202.00512).
+    #[serde(rename = "v_prediction")]
+    Velocity,
+}
+
+/// How beta runs from its first to its last value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum BetaSchedule {
+    /// Evenly spaced (Ho et al. 2020, arXiv 2006.11239).
+    #[serde(rename = "linear")]
+    Linear,
+    /// Evenly spaced in the square root of beta; every Stable Diffusion.
+    #[serde(rename = "scaled_linear")]
+    ScaledLinear,
+    /// `a_t` follows a squared cosine (Nichol and Dhariwal 2021, arXiv 2102.09672).
+    #[serde(rename = "squaredcos_cap_v2")]
+    SquaredCosine,
+}
+
+/// Which training timesteps a sampler visits (Lin et al. 2023, arXiv 2305.08891, table 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spacing {
+    /// Multiples of a whole step counted from 0, shifted by `steps_offset`: never the noisiest.
+    Leading,
+    /// Evenly spaced from the first to the last, both included.
+    Linspace,
+    /// Counted down from the last: always the noisiest, needed for zero terminal SNR.
+    Trailing,
+}
+
+/// Where the sigmas of the sigma-space samplers end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum FinalSigma {
+    /// No noise at all.
+    #[default]
+    #[serde(rename = "zero")]
+    Zero,
+    /// The noise of the first training timestep.
+    #[serde(rename = "sigma_min")]
+    Smallest,
+}
+
+/// The settings that this program reads; others of the file belong to classes it does not need.
+///
+/// Keys that are missing take diffusers' defaults; where those differ from scheduler to scheduler
+/// the field is optional and each sampler has its own.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SchedulerConfig {
+    /// The diffusers class that the folder recommends for sampling.
+    #[serde(rename = "_class_name")]
+    pub class_name: Option<String>,
+    /// Number of training timesteps, 1000 for Stable Diffusion.
+    pub num_train_timesteps: usize,
+    /// First beta, in (0, 1).
+    pub beta_start: f64,
+    /// Last beta, in (0, 1).
+    pub beta_end: f64,
+    /// How beta runs between them.
+    pub beta_schedule: BetaSchedule,
+    /// Betas given one by one instead.
+    pub trained_betas: Option<Vec<f32>>,
+    /// What the model predicts.
+    pub prediction_type: Prediction,
+    /// Whether betas are rescaled so that the last timestep is pure noise (arXiv 2305.08891).
+    pub rescale_betas_zero_snr: bool,
+    /// Which timesteps a sampler visits.
+    pub timestep_spacing: Option<Spacing>,
+    /// Added to every timestep of leading spacing.
+    pub steps_offset: usize,
+    /// Whether the step past timestep 0 goes to `a = 1` rather than to `a_0`.
+    pub set_alpha_to_one: Option<bool>,
+    /// Whether sigmas follow Karras et al. 2022 (arXiv 2206.00364, equation 5).
+    pub use_karras_sigmas: bool,
+    /// Where sigmas end.
+    pub final_sigmas_type: FinalSigma,
+    /// The DPM-Solver variant: `dpmsolver++` or `sde-dpmsolver++`.
+    pub algorithm_type: Option<String>,
+    /// LCM: steps of the teacher's schedule.
+    pub original_inference_steps: usize,
+    /// LCM: factor of the timestep in the boundary condition.
+    pub timestep_scaling: f64,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            class_name: None,
+            num_train_timesteps: 1000,
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            prediction_type: Prediction::Epsilon,
+            rescale_betas_zero_snr: false,
+            timestep_spacing: None,
+            steps_offset: 0,
+            set_alpha_to_one: None,
+            use_karras_sigmas: false,
+            final_sigmas_type: FinalSigma::Zero,
+            algorithm_type: None,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_missing_take_the_defaults_of_diffusers() {
+        let config: SchedulerConfig = serde_json::from_str("{}").unwrap();
+        assert_eq!(config, SchedulerConfig::default());
+    }
+
+    #[test]
+    fn a_prediction_of_the_clean_sample_is_refused_by_name() {
+        let error =
+            serde_json::from_str::<SchedulerConfig>(r#"{"prediction_type": "sample"}"#).unwrap_err().to_string();
+        assert!(error.contains("`sample`") && error.contains("`v_prediction`"), "{error}");
+    }
+}

@@ -1,0 +1,319 @@
+//! From prompts to pictures: the sampler's loop around the UNet, with classifier-free guidance.
+//!
+//! A picture is a function of its prompt, its seed and the request's settings. Its noise comes from
+//! its own seed alone, so it does not matter which other pictures share its batch; and the same
+//! seed with another adapter starts from the same noise, so the two can be laid side by side.
+
+mod prompt_cache;
+mod request;
+
+use candle_core::{DType, Tensor};
+use catelier_adapters::AdapterSet;
+use catelier_numerics::noise::{Noise, Stream};
+use image::RgbImage;
+
+use crate::base::{BaseModel, EmptyNegative};
+use crate::error::{Error, Result};
+use crate::model::{Condition, ImageSizes};
+use crate::sampler::{self, Sampler};
+use prompt_cache::PromptCache;
+pub use request::GenerateRequest;
+
+/// The noise a picture starts from.
+const START: Stream = Stream("generate/start");
+/// The noise that ancestral samplers add, one draw for each call.
+const ADDED: Stream = Stream("generate/added");
+
+/// Where a generation is, told after every model call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Pictures finished before this batch.
+    pub pictures_done: usize,
+    /// Pictures of the batch at work.
+    pub batch: usize,
+    /// Pictures asked for.
+    pub pictures: usize,
+    /// Model calls done for this batch, counted from 1.
+    pub call: usize,
+    /// Model calls of a batch.
+    pub calls: usize,
+}
+
+/// Generates pictures with one base model, and remembers its encoded prompts.
+#[derive(Debug)]
+pub struct Generator<'a> {
+    base: &'a BaseModel,
+    prompts: PromptCache,
+}
+
+/// The pictures of a request that are computed together.
+struct Batch<'a> {
+    prompts: &'a [String],
+    seeds: &'a [u64],
+}
+
+impl<'a> Generator<'a> {
+    /// A generator that has not seen a prompt yet.
+    pub fn new(base: &'a BaseModel) -> Self {
+        Self { base, prompts: PromptCache::default() }
+    }
+
+    /// The pictures of `request`, in its order, made by the base with `adapters`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] for a request that cannot be carried out,
+    /// [`Error::PictureNotFinite`] naming prompt, seed and step when numbers overflow.
+    pub fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        adapters: &AdapterSet,
+        observe: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<RgbImage>> {
+        request.check(self.base.vae.factor())?;
+        let mut pictures = Vec::with_capacity(request.prompts.len());
+        let chunks = request.prompts.chunks(request.batch).zip(request.seeds.chunks(request.batch));
+        for (prompts, seeds) in chunks {
+            let batch = Batch { prompts, seeds };
+            let start = self.start(request, seeds)?;
+            let done = pictures.len();
+            let mut tell = |call, calls| {
+                let (batch, total) = (prompts.len(), request.prompts.len());
+                observe(Progress { pictures_done: done, batch, pictures: total, call, calls });
+            };
+            let latents = self.sample(request, &batch, &start, adapters, &mut tell)?;
+            pictures.extend(self.decode(request, &batch, &latents)?);
+        }
+        Ok(pictures)
+    }
+
+    /// Latents after every model call, from given unit normal noise
+    /// `start: [pictures, channels, height / factor, width / factor]`, all pictures in one batch.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate).
+    pub fn trajectory(
+        &mut self,
+        request: &GenerateRequest,
+        start: &Tensor,
+        adapters: &AdapterSet,
+    ) -> Result<Vec<Tensor>> {
+        request.check(self.base.vae.factor())?;
+        let batch = Batch { prompts: &request.prompts, seeds: &request.seeds };
+        let mut latents = Vec::new();
+        self.walk(request, &batch, start, adapters, &mut |_, _, now| latents.push(now.clone()))?;
+        Ok(latents)
+    }
+
+    /// Pictures of clean latents `[batch, channels, height / factor, width / factor]`, one by one.
+    ///
+    /// # Errors
+    /// [`Error::PictureNotFinite`] when the decoder overflows.
+    fn decode(&self, request: &GenerateRequest, batch: &Batch<'_>, latents: &Tensor) -> Result<Vec<RgbImage>> {
+        let decode = |index: usize| {
+            let decoded = self.base.vae.decode(&latents.narrow(0, index, 1)?)?;
+            check_finite(request, batch, index, &decoded, request.steps + 1)?;
+            to_picture(&decoded)
+        };
+        (0..batch.prompts.len()).map(decode).collect()
+    }
+
+    /// Unit normal noise, each picture's from its own seed: `[batch, channels, height, width]`.
+    fn start(&self, request: &GenerateRequest, seeds: &[u64]) -> Result<Tensor> {
+        let factor = self.base.vae.factor();
+        let shape =
+            (1, self.base.unet.config().in_channels, request.height as usize / factor, request.width as usize / factor);
+        let draw = |seed: &u64| Noise::new(*seed).normal(START, 0, 0, shape, self.base.device());
+        let rows = seeds.iter().map(draw).collect::<catelier_numerics::Result<Vec<Tensor>>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    /// The clean latents of one batch.
+    fn sample(
+        &mut self,
+        request: &GenerateRequest,
+        batch: &Batch<'_>,
+        start: &Tensor,
+        adapters: &AdapterSet,
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> Result<Tensor> {
+        let mut latents = start.clone();
+        self.walk(request, batch, start, adapters, &mut |call, calls, now| {
+            latents = now.clone();
+            tell(call + 1, calls);
+        })?;
+        Ok(latents)
+    }
+
+    /// The sampler's loop; `after` sees (call, calls, latents) after every call.
+    fn walk(
+        &mut self,
+        request: &GenerateRequest,
+        batch: &Batch<'_>,
+        start: &Tensor,
+        adapters: &AdapterSet,
+        after: &mut dyn FnMut(usize, usize, &Tensor),
+    ) -> Result<()> {
+        let condition = self.condition(request, batch, adapters)?;
+        let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
+        let timesteps = sampler.timesteps().to_vec();
+        let mut latents = (start * sampler.initial_noise_scale())?;
+        for (call, timestep) in timesteps.iter().enumerate() {
+            let input = sampler.scale_input(&latents, call)?;
+            let output = self.guided(request, &input, *timestep, &condition, adapters)?;
+            let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
+            latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
+            for index in 0..batch.prompts.len() {
+                check_finite(request, batch, index, &latents.narrow(0, index, 1)?, call + 1)?;
+            }
+            after(call, timesteps.len(), &latents);
+        }
+        Ok(())
+    }
+
+    /// The model's output for `latents`, guided away from the negative prompt: one call with both.
+    ///
+    /// **Source**: Ho and Salimans 2022, arXiv 2207.12598, equation 6.
+    fn guided(
+        &self,
+        request: &GenerateRequest,
+        latents: &Tensor,
+        timestep: f64,
+        condition: &Condition,
+        adapters: &AdapterSet,
+    ) -> Result<Tensor> {
+        let input = match request.is_guided() {
+            true => Tensor::cat(&[latents, latents], 0)?,
+            false => latents.clone(),
+        };
+        let rows = input.dim(0)?;
+        let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
+        let output = self.base.unet.predict(&input, &timesteps, condition, adapters)?;
+        let output = output.to_dtype(latents.dtype())?;
+        if !request.is_guided() {
+            return Ok(output);
+        }
+        let half = latents.dim(0)?;
+        let (negative, positive) = (output.narrow(0, 0, half)?, output.narrow(0, half, half)?);
+        Ok((&negative + ((positive - &negative)? * request.guidance)?)?)
+    }
+
+    /// What the batch is conditioned on: negative rows before positive ones when guided.
+    fn condition(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Condition> {
+        let positive = self.prompts.rows(&self.base.text, batch.prompts, adapters)?;
+        let condition = if request.is_guided() {
+            let negative = self.negative(request, &positive, adapters)?;
+            Condition::cat(&[&negative, &positive])?
+        } else {
+            positive
+        };
+        let sizes = ImageSizes::uncropped(request.height, request.width);
+        let rows = condition.batch()?;
+        condition.with_sizes(&vec![sizes; rows])
+    }
+
+    /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.
+    fn negative(
+        &mut self,
+        request: &GenerateRequest,
+        positive: &Condition,
+        adapters: &AdapterSet,
+    ) -> Result<Condition> {
+        let rows = positive.batch()?;
+        if request.negative.is_none() && self.base.empty_negative == EmptyNegative::Zeros {
+            return zeros_like(positive);
+        }
+        let negative = request.negative.clone().unwrap_or_default();
+        self.prompts.rows(&self.base.text, &[negative], adapters)?.repeat(rows)
+    }
+}
+
+/// Pictures of `request`: [`Generator::generate`] without a cache to keep and without progress.
+///
+/// # Errors
+/// Those of [`Generator::generate`].
+pub fn generate(base: &BaseModel, request: &GenerateRequest, adapters: &AdapterSet) -> Result<Vec<RgbImage>> {
+    Generator::new(base).generate(request, adapters, &mut |_| {})
+}
+
+/// Eight-bit pixels of one decoded picture `[1, 3, height, width]`, values in -1..=1 and clamped.
+///
+/// # Errors
+/// [`Error::InvalidInput`] when the shape is another.
+pub fn to_picture(decoded: &Tensor) -> Result<RgbImage> {
+    let (batch, channels, height, width) = decoded.dims4()?;
+    let bytes = ((decoded.to_dtype(DType::F32)? * 127.5)? + 127.5)?.clamp(0_f32, 255_f32)?.round()?;
+    let pixels = bytes.permute((0, 2, 3, 1))?.flatten_all()?.to_dtype(DType::U8)?.to_vec1::<u8>()?;
+    let picture = match (batch, channels) {
+        (1, 3) => RgbImage::from_raw(width as u32, height as u32, pixels),
+        _ => None,
+    };
+    picture.ok_or_else(|| Error::InvalidInput {
+        what: "decoded picture",
+        expected: "[1, 3, height, width]".into(),
+        found: format!("{:?}", decoded.dims()),
+    })
+}
+
+/// Noise for a call that draws some, each picture's from its own seed.
+fn added_noise(sampler: &dyn Sampler, call: usize, seeds: &[u64], latents: &Tensor) -> Result<Option<Tensor>> {
+    if !sampler.draws_noise(call) {
+        return Ok(None);
+    }
+    let (_, channels, height, width) = latents.dims4()?;
+    let shape = (1, channels, height, width);
+    let draw = |seed: &u64| Noise::new(*seed).normal(ADDED, call as u64, 0, shape, latents.device());
+    let rows = seeds.iter().map(draw).collect::<catelier_numerics::Result<Vec<Tensor>>>()?;
+    Ok(Some(Tensor::cat(&rows, 0)?.to_dtype(latents.dtype())?))
+}
+
+fn check_finite(
+    request: &GenerateRequest,
+    batch: &Batch<'_>,
+    index: usize,
+    values: &Tensor,
+    step: usize,
+) -> Result<()> {
+    let largest = values.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+    let total = values.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+    if largest.is_finite() && !total.is_nan() {
+        return Ok(());
+    }
+    Err(Error::PictureNotFinite {
+        prompt: batch.prompts[index].clone(),
+        seed: batch.seeds[index],
+        step,
+        steps: request.steps,
+    })
+}
+
+fn zeros_like(condition: &Condition) -> Result<Condition> {
+    let mut zeros = condition.clone();
+    zeros.context = zeros.context.zeros_like()?;
+    if let Some(added) = &mut zeros.added {
+        added.pooled = added.pooled.zeros_like()?;
+    }
+    Ok(zeros)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn decoded_values_become_eight_bits_and_are_clamped() {
+        let values = [[-1.0_f32, 1.0], [0.0, 3.0]];
+        let channel = Tensor::new(&values, &Device::Cpu).unwrap();
+        let decoded = Tensor::stack(&[&channel, &channel, &channel], 0).unwrap().unsqueeze(0).unwrap();
+        let picture = to_picture(&decoded).unwrap();
+        let red: Vec<u8> = picture.pixels().map(|pixel| pixel[0]).collect();
+        assert_eq!(red, [0, 255, 128, 255]);
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_no_picture() {
+        let two = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(matches!(to_picture(&two), Err(Error::InvalidInput { .. })));
+    }
+}

@@ -1,0 +1,38 @@
+//! Prompts that have been encoded before.
+
+use std::collections::BTreeMap;
+
+use catelier_adapters::AdapterSet;
+
+use crate::error::Result;
+use crate::model::{Condition, TextEncoders};
+
+/// Encoded prompts by their text; one row each.
+///
+/// Holds what the base's encoders say. Where adapters reach into the encoders, prompts are encoded
+/// anew each time, because an adapter set has no name to remember it by.
+#[derive(Debug, Default)]
+pub(super) struct PromptCache {
+    rows: BTreeMap<String, Condition>,
+}
+
+impl PromptCache {
+    /// One row for each of `prompts`, encoding those that are new.
+    pub(super) fn rows(&mut self, text: &TextEncoders, prompts: &[String], adapters: &AdapterSet) -> Result<Condition> {
+        if adapts_text(adapters) {
+            let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+            return Ok(text.encode_with(&prompts, 0, adapters)?.detach());
+        }
+        for prompt in prompts {
+            if !self.rows.contains_key(prompt) {
+                self.rows.insert(prompt.clone(), text.encode(&[prompt])?.detach());
+            }
+        }
+        let rows: Vec<&Condition> = prompts.iter().map(|prompt| &self.rows[prompt]).collect();
+        Condition::cat(&rows)
+    }
+}
+
+fn adapts_text(adapters: &AdapterSet) -> bool {
+    !adapters.parameters_under("text_encoder").is_empty() || !adapters.parameters_under("text_encoder_2").is_empty()
+}

@@ -1,0 +1,25 @@
+//! Training objectives: pure functions of predictions, one value per sample.
+//!
+//! Each returns `[batch]`, so that the caller can weight samples, name the one that went wrong and
+//! take the mean. The whole objective of a run is
+//!
+//! ```text
+//! L = mean( w(t) denoising ) + cat_weight mean( w(t) cat ) + prior_weight mean( prior )
+//! ```
+//!
+//! with the same `w(t)` ([`min_snr_weight`], or 1) on the first two terms.
+
+mod cat;
+mod denoising;
+mod prior;
+
+pub use cat::cat;
+pub use denoising::{denoising, min_snr_weight};
+pub use prior::prior_preservation;
+
+use candle_core::{Result, Tensor};
+
+/// Mean squared difference of each sample, `[batch, …]` twice to `[batch]`.
+fn squared_difference(left: &Tensor, right: &Tensor) -> Result<Tensor> {
+    (left - right)?.sqr()?.flatten_from(1)?.mean(1)
+}

@@ -1,0 +1,20 @@
+//! The three networks of Stable Diffusion: text encoders, UNet and autoencoder.
+//!
+//! All weights are frozen. What can be adapted takes an [`AdapterSet`](catelier_adapters::AdapterSet)
+//! as an argument of the call; the empty set is the base model.
+
+mod checkpoint;
+mod condition;
+mod config;
+mod slots;
+mod text_encoder;
+mod unet;
+mod vae;
+
+pub use condition::{AddedCondition, Condition, ImageSizes};
+pub use config::{
+    Activation, AddedEmbeddingConfig, TextEncoderConfig, TimestepConfig, UNetConfig, UNetLevel, VaeConfig,
+};
+pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
+pub use unet::UNet;
+pub use vae::{Moments, Vae};

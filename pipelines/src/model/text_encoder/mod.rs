@@ -1,0 +1,195 @@
+//! CLIP text encoders, and the one or two of them that a base model reads prompts with.
+
+mod layers;
+mod prompts;
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use catelier_adapters::{AdapterSet, ModuleInfo};
+use catelier_numerics::ops::{FrozenLayerNorm, FrozenLinear};
+
+use self::layers::Layer;
+use super::config::TextEncoderConfig;
+use super::slots::{Bias, Place, frozen_linear};
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights};
+pub use prompts::TextEncoders;
+
+/// A frozen `CLIPTextModel`, or `CLIPTextModelWithProjection` where its weights have a projection.
+#[derive(Debug)]
+pub struct TextEncoder {
+    config: TextEncoderConfig,
+    modules: Vec<ModuleInfo>,
+    /// `[vocabulary, width]`
+    token_embedding: Tensor,
+    /// `[max_length, width]`
+    position_embedding: Tensor,
+    layers: Vec<Layer>,
+    final_layer_norm: FrozenLayerNorm,
+    text_projection: Option<FrozenLinear>,
+}
+
+/// What a text encoder makes of a batch of prompts.
+#[derive(Debug, Clone)]
+pub struct TextOutput {
+    /// The embeddings, then the output of each layer, without the final norm: each `[batch, tokens, width]`.
+    pub hidden: Vec<Tensor>,
+    /// The last layer after the final norm: `[batch, tokens, width]`.
+    pub last: Tensor,
+    /// The row of `last` at each prompt's end token: `[batch, width]`.
+    pub pooled: Tensor,
+    /// `pooled` through the projection, where there is one: `[batch, projection]`.
+    pub projected: Option<Tensor>,
+}
+
+/// Old configurations name token 2 as the end of text whatever the vocabulary says; transformers then pools at the
+/// highest id of the prompt, which is the end token in CLIP's vocabulary.
+const UNSET_END_TOKEN: u32 = 2;
+
+impl TextEncoder {
+    /// Loads the folder `component` (`text_encoder` or `text_encoder_2`) of a base model.
+    ///
+    /// Tensor names may begin with `text_model.` or not; module paths always have it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedSettings`] for a configuration this network does not follow,
+    /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
+    pub fn load(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
+        let config = TextEncoderConfig::load(files, component)?;
+        let weights = files.weights(component, dtype, device)?;
+        let encoder = Self::build(component, &weights, config)?;
+        weights.finish()?;
+        Ok(encoder)
+    }
+
+    fn build(component: &str, weights: &Weights, config: TextEncoderConfig) -> Result<Self> {
+        let prefixed = weights.contains("text_model.final_layer_norm.weight");
+        let inner = if prefixed { weights.at("text_model") } else { weights.clone() };
+        let place = Place::root(&format!("{component}.text_model"), inner.clone());
+        let width = config.hidden_size;
+        let embeddings = inner.at("embeddings");
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::load(&place.nth("encoder.layers", index), &config))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            token_embedding: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
+            position_embedding: embeddings.get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            layers,
+            final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
+            text_projection: load_projection(weights, &config)?,
+            modules: place.modules(),
+            config,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &TextEncoderConfig {
+        &self.config
+    }
+
+    /// Every linear layer an adapter can reach, in the order the data meets them.
+    pub fn modules(&self) -> &[ModuleInfo] {
+        &self.modules
+    }
+
+    /// Encodes prompts given as token ids, all of the same length.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for an empty batch, prompts of different lengths, too many tokens, or an id that is
+    /// not in the vocabulary.
+    pub fn encode(&self, prompts: &[Vec<u32>], adapters: &AdapterSet) -> Result<TextOutput> {
+        self.check_ids(prompts)?;
+        let mut x = self.embed(prompts)?;
+        let mut hidden = vec![x.clone()];
+        for layer in &self.layers {
+            x = layer.forward(&x, adapters)?;
+            hidden.push(x.clone());
+        }
+        let last = self.normalize(&x)?;
+        let pooled = pool(&last, &self.end_positions(prompts))?;
+        let projected = self.text_projection.as_ref().map(|linear| linear.forward(&pooled)).transpose()?;
+        Ok(TextOutput { hidden, last, pooled, projected })
+    }
+
+    /// The final layer norm of hidden states `[batch, tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the width is another.
+    pub fn normalize(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.final_layer_norm.forward(hidden)?)
+    }
+
+    /// Token and position embeddings: `[batch, tokens, width]`.
+    fn embed(&self, prompts: &[Vec<u32>]) -> TensorResult<Tensor> {
+        let (batch, tokens) = (prompts.len(), prompts[0].len());
+        let ids = Tensor::from_vec(prompts.concat(), batch * tokens, self.token_embedding.device())?;
+        let embedded = self.token_embedding.index_select(&ids, 0)?.reshape((batch, tokens, ()))?;
+        embedded.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)
+    }
+
+    /// Where each prompt ends: what pooling takes.
+    fn end_positions(&self, prompts: &[Vec<u32>]) -> Vec<usize> {
+        prompts.iter().map(|ids| end_position(ids, self.config.eos_token_id)).collect()
+    }
+
+    fn check_ids(&self, prompts: &[Vec<u32>]) -> Result<()> {
+        let invalid = |expected: String, found: String| Err(Error::InvalidInput { what: "token ids", expected, found });
+        let Some(length) = prompts.first().map(Vec::len) else {
+            return invalid("at least one prompt".into(), "none".into());
+        };
+        if let Some(other) = prompts.iter().find(|ids| ids.len() != length) {
+            return invalid(format!("prompts of {length} tokens"), format!("one of {}", other.len()));
+        }
+        let longest = self.config.max_position_embeddings;
+        if length == 0 || length > longest {
+            return invalid(format!("1 to {longest} tokens"), length.to_string());
+        }
+        match prompts.iter().flatten().find(|&&id| id as usize >= self.config.vocab_size) {
+            Some(id) => invalid(format!("ids below {}", self.config.vocab_size), id.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn load_projection(weights: &Weights, config: &TextEncoderConfig) -> Result<Option<FrozenLinear>> {
+    let projection = weights.at("text_projection");
+    let load = || frozen_linear(&projection, config.hidden_size, config.projection_dim, Bias::Without);
+    projection.contains("weight").then(load).transpose()
+}
+
+/// The first highest id where the configuration does not know the end token, else the first end token; the first
+/// position when there is none, as in transformers.
+fn end_position(ids: &[u32], end_token: u32) -> usize {
+    let sought = if end_token == UNSET_END_TOKEN { ids.iter().max().copied() } else { Some(end_token) };
+    ids.iter().position(|&id| Some(id) == sought).unwrap_or(0)
+}
+
+/// Row `positions[i]` of sample `i`: `[batch, tokens, width]` to `[batch, width]`.
+fn pool(last: &Tensor, positions: &[usize]) -> TensorResult<Tensor> {
+    let (batch, tokens, width) = last.dims3()?;
+    let rows: Vec<u32> =
+        positions.iter().enumerate().map(|(sample, position)| (sample * tokens + position) as u32).collect();
+    let rows = Tensor::from_vec(rows, batch, last.device())?;
+    last.reshape((batch * tokens, width))?.index_select(&rows, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_takes_the_highest_id_when_the_end_token_is_unset() {
+        assert_eq!(end_position(&[5, 2, 9, 9, 1], UNSET_END_TOKEN), 2);
+    }
+
+    #[test]
+    fn pooling_takes_the_first_end_token_otherwise() {
+        assert_eq!(end_position(&[5, 7, 9, 7], 7), 1);
+        assert_eq!(end_position(&[5, 6], 7), 0);
+    }
+
+    #[test]
+    fn pooled_rows_come_from_their_own_sample() {
+        let last = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((2, 3, 2)).unwrap();
+        assert_eq!(pool(&last, &[1, 2]).unwrap().to_vec2::<f32>().unwrap(), [[2.0, 3.0], [10.0, 11.0]]);
+    }
+}

@@ -1,0 +1,161 @@
+//! The autoencoder between pictures and latents (`AutoencoderKL`). Frozen, and without gradients.
+
+mod blocks;
+
+use candle_core::{DType, Device, Tensor};
+use catelier_numerics::ops::FrozenConv2d;
+
+use self::blocks::{Decoder, Encoder};
+use super::config::VaeConfig;
+use super::slots::{Convolution, frozen_conv2d};
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights};
+
+/// A frozen autoencoder.
+///
+/// *Unscaled* latents are what the encoder makes and the decoder takes; *scaled* ones have about unit variance and are
+/// what the UNet sees. [`scale`](Self::scale) and [`unscale`](Self::unscale) go between the two.
+#[derive(Debug)]
+pub struct Vae {
+    config: VaeConfig,
+    dtype: DType,
+    encoder: Encoder,
+    quant_conv: Option<FrozenConv2d>,
+    post_quant_conv: Option<FrozenConv2d>,
+    decoder: Decoder,
+}
+
+/// A normal distribution over unscaled latents, one for each latent value.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// Means: `[batch, latent_channels, height / 8, width / 8]`.
+    pub mean: Tensor,
+    /// Logarithms of the variances, in -30..=20; the same shape.
+    pub logvar: Tensor,
+}
+
+impl Moments {
+    /// The most likely latents: the means.
+    pub fn mode(&self) -> Tensor {
+        self.mean.clone()
+    }
+
+    /// A draw made from `noise`, standard normal and of the means' shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the shapes differ.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        let deviation = (&self.logvar * 0.5)?.exp()?;
+        Ok((&self.mean + (deviation * noise)?)?)
+    }
+}
+
+impl Vae {
+    /// Loads `vae/` of a base model, with its weights converted to `dtype` on `device`.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedSettings`] for a configuration this network does not follow,
+    /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
+    pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
+        Self::load_component(files, "vae", dtype, device)
+    }
+
+    /// The same for an autoencoder in another folder of the base.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_component(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
+        let config = VaeConfig::load(files, component)?;
+        // Half precision overflows in models that say so: they run in f32 whatever the rest does.
+        let dtype = if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
+        let weights = files.weights(component, dtype, device)?;
+        let vae = Self::build(&weights, config)?;
+        weights.finish()?;
+        Ok(vae)
+    }
+
+    fn build(weights: &Weights, config: VaeConfig) -> Result<Self> {
+        let latent = config.latent_channels;
+        let mixing = |used: bool, name: &str, channels: usize| {
+            let load = || frozen_conv2d(&weights.at(name), Convolution::same(channels, channels, 1));
+            used.then(load).transpose()
+        };
+        Ok(Self {
+            encoder: Encoder::load(&weights.at("encoder"), &config)?,
+            quant_conv: mixing(config.use_quant_conv, "quant_conv", 2 * latent)?,
+            post_quant_conv: mixing(config.use_post_quant_conv, "post_quant_conv", latent)?,
+            decoder: Decoder::load(&weights.at("decoder"), &config)?,
+            dtype: weights.dtype(),
+            config,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// How many pixels one latent cell is wide, 8 for Stable Diffusion.
+    pub fn factor(&self) -> usize {
+        self.config.factor()
+    }
+
+    /// Encodes `image: [batch, 3, height, width]`, values in -1..=1, to a distribution over unscaled latents, in f32.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the shape is another or a side is shorter than [`factor`](Self::factor).
+    pub fn encode(&self, image: &Tensor) -> Result<Moments> {
+        const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
+        self.expect_map("image", image, self.config.in_channels, self.factor())?;
+        let mut moments = self.encoder.forward(&image.detach().to_dtype(self.dtype)?)?;
+        if let Some(conv) = &self.quant_conv {
+            moments = conv.forward(&moments)?;
+        }
+        let moments = moments.to_dtype(DType::F32)?;
+        let latent = self.config.latent_channels;
+        Ok(Moments {
+            mean: moments.narrow(1, 0, latent)?.contiguous()?,
+            logvar: moments.narrow(1, latent, latent)?.contiguous()?.clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?,
+        })
+    }
+
+    /// Decodes scaled latents `[batch, latent_channels, h, w]` to a picture `[batch, 3, h * 8, w * 8]` in f32, about
+    /// -1..=1 and not clamped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the shape is another.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.expect_map("latents", latents, self.config.latent_channels, 1)?;
+        let mut latents = self.unscale(&latents.detach())?.to_dtype(self.dtype)?;
+        if let Some(conv) = &self.post_quant_conv {
+            latents = conv.forward(&latents)?;
+        }
+        Ok(self.decoder.forward(&latents)?.to_dtype(DType::F32)?)
+    }
+
+    /// From what the encoder makes to what the UNet sees: `(latents - shift) * scaling`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when memory is short.
+    pub fn scale(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(((latents - self.config.shift_factor.unwrap_or(0.0))? * self.config.scaling_factor)?)
+    }
+
+    /// From what the UNet sees to what the decoder takes: `latents / scaling + shift`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when memory is short.
+    pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(((latents / self.config.scaling_factor)? + self.config.shift_factor.unwrap_or(0.0))?)
+    }
+
+    fn expect_map(&self, what: &'static str, map: &Tensor, channels: usize, side: usize) -> Result<()> {
+        if matches!(map.dims(), [_, found, height, width]
+            if *found == channels && *height >= side && *width >= side)
+        {
+            return Ok(());
+        }
+        let expected = format!("[batch, {channels}, height, width], sides of {side} or more");
+        Err(Error::InvalidInput { what, expected, found: format!("{:?}", map.dims()) })
+    }
+}

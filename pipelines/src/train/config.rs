@@ -1,0 +1,186 @@
+//! What a training run is asked to do, validated before anything heavy is loaded.
+
+use catelier_adapters::{LoraConfig, Targets};
+use catelier_numerics::optim::AdamWConfig;
+use catelier_numerics::schedule::{Kind, LearningRate};
+use catelier_prompts::CatCondition;
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use crate::diffusion::TimestepSampling;
+
+/// Which terms the objective has besides denoising the artist's pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossKind {
+    /// Contrastive Adapter Training: hold the prediction without the trigger to the frozen base's.
+    Cat,
+    /// Denoising alone.
+    Lora,
+    /// DreamBooth: denoise class pictures that the base itself drew.
+    Dreambooth,
+}
+
+/// Shape of the learning rate after its warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Curve {
+    /// Stays at the peak.
+    Constant,
+    /// Falls in a straight line to 0.
+    Linear,
+    /// Falls along half a cosine to 0.
+    Cosine,
+}
+
+/// How the latents of a picture are taken from the autoencoder's distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LatentDraw {
+    /// A fresh sample every step.
+    Sample,
+    /// Its mean.
+    Mode,
+}
+
+/// Everything that decides the bits of a training run, apart from the base and the pictures.
+///
+/// The same `TrainConfig`, base and pictures give the same adapter on CPU, at any thread count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The objective.
+    pub loss: LossKind,
+    /// Weight of the CAT term; 0 is plain LoRA, bit for bit.
+    pub cat_weight: f64,
+    /// What the CAT term is conditioned on.
+    pub cat_condition: CatCondition,
+    /// Share of samples, 0..=1, whose CAT condition is the empty caption, because guidance multiplies its drift.
+    pub cat_empty_share: f64,
+    /// Weight of the class pictures of [`LossKind::Dreambooth`].
+    pub prior_weight: f64,
+    /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
+    pub min_snr_gamma: Option<f64>,
+    /// Rank of every factor pair.
+    pub rank: usize,
+    /// The update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Probability of dropping an input of the adapter, 0..1.
+    pub dropout: f64,
+    /// Which modules are adapted.
+    pub targets: Targets,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Pictures per forward pass.
+    pub batch: usize,
+    /// Forward passes per optimizer step.
+    pub accumulation: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the learning rate over the run.
+    pub schedule: Curve,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of the adapter's whole gradient; 0 leaves it alone.
+    pub max_grad_norm: f64,
+    /// Decay of the averaged copy that is saved instead of the last one; `None` for none.
+    pub ema_decay: Option<f64>,
+    /// Recompute activations in the backward pass instead of keeping them.
+    pub gradient_checkpointing: bool,
+    /// How latents are drawn.
+    pub latents: LatentDraw,
+    /// How timesteps are drawn.
+    pub timestep_sampling: TimestepSampling,
+    /// Seed of every draw of the run.
+    pub seed: u64,
+}
+
+impl TrainConfig {
+    /// Refuses values that cannot train.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the first setting, its value and the rule.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        at_least_one("steps", self.steps)?;
+        at_least_one("batch", self.batch)?;
+        at_least_one("accumulation", self.accumulation)?;
+        at_least_one("rank", self.rank)?;
+        positive("learning_rate", self.learning_rate)?;
+        positive("alpha", self.alpha)?;
+        within("cat_weight", self.cat_weight, 0.0, f64::MAX)?;
+        within("prior_weight", self.prior_weight, 0.0, f64::MAX)?;
+        within("cat_empty_share", self.cat_empty_share, 0.0, 1.0)?;
+        within("dropout", self.dropout, 0.0, 0.99)?;
+        within("weight_decay", self.weight_decay, 0.0, f64::MAX)?;
+        within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
+        within("ema_decay", self.ema_decay.unwrap_or(0.0), 0.0, 0.999_999)?;
+        positive("min_snr_gamma", self.min_snr_gamma.unwrap_or(1.0))
+    }
+
+    /// Whether a step needs the two passes without the trigger.
+    pub fn uses_cat(&self) -> bool {
+        self.loss == LossKind::Cat && self.cat_weight > 0.0
+    }
+
+    /// Whether a step needs pictures of the class drawn by the base.
+    pub fn uses_prior(&self) -> bool {
+        self.loss == LossKind::Dreambooth && self.prior_weight > 0.0
+    }
+
+    /// The adapter to initialise.
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig { rank: self.rank, alpha: self.alpha, dropout: self.dropout, targets: self.targets.clone() }
+    }
+
+    /// AdamW's constants.
+    pub fn adamw(&self) -> AdamWConfig {
+        AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() }
+    }
+
+    /// The learning rate as a function of the step.
+    pub fn learning_rate_curve(&self) -> LearningRate {
+        LearningRate {
+            kind: self.schedule.kind(),
+            base: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+        }
+    }
+}
+
+impl Curve {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Constant => Kind::Constant,
+            Self::Linear => Kind::Linear,
+            Self::Cosine => Kind::Cosine,
+        }
+    }
+}
+
+fn at_least_one(setting: &'static str, value: usize) -> Result<(), TrainError> {
+    if value == 0 {
+        return Err(TrainError::setting(setting, value, "must be at least 1"));
+    }
+    Ok(())
+}
+
+fn positive(setting: &'static str, value: f64) -> Result<(), TrainError> {
+    if !(value.is_finite() && value > 0.0) {
+        return Err(TrainError::setting(setting, value, "must be a positive number"));
+    }
+    Ok(())
+}
+
+fn within(setting: &'static str, value: f64, low: f64, high: f64) -> Result<(), TrainError> {
+    if !(value.is_finite() && (low..=high).contains(&value)) {
+        let rule = match high {
+            f64::MAX => format!("must be at least {low}"),
+            _ => format!("must lie in {low}..={high}"),
+        };
+        return Err(TrainError::setting(setting, value, rule));
+    }
+    Ok(())
+}

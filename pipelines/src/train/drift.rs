@@ -1,0 +1,50 @@
+//! How far the adapter has moved predictions that nobody asked it to move.
+
+use candle_core::Tensor;
+use catelier_adapters::AdapterSet;
+use catelier_numerics::noise::{Noise, Stream};
+
+use super::{Lessons, TrainError};
+use crate::base::BaseModel;
+use crate::loss;
+use crate::model::Condition;
+
+const STREAM: Stream = Stream("train/drift");
+
+/// Fixed noisy latents under held-out prompts, with the base's predictions of them.
+///
+/// The timesteps are spread evenly, the latents are the lessons' own in turn.
+/// **Source** an image-free proxy of knowledge preservation: mean of |e_adapted - e_base|² without the trigger.
+pub(super) struct DriftProbe {
+    noisy: Tensor,
+    timesteps: Tensor,
+    condition: Condition,
+    noise_pred_base: Tensor,
+}
+
+impl DriftProbe {
+    pub(super) fn new(base: &BaseModel, lessons: &Lessons, prompts: &Condition, seed: u64) -> Result<Self, TrainError> {
+        let count = prompts.context.dim(0)?;
+        let train_timesteps = base.schedule.len();
+        let timesteps: Vec<u32> =
+            (0..count).map(|index| ((2 * index + 1) * train_timesteps / (2 * count)) as u32).collect();
+        let (mut latents, mut noise) = (vec![], vec![]);
+        for sample in 0..count {
+            let moments = &lessons.lessons[sample % lessons.lessons.len()].moments;
+            latents.push(base.vae.scale(&moments.mode())?);
+            let shape = moments.mean.shape();
+            noise.push(Noise::new(seed).normal(STREAM, 0, sample as u64, shape, base.device())?);
+        }
+        let noisy = base.schedule.add_noise(&Tensor::cat(&latents, 0)?, &Tensor::cat(&noise, 0)?, &timesteps)?;
+        let timesteps = Tensor::new(timesteps.as_slice(), base.device())?;
+        let noise_pred_base = base.unet.predict(&noisy, &timesteps, prompts, &AdapterSet::base())?;
+        Ok(Self { noisy, timesteps, condition: prompts.clone(), noise_pred_base })
+    }
+
+    /// Mean over prompts, channels and space of the squared distance to the base's prediction.
+    pub(super) fn drift(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<f64, TrainError> {
+        let noise_pred = base.unet.predict(&self.noisy, &self.timesteps, &self.condition, adapters)?;
+        let values = loss::cat(&noise_pred, &self.noise_pred_base)?;
+        Ok(values.detach().mean_all()?.to_scalar::<f32>()?.into())
+    }
+}

@@ -1,0 +1,110 @@
+//! What can go wrong in a training run.
+
+use std::path::PathBuf;
+
+/// A training run could not start, go on or be saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting is outside its range.
+    #[error("setting `{setting}` is {value}, it {rule}")]
+    Setting {
+        /// The setting's name, as in the run file.
+        setting: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What is allowed.
+        rule: String,
+    },
+    /// The loss of some samples is NaN or infinite.
+    #[error(
+        "loss is not finite at step {step}: {}; last finite loss {last_finite}",
+        samples.join(", ")
+    )]
+    LossNotFinite {
+        /// The step, counted from 1.
+        step: usize,
+        /// Picture, timestep and term of every offender.
+        samples: Vec<String>,
+        /// The last step's loss.
+        last_finite: f64,
+    },
+    /// There is no saved state to resume from.
+    #[error("no saved state in `{}`", folder.display())]
+    NothingToResume {
+        /// The state folder.
+        folder: PathBuf,
+    },
+    /// No saved state could be read.
+    #[error("no saved state in `{}` is readable: {}", folder.display(), reasons.join("; "))]
+    StateUnreadable {
+        /// The state folder.
+        folder: PathBuf,
+        /// One reason per file that was tried.
+        reasons: Vec<String>,
+    },
+    /// The saved state belongs to another run.
+    #[error("saved state `{}` does not fit this run: {reason}", path.display())]
+    StateMismatch {
+        /// The state file.
+        path: PathBuf,
+        /// What differs, expected before found.
+        reason: String,
+    },
+    /// The state folder could not be listed or cleaned.
+    #[error("cannot use the state folder `{}`", folder.display())]
+    StateFolder {
+        /// The state folder.
+        folder: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// DreamBooth needs pictures of the class.
+    #[error("the dreambooth loss needs at least one picture of the class")]
+    NoClassPictures,
+    /// Whoever watches the run could not do its part.
+    #[error("cannot record the run")]
+    Observer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The model or the pictures.
+    #[error(transparent)]
+    Pipeline(#[from] crate::Error),
+    /// Parameters, optimizer or files.
+    #[error(transparent)]
+    Numerics(#[from] catelier_numerics::Error),
+    /// The adapter.
+    #[error(transparent)]
+    Adapters(#[from] catelier_adapters::Error),
+    /// A tensor operation.
+    #[error("a tensor operation of the training step failed")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl TrainError {
+    /// A failure of whoever watches the run.
+    pub fn observer(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Observer(error.into())
+    }
+
+    pub(crate) fn setting(setting: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
+        Self::Setting { setting, value: value.to_string(), rule: rule.into() }
+    }
+
+    /// What to do next, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::LossNotFinite { .. } => {
+                Some("the state before this step was saved; resume with a lower learning rate".into())
+            }
+            Self::NothingToResume { .. } => Some("start the run without `--resume`".into()),
+            Self::StateUnreadable { .. } => {
+                Some("start again into another folder; `adapter.safetensors` of the last save is untouched".into())
+            }
+            Self::NoClassPictures => Some("name the class, for example `--class \"a dog\"`".into()),
+            Self::Pipeline(error) => error.hint(),
+            Self::Numerics(error) => error.hint(),
+            Self::Adapters(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Generation as a user meets it: seeds, batches, guidance, and numbers that overflow.
+
+use candle_core::{DType, Device};
+use catelier_adapters::{Adapter, AdapterSet, LoraConfig, LoraFactors, Targets};
+use catelier_pipelines::Error;
+use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::generate::{GenerateRequest, Generator, generate};
+use catelier_pipelines::sampler::SamplerKind;
+use catelier_testkit::golden::Golden;
+use image::RgbImage;
+
+fn base() -> BaseModel {
+    let files = ModelFiles::folder(Golden::open().model("tiny-sd1"));
+    BaseModel::load(&files, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn request(seeds: &[u64]) -> GenerateRequest {
+    let prompts = ["a red teapot", "a clock", "an elephant"];
+    GenerateRequest {
+        prompts: seeds.iter().map(|seed| prompts[*seed as usize % 3].into()).collect(),
+        seeds: seeds.into(),
+        steps: 3,
+        sampler: SamplerKind::EulerAncestral,
+        width: 64,
+        height: 32,
+        ..GenerateRequest::default()
+    }
+}
+
+fn largest_level_difference(left: &RgbImage, right: &RgbImage) -> u8 {
+    left.as_raw().iter().zip(right.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn a_picture_depends_on_its_seed_and_not_on_its_batch() {
+    let base = base();
+    let together = generate(&base, &GenerateRequest { batch: 3, ..request(&[4, 5, 6]) }, &AdapterSet::base()).unwrap();
+    let alone = generate(&base, &request(&[5]), &AdapterSet::base()).unwrap();
+    assert_eq!((alone[0].width(), alone[0].height()), (64, 32));
+    assert!(largest_level_difference(&together[1], &alone[0]) <= 1);
+    let other_seed = generate(&base, &request(&[8]), &AdapterSet::base()).unwrap();
+    assert!(largest_level_difference(&other_seed[0], &alone[0]) > 8, "seeds 5 and 8 share a prompt");
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes() {
+    let base = base();
+    let mut generator = Generator::new(&base);
+    let mut twice = || generator.generate(&request(&[1]), &AdapterSet::base(), &mut |_| {}).unwrap();
+    assert_eq!(twice(), twice());
+}
+
+#[test]
+fn progress_counts_every_call_of_every_batch() {
+    let base = base();
+    let mut seen = Vec::new();
+    let request = GenerateRequest { batch: 2, ..request(&[1, 2, 3]) };
+    Generator::new(&base)
+        .generate(&request, &AdapterSet::base(), &mut |progress| {
+            seen.push((progress.pictures_done, progress.batch, progress.call));
+        })
+        .unwrap();
+    assert_eq!(seen, [(0, 2, 1), (0, 2, 2), (0, 2, 3), (2, 1, 1), (2, 1, 2), (2, 1, 3)]);
+}
+
+#[test]
+fn a_picture_that_overflows_is_named_with_its_prompt_seed_and_step() {
+    let base = base();
+    let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.0, targets: Targets::attention() };
+    let (fresh, _) = Adapter::init(&config, base.unet.modules(), 1, &Device::Cpu).unwrap();
+    let (path, factors) = fresh.iter().next().unwrap();
+    let up = (factors.up.ones_like().unwrap() * f64::NAN).unwrap();
+    let mut broken = Adapter::new();
+    broken.insert(path, LoraFactors::new(factors.down.detach(), up, 1.0).unwrap());
+    let error = generate(&base, &request(&[5]), &AdapterSet::single(&broken, 1.0)).unwrap_err();
+    let Error::PictureNotFinite { prompt, seed, step, .. } = &error else { panic!("{error}") };
+    assert_eq!((prompt.as_str(), *seed, *step), ("an elephant", 5, 1));
+}

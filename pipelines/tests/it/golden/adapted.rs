@@ -1,0 +1,67 @@
+//! Adapters as the fixtures store them, under PEFT's names: `<module>.lora_A.weight` and `.lora_B.weight`.
+
+use candle_core::{Device, Tensor};
+use catelier_adapters::{Adapter, LoraFactors};
+use catelier_numerics::params::{Gradients, Parameters};
+use catelier_testkit::close::{assert_close, largest_difference};
+use catelier_testkit::golden::Fixture;
+use catelier_testkit::tolerance::Tolerance;
+
+use super::{largest_value, show};
+
+/// The UNet's adapter stored below `prefix`.
+pub(super) fn adapter(golden: &Fixture, prefix: &str, alpha: f64) -> Adapter {
+    adapter_of("unet", golden, prefix, alpha)
+}
+
+/// The adapter of a component stored below `prefix`.
+pub(super) fn adapter_of(component: &str, golden: &Fixture, prefix: &str, alpha: f64) -> Adapter {
+    let mut adapter = Adapter::new();
+    for (name, down) in golden.under(prefix) {
+        let Some(module) = name.strip_suffix(".lora_A.weight") else { continue };
+        let up = golden.tensor(&format!("{prefix}{module}.lora_B.weight"));
+        adapter.insert(format!("{component}.{module}"), LoraFactors { down, up, alpha });
+    }
+    assert!(!adapter.is_empty(), "no adapter below {prefix}");
+    adapter
+}
+
+/// The UNet's adapter stored below `prefix`, and its parameters.
+pub(super) fn trainable(golden: &Fixture, prefix: &str, alpha: f64) -> (Adapter, Parameters) {
+    adapter(golden, prefix, alpha).trainable(&Device::Cpu).unwrap()
+}
+
+/// Asserts that the UNet's gradients are those stored below `prefix`, with none left over.
+#[track_caller]
+pub(super) fn assert_gradients_close(gradients: &Gradients, golden: &Fixture, prefix: &str, tolerance: Tolerance) {
+    assert_all_close("unet", gradients.iter().collect(), golden, prefix, tolerance);
+}
+
+/// Asserts that the UNet's parameters are those stored below `prefix`, with none left over.
+#[track_caller]
+pub(super) fn assert_parameters_close(parameters: &Parameters, golden: &Fixture, prefix: &str, tolerance: Tolerance) {
+    let tensors = parameters.iter().map(|(name, variable)| (name, variable.as_tensor())).collect();
+    assert_all_close("unet", tensors, golden, prefix, tolerance);
+}
+
+/// Asserts that a component's tensors are those stored below `prefix`, with none left over.
+#[track_caller]
+pub(super) fn assert_all_close(
+    component: &str,
+    found: Vec<(&str, &Tensor)>,
+    golden: &Fixture,
+    prefix: &str,
+    tolerance: Tolerance,
+) {
+    let expected = golden.under(prefix);
+    let mut worst: f64 = 0.0;
+    for (name, expected) in &expected {
+        let name = name.replace(".lora_A.weight", ".down").replace(".lora_B.weight", ".up");
+        let path = format!("{component}.{name}");
+        let (_, found) = found.iter().find(|(name, _)| *name == path).unwrap_or_else(|| panic!("nothing for {path}"));
+        assert_close(&path, found, expected, tolerance);
+        worst = worst.max(largest_difference(found, expected) / tolerance.allowed(largest_value(expected)));
+    }
+    assert_eq!(found.len(), expected.len(), "tensors below {prefix}");
+    show(prefix, worst);
+}

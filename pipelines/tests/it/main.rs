@@ -1,0 +1,11 @@
+//! Larger tests: the same numbers as diffusers, transformers and PEFT; the hub; whole models.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and writes half files on purpose"
+)]
+
+mod generation;
+mod golden;
+mod hub;
+mod models;
