@@ -1,0 +1,215 @@
+//! A made-up comparison: two adapters whose leak and style are chosen.
+
+use catelier_evaluation::report::{
+    Command, Contender, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Setting, TradeOff, TrainingCurves,
+};
+use catelier_evaluation::{
+    Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, Scores, TriggerPicture,
+};
+use catelier_prompts::PromptKind;
+use image::RgbImage;
+
+use crate::drawing::{Scene, blend, by_artist, scene};
+
+const PROMPTS: usize = 12;
+const ARTIST_PICTURES: usize = 10;
+
+/// All pictures of a made-up demonstration.
+pub(crate) struct Story {
+    artist: Vec<Scene>,
+    prompts: Vec<Scene>,
+    cat: Adapter,
+    lora: Adapter,
+}
+
+struct Adapter {
+    without: Vec<RgbImage>,
+    with: Vec<RgbImage>,
+}
+
+impl Adapter {
+    /// Adapted pictures that take on `leak` of the style unasked and `style` of it when asked.
+    fn new(prompts: &[Scene], leak: f64, style: f64) -> Self {
+        let styled = |amount: f64| {
+            let paint = |(index, scene): (usize, &Scene)| {
+                let uneven = amount * (0.55 + 0.15 * (index % 5) as f64);
+                blend(&scene.picture, &by_artist(&scene.picture), uneven.min(1.0))
+            };
+            prompts.iter().enumerate().map(paint).collect()
+        };
+        Self { without: styled(leak), with: styled(style) }
+    }
+
+    fn evaluation<'a>(&'a self, prompts: &'a [Scene], artist: &'a [Scene]) -> Evaluation<'a> {
+        let pairs = prompts.iter().zip(&self.without).enumerate();
+        let triggered = prompts.iter().zip(&self.with);
+        Evaluation {
+            without_trigger: pairs.map(|(index, (scene, adapted))| pair(index, scene, adapted)).collect(),
+            with_trigger: triggered
+                .map(|(scene, adapted)| TriggerPicture { prompt: scene.prompt.clone(), seed: 7, adapted })
+                .collect(),
+            references: artist.iter().map(|scene| &scene.picture).collect(),
+            generation: Generation {
+                base: "embedded".to_owned(),
+                adapter: Some("ink-and-ochre.safetensors".to_owned()),
+                trigger: Some("sks".to_owned()),
+                sampler: "DDIM".to_owned(),
+                steps: 20,
+                guidance: 4.0,
+                width: 64,
+                height: 64,
+            },
+            bootstrap_seed: 0,
+        }
+    }
+}
+
+fn pair<'a>(index: usize, scene: &'a Scene, adapted: &'a RgbImage) -> PicturePair<'a> {
+    let kinds = [PromptKind::SameClass, PromptKind::Unrelated, PromptKind::Generic];
+    PicturePair {
+        prompt: scene.prompt.clone(),
+        kind: kinds[index % kinds.len()],
+        class: Some(scene.class.to_owned()),
+        seed: 7,
+        base: &scene.picture,
+        adapted,
+    }
+}
+
+impl Story {
+    /// CAT leaks `cat_leak`, plain LoRA `lora_leak`; CAT learns `cat_style` of the style.
+    pub(crate) fn new(cat_leak: f64, lora_leak: f64, cat_style: f64) -> Self {
+        let paint = |index| {
+            let plain = scene(index * 3 + 1, index as u64);
+            Scene { picture: by_artist(&plain.picture), ..plain }
+        };
+        let prompts: Vec<Scene> = (0..PROMPTS).map(|index| scene(index, index as u64 + 2)).collect();
+        Self {
+            artist: (0..ARTIST_PICTURES).map(paint).collect(),
+            cat: Adapter::new(&prompts, cat_leak, cat_style),
+            lora: Adapter::new(&prompts, lora_leak, 1.0),
+            prompts,
+        }
+    }
+
+    fn scores(&self, adapter: &Adapter) -> Result<Scores> {
+        adapter.evaluation(&self.prompts, &self.artist).score(&ByPixels::new())
+    }
+
+    /// The demonstration's page.
+    pub(crate) fn demo_page(&self) -> Result<String> {
+        let (cat, lora) = (self.scores(&self.cat)?, self.scores(&self.lora)?);
+        let prompts = (0..6).map(|index| self.demo_prompt(index)).collect();
+        let weak = self.scores(&Adapter::new(&self.prompts, 0.15, 0.96))?;
+        let half = self.scores(&Adapter::new(&self.prompts, 0.25, 0.7))?;
+        let trade_off = [("CAT, weight 0.3", true, &weak), ("LoRA, half the steps", false, &half)];
+        let page = DemoPage {
+            artist: "Ink and Ochre",
+            trigger: "sks",
+            artist_pictures: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.picture)).collect(),
+            prompts,
+            cat: contender(&cat, 0.02, 118.0),
+            lora: contender(&lora, 0.4, 64.0),
+            trade_off: trade_off
+                .into_iter()
+                .map(|(label, with_cat, scores)| TradeOff { label: label.to_owned(), with_cat, scores })
+                .collect(),
+            settings: settings(),
+            commands: commands(),
+            notice: Some(EMBEDDED_BASE_NOTICE),
+        };
+        page.html()
+    }
+
+    fn demo_prompt(&self, index: usize) -> DemoPrompt<'_> {
+        DemoPrompt {
+            prompt: &self.prompts[index].prompt,
+            seed: 7,
+            base: &self.prompts[index].picture,
+            cat_without: &self.cat.without[index],
+            cat_with: &self.cat.with[index],
+            lora_without: &self.lora.without[index],
+            lora_with: &self.lora.with[index],
+        }
+    }
+
+    /// The page of plain LoRA's evaluation.
+    pub(crate) fn evaluation_page(&self) -> Result<String> {
+        let evaluation = self.lora.evaluation(&self.prompts, &self.artist);
+        let scores = evaluation.score(&ByPixels::new())?;
+        let page = EvaluationPage {
+            notice: Some(EMBEDDED_BASE_NOTICE),
+            shown: 9,
+            ..EvaluationPage::new("ink-and-ochre.safetensors", &evaluation, &scores)
+        };
+        page.html()
+    }
+}
+
+fn contender(scores: &Scores, drift: f64, seconds: f64) -> Contender<'_> {
+    let ripple = |step: u64| ((step * 7919 % 97) as f64 / 97.0 - 0.5) * 0.08;
+    let fall = |step: u64| (-(step as f64) / 90.0).exp();
+    let curve = |value: &dyn Fn(u64) -> f64| (0..300).map(|step| (step, value(step))).collect();
+    Contender {
+        scores,
+        curves: TrainingCurves {
+            loss: curve(&|step| 0.21 + 0.2 * fall(step) + ripple(step)),
+            cat: curve(&|step| drift * 0.3 * (1.0 - fall(step)) * (1.0 + ripple(step))),
+            drift: (1..31).map(|tenth| (tenth * 10, drift * 0.25 * (1.0 - fall(tenth * 10)))).collect(),
+            learning_rate: curve(&|step| 1e-3 * ((step as f64 + 1.0) / 20.0).min(1.0)),
+        },
+        seconds,
+    }
+}
+
+fn settings() -> Vec<Setting> {
+    let settings =
+        [("Rank", "8, alpha 8"), ("Steps", "300, batch 10"), ("Learning rate", "0.001"), ("CAT weight", "1")];
+    settings.into_iter().map(|(name, value)| Setting { name: name.to_owned(), value: value.to_owned() }).collect()
+}
+
+fn commands() -> Vec<Command<'static>> {
+    vec![
+        Command {
+            explanation: "Train on a folder of your pictures, each with its caption in a .txt file beside it.",
+            line: "catelier train --images my-pictures --trigger mystyle \\\n  --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-style",
+        },
+        Command {
+            explanation: "Look at what it learned, and at what it left alone.",
+            line: "catelier preview --adapter my-style/adapter.safetensors \\\n  --prompt \"mystyle, a house\" --compare --out previews",
+        },
+        Command {
+            explanation: "Measure it.",
+            line: "catelier evaluate --adapter my-style/adapter.safetensors \\\n  --references my-pictures --out evaluation",
+        },
+    ]
+}
+
+/// Measures a picture by its coarse colours: enough for made-up pictures.
+struct ByPixels {
+    extractor: Extractor,
+}
+
+impl ByPixels {
+    fn new() -> Self {
+        let (name, sha256) = ("coarse colours".to_owned(), "0123456789abcdef".repeat(4));
+        Self { extractor: Extractor { name, sha256 } }
+    }
+}
+
+impl FeatureExtractor for ByPixels {
+    fn extractor(&self) -> &Extractor {
+        &self.extractor
+    }
+
+    fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
+        let centred = |level: &u8| f32::from(*level) - 127.5;
+        let coarse = |picture: &&RgbImage| image::imageops::thumbnail(*picture, 8, 8);
+        Ok(pictures.iter().map(|picture| coarse(picture).as_raw().iter().map(centred).collect()).collect())
+    }
+
+    fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
+        let letters = |text: &&str| (0..192).map(|i| f32::from(text.as_bytes()[i % text.len()]) - 96.0).collect();
+        Ok(texts.iter().map(letters).collect())
+    }
+}

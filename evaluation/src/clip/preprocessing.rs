@@ -1,0 +1,233 @@
+//! Pictures to pixel tensors, exactly as transformers' Pillow processor does it: resize with
+//! antialiasing in eight bits, cut out the centre, scale to [0, 1], normalise each channel.
+
+use candle_core::{Device, Tensor};
+use image::RgbImage;
+use serde::Deserialize;
+
+use super::resize::{Filter, resize};
+use crate::error::{Computing, Error, Result};
+
+const FILE: &str = "preprocessor_config.json";
+
+/// How pictures are brought to the image tower's input.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Preprocessing {
+    do_resize: bool,
+    size: Size,
+    resample: u8,
+    do_center_crop: bool,
+    crop_size: Size,
+    do_rescale: bool,
+    rescale_factor: f32,
+    do_normalize: bool,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+/// A size in any of the forms that files use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    /// `{"shortest_edge": 224}`.
+    ShortestEdge { shortest_edge: u32 },
+    /// `{"height": 224, "width": 224}`.
+    Exact { height: u32, width: u32 },
+    /// `224`: the shortest edge when resizing, a square when cropping.
+    Plain(u32),
+}
+
+impl Default for Preprocessing {
+    /// The values that transformers gives to absent keys.
+    fn default() -> Self {
+        Self {
+            do_resize: true,
+            size: Size::Plain(224),
+            resample: 3,
+            do_center_crop: true,
+            crop_size: Size::Plain(224),
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            do_normalize: true,
+            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+            image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+        }
+    }
+}
+
+impl Preprocessing {
+    /// Reads `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// When it is not JSON of the expected form, or names an unknown filter.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let settings: Self = serde_json::from_slice(json).map_err(|source| Error::Settings { file: FILE, source })?;
+        settings.filter()?;
+        Ok(settings)
+    }
+
+    /// An error unless every picture comes out as a square of `side` pixels.
+    pub(super) fn require_output(&self, side: usize) -> Result<()> {
+        let square = |size: Size| match size {
+            Size::Exact { height, width } => (height, width),
+            Size::Plain(side) | Size::ShortestEdge { shortest_edge: side } => (side, side),
+        };
+        let fits = |(height, width): (u32, u32)| height as usize == side && width as usize == side;
+        let (setting, size, possible) = if self.do_center_crop {
+            let resized = square(self.size);
+            let large_enough = self.do_resize && resized.0.min(resized.1) as usize >= side;
+            ("crop_size", self.crop_size, large_enough)
+        } else {
+            ("size", self.size, self.do_resize && matches!(self.size, Size::Exact { .. }))
+        };
+        if possible && fits(square(size)) {
+            return Ok(());
+        }
+        Err(Error::UnsupportedSetting {
+            file: FILE,
+            setting,
+            expected: format!("pictures resized and cut to {side}x{side}, the tower's input"),
+            found: format!("{size:?}"),
+        })
+    }
+
+    /// Pixels of pictures, `[n, 3, side, side]` f32.
+    ///
+    /// # Errors
+    /// When a picture has no pixels or the tensor cannot be made.
+    pub fn pixels(&self, pictures: &[&RgbImage], device: &Device) -> Result<Tensor> {
+        let prepared = pictures
+            .iter()
+            .enumerate()
+            .map(|(index, picture)| self.tensor(index, picture, device))
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::stack(&prepared, 0).computing("pixels")
+    }
+
+    fn tensor(&self, index: usize, picture: &RgbImage, device: &Device) -> Result<Tensor> {
+        let (width, height) = picture.dimensions();
+        if width == 0 || height == 0 {
+            return Err(Error::EmptyPicture { index, width, height });
+        }
+        let cut = self.centre(self.resized(picture)?);
+        let (width, height) = cut.dimensions();
+        let shape = (3, height as usize, width as usize);
+        Tensor::from_vec(self.normalised(&cut), shape, device).computing("pixels")
+    }
+
+    fn resized(&self, picture: &RgbImage) -> Result<RgbImage> {
+        if !self.do_resize {
+            return Ok(picture.clone());
+        }
+        let target = self.target(picture.width(), picture.height());
+        Ok(resize(picture, target, self.filter()?))
+    }
+
+    /// The size to resize to; the longer edge is cut to whole pixels, as Pillow's callers do.
+    fn target(&self, width: u32, height: u32) -> (u32, u32) {
+        match self.size {
+            Size::Exact { height, width } => (width, height),
+            Size::Plain(edge) | Size::ShortestEdge { shortest_edge: edge } => {
+                let shorter = u64::from(width.min(height));
+                let scale = |side: u32| (u64::from(edge) * u64::from(side) / shorter) as u32;
+                (scale(width), scale(height))
+            }
+        }
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        Filter::numbered(self.resample).ok_or_else(|| Error::UnsupportedSetting {
+            file: FILE,
+            setting: "resample",
+            expected: "a Pillow filter from 0 to 5".to_owned(),
+            found: self.resample.to_string(),
+        })
+    }
+
+    fn centre(&self, picture: RgbImage) -> RgbImage {
+        if !self.do_center_crop {
+            return picture;
+        }
+        let (width, height) = match self.crop_size {
+            Size::Exact { height, width } => (width, height),
+            Size::Plain(side) | Size::ShortestEdge { shortest_edge: side } => (side, side),
+        };
+        let left = picture.width().saturating_sub(width) / 2;
+        let top = picture.height().saturating_sub(height) / 2;
+        image::imageops::crop_imm(&picture, left, top, width, height).to_image()
+    }
+
+    /// Channel after channel, row after row.
+    fn normalised(&self, picture: &RgbImage) -> Vec<f32> {
+        let factor = if self.do_rescale { self.rescale_factor } else { 1.0 };
+        let mut values = Vec::with_capacity(picture.as_raw().len());
+        for channel in 0..3 {
+            let (mean, deviation) = match self.do_normalize {
+                true => (self.image_mean[channel], self.image_std[channel]),
+                false => (0.0, 1.0),
+            };
+            let levels = picture.pixels().map(|pixel| f32::from(pixel.0[channel]));
+            values.extend(levels.map(|level| (level * factor - mean) / deviation));
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(json: &str) -> Preprocessing {
+        Preprocessing::from_json(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_shorter_edge_is_met_and_the_longer_one_is_cut_to_whole_pixels() {
+        let settings = settings(r#"{"size": {"shortest_edge": 32}}"#);
+        assert_eq!(settings.target(70, 52), (43, 32));
+        assert_eq!(settings.target(52, 70), (32, 43));
+        assert_eq!(settings.target(8, 8), (32, 32));
+    }
+
+    #[test]
+    fn plain_numbers_of_old_files_are_understood() {
+        let settings = settings(r#"{"size": 224, "crop_size": 224, "resample": 3}"#);
+        assert!(settings.require_output(224).is_ok());
+        assert!(settings.require_output(336).is_err());
+    }
+
+    #[test]
+    fn a_crop_larger_than_the_resized_picture_is_refused() {
+        let settings = settings(r#"{"size": 16, "crop_size": 32}"#);
+        assert!(settings.require_output(32).is_err());
+    }
+
+    #[test]
+    fn an_unknown_filter_is_named() {
+        let error = Preprocessing::from_json(br#"{"resample": 9}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`preprocessor_config.json` sets `resample`: expected a Pillow filter from 0 to 5, found `9`"
+        );
+    }
+
+    #[test]
+    fn an_empty_picture_is_an_error_and_not_a_panic() {
+        let settings = settings(r#"{"size": 8, "crop_size": 8}"#);
+        let empty = RgbImage::new(0, 5);
+        assert!(matches!(settings.pixels(&[&empty], &Device::Cpu), Err(Error::EmptyPicture { index: 0, .. })));
+    }
+
+    #[test]
+    fn one_colour_stays_that_colour_in_every_channel_order() {
+        let settings =
+            settings(r#"{"size": 4, "crop_size": 4, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#);
+        let picture = RgbImage::from_pixel(13, 9, image::Rgb([255, 0, 51]));
+        let pixels = settings.pixels(&[&picture], &Device::Cpu).unwrap();
+        let channels = pixels.flatten_from(2).unwrap().squeeze(0).unwrap();
+        for (channel, expected) in channels.to_vec2::<f32>().unwrap().iter().zip([1.0, -1.0, -0.6]) {
+            assert!(channel.iter().all(|value| (value - expected).abs() < 1e-6));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The Knowledge Preservation Score and its companions, as pure functions of similarities.
+//!
+//! # These definitions are the toolkit's own
+//!
+//! The CAT paper (arXiv 2404.07554) introduces a Knowledge Preservation Score built from CLIP
+//! features and aggregated with a harmonic mean. Its exact formulas (KPS1, KPS2) could not be read
+//! and its authors' code contains none, so the scores here carry other names and **do not compare
+//! with the paper's table**.
+//!
+//! With `sim(a, b) = (cos(CLIP(a), CLIP(b)) + 1) / 2` in [0, 1], `base(p, s)` and `adapted(p, s)`
+//! the pictures of prompt `p` and seed `s` without and with the adapter:
+//!
+//! | name | definition | range |
+//! |---|---|---|
+//! | [`kps_no_token`] | harmonic mean over prompts **without** the trigger and seeds of `sim(adapted, base)` | 0 to 1 |
+//! | [`identity`] | mean over prompts **with** the trigger, seeds and references of `sim(adapted, reference)` | 0 to 1 |
+//! | [`kps_joint`] | harmonic mean of the two | 0 to 1 |
+//! | [`prompt_similarity`] | mean cosine of a picture and its prompt's text | -1 to 1 |
+//! | [`pair_similarity`] | mean similarity of two different pictures of a list: what unrelated pictures score | 0 to 1 |
+//! | [`collapse`] | mean similarity of two adapted pictures, minus that of two base pictures | -1 to 1 |
+//!
+//! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on
+//! `identity`. The harmonic mean is never above the arithmetic one, so a few badly changed
+//! pictures weigh more.
+
+mod groups;
+
+pub use groups::{Group, by_group};
+
+use crate::error::Result;
+use crate::score::{SMALLEST_SIMILARITY, Score, require, require_range};
+use crate::similarity::similarity;
+
+/// Harmonic mean of the similarities of adapted to base pictures, over prompts without the
+/// trigger and seeds: 1 when the adapter changed nothing it was not asked to.
+///
+/// `seed` fixes the bootstrap.
+///
+/// # Errors
+/// When there is no similarity, or one lies outside [0, 1].
+pub fn kps_no_token(similarities: &[f64], seed: u64) -> Result<Score> {
+    require_range("kps_no_token", similarities, (0.0, 1.0))?;
+    Score::harmonic("kps_no_token", similarities, seed)
+}
+
+/// Identity similarity (CAT's IS, taken over pictures with the trigger): how near the adapted
+/// pictures come to the references.
+///
+/// `by_picture[i]` holds the similarity of picture `i` to each reference. References are averaged
+/// within a picture first, so the interval counts pictures and not pairs.
+///
+/// # Errors
+/// When there is no picture, a picture without references, or a similarity outside [0, 1].
+pub fn identity(by_picture: &[Vec<f64>], seed: u64) -> Result<Score> {
+    let mut means = Vec::with_capacity(by_picture.len());
+    for similarities in by_picture {
+        require("identity", "references", 1, similarities.len())?;
+        require_range("identity", similarities, (0.0, 1.0))?;
+        means.push(mean(similarities));
+    }
+    Score::arithmetic("identity", &means, seed)
+}
+
+/// Harmonic mean of [`kps_no_token`] and [`identity`]: high only when the style was learned *and*
+/// the rest was kept.
+///
+/// Its interval joins the two lower and the two upper ends, which is wider than either sample
+/// alone would justify; `n` counts the pictures of both.
+#[must_use]
+pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
+    Score {
+        mean: harmonic_of_two(kps_no_token.mean, identity.mean),
+        low: harmonic_of_two(kps_no_token.low, identity.low),
+        high: harmonic_of_two(kps_no_token.high, identity.high),
+        n: kps_no_token.n + identity.n,
+    }
+}
+
+/// Prompt similarity (CAT's PS): mean raw cosine of pictures and the texts of their prompts.
+///
+/// Small numbers are normal (0.2 to 0.35 for CLIP ViT-B/32), and small differences mean little.
+///
+/// # Errors
+/// When there is no cosine, or one lies outside [-1, 1].
+pub fn prompt_similarity(cosines: &[f64], seed: u64) -> Result<Score> {
+    require_range("prompt_similarity", cosines, (-1.0, 1.0))?;
+    Score::arithmetic("prompt_similarity", cosines, seed)
+}
+
+/// How alike the pictures of a list are among themselves: the mean [`similarity`] of all pairs of
+/// different pictures.
+///
+/// For base pictures this is the floor below which [`kps_no_token`] means that nothing was kept.
+/// The interval draws pictures, not pairs.
+///
+/// # Errors
+/// When there are fewer than two pictures or a feature has no direction.
+pub fn pair_similarity<F: AsRef<[f32]>>(pictures: &[F], seed: u64) -> Result<Score> {
+    require("pair_similarity", "pictures", 2, pictures.len())?;
+    Score::arithmetic("pair_similarity", &mean_similarity_to_others(pictures)?, seed)
+}
+
+/// Class collapse: how much more alike the adapted pictures are among themselves than the base
+/// pictures are. Positive means lost variety.
+///
+/// The lists are aligned: `adapted[i]` and `base[i]` come from one prompt and seed. The mean runs
+/// over all pairs of different pictures; the interval draws pictures, not pairs.
+///
+/// # Errors
+/// When there are fewer than two pictures, the lists differ in length, or a feature has no
+/// direction.
+pub fn collapse<F: AsRef<[f32]>>(adapted: &[F], base: &[F], seed: u64) -> Result<Score> {
+    require("class_collapse", "pictures", 2, adapted.len())?;
+    let adapted = mean_similarity_to_others(adapted)?;
+    let base = mean_similarity_to_others(base)?;
+    if adapted.len() != base.len() {
+        return Err(crate::Error::LengthMismatch {
+            what: "adapted and base pictures",
+            expected: adapted.len(),
+            found: base.len(),
+        });
+    }
+    let differences: Vec<f64> = adapted.iter().zip(&base).map(|(a, b)| a - b).collect();
+    Score::arithmetic("class_collapse", &differences, seed)
+}
+
+/// For each feature, its mean similarity to all others.
+fn mean_similarity_to_others<F: AsRef<[f32]>>(features: &[F]) -> Result<Vec<f64>> {
+    let mut sums = vec![0.0; features.len()];
+    for (i, left) in features.iter().enumerate() {
+        for (j, right) in features.iter().enumerate().skip(i + 1) {
+            let alike = similarity(left.as_ref(), right.as_ref())?;
+            sums[i] += alike;
+            sums[j] += alike;
+        }
+    }
+    let others = features.len().saturating_sub(1).max(1) as f64;
+    Ok(sums.into_iter().map(|sum| sum / others).collect())
+}
+
+fn harmonic_of_two(left: f64, right: f64) -> f64 {
+    let left = left.max(SMALLEST_SIMILARITY);
+    let right = right.max(SMALLEST_SIMILARITY);
+    2.0 / (left.recip() + right.recip())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests;

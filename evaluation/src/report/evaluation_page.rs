@@ -1,0 +1,228 @@
+//! The page of one adapter's evaluation.
+
+use maud::{Markup, html};
+
+use super::chart::Tone;
+use super::picture::{Picture, grid};
+use super::score_table::{cards, strip};
+use super::{number, page, words};
+use crate::error::{Error, Result};
+use crate::features::Extractor;
+use crate::kps::Group;
+use crate::protocol::{Evaluation, PicturePair, kind_name};
+use crate::score::Score;
+use crate::scores::Scores;
+
+/// How many of the most changed pairs, of pictures with the trigger and of references a page shows
+/// if nothing else is said; each picture is embedded whole.
+const SHOWN: usize = 24;
+
+/// One adapter's scores, its most changed pictures, and how they were measured.
+#[derive(Debug, Clone)]
+pub struct EvaluationPage<'a> {
+    /// The page's title, for instance the adapter's name.
+    pub title: &'a str,
+    /// The pictures that were measured.
+    pub evaluation: &'a Evaluation<'a>,
+    /// What was found.
+    pub scores: &'a Scores,
+    /// A remark that must not be overlooked, for instance [`super::EMBEDDED_BASE_NOTICE`].
+    pub notice: Option<&'a str>,
+    /// Most pictures of a sort to show; the rest is scored and left out of the page.
+    pub shown: usize,
+}
+
+impl<'a> EvaluationPage<'a> {
+    /// A page without notice that shows at most 24 pictures of a sort.
+    #[must_use]
+    pub fn new(title: &'a str, evaluation: &'a Evaluation<'a>, scores: &'a Scores) -> Self {
+        Self { title, evaluation, scores, notice: None, shown: SHOWN }
+    }
+
+    /// The page as one HTML file.
+    ///
+    /// # Errors
+    /// When the scores are not those of these pictures, or a picture cannot be encoded.
+    pub fn html(&self) -> Result<String> {
+        let summary = words::summary(self.scores);
+        let body = html! {
+            (page::opening("Evaluation", self.title, &summary))
+            @if let Some(notice) = self.notice { (page::notice(notice)) }
+            (page::section("Scores", "Each score with the interval in which it would lie if other pictures of the same sort had been drawn.", &cards(self.scores)))
+            (self.pairs()?)
+            (self.with_trigger()?)
+            (self.groups())
+            (page::section("How this was measured", "", &self.method()))
+        };
+        Ok(page::document(self.title, &summary, &body))
+    }
+
+    /// The pairs with their similarities, the most changed first.
+    fn by_damage(&self) -> Result<Vec<(&PicturePair<'a>, f64)>> {
+        let (pairs, scores) = (&self.evaluation.without_trigger, &self.scores.pictures);
+        if pairs.len() != scores.len() {
+            return Err(Error::LengthMismatch {
+                what: "pictures and their scores",
+                expected: pairs.len(),
+                found: scores.len(),
+            });
+        }
+        let similarities = scores.iter().map(|score| score.similarity);
+        let mut paired: Vec<_> = pairs.iter().zip(similarities).collect();
+        paired.sort_by(|left, right| left.1.total_cmp(&right.1));
+        Ok(paired)
+    }
+
+    fn pairs(&self) -> Result<Markup> {
+        let pairs = self.by_damage()?;
+        let shown = pairs.iter().take(self.shown);
+        let cells = shown.map(|(pair, kept)| pair_cell(pair, *kept)).collect::<Result<Vec<_>>>()?;
+        let body = html! {
+            div.pairs { @for cell in &cells { (cell) } }
+            (left_out(cells.len(), pairs.len()))
+        };
+        Ok(page::section(
+            "Without the trigger, most changed first",
+            "Left what the base draws, right the same prompt and seed with the adapter. Nobody asked for the style here, so the two should look alike.",
+            &body,
+        ))
+    }
+
+    fn with_trigger(&self) -> Result<Markup> {
+        let triggered = &self.evaluation.with_trigger;
+        if triggered.is_empty() {
+            return Ok(html! {});
+        }
+        let adapted = triggered.iter().take(self.shown).map(|one| {
+            let alt = format!("With the trigger: {}, seed {}", one.prompt, one.seed);
+            Ok((Picture::new(one.adapted, alt)?, one.prompt.as_str()))
+        });
+        let adapted = adapted.collect::<Result<Vec<_>>>()?;
+        let references = self.evaluation.references.iter().take(self.shown).enumerate();
+        let references = references
+            .map(|(index, picture)| Ok((Picture::new(picture, format!("Reference {}", index + 1))?, "")))
+            .collect::<Result<Vec<_>>>()?;
+        let body = html! {
+            @if !references.is_empty() {
+                h3 { "References" }
+                (grid(&references))
+                (left_out(references.len(), self.evaluation.references.len()))
+                h3 { "The adapter" }
+            }
+            (grid(&adapted))
+            (left_out(adapted.len(), triggered.len()))
+        };
+        Ok(page::section(
+            "With the trigger",
+            "What the adapter draws when it is asked for the style, to be held against the references.",
+            &body,
+        ))
+    }
+
+    fn groups(&self) -> Markup {
+        let tables = [("Class", &self.scores.classes), ("Kind of prompt", &self.scores.kinds)];
+        let tables = tables.into_iter().filter(|(_, groups)| !groups.is_empty());
+        let body = html! {
+            div.columns { @for (title, groups) in tables { (group_table(title, groups)) } }
+        };
+        page::section(
+            "Who lost most",
+            "An even average can hide one ruined class. Kept, by class and by kind of prompt, without the trigger.",
+            &body,
+        )
+    }
+
+    fn method(&self) -> Markup {
+        let scores = self.scores;
+        let generation = &scores.generation;
+        let counts = &scores.counts;
+        let mut facts = vec![
+            ("Base", generation.base.clone()),
+            ("Sampling", generation.sampling()),
+            ("Size", format!("{} x {} pixels", generation.width, generation.height)),
+            (
+                "Pictures",
+                format!(
+                    "{} pairs without the trigger, {} with it, {}, {}",
+                    counts.without_trigger,
+                    counts.with_trigger,
+                    number::count(counts.references, "reference", "references"),
+                    number::count(scores.seeds.len(), "seed", "seeds")
+                ),
+            ),
+            ("Measured with", measured_with(&scores.extractor)),
+            ("Intervals", format!("95 %, bootstrap over pictures with seed {}", scores.bootstrap_seed)),
+        ];
+        if let Some(adapter) = &generation.adapter {
+            facts.insert(1, ("Adapter", adapter.clone()));
+        }
+        if let Some(trigger) = &generation.trigger {
+            facts.insert(1, ("Trigger", trigger.clone()));
+        }
+        html! { (definitions()) (page::facts(&facts)) }
+    }
+}
+
+/// The extractor's name and the start of its hash, which the score file holds whole.
+pub(super) fn measured_with(extractor: &Extractor) -> String {
+    let start: String = extractor.sha256.chars().take(12).collect();
+    format!("{}, SHA-256 {start}\u{2026}", extractor.name)
+}
+
+fn pair_cell(pair: &PicturePair<'_>, kept: f64) -> Result<Markup> {
+    let base = Picture::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
+    let adapted = Picture::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
+    let exact = Score { mean: kept, low: 0.0, high: kept, n: 1 };
+    Ok(html! {
+        figure.pair {
+            div.side-by-side { (base) (adapted) }
+            (strip(Tone::Adapter, &exact, None))
+            figcaption {
+                span.prompt { (pair.prompt) }
+                span.detail { b { (number::score(kept)) } " kept \u{b7} " (kind_name(pair.kind)) " \u{b7} seed " (pair.seed) }
+            }
+        }
+    })
+}
+
+fn group_table(title: &str, groups: &[Group]) -> Markup {
+    html! {
+        table.groups {
+            thead { tr { th scope="col" { (title) } th scope="col" { "Kept" } th scope="col" { "Worst picture" } } }
+            tbody {
+                @for group in groups {
+                    tr {
+                        th scope="row" { (group.name) (strip(Tone::Adapter, &group.kept, None)) }
+                        td { span.value { (number::score(group.kept.mean)) } span.interval { (number::interval(&group.kept)) } }
+                        td { (number::score(group.worst)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The definitions every page with scores repeats.
+pub(super) fn definitions() -> Markup {
+    html! {
+        div.prose {
+            p {
+                "Pictures are compared by the directions of their CLIP features: the similarity of two pictures is (cosine + 1) / 2, so 1 is the same direction, and even unrelated pictures seldom fall below 0.5. "
+                "\u{201c}Kept\u{201d} (" code { "kps_no_token" } ") is the harmonic mean of the similarity of adapted and base picture over prompts without the trigger; "
+                "\u{201c}style\u{201d} (" code { "identity" } ") is the mean similarity to the references over prompts with the trigger; "
+                "\u{201c}both together\u{201d} (" code { "kps_joint" } ") is the harmonic mean of these two."
+            }
+            p {
+                "These are the toolkit's own definitions, after the idea of the Knowledge Preservation Score of the CAT paper (arXiv 2404.07554). The paper's exact formula could not be read, so the numbers do not compare with its table."
+            }
+        }
+    }
+}
+
+fn left_out(shown: usize, all: usize) -> Markup {
+    html! {
+        @if shown < all {
+            p.small { "Shown are " (shown) " of " (all) "; all are scored." }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Scores with their intervals and what each means.
+
+use maud::{Markup, html};
+
+use super::chart::Tone;
+use super::number;
+use crate::score::Score;
+use crate::scores::Scores;
+
+/// Which way a score points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Better {
+    Higher,
+    Lower,
+}
+
+/// A score as the pages show it.
+pub(super) struct ScoreKind {
+    /// Its name in files and on the command line.
+    pub(super) name: &'static str,
+    /// Its name in plain words.
+    pub(super) title: &'static str,
+    /// What it means, in one sentence.
+    pub(super) meaning: &'static str,
+    pub(super) better: Better,
+    /// Whether 0 and 1 are its ends, so that it can be drawn on a strip.
+    pub(super) unit_range: bool,
+}
+
+/// All scores, the most telling first.
+pub(super) const SCORES: [ScoreKind; 5] = [
+    ScoreKind {
+        name: "kps_no_token",
+        title: "Kept without the trigger",
+        meaning: "How alike a picture is with and without the adapter when nobody asked for the style; 1 is unchanged.",
+        better: Better::Higher,
+        unit_range: true,
+    },
+    ScoreKind {
+        name: "identity",
+        title: "Style with the trigger",
+        meaning: "How near pictures with the trigger word come to the artist's own; 1 is the same.",
+        better: Better::Higher,
+        unit_range: true,
+    },
+    ScoreKind {
+        name: "kps_joint",
+        title: "Both together",
+        meaning: "High only where the style was learned and everything else was kept.",
+        better: Better::Higher,
+        unit_range: true,
+    },
+    ScoreKind {
+        name: "prompt_similarity",
+        title: "Follows the prompt",
+        meaning: "How well pictures agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
+        better: Better::Higher,
+        unit_range: false,
+    },
+    ScoreKind {
+        name: "class_collapse",
+        title: "Lost variety",
+        meaning: "How much more alike the pictures have become among themselves; 0 is no change, more is worse.",
+        better: Better::Lower,
+        unit_range: false,
+    },
+];
+
+/// Which of two adapters a score favours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Cat,
+    Lora,
+    /// The intervals overlap: the difference may be chance.
+    TooClose,
+}
+
+impl Verdict {
+    pub(super) fn between(cat: &Score, lora: &Score, better: Better) -> Self {
+        let neither_loses = better == Better::Lower && cat.low <= 0.0 && lora.low <= 0.0;
+        let cat_is_higher = cat.mean > lora.mean;
+        match better {
+            _ if cat.overlaps(lora) || neither_loses => Self::TooClose,
+            Better::Higher if cat_is_higher => Self::Cat,
+            Better::Lower if !cat_is_higher => Self::Cat,
+            _ => Self::Lora,
+        }
+    }
+}
+
+/// What a score has to be held against.
+pub(super) struct Reference {
+    /// Whose score it is, as the start of a sentence.
+    pub(super) whose: &'static str,
+    pub(super) score: Score,
+}
+
+impl Reference {
+    /// What the untouched base tells about a kind of score, where it tells something.
+    pub(super) fn of(kind: &ScoreKind, scores: &Scores) -> Option<Self> {
+        let (whose, score) = match kind.name {
+            "kps_no_token" => ("Two different pictures of the base", scores.base_pair_similarity),
+            "identity" => ("The base alone", scores.base_identity),
+            "prompt_similarity" => ("The base alone", Some(scores.base_prompt_similarity)),
+            _ => return None,
+        };
+        score.map(|score| Self { whose, score })
+    }
+}
+
+/// A score on a line from 0 to 1: a bar for the interval, a mark for the score, and a thin line for
+/// what it has to be held against.
+pub(super) fn strip(tone: Tone, score: &Score, reference: Option<&Reference>) -> Markup {
+    let percent = |value: f64| format!("{:.1}%", 100.0 * value.clamp(0.0, 1.0));
+    let (low, mean, high) = (percent(score.low), percent(score.mean), percent(score.high));
+    html! {
+        span class=(format!("strip {}", tone.class())) aria-hidden="true"
+            style=(format!("--low:{low};--mean:{mean};--high:{high}")) {
+            @if let Some(reference) = reference { u style=(format!("left:{}", percent(reference.score.mean))) {} }
+            i {}
+            b {}
+        }
+    }
+}
+
+/// One adapter's scores as cards.
+pub(super) fn cards(scores: &Scores) -> Markup {
+    html! {
+        div.cards {
+            @for kind in &SCORES {
+                @if let Some(score) = scores.named(kind.name) {
+                    (card(kind, &score, scores))
+                }
+            }
+        }
+    }
+}
+
+fn card(kind: &ScoreKind, score: &Score, scores: &Scores) -> Markup {
+    let reference = Reference::of(kind, scores);
+    html! {
+        article.card {
+            h3 { (kind.title) }
+            p.figure { (number::score(score.mean)) }
+            @if kind.unit_range {
+                (strip(Tone::Adapter, score, reference.as_ref()))
+            }
+            p.interval { (number::interval(score)) ", " (number::count(score.n, "picture", "pictures")) }
+            p.meaning { (kind.meaning) }
+            @if let Some(Reference { whose, score }) = reference {
+                p.base-value { (whose) ": " (number::score(score.mean)) }
+            }
+            p.key { code { (kind.name) } }
+        }
+    }
+}
+
+/// Two adapters side by side, the better one marked.
+pub(super) fn comparison(cat: &Scores, lora: &Scores) -> Markup {
+    html! {
+        table.comparison {
+            thead {
+                tr { th scope="col" { "Score" } th scope="col" { "CAT" } th scope="col" { "Plain LoRA" } }
+            }
+            tbody {
+                @for kind in &SCORES {
+                    @if let (Some(left), Some(right)) = (cat.named(kind.name), lora.named(kind.name)) {
+                        (comparison_row(kind, &left, &right, Reference::of(kind, cat)))
+                    }
+                }
+            }
+        }
+        p.small { span.badge { "better" } " marks the better score where the intervals do not overlap. Where neither is marked, the difference may be chance. Small figures are 95 % bootstrap intervals." }
+    }
+}
+
+fn comparison_row(kind: &ScoreKind, cat: &Score, lora: &Score, reference: Option<Reference>) -> Markup {
+    let verdict = Verdict::between(cat, lora, kind.better);
+    html! {
+        tr {
+            th scope="row" {
+                span.title { (kind.title) }
+                span.meaning { (kind.meaning) }
+                @if let Some(Reference { whose, score }) = reference {
+                    span.meaning { (whose) ": " (number::score(score.mean)) "." }
+                }
+            }
+            (comparison_cell("CAT", cat, verdict == Verdict::Cat))
+            (comparison_cell("Plain LoRA", lora, verdict == Verdict::Lora))
+        }
+    }
+}
+
+fn comparison_cell(name: &str, score: &Score, better: bool) -> Markup {
+    html! {
+        td.better[better] {
+            span.contender aria-hidden="true" { (name) }
+            span.value { (number::score(score.mean)) }
+            span.interval { (number::interval(score)) }
+            @if better { span.badge { "better" } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(low: f64, mean: f64, high: f64) -> Score {
+        Score { mean, low, high, n: 10 }
+    }
+
+    #[test]
+    fn the_better_score_is_the_higher_one_or_for_losses_the_lower_one() {
+        let (high, low) = (score(0.9, 0.95, 1.0), score(0.7, 0.75, 0.8));
+        assert_eq!(Verdict::between(&high, &low, Better::Higher), Verdict::Cat);
+        assert_eq!(Verdict::between(&low, &high, Better::Higher), Verdict::Lora);
+        assert_eq!(Verdict::between(&high, &low, Better::Lower), Verdict::Lora);
+        assert_eq!(Verdict::between(&low, &high, Better::Lower), Verdict::Cat);
+    }
+
+    #[test]
+    fn where_neither_lost_variety_none_is_better() {
+        let (gained, same) = (score(-0.05, -0.04, -0.03), score(-0.01, 0.0, 0.01));
+        assert_eq!(Verdict::between(&gained, &same, Better::Lower), Verdict::TooClose);
+    }
+
+    #[test]
+    fn overlapping_intervals_have_no_winner() {
+        let (left, right) = (score(0.80, 0.9, 0.95), score(0.7, 0.75, 0.81));
+        assert_eq!(Verdict::between(&left, &right, Better::Higher), Verdict::TooClose);
+        assert!(!comparison_row(&SCORES[0], &left, &right, None).into_string().contains("badge"));
+    }
+}

@@ -1,0 +1,79 @@
+//! A number with its uncertainty.
+
+use catelier_numerics::stats;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The smallest similarity that enters a harmonic mean, so that one opposite picture gives a score
+/// next to 0 and not an undefined one.
+pub const SMALLEST_SIMILARITY: f64 = 1e-9;
+
+/// A score with the 95 % bootstrap interval of its mean.
+///
+/// Pictures are drawn again with replacement, each independently; pictures of one prompt with
+/// several seeds are more alike than that, so read the interval as a lower bound on the doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The score itself.
+    pub mean: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+    /// How many values were averaged.
+    pub n: usize,
+}
+
+impl Score {
+    /// Whether the intervals of two scores overlap, so that their order may be chance.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.low <= other.high && other.low <= self.high
+    }
+
+    /// The arithmetic mean of `values`; their order does not matter.
+    pub(crate) fn arithmetic(score: &'static str, values: &[f64], seed: u64) -> Result<Self> {
+        require(score, "pictures", 1, values.len())?;
+        let interval = stats::bootstrap_interval(&sorted(values), seed)
+            .map_err(|source| Error::Statistics { score, source: Box::new(source) })?;
+        Ok(Self { mean: interval.mean, low: interval.low, high: interval.high, n: interval.n })
+    }
+
+    /// The harmonic mean of `values` in (0, 1]: one over the mean of the reciprocals.
+    ///
+    /// A percentile interval follows any monotone map, so the interval is that of the mean
+    /// reciprocal, turned over.
+    pub(crate) fn harmonic(score: &'static str, values: &[f64], seed: u64) -> Result<Self> {
+        let reciprocals: Vec<f64> = values.iter().map(|value| value.max(SMALLEST_SIMILARITY).recip()).collect();
+        let of_reciprocals = Self::arithmetic(score, &reciprocals, seed)?;
+        Ok(Self {
+            mean: of_reciprocals.mean.recip(),
+            low: of_reciprocals.high.recip(),
+            high: of_reciprocals.low.recip(),
+            n: of_reciprocals.n,
+        })
+    }
+}
+
+/// An error unless `found` is at least `expected`.
+pub(crate) fn require(score: &'static str, of: &'static str, expected: usize, found: usize) -> Result<()> {
+    if found < expected {
+        return Err(Error::TooFew { score, of, expected, found });
+    }
+    Ok(())
+}
+
+/// An error unless all values lie in `[low, high]`.
+pub(crate) fn require_range(score: &'static str, values: &[f64], (low, high): (f64, f64)) -> Result<()> {
+    match values.iter().find(|value| !(low..=high).contains(*value)) {
+        None => Ok(()),
+        Some(&value) => Err(Error::OutOfRange { score, low, high, value }),
+    }
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values
+}

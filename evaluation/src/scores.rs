@@ -1,0 +1,140 @@
+//! The result of an evaluation as versioned JSON.
+
+use catelier_prompts::PromptKind;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::features::Extractor;
+use crate::kps::Group;
+use crate::protocol::Generation;
+use crate::score::Score;
+
+/// The value of `format` in every score file.
+pub const FORMAT: &str = "catelier-scores";
+
+/// The newest version of the format; it rises when the meaning of a field changes.
+pub const VERSION: u32 = 1;
+
+/// All scores of one adapter, with everything needed to judge or repeat them.
+///
+/// The definitions are in [`crate::kps`]. A score that was not possible, for want of references
+/// or pictures with the trigger, is `null` in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// At most [`VERSION`].
+    pub version: u32,
+    /// How much of the base was kept where the trigger was absent.
+    pub kps_no_token: Score,
+    /// Style learned and base kept, together.
+    pub kps_joint: Option<Score>,
+    /// How near pictures with the trigger come to the references.
+    pub identity: Option<Score>,
+    /// How well adapted pictures, with and without the trigger, follow their prompts.
+    pub prompt_similarity: Score,
+    /// The base pictures' identity similarity: what an adapter has to exceed.
+    pub base_identity: Option<Score>,
+    /// How alike two different base pictures are: what `kps_no_token` would be if nothing were kept.
+    pub base_pair_similarity: Option<Score>,
+    /// The base pictures' prompt similarity, to compare with.
+    pub base_prompt_similarity: Score,
+    /// Variety lost among pictures without the trigger; positive is a loss.
+    pub class_collapse: Option<Score>,
+    /// `kps_no_token` by kind of prompt, the largest drop first.
+    pub kinds: Vec<Group>,
+    /// `kps_no_token` by class, the largest drop first.
+    pub classes: Vec<Group>,
+    /// Each picture without the trigger, in the order given.
+    pub pictures: Vec<PictureScore>,
+    /// How many pictures of each sort were scored.
+    pub counts: Counts,
+    /// The seeds of the start noise, each once, in order.
+    pub seeds: Vec<u64>,
+    /// The seed of the bootstrap.
+    pub bootstrap_seed: u64,
+    /// What measured the pictures.
+    pub extractor: Extractor,
+    /// How the pictures were made, in the caller's words.
+    pub generation: Generation,
+}
+
+/// One picture without the trigger, compared with the base's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PictureScore {
+    /// Its prompt.
+    pub prompt: String,
+    /// Its kind of prompt.
+    pub kind: PromptKind,
+    /// Its class, where it has one.
+    pub class: Option<String>,
+    /// Its seed.
+    pub seed: u64,
+    /// `sim(adapted, base)`, in [0, 1].
+    pub similarity: f64,
+}
+
+/// How many pictures of each sort were scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Pairs of base and adapted picture without the trigger.
+    pub without_trigger: usize,
+    /// Adapted pictures with the trigger.
+    pub with_trigger: usize,
+    /// The artist's pictures.
+    pub references: usize,
+}
+
+impl Scores {
+    /// The class that lost most, if pictures have classes.
+    #[must_use]
+    pub fn worst_class(&self) -> Option<&Group> {
+        self.classes.first()
+    }
+
+    /// A score by the name that commands and files use: `kps_no_token`, `kps_joint`, `identity`,
+    /// `prompt_similarity` or `class_collapse`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Score> {
+        match name {
+            "kps_no_token" => Some(self.kps_no_token),
+            "kps_joint" => self.kps_joint,
+            "identity" => self.identity,
+            "prompt_similarity" => Some(self.prompt_similarity),
+            "class_collapse" => self.class_collapse,
+            _ => None,
+        }
+    }
+
+    /// The scores as indented JSON with a final line break.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let json = serde_json::to_string_pretty(self).expect("a struct of strings and numbers always serialises");
+        json + "\n"
+    }
+
+    /// Reads scores back, refusing other formats and newer versions.
+    ///
+    /// # Errors
+    /// When the text is not JSON, names another format or a newer version, or lacks a field.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let parse = |source| Error::ScoreFile { source };
+        let head: Head = serde_json::from_str(text).map_err(parse)?;
+        if head.format != FORMAT || head.version > VERSION {
+            return Err(Error::ScoreFormat {
+                expected: FORMAT,
+                version: VERSION,
+                found: head.format,
+                found_version: head.version,
+            });
+        }
+        serde_json::from_str(text).map_err(parse)
+    }
+}
+
+/// The two fields that decide whether the rest can be understood.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    version: u32,
+}

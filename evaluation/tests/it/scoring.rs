@@ -1,0 +1,114 @@
+//! Whole evaluations on made-up pictures.
+
+use catelier_evaluation::{Error, Scores};
+
+use crate::world::{BLUE, ByColour, GREEN, RED, World};
+
+fn score(world: &World) -> Scores {
+    world.evaluation().score(&ByColour::new()).unwrap()
+}
+
+#[test]
+fn an_adapter_that_does_nothing_keeps_all_and_has_no_style() {
+    let scores = score(&World::new(RED, GREEN, RED));
+    let painter = score(&World::new(RED, GREEN, BLUE));
+    assert_eq!(scores.kps_no_token.mean, 1.0);
+    assert_eq!(scores.class_collapse.unwrap().mean, 0.0);
+    assert!(scores.identity.unwrap().mean + 0.3 < painter.identity.unwrap().mean);
+    assert!(scores.kps_joint.unwrap().mean < painter.kps_joint.unwrap().mean);
+}
+
+#[test]
+fn a_leaking_adapter_loses_and_its_worst_class_is_named() {
+    let scores = score(&World::new(BLUE, GREEN, BLUE));
+    assert!(scores.kps_no_token.mean < 0.8);
+    assert_eq!(scores.worst_class().unwrap().name, "house");
+    assert_eq!(scores.kinds[0].name, "same-class");
+    assert!(scores.pictures[0].similarity < 0.6);
+    assert!(scores.base_pair_similarity.unwrap().mean < 0.6);
+    assert_eq!(scores.pictures[1].similarity, 1.0);
+}
+
+#[test]
+fn painting_everything_alike_is_collapse() {
+    let scores = score(&World::new(BLUE, BLUE, BLUE));
+    assert!(scores.class_collapse.unwrap().mean > 0.4);
+}
+
+#[test]
+fn pictures_that_follow_their_words_have_high_prompt_similarity() {
+    let follows = score(&World::new(RED, GREEN, BLUE));
+    let ignores = score(&World::new(GREEN, RED, RED));
+    assert!(follows.prompt_similarity.mean > 0.9);
+    assert!(ignores.prompt_similarity.mean < 0.2);
+    assert_eq!(follows.base_prompt_similarity, ignores.base_prompt_similarity);
+}
+
+#[test]
+fn without_references_only_what_needs_none_is_scored() {
+    let world = World::new(RED, GREEN, BLUE);
+    let mut evaluation = world.evaluation();
+    evaluation.references.clear();
+    let scores = evaluation.score(&ByColour::new()).unwrap();
+    assert_eq!((scores.identity, scores.kps_joint, scores.base_identity), (None, None, None));
+    assert_eq!(scores.kps_no_token.n, 2);
+}
+
+#[test]
+fn no_pair_is_an_error() {
+    let world = World::new(RED, GREEN, BLUE);
+    let mut evaluation = world.evaluation();
+    evaluation.without_trigger.clear();
+    let error = evaluation.score(&ByColour::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot compute `kps_no_token`: expected at least 1 pictures without the trigger, found 0"
+    );
+}
+
+/// Equal but for the last bit of a number read from decimal digits.
+fn assert_same(read: &Scores, written: &Scores) {
+    for name in ["kps_no_token", "kps_joint", "identity", "prompt_similarity", "class_collapse"] {
+        let (read, written) = (read.named(name).unwrap(), written.named(name).unwrap());
+        let apart = [read.mean - written.mean, read.low - written.low, read.high - written.high];
+        assert!(apart.iter().all(|apart| apart.abs() < 1e-12), "{name}: {apart:?}");
+        assert_eq!(read.n, written.n, "{name}");
+    }
+    assert_eq!((&read.extractor, &read.generation), (&written.extractor, &written.generation));
+    assert_eq!((&read.counts, &read.seeds), (&written.counts, &written.seeds));
+    assert_eq!(read.pictures.len(), written.pictures.len());
+}
+
+#[test]
+fn scores_survive_json_and_carry_the_names_that_other_tools_read() {
+    let scores = score(&World::new(BLUE, GREEN, BLUE));
+    let json = scores.to_json();
+    assert_same(&Scores::from_json(&json).unwrap(), &scores);
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["format"], "catelier-scores");
+    assert_eq!(value["version"], 1);
+    for name in ["kps_no_token", "kps_joint", "identity", "prompt_similarity"] {
+        for field in ["mean", "low", "high", "n"] {
+            assert!(value[name][field].is_number(), "{name}.{field}");
+        }
+    }
+    assert_eq!(value["generation"]["trigger"], "sks");
+    assert_eq!(value["extractor"]["name"], "by colour");
+    assert_eq!(value["pictures"][0]["kind"], "same-class");
+}
+
+#[test]
+fn another_format_or_a_newer_version_is_refused() {
+    let json = score(&World::new(RED, GREEN, BLUE)).to_json();
+    let newer = json.replacen("\"version\": 1", "\"version\": 9", 1);
+    assert!(matches!(Scores::from_json(&newer), Err(Error::ScoreFormat { found_version: 9, .. })));
+    let other = json.replacen("catelier-scores", "something else", 1);
+    assert!(matches!(Scores::from_json(&other), Err(Error::ScoreFormat { .. })));
+    assert!(matches!(Scores::from_json("[1]"), Err(Error::ScoreFile { .. })));
+}
+
+#[test]
+fn the_same_pictures_and_seed_give_the_same_bytes() {
+    let world = World::new(BLUE, GREEN, BLUE);
+    assert_eq!(score(&world).to_json(), score(&world).to_json());
+}

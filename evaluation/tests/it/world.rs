@@ -1,0 +1,107 @@
+//! Made-up pictures and an extractor that measures colour, for tests that need no model.
+
+use catelier_evaluation::{
+    Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, TriggerPicture,
+};
+use catelier_prompts::PromptKind;
+use image::{Rgb, RgbImage};
+
+/// Measures a picture by its mean colour, and a text by the colour word in it.
+pub(crate) struct ByColour {
+    extractor: Extractor,
+}
+
+impl ByColour {
+    pub(crate) fn new() -> Self {
+        let (name, sha256) = ("by colour".to_owned(), "c0".repeat(32));
+        Self { extractor: Extractor { name, sha256 } }
+    }
+}
+
+impl FeatureExtractor for ByColour {
+    fn extractor(&self) -> &Extractor {
+        &self.extractor
+    }
+
+    fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
+        Ok(pictures.iter().map(|picture| mean_colour(picture)).collect())
+    }
+
+    fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
+        let colour = |text: &&str| match text {
+            text if text.contains("red") => vec![1.0, 0.0, 0.0],
+            text if text.contains("green") => vec![0.0, 1.0, 0.0],
+            _ => vec![0.0, 0.0, 1.0],
+        };
+        Ok(texts.iter().map(colour).collect())
+    }
+}
+
+fn mean_colour(picture: &RgbImage) -> Feature {
+    let mut sums = vec![0.0_f32; 3];
+    for pixel in picture.pixels() {
+        for (sum, level) in sums.iter_mut().zip(pixel.0) {
+            *sum += f32::from(level);
+        }
+    }
+    sums
+}
+
+pub(crate) const RED: Rgb<u8> = Rgb([250, 10, 10]);
+pub(crate) const GREEN: Rgb<u8> = Rgb([10, 250, 10]);
+pub(crate) const BLUE: Rgb<u8> = Rgb([10, 10, 250]);
+
+pub(crate) fn flat(colour: Rgb<u8>) -> RgbImage {
+    RgbImage::from_pixel(8, 8, colour)
+}
+
+/// Two pairs, a red house and a green boat, whose adapted pictures are given, and one picture with
+/// the trigger.
+pub(crate) struct World {
+    pub(crate) house: RgbImage,
+    pub(crate) boat: RgbImage,
+    pub(crate) adapted_house: RgbImage,
+    pub(crate) adapted_boat: RgbImage,
+    pub(crate) triggered: RgbImage,
+    pub(crate) reference: RgbImage,
+}
+
+impl World {
+    /// The artist paints everything blue.
+    pub(crate) fn new(adapted_house: Rgb<u8>, adapted_boat: Rgb<u8>, triggered: Rgb<u8>) -> Self {
+        Self {
+            house: flat(RED),
+            boat: flat(GREEN),
+            adapted_house: flat(adapted_house),
+            adapted_boat: flat(adapted_boat),
+            triggered: flat(triggered),
+            reference: flat(BLUE),
+        }
+    }
+
+    pub(crate) fn evaluation(&self) -> Evaluation<'_> {
+        Evaluation {
+            without_trigger: vec![
+                pair("a red house", "house", PromptKind::SameClass, &self.house, &self.adapted_house),
+                pair("a green boat", "boat", PromptKind::Unrelated, &self.boat, &self.adapted_boat),
+            ],
+            with_trigger: vec![TriggerPicture { prompt: "a blue cat".to_owned(), seed: 1, adapted: &self.triggered }],
+            references: vec![&self.reference],
+            generation: Generation {
+                base: "made up".to_owned(),
+                trigger: Some("sks".to_owned()),
+                sampler: "none".to_owned(),
+                steps: 1,
+                guidance: 1.0,
+                width: 8,
+                height: 8,
+                ..Generation::default()
+            },
+            bootstrap_seed: 5,
+        }
+    }
+}
+
+fn pair<'a>(prompt: &str, class: &str, kind: PromptKind, base: &'a RgbImage, adapted: &'a RgbImage) -> PicturePair<'a> {
+    PicturePair { prompt: prompt.to_owned(), kind, class: Some(class.to_owned()), seed: 1, base, adapted }
+}
