@@ -1,0 +1,38 @@
+//! What one client hands in.
+
+use catelier_adapters::Adapter;
+
+/// What one client hands in: an adapter and what it weighs. Nothing else leaves the client.
+#[derive(Debug, Clone)]
+pub struct Contribution {
+    /// Name of the client, unique in its round.
+    pub client: String,
+    /// The adapter it trained.
+    pub adapter: Adapter,
+    /// What its adapter counts in the mean, finite and above 0; only ratios matter.
+    pub weight: f64,
+    /// Fingerprint of the base model it was trained on, where it is known.
+    pub base_fingerprint: Option<String>,
+}
+
+impl Contribution {
+    /// A contribution that counts as much as its number of training examples.
+    pub fn from_examples(client: impl Into<String>, adapter: Adapter, examples: usize) -> Self {
+        Self { client: client.into(), adapter, weight: examples as f64, base_fingerprint: None }
+    }
+
+    /// The same contribution with the fingerprint of its base.
+    pub fn on_base(mut self, fingerprint: impl Into<String>) -> Self {
+        self.base_fingerprint = Some(fingerprint.into());
+        self
+    }
+}
+
+/// Contributions in the order of their clients' names, with weights that sum to 1: results do
+/// not depend on who came first.
+pub(crate) fn shares(contributions: &[Contribution]) -> Vec<(&Contribution, f64)> {
+    let mut sorted: Vec<&Contribution> = contributions.iter().collect();
+    sorted.sort_by(|left, right| left.client.cmp(&right.client));
+    let total: f64 = sorted.iter().map(|contribution| contribution.weight).sum();
+    sorted.into_iter().map(|contribution| (contribution, contribution.weight / total)).collect()
+}

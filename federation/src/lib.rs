@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::disallowed_methods,
+        reason = "a test may panic, and writes half files on purpose"
+    )
+)]
+
+mod check;
+mod contribution;
+mod error;
+mod round;
+mod state;
+mod strategy;
+
+pub use check::{FactorsMay, check};
+pub use contribution::Contribution;
+pub use error::{Error, Offence, Offender, Result, RoundError};
+pub use round::{Client, ClientReport, OnFailure, RoundObserver, RoundPlan, RoundReport, run_rounds};
+pub use state::{STATE_FORMAT, STATE_VERSION, State};
+pub use strategy::{Aggregate, Distance, Strategy, TargetRank, fedavg, product};

@@ -1,0 +1,85 @@
+//! The mean of the updates themselves.
+
+use catelier_adapters::{Adapter, LoraFactors, Matrices};
+use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
+
+use super::{Aggregate, TargetRank, distances, of_module};
+use crate::check::{FactorsMay, check};
+use crate::contribution::{Contribution, shares};
+use crate::error::{Error, Result};
+
+/// Weighted mean of the scaled products `scale_k up_k down_k`, cut to a rank: the best
+/// approximation of the exact mean at that rank, in Frobenius norm.
+///
+/// The mean is never written out: it is decomposed through its factors. Ranks and alphas may
+/// differ between clients. What is cut off is told by [`Aggregate::distances`].
+///
+/// `alpha` is that of the result; by default its scale `alpha / rank` is the weighted mean of the
+/// clients' scales, so that training goes on as it did.
+///
+/// **Errors** as [`check`] with [`FactorsMay::Differ`]; [`Error::Target`] for rank 0 or an alpha
+/// that is not a finite number above 0.
+///
+/// **Source** singular value re-projection as in FlexLoRA, arXiv 2402.11505; optimal by the
+/// Eckart-Young theorem.
+pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
+    refuse_targets(rank, alpha)?;
+    check(contributions, FactorsMay::Differ)?;
+    let shares = shares(contributions);
+    let mut adapter = Adapter::new();
+    for (module, _) in contributions[0].adapter.iter() {
+        let terms = of_module(&shares, module);
+        adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
+    }
+    Ok(Aggregate { distances: distances(&adapter, contributions)?, adapter })
+}
+
+fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
+    if rank == TargetRank::Fixed(0) {
+        return Err(Error::Target { what: "rank", expected: "1 or more", found: 0.0 });
+    }
+    match alpha.filter(|alpha| !(alpha.is_finite() && *alpha > 0.0)) {
+        Some(found) => Err(Error::Target { what: "alpha", expected: "finite and above 0", found }),
+        None => Ok(()),
+    }
+}
+
+fn mean_update(
+    module: &str,
+    terms: &[(&LoraFactors, f64)],
+    rank: TargetRank,
+    alpha: Option<f64>,
+) -> Result<LoraFactors> {
+    let failed = || Error::adapters("averaging updates");
+    let mut products = Vec::new();
+    for (factors, share) in terms {
+        let Matrices { up, down } = factors.matrices().map_err(failed())?;
+        products.push(LowRankTerm { up, down, weight: share * factors.scale() });
+    }
+    let rank = rank_of_result(terms, &products, rank);
+    let cut = low_rank_svd(&products, rank).map_err(Error::numerics(format!("decomposing the mean of `{module}`")))?;
+    let alpha = alpha.unwrap_or_else(|| mean_scale(terms) * rank as f64);
+    // The scale is split evenly between the factors, whose product alone is fixed.
+    let share = (rank as f64 / alpha).sqrt();
+    let scaled = |tensor: candle_core::Tensor| (tensor * share).map_err(Error::tensor("scaling factors"));
+    let matrices = Matrices { up: scaled(cut.up)?, down: scaled(cut.down)? };
+    terms[0].0.with_matrices(&matrices, alpha).map_err(failed())
+}
+
+fn rank_of_result(terms: &[(&LoraFactors, f64)], products: &[LowRankTerm], rank: TargetRank) -> usize {
+    let ranks = terms.iter().map(|(factors, _)| factors.rank());
+    match rank {
+        TargetRank::Largest => ranks.max().unwrap_or(1),
+        TargetRank::Fixed(rank) => rank,
+        TargetRank::Exact => {
+            let size = products[0].up.dims()[0].min(products[0].down.dims()[1]);
+            ranks.sum::<usize>().min(size)
+        }
+    }
+}
+
+/// Weighted mean of the clients' scales; 1 if that leaves nothing to scale by.
+fn mean_scale(terms: &[(&LoraFactors, f64)]) -> f64 {
+    let scale: f64 = terms.iter().map(|(factors, share)| share * factors.scale()).sum();
+    if scale > 0.0 { scale } else { 1.0 }
+}

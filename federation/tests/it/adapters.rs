@@ -1,0 +1,57 @@
+//! Adapters drawn from seeds, and measures on them.
+
+use candle_core::{DType, Device, Tensor};
+use catelier_adapters::{Adapter, LoraFactors};
+use catelier_federation::Contribution;
+use catelier_numerics::noise::{Noise, Stream};
+
+/// One linear layer and one convolution.
+pub(crate) const MODULES: [(&str, &[usize], usize); 2] =
+    [("unet.mid_block.attentions.0.proj_in", &[7], 5), ("unet.mid_block.resnets.0.conv1", &[3, 3, 3], 4)];
+
+pub(crate) fn adapter(rank: usize, alpha: f64, seed: u64) -> Adapter {
+    let module = |(index, (path, inputs, outputs)): (usize, &(&str, &[usize], usize))| {
+        let draw = |sample, shape: Vec<usize>| {
+            Noise::new(seed).normal(Stream("clients"), index as u64, sample, shape, &Device::Cpu).unwrap()
+        };
+        let kernel = vec![1; inputs.len() - 1];
+        let down = draw(0, [&[rank], *inputs].concat());
+        let up = draw(1, [vec![*outputs, rank], kernel].concat());
+        ((*path).to_owned(), LoraFactors::new(down, up, alpha).unwrap())
+    };
+    MODULES.iter().enumerate().map(module).collect()
+}
+
+pub(crate) fn contribution(client: &str, adapter: Adapter, weight: f64) -> Contribution {
+    Contribution { client: client.to_owned(), adapter, weight, base_fingerprint: None }
+}
+
+/// The updates of all modules, as f64 values.
+pub(crate) fn update(adapter: &Adapter) -> Vec<f64> {
+    adapter.iter().flat_map(|(_, factors)| values(&factors.delta().unwrap())).collect()
+}
+
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+/// The exact weighted mean of the contributions' updates.
+pub(crate) fn mean_update(contributions: &[Contribution]) -> Vec<f64> {
+    let total: f64 = contributions.iter().map(|c| c.weight).sum();
+    let mut mean = vec![0.0; update(&contributions[0].adapter).len()];
+    for contribution in contributions {
+        for (sum, value) in mean.iter_mut().zip(update(&contribution.adapter)) {
+            *sum += contribution.weight / total * value;
+        }
+    }
+    mean
+}
+
+pub(crate) fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+pub(crate) fn distance(left: &[f64], right: &[f64]) -> f64 {
+    assert_eq!(left.len(), right.len());
+    norm(&left.iter().zip(right).map(|(l, r)| l - r).collect::<Vec<_>>())
+}

@@ -1,0 +1,11 @@
+//! Laws of aggregation, the check, and whole runs of rounds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and writes half files on purpose"
+)]
+
+mod adapters;
+mod checks;
+mod laws;
+mod rounds;
