@@ -1,0 +1,174 @@
+//! Pictures in bulk: a NumPy array with metadata, or a folder of captioned PNG files.
+
+mod plan;
+
+use std::fs;
+use std::path::Path;
+
+use catelier_numerics::atomic;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::hands::Artist;
+use crate::picture::Picture;
+use crate::vocabulary::{Colour, Object, Setting, Triple};
+
+/// Pixels a side of the pictures that the embedded model paints.
+pub const MODEL_SIDE: usize = 64;
+
+/// Who paints the pictures.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// The house style, in which the base model is trained.
+    House,
+    /// One artist.
+    Artist(&'static Artist),
+    /// Every artist in turn.
+    MixedArtists,
+    /// No scene at all: generic textures.
+    Textures,
+}
+
+/// Which triples are painted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// The 360 triples of base training.
+    Train,
+    /// The 40 triples kept out of it.
+    HeldOut,
+    /// All 400.
+    All,
+}
+
+impl Split {
+    fn contains(self, triple: Triple) -> bool {
+        match self {
+            Self::Train => !triple.held_out(),
+            Self::HeldOut => triple.held_out(),
+            Self::All => true,
+        }
+    }
+}
+
+/// What to export.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Who paints.
+    pub source: Source,
+    /// Which triples.
+    pub split: Split,
+    /// How many pictures.
+    pub count: usize,
+    /// The seed of all of them.
+    pub seed: u64,
+    /// Pixels a side: 32, 64, 128 or 256.
+    pub side: usize,
+}
+
+/// One line of `metadata.jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// The picture's place in `pictures.npy`.
+    pub index: usize,
+    /// The caption; empty for a texture.
+    pub text: String,
+    /// What is drawn; nothing for a texture.
+    pub object: Option<Object>,
+    /// Its colour; nothing for a texture.
+    pub colour: Option<Colour>,
+    /// Where it stands; nothing for a texture.
+    pub setting: Option<Setting>,
+    /// The artist's name, `house` or `texture`.
+    pub artist: &'static str,
+    /// Whether the triple is kept out of base training.
+    pub held_out: bool,
+}
+
+/// How many pictures are painted before they are written.
+const BATCH: usize = 512;
+
+/// Writes `pictures.npy` (`uint8 [count, side, side, 3]`, NumPy format 1.0) and `metadata.jsonl` into `dir`.
+///
+/// The same request gives the same bytes, whatever the number of threads. Files of an earlier export are replaced.
+///
+/// # Errors
+/// [`Error::PictureSide`], [`Error::Folder`] and [`Error::Write`].
+pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
+    if ![32, 64, 128, 256].contains(&request.side) {
+        return Err(Error::PictureSide { side: request.side });
+    }
+    make(dir)?;
+    let jobs = plan::rounds(request);
+    atomic::write(dir.join("pictures.npy"), |file| {
+        file.write_all(&npy_header(request.count, request.side))?;
+        for batch in jobs.chunks(BATCH) {
+            let painted: Vec<Picture> = batch.par_iter().map(|job| job.paint(request.side)).collect();
+            painted.iter().try_for_each(|picture| file.write_all(picture.pixels()))?;
+        }
+        Ok(())
+    })?;
+    atomic::write(dir.join("metadata.jsonl"), |file| {
+        jobs.iter().try_for_each(|job| writeln!(file, "{}", serde_json::to_string(&job.entry())?))
+    })?;
+    Ok(())
+}
+
+/// Writes a training folder: `count` pictures by `artist` as `0001.png`, each with its caption in `0001.txt`.
+///
+/// Pictures have [`MODEL_SIDE`] pixels a side. Objects, colours and settings take turns, so that even ten pictures
+/// show every object once. The same arguments give the same bytes, whatever the number of threads.
+///
+/// # Errors
+/// [`Error::FolderInUse`] where `dir` already holds something, [`Error::Folder`] and [`Error::Write`].
+pub fn write_folder(dir: &Path, artist: &'static Artist, count: usize, seed: u64) -> Result<()> {
+    make(dir)?;
+    let mut entries = fs::read_dir(dir).map_err(|source| Error::Folder { path: dir.to_owned(), source })?;
+    if entries.next().is_some() {
+        return Err(Error::FolderInUse { path: dir.to_owned() });
+    }
+    plan::dealt(artist, count, seed).par_iter().try_for_each(|job| {
+        let number = format!("{:04}", job.index + 1);
+        job.paint(MODEL_SIDE).write_png(&dir.join(format!("{number}.png")))?;
+        atomic::write(dir.join(format!("{number}.txt")), |file| writeln!(file, "{}", job.entry().text))?;
+        Ok(())
+    })
+}
+
+fn make(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|source| Error::Folder { path: dir.to_owned(), source })
+}
+
+/// The header of NumPy format 1.0 for `uint8 [count, side, side, 3]` in C order, padded to 64 bytes.
+fn npy_header(count: usize, side: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {side}, {side}, 3), }}");
+    let padded = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text.push_str(&" ".repeat(padded - 1 - text.len()));
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    header.extend_from_slice(text.as_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    mod golden {
+        use super::*;
+
+        #[test]
+        fn npy_header_is_the_one_numpy_writes() {
+            let expected: &[u8] = b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (5, 64, 64, 3), }                                                  \n";
+            assert_eq!(npy_header(5, 64), expected);
+        }
+    }
+
+    #[test]
+    fn npy_header_fills_whole_blocks_of_64_bytes() {
+        for count in [0, 1, 99_999, 1_000_000_000] {
+            assert_eq!(npy_header(count, 256).len() % 64, 0, "{count} pictures");
+        }
+    }
+}

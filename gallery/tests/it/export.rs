@@ -1,0 +1,106 @@
+//! What exports leave on disk.
+
+use std::fs;
+use std::path::Path;
+
+use catelier_gallery::export::{Request, Source, Split, write_folder, write_npy};
+use catelier_gallery::{Artist, Error, Triple};
+
+fn request(source: Source) -> Request {
+    Request { source, split: Split::All, count: 24, seed: 6, side: 32 }
+}
+
+fn sources() -> [Source; 4] {
+    [Source::House, Source::Artist(&Artist::all()[3]), Source::MixedArtists, Source::Textures]
+}
+
+fn files(dir: &Path) -> (Vec<u8>, String) {
+    let pictures = fs::read(dir.join("pictures.npy")).expect("the pictures were written");
+    (pictures, fs::read_to_string(dir.join("metadata.jsonl")).expect("the metadata was written"))
+}
+
+fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    pool.install(work)
+}
+
+#[test]
+fn number_of_threads_changes_nothing() {
+    for source in sources() {
+        let written = [1, 3].map(|threads| {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            with_threads(threads, || write_npy(dir.path(), &request(source))).expect("the export succeeds");
+            files(dir.path())
+        });
+        assert!(written[0] == written[1], "{source:?}");
+    }
+}
+
+#[test]
+fn array_holds_one_picture_for_every_line_of_metadata() {
+    for source in sources() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        write_npy(dir.path(), &request(source)).expect("the export succeeds");
+        let (pictures, metadata) = files(dir.path());
+        assert_eq!(pictures.len(), 128 + 24 * 32 * 32 * 3, "{source:?}");
+        assert_eq!(metadata.lines().count(), 24, "{source:?}");
+    }
+}
+
+#[test]
+fn metadata_says_what_a_picture_shows() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    write_npy(dir.path(), &request(Source::MixedArtists)).expect("the export succeeds");
+    for (index, line) in files(dir.path()).1.lines().enumerate() {
+        let entry: serde_json::Value = serde_json::from_str(line).expect("every line is JSON");
+        let triple = Triple::all().find(|triple| entry["text"] == triple.caption()).expect("the caption is a triple's");
+        assert_eq!(entry["index"], index);
+        assert_eq!(entry["object"], triple.object.word());
+        assert_eq!(entry["colour"], triple.colour.word());
+        assert_eq!(entry["setting"], triple.setting.word());
+        assert_eq!(entry["held_out"], triple.held_out());
+        assert_eq!(entry["artist"], Artist::all()[index % Artist::all().len()].name);
+    }
+}
+
+#[test]
+fn textures_say_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    write_npy(dir.path(), &request(Source::Textures)).expect("the export succeeds");
+    let expected = "{\"index\":0,\"text\":\"\",\"object\":null,\"colour\":null,\"setting\":null,\"artist\":\"texture\",\"held_out\":false}";
+    assert_eq!(files(dir.path()).1.lines().next(), Some(expected));
+}
+
+#[test]
+fn odd_picture_size_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let refused = write_npy(dir.path(), &Request { side: 60, ..request(Source::House) });
+    assert!(matches!(refused, Err(Error::PictureSide { side: 60 })));
+    assert_eq!(fs::read_dir(dir.path()).expect("the folder exists").count(), 0);
+}
+
+#[test]
+fn folder_pairs_every_picture_with_its_caption() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = dir.path().join("art");
+    write_folder(&folder, &Artist::all()[0], 3, 1).expect("the export succeeds");
+    let mut names: Vec<_> = fs::read_dir(&folder)
+        .expect("the folder exists")
+        .map(|entry| entry.expect("the entry is readable").file_name().into_string().expect("names are plain"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["0001.png", "0001.txt", "0002.png", "0002.txt", "0003.png", "0003.txt"]);
+    let caption = fs::read_to_string(folder.join("0002.txt")).expect("the caption was written");
+    assert!(Triple::all().any(|triple| triple.caption() == caption.trim_end()), "{caption}");
+    let picture = image::open(folder.join("0002.png")).expect("the picture is a PNG");
+    assert_eq!((picture.width(), picture.height(), picture.color()), (64, 64, image::ColorType::Rgb8));
+}
+
+#[test]
+fn folder_with_files_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("0001.png"), "precious").expect("a file can be written");
+    let refused = write_folder(dir.path(), &Artist::all()[0], 3, 1);
+    assert!(matches!(refused, Err(Error::FolderInUse { .. })));
+    assert_eq!(fs::read(dir.path().join("0001.png")).expect("the file is still there"), b"precious");
+}
