@@ -1,0 +1,360 @@
+//! The command line as typed: clap types only, nothing is looked at or opened here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::TrainSettings;
+
+/// Train, preview, score and federate style adapters for Stable Diffusion.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Use this many threads [default: all cores]; results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The whole story on the embedded base: draw an artist, train, preview, score, report
+    Demo(DemoArgs),
+    /// Train a style adapter from a folder of captioned pictures
+    Train(Box<TrainArgs>),
+    /// Draw pictures with an adapter, beside the base if asked
+    Preview(PreviewArgs),
+    /// Score how much of the base an adapter kept and how well it learned
+    Evaluate(EvaluateArgs),
+    /// Look into adapter files and convert them
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
+    /// Combine the adapters of several artists
+    #[command(subcommand)]
+    Federate(FederateCommand),
+    /// Base models: what a folder or hub id holds
+    #[command(subcommand)]
+    Base(BaseCommand),
+    /// The drawn world that the embedded base knows
+    #[command(subcommand)]
+    Gallery(GalleryCommand),
+}
+
+/// Which base, and where it runs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BaseArgs {
+    /// `embedded`, a diffusers folder, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5
+    #[arg(long, default_value = "embedded", value_name = "BASE")]
+    pub(crate) base: String,
+    /// auto, cpu, cuda:N or metal
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// Precision of the base's weights: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    pub(crate) dtype: String,
+}
+
+/// How pictures are drawn.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SamplingArgs {
+    /// Denoising steps
+    #[arg(long, default_value_t = 25, value_name = "N")]
+    pub(crate) steps: usize,
+    /// Classifier-free guidance; 1 is none [default: 4 for the embedded base, 7.5 for others]
+    #[arg(long, value_name = "F")]
+    pub(crate) guidance: Option<f64>,
+    /// ddim, ddpm, euler, euler-ancestral, dpm++2m or unipc
+    #[arg(long, default_value = "ddim", value_name = "NAME")]
+    pub(crate) sampler: String,
+    /// What to steer away from
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) negative: String,
+    /// Seed of the first picture; the next ones count up
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Width and height in pixels [default: what the base was trained at]
+    #[arg(long, value_name = "WxH")]
+    pub(crate) size: Option<String>,
+}
+
+impl SamplingArgs {
+    /// What the flags are unless given, from `seed` on.
+    pub(crate) fn default_with_seed(seed: u64) -> Self {
+        let sampler = "ddim".to_string();
+        Self { steps: 25, guidance: None, sampler, negative: String::new(), seed, size: None }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where the pictures and report.html go
+    #[arg(long, default_value = "catelier-demo", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Whose pictures to learn from; see `catelier gallery list`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) artist: Option<String>,
+    /// Optimizer steps of each of the two trainings
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<usize>,
+    /// Evaluation prompts per kind, to make the demo shorter
+    #[arg(long, value_name = "N")]
+    pub(crate) prompts: Option<usize>,
+    /// Seed of the drawn pictures, the trainings and the previews
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) settings: TrainSettings,
+    /// Read settings from this file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Go on from the newest state in --out
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Where the adapter, previews, metrics and state go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PreviewArgs {
+    /// What to draw; may be given several times
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub(crate) prompt: Vec<String>,
+    /// A file with one prompt a line, or a prompt set by name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<String>,
+    /// Adapter file, with a weight after a colon if it is not 1; may be given several times
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    pub(crate) adapter: Vec<String>,
+    /// One sheet per prompt: base, adapter without the trigger, adapter with it, a training picture
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// The adapter's trigger [default: what its file says]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) trigger: Option<String>,
+    /// Pictures that the adapter was trained on, for the last column of a sheet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) references: Option<PathBuf>,
+    /// Pictures per prompt
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) count: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+    /// Where the pictures go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Print one JSON object per picture
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArgs {
+    /// The adapter to score
+    #[arg(long, value_name = "FILE")]
+    pub(crate) adapter: String,
+    /// The adapter's trigger [default: what its file says]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) trigger: Option<String>,
+    /// The artist's pictures, for the identity score
+    #[arg(long, value_name = "DIR")]
+    pub(crate) references: Option<PathBuf>,
+    /// A prompt set by name, or a file [default: gallery-v1 for the embedded base, general-v1 for others]
+    #[arg(long, value_name = "SET|FILE")]
+    pub(crate) prompts: Option<String>,
+    /// Pictures per prompt, each with its own seed
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) seeds: usize,
+    /// Folder of the CLIP model that compares pictures [default: the embedded one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) clip: Option<PathBuf>,
+    /// Exit with 1 unless this score is at least that; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) require: Vec<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+    /// Where scores.json, the pictures and report.html go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Print the scores as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdapterCommand {
+    /// What is in a file: format, ranks, modules, base, metadata
+    Inspect {
+        /// The adapter file or PEFT folder
+        file: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the same adapter under another program's key names
+    Convert {
+        /// The adapter file or PEFT folder
+        file: PathBuf,
+        /// Whose key names to write
+        #[arg(long, value_enum)]
+        format: FormatName,
+        /// The base that the adapter belongs to
+        #[arg(long, default_value = "embedded", value_name = "BASE")]
+        base: String,
+        /// The new file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// Whose key names an adapter file uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FormatName {
+    /// kohya sd-scripts, read by A1111, Forge, ComfyUI, diffusers
+    Kohya,
+    /// diffusers `pytorch_lora_weights.safetensors`
+    Diffusers,
+    /// PEFT `adapter_model.safetensors` with `adapter_config.json`
+    Peft,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FederateCommand {
+    /// Average adapter files into one
+    Aggregate {
+        /// Adapter file, with its weight after a colon if it is not 1; give at least two
+        #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
+        adapter: Vec<String>,
+        /// fedavg (factors, inexact) or product (exact, ranks may differ)
+        #[arg(long, default_value = "product", value_name = "NAME")]
+        strategy: String,
+        /// Rank of the result [default: the largest rank given]
+        #[arg(long, value_name = "N")]
+        rank: Option<usize>,
+        /// The base that the adapters belong to
+        #[arg(long, default_value = "embedded", value_name = "BASE")]
+        base: String,
+        /// The new file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Play a federation of drawn artists on the embedded base
+    Simulate(SimulateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Artists that take part; see `catelier gallery list` [default: the first three]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) artists: Vec<String>,
+    /// Rounds of training and averaging
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) rounds: usize,
+    /// Optimizer steps of each artist in each round
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    pub(crate) local_steps: usize,
+    /// Pictures of each artist
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) pictures: usize,
+    /// fedavg (factors, inexact) or product (exact)
+    #[arg(long, default_value = "product", value_name = "NAME")]
+    pub(crate) strategy: String,
+    /// Evaluation prompts per kind
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) prompts: usize,
+    /// Seed of everything
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Where the adapters and the table go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaseCommand {
+    /// Download a hub id's files into the standard cache
+    Fetch {
+        /// For example stable-diffusion-v1-5/stable-diffusion-v1-5
+        id: String,
+    },
+    /// What a base holds: family, sizes, modules that can be adapted
+    Inspect {
+        /// `embedded`, a folder or a hub id
+        #[arg(default_value = "embedded")]
+        base: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GalleryCommand {
+    /// The artists that can draw
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw captioned pictures
+    Draw(DrawArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrawArgs {
+    /// Who draws; `house` is the plain style that the embedded base knows
+    #[arg(long, default_value = "house", value_name = "NAME")]
+    pub(crate) artist: String,
+    /// How many pictures
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) count: usize,
+    /// Seed of the scenes
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// png: pictures with .txt captions; npy: one array with metadata.jsonl, for the base's recipe
+    #[arg(long, value_enum, default_value = "png")]
+    pub(crate) format: DrawFormat,
+    /// Which scenes: all, train (what the base has seen) or held-out
+    #[arg(long, value_enum, default_value = "all")]
+    pub(crate) split: DrawSplit,
+    /// Draw generic textures instead of scenes, for the autoencoder's recipe
+    #[arg(long, conflicts_with = "artist")]
+    pub(crate) textures: bool,
+    /// Where the pictures go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrawFormat {
+    /// One PNG and one .txt per picture
+    Png,
+    /// pictures.npy and metadata.jsonl
+    Npy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrawSplit {
+    /// Every scene
+    All,
+    /// Scenes that the embedded base was trained on
+    Train,
+    /// Combinations that it has never seen
+    HeldOut,
+}

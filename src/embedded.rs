@@ -1,0 +1,52 @@
+//! The base in this binary: a real, tiny model of the drawn world, and the CLIP model that compares its pictures.
+
+use catelier_evaluation::Clip;
+use catelier_evaluation::clip::ClipFiles;
+use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
+
+use crate::failure::{Blame, Outcome};
+
+/// Files of the repository's `base/` folder, by their path inside it.
+macro_rules! base_files {
+    ($($path:literal),+ $(,)?) => {
+        &[$(EmbeddedFile { path: $path, bytes: include_bytes!(concat!("../base/", $path)) }),+]
+    };
+}
+
+static FILES: &[EmbeddedFile] = base_files![
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+];
+
+static CLIP_FILES: &[EmbeddedFile] = base_files![
+    "clip/config.json",
+    "clip/model.safetensors",
+    "clip/preprocessor_config.json",
+    "clip/merges.txt",
+    "clip/special_tokens_map.json",
+    "clip/tokenizer_config.json",
+    "clip/vocab.json",
+];
+
+/// The base's files.
+pub(crate) fn base() -> ModelFiles {
+    ModelFiles::embedded(FILES)
+}
+
+/// The CLIP model of the drawn world.
+pub(crate) fn clip() -> Outcome<Clip> {
+    let find = |name: &str| CLIP_FILES.iter().find(|file| file.path.strip_prefix("clip/") == Some(name));
+    let files = ClipFiles::from_bytes("embedded", |name| find(name).map(|file| file.bytes));
+    let files = files.run("cannot read the embedded CLIP model")?;
+    Clip::from_files(files, &candle_core::Device::Cpu).run("cannot load the embedded CLIP model")
+}

@@ -1,0 +1,63 @@
+//! Progress for people: a bar on a terminal, now and then a line elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::terminal;
+
+/// Without a terminal, a line this often at most.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Progress of one piece of work.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    label: String,
+    is_terminal: bool,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// `label` says what is done `total` times, for example "training" or "drawing".
+    pub(crate) fn new(label: &str, total: usize) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(Some(total as u64), target(is_terminal));
+        bar.set_style(style());
+        bar.set_prefix(label.to_string());
+        Self { bar, label: label.to_string(), is_terminal, last_line: Instant::now() }
+    }
+
+    /// Starts at `done`, as a resumed run does.
+    pub(crate) fn starting_at(self, done: usize) -> Self {
+        self.bar.set_position(done as u64);
+        self.bar.reset_eta();
+        self
+    }
+
+    /// `done` pieces are finished; `note` is shown beside them.
+    pub(crate) fn reach(&mut self, done: usize, note: String) {
+        self.bar.set_message(note);
+        self.bar.set_position(done as u64);
+        let total = self.bar.length().unwrap_or_default();
+        if !self.is_terminal && (self.last_line.elapsed() >= LINE_EVERY || done as u64 == total) {
+            self.last_line = Instant::now();
+            terminal::say(&format!("{} {done}/{total} {}", self.label, self.bar.message()));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.abandon();
+    }
+}
+
+fn target(is_terminal: bool) -> ProgressDrawTarget {
+    if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+fn style() -> ProgressStyle {
+    let template = "{prefix:>14} {bar:24} {pos}/{len}  {per_sec}, {eta} left  {msg}";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

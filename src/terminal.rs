@@ -1,0 +1,48 @@
+//! What people read: everything here goes to stderr; stdout is for data.
+#![expect(clippy::print_stderr, reason = "the one place that prints")]
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::failure::{Failure, Outcome, hint};
+
+/// One line for a person.
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// A fact that a person may want to act on.
+pub(crate) fn warn(line: &str) {
+    eprintln!("warning: {line}");
+}
+
+/// The chain of an error, outermost first, and its hint.
+pub(crate) fn error(error: &anyhow::Error) {
+    let mut chain = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+    // Transparent wrappers repeat their cause word for word.
+    chain.dedup();
+    eprintln!("error: {}", chain[0]);
+    for cause in &chain[1..] {
+        eprintln!("cause: {cause}");
+    }
+    if let Some(hint) = hint(error) {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Data for a program: one line of JSON on stdout.
+pub(crate) fn json(value: &impl Serialize) -> Outcome<()> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::Run(error.into()))?;
+    data(&text)
+}
+
+/// Data on stdout.
+pub(crate) fn data(text: &str) -> Outcome<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::BrokenPipe),
+        Err(error) => Err(Failure::Run(anyhow::Error::new(error).context("cannot write to stdout"))),
+    }
+}

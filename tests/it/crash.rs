@@ -1,0 +1,85 @@
+//! Signals and crashes: finished work is never lost.
+#![cfg(unix)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::catelier::Studio;
+use crate::train::{SHORT, studio};
+
+/// A run long enough to be interrupted anywhere.
+fn long_run(studio: &Studio, save_every: usize) -> Child {
+    let flags =
+        SHORT.replace("--steps 4", "--steps 5000").replace("--save-every 2", &format!("--save-every {save_every}"));
+    studio
+        .command(&format!("{flags} --drift-every 0 --out run").replacen("--drift-every 2 ", "", 1))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !reached() {
+        assert!(started.elapsed() < Duration::from_secs(90), "waited too long for {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn lines(path: &Path) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn a_signal_saves_and_says_how_to_go_on() {
+    for name in ["-INT", "-TERM"] {
+        let studio = studio();
+        let child = long_run(&studio, 1000);
+        wait_for("three steps", || lines(&studio.path("run/metrics.jsonl")) >= 3);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        assert!(stderr.contains("go on with: catelier train --resume --out run"), "{stderr}");
+        let done = lines(&studio.path("run/metrics.jsonl"));
+        studio.done(&format!("train --resume --steps {} --out run", done + 1));
+        assert_eq!(lines(&studio.path("run/metrics.jsonl")), done + 1);
+    }
+}
+
+#[test]
+fn a_run_killed_while_it_saves_goes_on_from_the_last_whole_state() {
+    let studio = studio();
+    let mut child = long_run(&studio, 1);
+    wait_for("a few states", || lines(&studio.path("run/metrics.jsonl")) >= 6);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = studio.done("train --resume --steps 9 --out run");
+    assert!(ran.stderr.contains("resumed after step"), "{}", ran.stderr);
+
+    let flags = SHORT.replace("--steps 4", "--steps 9").replace("--drift-every 2", "--drift-every 0");
+    studio.done(&format!("{flags} --out whole").replace("--save-every 2", "--save-every 1"));
+    let factors = |run: &str| {
+        let bytes = fs::read(studio.path(run).join("adapter.safetensors")).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].to_vec()
+    };
+    assert!(factors("run") == factors("whole"), "killed and resumed differs from never stopped");
+}
+
+#[test]
+fn a_damaged_newest_state_gives_way_to_the_one_before() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --out run"));
+    studio.write("run/state/step-000004.safetensors", b"half a file");
+    let ran = studio.done("train --resume --steps 5 --out run");
+    assert!(ran.stderr.contains("resumed after step 2"), "{}", ran.stderr);
+}

@@ -1,0 +1,16 @@
+//! The command from the outside: real binary, stdout, stderr, exit code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and writes half files on purpose"
+)]
+
+mod adapters;
+mod arrows;
+mod bad_input;
+mod catelier;
+mod crash;
+mod federate;
+mod hostile;
+mod preview;
+mod train;

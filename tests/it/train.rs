@@ -1,0 +1,96 @@
+//! Training from the outside: what is written, and what must give the same bits.
+
+use std::fs;
+
+use crate::catelier::Studio;
+
+/// A folder of drawn pictures and the flags of a run that takes a second.
+pub(crate) fn studio() -> Studio {
+    let studio = Studio::new();
+    studio.done("gallery draw --artist goldleaf --count 4 --seed 1 --out art");
+    studio
+}
+
+/// Flags of a short run on the embedded base.
+pub(crate) const SHORT: &str =
+    "train --images art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 2";
+
+#[test]
+fn a_run_leaves_everything_that_was_promised() {
+    let studio = studio();
+    let ran = studio.done(&format!("{SHORT} --preview-every 4 --preview-prompt {{trigger}} --out run"));
+    assert!(ran.stderr.contains("put the trigger `shs` in front of 4 captions"), "{}", ran.stderr);
+    for file in ["adapter.safetensors", "run.toml", "metrics.jsonl", "README.md", "previews/step-000004.png"] {
+        assert!(studio.path("run").join(file).is_file(), "{file}");
+    }
+    let metrics = fs::read_to_string(studio.path("run/metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines[0]["cat"], 0.0, "at step 0 the adapter changes nothing, so the CAT term is exactly 0");
+    assert!(lines[3]["cat"].as_f64().unwrap() > 0.0);
+    assert!(lines[1]["drift"].as_f64().unwrap() > 0.0 && lines[0]["drift"].is_null());
+    assert!(lines[3]["peak_memory_bytes"].as_u64().is_some());
+}
+
+#[test]
+fn the_saved_settings_repeat_the_run() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --out first"));
+    studio.done("train --config first/run.toml --out second");
+    assert_same_adapter(&studio, "first", "second");
+}
+
+#[test]
+fn resumed_training_gives_the_same_bytes_as_training_that_never_stopped() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --ema-decay 0.9 --dropout 0.2 --out whole"));
+    studio.done(&format!("{SHORT} --steps 2 --ema-decay 0.9 --dropout 0.2 --out parts").replace("--steps 4 ", ""));
+    studio.done("train --resume --steps 4 --out parts");
+    assert_same_adapter(&studio, "whole", "parts");
+    let metrics = fs::read_to_string(studio.path("parts/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 4);
+}
+
+#[test]
+fn a_cat_weight_of_zero_is_plain_lora_to_the_last_bit() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --loss cat --cat-weight 0 --out zero"));
+    studio.done(&format!("{SHORT} --loss lora --out lora"));
+    studio.done(&format!("{SHORT} --loss cat --out cat"));
+    let factors = |run: &str| tensors(&studio, run);
+    assert_eq!(factors("zero"), factors("lora"));
+    assert_ne!(factors("cat"), factors("lora"));
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --threads 1 --out one"));
+    studio.done(&format!("{SHORT} --threads 3 --out three"));
+    assert_same_adapter(&studio, "one", "three");
+}
+
+#[test]
+fn dreambooth_learns_from_class_pictures_that_the_base_draws() {
+    let studio = studio();
+    let flags = SHORT.replace("train", "train --loss dreambooth --class-pictures 2");
+    let mut command = studio.command(&format!("{flags} --out run"));
+    let output = command.args(["--class", "a red house"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metrics = fs::read_to_string(studio.path("run/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(last["prior"].as_f64().unwrap() > 0.0 && last["cat"].is_null());
+}
+
+/// The whole adapter file, header included.
+fn assert_same_adapter(studio: &Studio, left: &str, right: &str) {
+    let read = |run: &str| fs::read(studio.path(run).join("adapter.safetensors")).unwrap();
+    assert!(read(left) == read(right), "`{left}` and `{right}` differ");
+}
+
+/// The bytes after the header: settings differ there, factors do not.
+fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
+    let bytes = fs::read(studio.path(run).join("adapter.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].to_vec()
+}
