@@ -23,19 +23,21 @@ pub(super) fn decompose(matrix: &DMatrix<f64>) -> Option<Decomposition> {
         return Some(Decomposition { left: right, values, right: left });
     }
     let (mut columns, mut rotation) = (matrix.clone(), DMatrix::identity(matrix.ncols(), matrix.ncols()));
-    let settled = (0..MAX_SWEEPS).any(|_| sweep(&mut columns, &mut rotation) == 0);
+    // Columns of this length are rounding: no rotation makes them orthogonal to anything.
+    let vanishing = f64::EPSILON * matrix.nrows() as f64 * matrix.norm();
+    let settled = (0..MAX_SWEEPS).any(|_| sweep(&mut columns, &mut rotation, vanishing) == 0);
     settled.then(|| ordered(&columns, &rotation))
 }
 
-/// Makes each pair of columns orthogonal once; returns how many were not.
-fn sweep(columns: &mut DMatrix<f64>, rotation: &mut DMatrix<f64>) -> usize {
+/// Makes each pair of columns that do not vanish orthogonal once; returns how many were not.
+fn sweep(columns: &mut DMatrix<f64>, rotation: &mut DMatrix<f64>, vanishing: f64) -> usize {
     let negligible = f64::EPSILON * columns.nrows() as f64;
     let mut rotated = 0;
     for (p, q) in (0..columns.ncols()).flat_map(|q| (0..q).map(move |p| (p, q))) {
         let (first, second) = (columns.column(p), columns.column(q));
         let (alpha, beta, gamma) = (first.norm_squared(), second.norm_squared(), first.dot(&second));
         // Written so that NaN counts as not settled.
-        if gamma.abs() <= negligible * alpha.sqrt() * beta.sqrt() {
+        if gamma.abs() <= negligible * alpha.sqrt() * beta.sqrt() || alpha.min(beta).sqrt() <= vanishing {
             continue;
         }
         let zeta = (beta - alpha) / (2.0 * gamma);
@@ -74,4 +76,19 @@ fn ordered(columns: &DMatrix<f64>, rotation: &DMatrix<f64>) -> Decomposition {
         values[to] = lengths[from];
     }
     Decomposition { left, values, right }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_depend_on_each_other_settle() {
+        let column = [0.3, -1.7, 0.9, 0.1];
+        let matrix = DMatrix::from_fn(4, 3, |row, place| column[row] * [1.0, -0.7, 1e-3][place]);
+        let found = decompose(&matrix).unwrap();
+        assert!((found.values[0] - matrix.norm()).abs() < 1e-14 && found.values[1..] == [0.0, 0.0]);
+        let rebuilt = &found.left * DMatrix::from_diagonal(&found.values.clone().into()) * found.right.transpose();
+        assert!((rebuilt - matrix).norm() < 1e-14);
+    }
 }

@@ -122,16 +122,16 @@ impl Kernel1 for Conv2d {
 
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
         let (weight, bias) = (lend::<T>(&self.0.weight)?, self.0.bias.as_ref().map(lend::<T>).transpose()?);
-        let sized = self.0.sizes.on((x.dims[2], x.dims[3]))?;
-        let (height, width) = sized.output();
-        let y = sized.forward(x.data, &weight, bias.as_deref(), x.dims[0]);
+        let placed = self.0.sizes.on((x.dims[2], x.dims[3]))?;
+        let (height, width) = placed.output();
+        let y = placed.forward(x.data, &weight, bias.as_deref(), x.dims[0]);
         Ok((y, (x.dims[0], self.0.out_channels(), height, width).into()))
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
         let weight = lend::<T>(&self.0.weight)?;
-        let sized = self.0.sizes.on((x.dims[2], x.dims[3]))?;
-        Ok(sized.input_gradient(grad.data, &weight, x.dims[0]))
+        let placed = self.0.sizes.on((x.dims[2], x.dims[3]))?;
+        Ok(placed.input_gradient(grad.data, &weight, x.dims[0]))
     }
 }
 

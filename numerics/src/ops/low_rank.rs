@@ -175,10 +175,10 @@ impl Kernel3 for LowRankConv2d {
     const NAME: &'static str = "low-rank-conv2d";
 
     fn forward<T: Float>(&self, [x, down, up]: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
-        let sized = self.sizes.on((x.dims[2], x.dims[3]))?;
+        let placed = self.sizes.on((x.dims[2], x.dims[3]))?;
         let (batch, out_channels, rank) = (x.dims[0], up.dims[0], self.sizes.out_channels);
-        let (height, width) = sized.output();
-        let narrow = sized.forward(x.data, down.data, None, batch);
+        let (height, width) = placed.output();
+        let narrow = placed.forward(x.data, down.data, None, batch);
         let up = Matrix::new(up.data, out_channels, rank);
         let y = self.pointwise(up, (out_channels, rank), &narrow, height * width);
         Ok((y, (batch, out_channels, height, width).into()))
@@ -191,17 +191,17 @@ impl Kernel3 for LowRankConv2d {
         grad: View<'_, T>,
         wanted: Wanted,
     ) -> Result<[Vec<T>; 3]> {
-        let sized = self.sizes.on((x.dims[2], x.dims[3]))?;
+        let placed = self.sizes.on((x.dims[2], x.dims[3]))?;
         let (batch, out_channels, rank) = (x.dims[0], up.dims[0], self.sizes.out_channels);
-        let pixels = sized.output().0 * sized.output().1;
+        let pixels = placed.output().0 * placed.output().1;
         let up = Matrix::new(up.data, out_channels, rank);
         let d_narrow = self.pointwise(up.t(), (rank, out_channels), grad.data, pixels);
         let when = |position: usize, f: &dyn Fn() -> Vec<T>| if wanted[position] { f() } else { Vec::new() };
         Ok([
-            when(0, &|| sized.input_gradient(&d_narrow, down.data, batch)),
-            when(1, &|| sized.weight_gradient(x.data, &d_narrow)),
+            when(0, &|| placed.input_gradient(&d_narrow, down.data, batch)),
+            when(1, &|| placed.weight_gradient(x.data, &d_narrow)),
             when(2, &|| {
-                let narrow = sized.forward(x.data, down.data, None, batch);
+                let narrow = placed.forward(x.data, down.data, None, batch);
                 self.up_gradient(grad.data, &narrow, (out_channels, rank), pixels)
             }),
         ])
