@@ -40,7 +40,8 @@ use crate::module::ModuleInfo;
 pub enum Format {
     /// `lora_unet_….lora_down.weight` with an alpha tensor for each module: read by A1111, Forge,
     /// ComfyUI, stable-diffusion.cpp and diffusers. For SDXL the blocks are counted as in the
-    /// original code base.
+    /// original code base. (diffusers 0.42 overlooks alphas that differ from module to module
+    /// here; such an adapter is better given to it in its own spelling.)
     #[default]
     Kohya,
     /// `unet.….lora.down.weight`, as diffusers' training scripts write; alphas in the header.

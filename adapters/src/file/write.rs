@@ -59,7 +59,7 @@ fn named_tensors(adapter: &Adapter, format: Format, metadata: &Metadata) -> Resu
                 tensors.insert(format!("{stem}.alpha"), alpha_tensor(factors)?);
                 [".lora_down.weight", ".lora_up.weight"].map(|end| format!("{stem}{end}"))
             }
-            Format::Diffusers => diffusers_endings(component, inside).map(|end| format!("{path}{end}")),
+            Format::Diffusers => diffusers_endings(component).map(|end| format!("{path}{end}")),
             Format::Peft => [".lora_A.weight", ".lora_B.weight"].map(|end| format!("{PEFT_PREFIX}{inside}{end}")),
         };
         tensors.insert(down, storable(&factors.down)?);
@@ -109,15 +109,14 @@ impl KohyaNames {
     }
 }
 
-/// Endings of `down` and `up`: the upstream scripts rename those of attentions only.
-fn diffusers_endings(component: Component, inside: &str) -> [&'static str; 2] {
-    let attention = ["to_q", "to_k", "to_v", "to_out.0"];
-    if component != Component::Unet {
-        [".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"]
-    } else if attention.iter().any(|end| inside.ends_with(end)) {
-        [".lora.down.weight", ".lora.up.weight"]
-    } else {
-        [".lora_A.weight", ".lora_B.weight"]
+/// Endings of `down` and `up`. The upstream scripts rename those of attentions only; diffusers
+/// then goes by the first name it sees and loses the others, so all are spelled alike here.
+fn diffusers_endings(component: Component) -> [&'static str; 2] {
+    match component {
+        Component::Unet => [".lora.down.weight", ".lora.up.weight"],
+        Component::TextEncoder | Component::TextEncoder2 => {
+            [".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"]
+        }
     }
 }
 

@@ -329,6 +329,18 @@ fn mixed_ranks_and_alphas_survive_every_format() {
     }
 }
 
+/// diffusers goes by the spelling of the first name in a file and loses what is spelled otherwise.
+#[test]
+fn a_diffusers_file_spells_attentions_and_convolutions_alike() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    file::write(&path, &adapter(), Format::Diffusers, &Metadata::default()).unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    let alike = |name: &str| name.ends_with(".lora.down.weight") || name.ends_with(".lora.up.weight");
+    assert!(file.names().all(alike), "{:?}", file.names().collect::<Vec<_>>());
+    assert_eq!(file.names().len(), 2 * base().len());
+}
+
 #[test]
 fn conversion_keeps_factors_and_story() {
     let folder = tempdir().unwrap();
