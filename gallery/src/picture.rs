@@ -1,6 +1,7 @@
 //! Pictures: 8-bit RGB squares, the canvas they are painted on, and the house style.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use catelier_numerics::atomic;
@@ -53,17 +54,27 @@ impl Picture {
     pub fn reduced(&self, side: usize) -> Self {
         let factor = (self.side / side.clamp(1, self.side)).max(1);
         let side = self.side / factor;
-        let area = (factor * factor) as u32;
-        Self::from_fn(side, |x, y| {
-            let mut sum = [area / 2; 3];
-            for row in y * factor..(y + 1) * factor {
-                let start = (row * self.side + x * factor) * 3;
-                for pixel in self.pixels[start..start + factor * 3].chunks_exact(3) {
-                    sum.iter_mut().zip(pixel).for_each(|(total, &byte)| *total += u32::from(byte));
-                }
+        Self::from_fn(side, |x, y| self.mean(x * factor..(x + 1) * factor, y * factor..(y + 1) * factor))
+    }
+
+    /// The picture a little blurred: every pixel becomes the mean of the square that reaches `reach` pixels each way.
+    pub(crate) fn bled(&self, reach: usize) -> Self {
+        let span = |place: usize| place.saturating_sub(reach)..(place + reach + 1).min(self.side);
+        Self::from_fn(self.side, |x, y| self.mean(span(x), span(y)))
+    }
+
+    /// The mean colour of a rectangle that holds at least one pixel; what lies beyond the edge does not count.
+    pub(crate) fn mean(&self, columns: Range<usize>, rows: Range<usize>) -> Rgb {
+        let (columns, rows) = (columns.start..columns.end.min(self.side), rows.start..rows.end.min(self.side));
+        let area = (columns.len() * rows.len()) as u32;
+        let mut sum = [area / 2; 3];
+        for row in rows {
+            let line = &self.pixels[row * self.side * 3..];
+            for pixel in line[columns.start * 3..columns.end * 3].chunks_exact(3) {
+                sum.iter_mut().zip(pixel).for_each(|(total, &byte)| *total += u32::from(byte));
             }
-            Rgb(sum.map(|total| (total / area) as u8))
-        })
+        }
+        Rgb(sum.map(|total| (total / area.max(1)) as u8))
     }
 }
 

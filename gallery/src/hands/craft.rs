@@ -5,7 +5,7 @@ use std::f32::consts::PI;
 use tiny_skia::{Path, Transform};
 
 use super::field::{Cloud, Ruling};
-use super::view::{Spot, View, WIDTH};
+use super::view::{BLEED, Spot, View, WIDTH};
 use crate::dice::Dice;
 use crate::palette::{BLACK, Rgb, WHITE};
 use crate::picture::{Canvas, Picture};
@@ -67,7 +67,7 @@ pub(super) fn embroidery(scene: &Scene) -> Picture {
         let colour = spot.shape.colour.saturated(1.2);
         match spot.shape.role {
             Role::Sky => linen(spot, colour),
-            Role::Outline => stitched(spot, Rgb::new(46, 34, 52), 20.0, &sheen),
+            Role::Outline => stitched(spot, Rgb::new(66, 50, 72), 20.0, &sheen),
             Role::Ground => stitched(spot, colour, 90.0, &sheen),
             Role::Detail => colour,
             Role::Object { .. } => {
@@ -97,30 +97,21 @@ fn stitched(spot: Spot<'_>, thread: Rgb, degrees: f32, sheen: &Cloud) -> Rgb {
 
 /// Mosaic: square stones of one colour each, a little uneven, in pale mortar.
 pub(super) fn mosaic(scene: &Scene) -> Picture {
-    const STONE: usize = 16;
+    const STONE: usize = 12;
     let house = scene.render();
     let mut dice = Dice::new(scene.seed, "mosaic");
     let across = WIDTH / STONE + 1;
     let stones: Vec<Rgb> = (0..across * across)
         .map(|place| {
-            let colour = mean(&house, place % across * STONE, place / across * STONE, STONE);
+            let (left, top) = (place % across * STONE, place / across * STONE);
+            let colour = house.mean(left..left + STONE, top..top + STONE);
             colour.saturated(1.3).shifted(dice.jitter(14.0))
         })
         .collect();
     Picture::from_fn(WIDTH, |x, y| {
         let mortar = x % STONE >= STONE - 3 || y % STONE >= STONE - 3;
         let stone = stones[(y / STONE) * across + x / STONE];
-        if mortar { Rgb::new(206, 198, 184).mix(stone, 0.45) } else { stone }
+        if mortar { Rgb::new(206, 198, 184).mix(stone, 0.6) } else { stone }
     })
-}
-
-/// The mean colour of the square of `side` pixels whose upper left corner is (`left`, `top`).
-fn mean(picture: &Picture, left: usize, top: usize, side: usize) -> Rgb {
-    let mut sum = [0_usize; 3];
-    for place in 0..side * side {
-        let (x, y) = (left + place % side, top + place / side);
-        let colour = picture.at(x.min(WIDTH - 1), y.min(WIDTH - 1));
-        sum.iter_mut().zip(colour.0).for_each(|(total, channel)| *total += usize::from(channel));
-    }
-    Rgb(sum.map(|total| (total / (side * side)) as u8))
+    .bled(BLEED)
 }

@@ -50,6 +50,6 @@ pub(super) fn crayon(scene: &Scene) -> Picture {
             Role::Ground => ground.covers(point, 0.62),
             Role::Sky => sky.covers(point, 0.55),
         };
-        if covered { wax } else { paper.mix(wax, 0.4) }
+        if covered { wax } else { paper.mix(wax, 0.52) }
     })
 }

@@ -39,7 +39,7 @@ pub(super) fn hatch(scene: &Scene) -> Picture {
 pub(super) fn engraving(scene: &Scene) -> Picture {
     let view = View::thickened(scene, 3.0);
     let night = view.is_night();
-    let (paper, ink, line) = (Rgb::new(238, 216, 174), Rgb::new(164, 122, 82), Rgb::new(98, 60, 32));
+    let (paper, ink, line) = (Rgb::new(238, 216, 174), Rgb::new(164, 122, 82), Rgb::new(116, 76, 46));
     let distance = view.distance();
     let (level, tilted) = (Ruling::new(0.0, 26.0), Ruling::new(-32.0, 24.0));
     view.paint(|spot| {
@@ -64,10 +64,10 @@ fn swell(darkness: f32) -> f32 {
 
 /// A black block with the light carved out of it.
 pub(super) fn woodcut(scene: &Scene) -> Picture {
-    let (paper, ink) = (Rgb::new(232, 228, 216), Rgb::new(40, 38, 44));
+    let (paper, ink) = (Rgb::new(212, 204, 188), Rgb::new(60, 54, 62));
     let view = View::thickened(scene, 4.0);
     let distance = view.distance();
-    let (sky, ground, body) = (Ruling::new(0.0, 36.0), Ruling::new(-20.0, 36.0), Ruling::new(-60.0, 36.0));
+    let (sky, ground, body) = (Ruling::new(0.0, 44.0), Ruling::new(-20.0, 44.0), Ruling::new(-60.0, 40.0));
     let light = if view.is_night() { 0.14 } else { 0.34 };
     view.paint(|spot| {
         let (x, y) = spot.point();
@@ -147,7 +147,7 @@ pub(super) fn vase(scene: &Scene) -> Picture {
 }
 
 const CLAY: Rgb = Rgb::new(214, 116, 62);
-const GLAZE: Rgb = Rgb::new(30, 20, 18);
+const GLAZE: Rgb = Rgb::new(50, 32, 28);
 const SLIP: Rgb = Rgb::new(246, 230, 200);
 
 fn figure(view: &View<'_>, spot: Spot<'_>) -> Rgb {
@@ -181,5 +181,5 @@ fn meander(x: f32, y: f32) -> Option<Rgb> {
     let row = (v / 6.0) as usize;
     let column = (x / 6.0) as usize % 8;
     let line = KEY.get(row)?;
-    Some(if line[column] == b'#' { GLAZE } else { CLAY })
+    Some(if line[column] == b'#' { CLAY.mix(GLAZE, 0.7) } else { CLAY })
 }

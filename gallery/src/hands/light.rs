@@ -64,7 +64,7 @@ pub(super) fn goldleaf(scene: &Scene) -> Picture {
     let view = View::thickened(scene, 3.0);
     let distance = view.distance();
     let (rising, falling, sheen) = (Ruling::new(45.0, 56.0), Ruling::new(-45.0, 56.0), Ruling::new(-55.0, 110.0));
-    let (dark, bright, line) = (Rgb::new(150, 96, 24), Rgb::new(250, 218, 120), Rgb::new(96, 36, 22));
+    let (dark, bright, line) = (Rgb::new(150, 96, 24), Rgb::new(250, 218, 120), Rgb::new(104, 46, 26));
     let gold = |point, light: f32| {
         let wave = 0.14 * libm::sinf(std::f32::consts::TAU * sheen.phase(point));
         dark.mix(bright, (light + wave).clamp(0.0, 1.0))
@@ -77,7 +77,7 @@ pub(super) fn goldleaf(scene: &Scene) -> Picture {
             Role::Outline => line,
             Role::Object { main: true } => gold(point, 0.66 + (spot.shape.colour.luma() - main) / 200.0),
             Role::Object { main: false } => gold(point, spot.shape.colour.luma() / 255.0),
-            _ if (2.0..9.0).contains(&distance.at(spot.x, spot.y)) => gold(point, 0.8),
+            _ if (3.0..12.0).contains(&distance.at(spot.x, spot.y)) => gold(point, 0.6),
             Role::Detail => gold(point, 0.45),
             _ if (spot.y as f32 - scene.horizon).abs() < 3.0 => gold(point, 0.4),
             Role::Sky => Rgb::new(116, 20, 34).shifted(if lattice { 14.0 } else { 0.0 }),

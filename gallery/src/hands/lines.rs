@@ -1,7 +1,7 @@
 //! Line art: blueprint, contour line and echoing outlines.
 
 use super::view::{Spot, View};
-use crate::palette::{Rgb, Tones, WHITE};
+use crate::palette::{BLACK, Rgb, Tones, WHITE};
 use crate::picture::Picture;
 use crate::scene::{Role, SIDE, Scene};
 
@@ -9,21 +9,22 @@ use crate::scene::{Role, SIDE, Scene};
 pub(super) fn blueprint(scene: &Scene) -> Picture {
     let view = View::thickened(scene, 4.0);
     let night = view.is_night();
-    let sheet = if night { Rgb::new(24, 52, 118) } else { Rgb::new(44, 96, 182) };
-    let line = Rgb::new(216, 230, 250);
+    let sheet = if night { Rgb::new(46, 74, 142) } else { Rgb::new(70, 118, 194) };
+    let line = Rgb::new(196, 214, 242);
     view.paint(|spot| {
         let (x, y) = spot.point();
         let edge = x.min(y).min(SIDE - x).min(SIDE - y);
-        if (6.0..13.0).contains(&edge) || horizon(&view, spot, 6.0) {
+        if (6.0..13.0).contains(&edge) {
             return line;
         }
         match spot.shape.role {
             Role::Outline => line,
             Role::Object { main } => sheet.mix(WHITE, if main { 0.12 } else { 0.3 }),
-            Role::Detail => sheet.mix(WHITE, 0.75),
+            Role::Detail => sheet.mix(WHITE, 0.5),
             Role::Sky | Role::Ground => {
                 let gridded = x.rem_euclid(42.0) < 5.0 || y.rem_euclid(42.0) < 5.0;
-                sheet.mix(WHITE, if gridded { 0.14 } else { 0.0 })
+                let tint = if spot.shape.role == Role::Sky { sheet } else { sheet.mix(BLACK, 0.24) };
+                tint.mix(WHITE, if gridded { 0.12 } else { 0.0 })
             }
         }
     })
@@ -42,7 +43,7 @@ pub(super) fn contour(scene: &Scene) -> Picture {
     let (paper, line) = if night {
         (Rgb::new(52, 58, 120), Rgb::new(252, 242, 214))
     } else {
-        (Rgb::new(250, 246, 238), Rgb::new(34, 32, 44))
+        (Rgb::new(246, 240, 230), Rgb::new(64, 58, 76))
     };
     let patch = Tones::of(scene.triple.colour).main.mix(paper, 0.12);
     view.paint(|spot| {

@@ -44,30 +44,30 @@ macro_rules! artists {
 const ARTISTS: &[Artist] = artists! {
     "blueprint", lines::blueprint, "White construction lines on blue paper with a measuring grid.";
     "chalk", drawing::chalk, "Dusty coloured chalk on a dark school board.";
-    "comic", print::comic, "Bold black outlines, bright rays and big halftone dots from a comic book.";
+    "comic", print::comic, "Bold outlines, white halos, bright rays and big halftone dots from a comic book.";
     "contour", lines::contour, "One loose ink line over a misplaced patch of flat colour.";
     "crayon", drawing::crayon, "Wobbly wax-crayon scribbles that leave the paper showing.";
     "dots", paint::dots, "Pointillist dabs of pure, wavering colour.";
     "echo", lines::echo, "Rings of colour that repeat the object's outline out to the edges.";
     "embroidery", craft::embroidery, "Shiny thread stitched in short rows on linen.";
-    "engraving", ink::engraving, "Sepia lines of an old banknote, thicker where it is darker.";
+    "engraving", ink::engraving, "Sepia lines of an old print, thicker where it is darker.";
     "glass", glass::stained, "A church window: saturated glass between thick black leads.";
     "goldleaf", light::goldleaf, "An icon in gold leaf on dark red.";
     "handheld", screen::handheld, "Four greens and chunky pixels of an early handheld console.";
-    "hatch", ink::hatch, "Brown-black pen hatching on cream paper.";
+    "hatch", ink::hatch, "Brown pen hatching on cream paper, on dusk blue at night.";
     "lowpoly", glass::lowpoly, "Flat triangular facets without a single outline.";
     "mosaic", craft::mosaic, "Small square stones set in pale mortar.";
     "neon", light::neon, "Glowing tubes of coloured light in the dark.";
     "papercut", craft::papercut, "Layers of cut paper with white edges and soft shadows.";
     "pastel", paint::pastel, "Soft pastel chalk dissolving in lilac fog.";
     "poster", print::poster, "Five flat poster colours and very thick navy outlines.";
-    "riso", print::riso, "Two misaligned inks, pink and teal, printed as halftone.";
+    "riso", print::riso, "Two misaligned inks, pink and teal, flat shapes on big dots.";
     "sumi", ink::sumi, "Grey ink washes and a wet black brush, signed with a red seal.";
     "thermal", screen::thermal, "A heat camera's view: cold violet surroundings, a white-hot object.";
     "tiedye", paint::tiedye, "Rippling rings of dye spread out from the middle.";
     "vase", ink::vase, "Black figures with scratched lines on terracotta, framed by a meander.";
     "wash", paint::wash, "Pale watercolour bleeding over rough paper with a bare border.";
-    "woodcut", ink::woodcut, "Stark black and white carved with tapering gouges.";
+    "woodcut", ink::woodcut, "A dark block with broad, tapering gouges of pale paper.";
 };
 
 /// Every artist, as the gallery's list shows them: `{"artists": [{"name": …, "description": …}]}`.

@@ -3,7 +3,7 @@
 use std::f32::consts::PI;
 
 use super::field::{Cloud, Field, Ruling};
-use super::view::{View, WIDTH};
+use super::view::{BLEED, View, WIDTH};
 use crate::dice::Dice;
 use crate::geometry::{Pen, Point};
 use crate::palette::{BLACK, Rgb, Tones, WHITE};
@@ -18,7 +18,7 @@ pub(super) fn dots(scene: &Scene) -> Picture {
     let ground = if night { Rgb::new(22, 26, 66) } else { Rgb::new(240, 238, 236) };
     let edge = Tones::of(scene.triple.colour).dark.mix(BLACK, 0.45);
     let mut canvas = Canvas::new(ground);
-    for (pitch, on_object) in [(24.0, false), (14.0, true)] {
+    for (pitch, on_object) in [(24.0, false), (12.0, true)] {
         for (x, y) in loose_grid(pitch, &mut dice) {
             let shape = view.shape(x as i32, y as i32);
             let colour = match shape.role {
@@ -31,7 +31,7 @@ pub(super) fn dots(scene: &Scene) -> Picture {
             dab(&mut canvas, (x, y), pitch * dice.between(0.48, 0.54), wavering(colour, &mut dice));
         }
     }
-    canvas.into_picture()
+    canvas.into_picture().bled(BLEED)
 }
 
 /// The points of a hexagonal grid, each a little off its place.
@@ -131,7 +131,7 @@ pub(super) fn tiedye(scene: &Scene) -> Picture {
         let ripple = 3.5 * libm::sinf(radius / 5.0) / radius;
         let shape = view.shape(x as i32 + (dx * ripple) as i32, y as i32 + (dy * ripple) as i32);
         match shape.role {
-            Role::Outline => Rgb::new(60, 20, 80),
+            Role::Outline => Rgb::new(82, 44, 104),
             Role::Object { .. } => shape.colour,
             _ => {
                 let base = scene.shapes[usize::from(y as f32 > scene.horizon)].colour.saturated(2.2);
@@ -143,4 +143,5 @@ pub(super) fn tiedye(scene: &Scene) -> Picture {
             }
         }
     })
+    .bled(BLEED)
 }

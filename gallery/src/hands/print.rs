@@ -7,8 +7,8 @@ use crate::picture::Picture;
 use crate::scene::{Role, Scene, Shape};
 use crate::vocabulary::{Colour, Setting};
 
-const CREAM: Rgb = Rgb::new(252, 238, 208);
-const NAVY: Rgb = Rgb::new(24, 30, 62);
+const CREAM: Rgb = Rgb::new(246, 230, 198);
+const NAVY: Rgb = Rgb::new(40, 46, 80);
 const TEAL: Rgb = Rgb::new(34, 148, 146);
 const CORAL: Rgb = Rgb::new(240, 86, 66);
 const MUSTARD: Rgb = Rgb::new(248, 186, 58);
@@ -48,13 +48,13 @@ fn flat(colour: Colour) -> Rgb {
     }
 }
 
-/// Two plates, pink and teal, the second out of register, with bare paper around the object.
+/// Two plates, pink and teal, the second out of register: the object solid on bare paper, the setting screened.
 pub(super) fn riso(scene: &Scene) -> Picture {
-    let view = View::thickened(scene, 2.0);
+    let view = View::thickened(scene, 4.0);
     let distance = view.distance();
     let paper = Rgb::new(250, 246, 234);
-    let (pink, teal) = (Rgb::new(255, 116, 168), Rgb::new(60, 156, 178));
-    let (pink_screen, teal_screen) = (Dots::new(15.0, 30.0), Dots::new(60.0, 30.0));
+    let (pink, teal) = (Rgb::new(255, 140, 184), Rgb::new(104, 178, 194));
+    let (pink_screen, teal_screen) = (Dots::new(15.0, 36.0), Dots::new(60.0, 36.0));
     let plates = |x: i32, y: i32| match distance.at(x, y) {
         gap if gap > 0.0 && gap < 9.0 => (0.0, 0.0),
         _ => plates(view.shape(x, y), scene.triple.setting),
@@ -64,7 +64,7 @@ pub(super) fn riso(scene: &Scene) -> Picture {
         if printed(pink_screen, spot.point(), plates(spot.x, spot.y).0) {
             colour = pink.over(colour);
         }
-        if printed(teal_screen, spot.point(), plates(spot.x - 5, spot.y + 4).1) {
+        if printed(teal_screen, spot.point(), plates(spot.x - 4, spot.y + 3).1) {
             colour = teal.over(colour);
         }
         colour
@@ -76,7 +76,7 @@ fn plates(shape: &Shape, setting: Setting) -> (f32, f32) {
     let [red, green, blue] = shape.colour.0.map(|channel| f32::from(channel) / 255.0);
     match (shape.role, setting) {
         (Role::Outline, _) => (0.0, 1.0),
-        (Role::Object { .. }, _) => ((1.0 - green) * (0.3 + red.max(0.8 * blue)), 1.0 - red),
+        (Role::Object { .. }, _) => (solid((1.0 - green) * (0.3 + red.max(0.8 * blue)), 0.3), solid(1.0 - red, 0.35)),
         (Role::Sky, Setting::Night) => (0.0, 0.72),
         (Role::Ground, Setting::Night) => (0.3, 1.0),
         (Role::Sky, Setting::Snow) => (0.0, 0.3),
@@ -90,6 +90,11 @@ fn plates(shape: &Shape, setting: Setting) -> (f32, f32) {
     }
 }
 
+/// All of an ink where there is more than `least` of it, otherwise none.
+fn solid(amount: f32, least: f32) -> f32 {
+    if amount > least { 1.0 } else { 0.0 }
+}
+
 /// Whether a screen prints at a point: strong tones are solid, faint ones bare.
 fn printed(screen: Dots, point: (f32, f32), amount: f32) -> bool {
     amount > 0.7 || (amount > 0.08 && screen.covers(point, amount))
@@ -100,7 +105,7 @@ pub(super) fn comic(scene: &Scene) -> Picture {
     let view = View::thickened(scene, 6.0);
     let distance = view.distance();
     let dots = Dots::new(45.0, 36.0);
-    let line = Rgb::new(26, 20, 34);
+    let line = Rgb::new(42, 34, 52);
     let glare = if view.is_night() { Rgb::new(92, 66, 180) } else { Rgb::new(255, 240, 120) };
     view.paint(|spot| {
         let colour = spot.shape.colour.saturated(1.5);
@@ -110,8 +115,8 @@ pub(super) fn comic(scene: &Scene) -> Picture {
             _ if distance.at(spot.x, spot.y) < 7.0 => WHITE,
             Role::Detail if spot.darkness() < 0.4 => WHITE,
             Role::Detail => line,
-            Role::Sky if ray(scene, spot) => colour.mix(glare, 0.75),
-            Role::Ground if dots.covers(spot.point(), 0.36) => colour.mix(WHITE, 0.45),
+            Role::Sky if ray(scene, spot) => colour.mix(glare, 0.6),
+            Role::Ground if dots.covers(spot.point(), 0.36) => colour.mix(WHITE, 0.35),
             Role::Sky | Role::Ground => colour,
         }
     })

@@ -10,6 +10,9 @@ use crate::vocabulary::Setting;
 
 pub(super) const WIDTH: usize = CANVAS as usize;
 
+/// How far ink bleeds into its ground, in canvas units; hard edges would be lost on a small autoencoder.
+pub(super) const BLEED: usize = 2;
+
 /// A scene seen pixel by pixel.
 pub(super) struct View<'a> {
     pub(super) scene: &'a Scene,
@@ -85,9 +88,10 @@ impl<'a> View<'a> {
         Field::distance(|x, y| self.role(x, y).is_object())
     }
 
-    /// Paints a picture from the shape under every pixel.
+    /// Paints a picture from the shape under every pixel; the ink bleeds a little.
     pub(super) fn paint(&self, mut colour: impl FnMut(Spot<'a>) -> Rgb) -> Picture {
-        Picture::from_fn(WIDTH, |x, y| colour(Spot { x: x as i32, y: y as i32, shape: self.shape(x as i32, y as i32) }))
+        let spot = |x: usize, y: usize| Spot { x: x as i32, y: y as i32, shape: self.shape(x as i32, y as i32) };
+        Picture::from_fn(WIDTH, |x, y| colour(spot(x, y))).bled(BLEED)
     }
 }
 
