@@ -29,12 +29,15 @@ pub struct Golden {
 impl Golden {
     /// Opens the folder named by `CATELIER_GOLDEN_DIR`, or the repository's own `golden/`.
     ///
+    /// A relative folder counts from the repository's root: that is where people type it, while
+    /// cargo runs each room's tests in the room's own folder.
+    ///
     /// # Panics
     /// When the folder or its manifest cannot be read.
     #[must_use]
     pub fn open() -> Self {
-        let folder = std::env::var_os(GOLDEN_DIR_VARIABLE).map_or_else(repository_golden, PathBuf::from);
-        Self::at(&folder)
+        let named = std::env::var_os(GOLDEN_DIR_VARIABLE).map_or_else(|| "golden".into(), PathBuf::from);
+        Self::at(&repository().join(named))
     }
 
     /// Opens a golden folder by its path.
@@ -200,9 +203,9 @@ fn strict_json(text: &str) -> String {
     text.replace(": -Infinity", ": null").replace(": Infinity", ": null")
 }
 
-/// The `golden/` folder beside the workspace's members.
-fn repository_golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden")
+/// The repository's root, one folder above this crate.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@
 //!
 //! and at its end `latents` are clean latents. A sampler draws nothing by itself: where
 //! [`Sampler::draws_noise`] says so, the caller hands in unit normal noise. Names, defaults and
-//! arithmetic follow diffusers' schedulers, against which each is tested.
+//! arithmetic follow diffusers' schedulers, against which each is tested, but for two things: DDIM
+//! and PNDM step to the timestep that is visited next, also where rounding puts that beside a whole
+//! stride; and PNDM combines predictions of the noise, also for a model that predicts velocities.
 
 mod combine;
 mod ddim;

@@ -99,7 +99,11 @@ fn parse_line(
     // `components` drops a `./`, so that the path is the one that listing the folder gives.
     let picture: PathBuf = picture.components().collect();
     match entries.get(&picture) {
-        Some(earlier) => Err(MetadataProblem::Repeated { line, file_name, first: earlier.line }),
+        // The same line twice is harmless; two texts are a question that only the owner can answer.
+        Some(Entry { line: first, text }) if *text != caption => {
+            Err(MetadataProblem::Repeated { line, file_name, first: *first })
+        }
+        Some(earlier) => Ok((picture, Entry { line: earlier.line, text: caption })),
         None => Ok((picture, Entry { line, text: caption })),
     }
 }

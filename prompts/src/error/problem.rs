@@ -82,7 +82,7 @@ pub enum MetadataProblem {
         /// The name as written.
         file_name: String,
     },
-    /// The same picture is named twice.
+    /// The same picture is named twice, with different texts.
     Repeated {
         /// Line number, from 1.
         line: usize,
@@ -110,7 +110,7 @@ impl fmt::Display for MetadataProblem {
                 write!(f, "line {line} names `{file_name}`, which lies outside the folder")
             }
             Self::Repeated { line, file_name, first } => {
-                write!(f, "line {line} names `{file_name}` again (first on line {first})")
+                write!(f, "line {line} names `{file_name}` again with another text (first on line {first})")
             }
         }
     }

@@ -222,6 +222,7 @@ fn every_broken_metadata_line_is_named() {
         r#"{"file_name": "../x.png", "text": "a dog"}"#,
         r#"{"file_name": "notes.md", "text": "a dog"}"#,
         r#"{"file_name": "a.png", "text": "again"}"#,
+        r#"{"file_name": "a.png", "text": "a dog"}"#,
     ];
     let folder = folder(&[("a.png", ""), ("notes.md", ""), ("metadata.jsonl", &lines.join("\n"))]);
     let path = folder.path().join("metadata.jsonl");
@@ -233,7 +234,7 @@ fn every_broken_metadata_line_is_named() {
              line 3 is not a JSON object (invalid type: sequence, expected a map); \
              line 4 has no text in `file_name`; line 5 has no text in `text` or `prompt`; \
              line 6 names `gone.png`, which does not exist; line 7 names `../x.png`, which lies outside the folder; \
-             line 8 names `notes.md`, which is not a picture; line 9 names `a.png` again (first on line 1)",
+             line 8 names `notes.md`, which is not a picture; line 9 names `a.png` again with another text (first on line 1)",
             path.display()
         )
     );

@@ -1,7 +1,7 @@
 //! Words beside marks, placed so that they do not cover each other.
 
 /// Rough width of a character of a label, in chart units.
-const CHARACTER: f64 = 6.3;
+const CHARACTER: f64 = 7.4;
 const HEIGHT: f64 = 13.0;
 const GAP: f64 = 9.0;
 
@@ -16,20 +16,27 @@ pub(super) struct Label<'a> {
 /// Left, top, right, bottom.
 type Area = (f64, f64, f64, f64);
 
-/// Labels for marks at `(x, y, text)`: each takes the place around its mark where it stays inside
-/// `area` and covers the fewest marks, `bars` and labels placed before it.
+/// How bad it is to cover something, so that a thin bar is covered rather than a word.
+const COVERS_BAR: u32 = 1;
+const COVERS_MARK: u32 = 3;
+const COVERS_LABEL: u32 = 5;
+const LEAVES_AREA: u32 = 1000;
+
+/// Labels for marks at `(x, y, text)`: each takes the place around its mark where it does the least
+/// harm to `bars`, to marks and to labels placed before it, inside `area`.
 pub(super) fn arrange<'a>(marks: &[(f64, f64, &'a str)], bars: &[Area], area: Area) -> Vec<Label<'a>> {
-    let mut taken: Vec<Area> = marks.iter().map(|(x, y, _)| around(*x, *y)).collect();
-    taken.extend(bars);
+    let mut taken: Vec<(Area, u32)> = marks.iter().map(|(x, y, _)| (around(*x, *y), COVERS_MARK)).collect();
+    taken.extend(bars.iter().map(|bar| (*bar, COVERS_BAR)));
     let mut labels = Vec::with_capacity(marks.len());
     for &(x, y, text) in marks {
-        let trouble = |label: &Label<'_>| {
+        let harm = |label: &Label<'_>| {
             let covered = covered(label);
-            let outside = if inside(covered, area) { 0 } else { taken.len() + 1 };
-            outside + taken.iter().filter(|other| overlap(covered, **other)).count()
+            let outside = if inside(covered, area) { 0 } else { LEAVES_AREA };
+            let covers = taken.iter().filter(|(other, _)| overlap(covered, *other));
+            outside + covers.map(|(_, harm)| harm).sum::<u32>()
         };
-        labels.extend(candidates(x, y, text).into_iter().min_by_key(trouble));
-        taken.extend(labels.last().map(covered));
+        labels.extend(candidates(x, y, text).into_iter().min_by_key(harm));
+        taken.extend(labels.last().map(|label| (covered(label), COVERS_LABEL)));
     }
     labels
 }

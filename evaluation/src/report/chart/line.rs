@@ -139,11 +139,11 @@ fn binned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(size).map(mean_point).collect()
 }
 
-/// A mean over a window of about a tenth of the curve, narrower towards its ends.
+/// A mean over a window of about a tenth of the curve, cut off at its ends.
 fn trend(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let reach = points.len() / 20;
     let around = |centre: usize| {
-        let reach = (points.len() / 20).min(centre).min(points.len() - 1 - centre);
-        let window = &points[centre - reach..=centre + reach];
+        let window = &points[centre.saturating_sub(reach)..(centre + reach + 1).min(points.len())];
         (points[centre].0, mean_point(window).1)
     };
     (0..points.len()).map(around).collect()
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_trend_follows_a_straight_line_and_calms_a_jumping_one() {
         let straight: Vec<(f64, f64)> = (0..100).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
-        assert!(trend(&straight).iter().zip(&straight).all(|(a, b)| (a.1 - b.1).abs() < 1e-9));
+        assert!(trend(&straight).iter().zip(&straight).skip(5).take(90).all(|(a, b)| (a.1 - b.1).abs() < 1e-9));
         let jumping: Vec<(f64, f64)> = (0..100).map(|i| (f64::from(i), f64::from(i % 2))).collect();
         assert!(trend(&jumping)[20..80].iter().all(|(_, y)| (y - 0.5).abs() < 0.1));
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::{Adapter, LoraFactors};
-use catelier_numerics::params::{Gradients, Parameters};
+use catelier_numerics::params::Parameters;
 use catelier_testkit::close::{assert_close, largest_difference};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::Tolerance;
@@ -29,12 +29,6 @@ pub(super) fn adapter_of(component: &str, golden: &Fixture, prefix: &str, alpha:
 /// The UNet's adapter stored below `prefix`, and its parameters.
 pub(super) fn trainable(golden: &Fixture, prefix: &str, alpha: f64) -> (Adapter, Parameters) {
     adapter(golden, prefix, alpha).trainable(&Device::Cpu).unwrap()
-}
-
-/// Asserts that the UNet's gradients are those stored below `prefix`, with none left over.
-#[track_caller]
-pub(super) fn assert_gradients_close(gradients: &Gradients, golden: &Fixture, prefix: &str, tolerance: Tolerance) {
-    assert_all_close("unet", gradients.iter().collect(), golden, prefix, tolerance);
 }
 
 /// Asserts that the UNet's parameters are those stored below `prefix`, with none left over.
