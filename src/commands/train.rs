@@ -6,7 +6,9 @@ use std::time::Instant;
 use catelier_adapters::file::Format;
 use catelier_adapters::{Adapter, AdapterSet};
 use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::data::{Crop, DataNotice, Mirror, PictureOptions, Resolution, TrainingPictures};
+use catelier_pipelines::data::{
+    Crop, DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures,
+};
 use catelier_pipelines::model::Condition;
 use catelier_pipelines::picture_file;
 use catelier_pipelines::train::{
@@ -129,7 +131,10 @@ fn pictures(settings: &TrainSettings, trigger: &Trigger) -> Outcome<TrainingPict
     let pictures = TrainingPictures::load(&folder, trigger, &options).request("cannot train on these pictures")?;
     for notice in &pictures.notices {
         match notice {
-            DataNotice::TriggerInserted { .. } => terminal::say(&notice.to_string()),
+            DataNotice::TriggerInserted { trigger, names } => {
+                let (some, all) = (names.len(), pictures.pictures.len());
+                terminal::say(&format!("put the trigger `{trigger}` in front of {some} of {all} captions"));
+            }
             _ => terminal::warn(&notice.to_string()),
         }
     }
@@ -167,14 +172,14 @@ fn lessons(
 }
 
 fn warn_of_cut_captions(base: &BaseModel, pictures: &TrainingPictures) {
-    for picture in &pictures.pictures {
-        let tokens = base.text.tokens(&picture.captions.with_trigger);
-        if let Some(dropped) = tokens.ok().and_then(|tokens| tokens.dropped) {
-            terminal::warn(&format!(
-                "the caption of `{}` is too long for this base: dropped `{dropped}`",
-                picture.name
-            ));
-        }
+    let dropped = |picture: &TrainingPicture| base.text.tokens(&picture.captions.with_trigger).ok()?.dropped;
+    let cut: Vec<_> = pictures.pictures.iter().filter_map(|picture| Some((&picture.name, dropped(picture)?))).collect();
+    if let Some((name, dropped)) = cut.first() {
+        terminal::warn(&format!(
+            "{} of {} captions are too long for this base; of `{name}`, `{dropped}` is dropped",
+            cut.len(),
+            pictures.pictures.len(),
+        ));
     }
 }
 

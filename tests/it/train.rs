@@ -19,7 +19,7 @@ pub(crate) const SHORT: &str =
 fn a_run_leaves_everything_that_was_promised() {
     let studio = studio();
     let ran = studio.done(&format!("{SHORT} --preview-every 4 --preview-prompt {{trigger}} --out run"));
-    assert!(ran.stderr.contains("put the trigger `shs` in front of 4 captions"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("put the trigger `shs` in front of 4 of 4 captions"), "{}", ran.stderr);
     for file in ["adapter.safetensors", "run.toml", "metrics.jsonl", "README.md", "previews/step-000004.png"] {
         assert!(studio.path("run").join(file).is_file(), "{file}");
     }
