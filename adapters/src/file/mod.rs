@@ -76,7 +76,7 @@ impl FromStr for Format {
 /// Reads a file for the base with these modules and writes it in another format. What the file
 /// says about itself is kept, except for local paths.
 ///
-/// **Errors** as [`read`] and [`write`].
+/// **Errors** as [`read`] and [`write()`].
 pub fn convert(from: &Path, to: &Path, format: Format, modules: &[ModuleInfo]) -> Result<MatchReport> {
     let mut loaded = read(from, modules)?;
     let base = &mut loaded.metadata.base;

@@ -67,7 +67,7 @@ impl TextEncoderConfig {
     /// Reads `config.json` in the folder `component`: `text_encoder` or `text_encoder_2`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], or [`Error::UnsupportedSettings`] with every key that is not supported.
+    /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles, component: &str) -> Result<Self> {
         let mut check = Check::new(&format!("{component}/config.json"), files)?;
         check.fixed(TEXT_FIXED);

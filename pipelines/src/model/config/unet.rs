@@ -165,7 +165,7 @@ impl UNetConfig {
     /// Reads `unet/config.json`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], or [`Error::UnsupportedSettings`] with every key that is not supported.
+    /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let path = "unet/config.json";
         let mut check = Check::new(path, files)?;

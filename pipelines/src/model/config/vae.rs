@@ -63,7 +63,7 @@ impl VaeConfig {
     /// Reads `config.json` in the folder `component`, as a rule `vae`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], or [`Error::UnsupportedSettings`] with every key that is not supported.
+    /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles, component: &str) -> Result<Self> {
         let mut check = Check::new(&format!("{component}/config.json"), files)?;
         check.fixed(VAE_FIXED);
