@@ -1,3 +1,0 @@
-//! Automation for the people who build Catelier.
-
-fn main() {}
