@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("adapters", &["numerics"]),
     ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
     ("evaluation", &["numerics", "prompts"]),
@@ -16,7 +16,6 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),
-    ("xtask", &[]),
 ];
 
 #[test]
