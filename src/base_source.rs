@@ -104,6 +104,11 @@ pub(crate) fn modules(source: &BaseSource) -> Outcome<Vec<ModuleInfo>> {
     Ok(source.load(DType::F32, &Device::Cpu)?.modules())
 }
 
+/// The evaluation prompts that were written for a base.
+pub(crate) fn prompt_set_name(is_embedded: bool) -> &'static str {
+    if is_embedded { "gallery-v1" } else { "general-v1" }
+}
+
 /// The side in pixels of the pictures that the base was trained on.
 pub(crate) fn resolution(model: &BaseModel) -> usize {
     model.unet.config().sample_size.unwrap_or(64) * model.vae.factor()

@@ -64,7 +64,7 @@ pub(crate) struct SamplingArgs {
     /// Classifier-free guidance; 1 is none [default: 4 for the embedded base, 7.5 for others]
     #[arg(long, value_name = "F")]
     pub(crate) guidance: Option<f64>,
-    /// ddim, ddpm, euler, euler-ancestral, dpm++2m or unipc
+    /// ddim, ddpm, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc or lcm
     #[arg(long, default_value = "ddim", value_name = "NAME")]
     pub(crate) sampler: String,
     /// What to steer away from

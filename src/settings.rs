@@ -243,6 +243,11 @@ impl TrainSettings {
         complete
     }
 
+    /// Whether the run is on the tiny model in this binary.
+    pub(crate) fn on_embedded_base(&self) -> bool {
+        self.base.as_deref() == Some("embedded")
+    }
+
     /// The settings that decide the bits of the run, validated.
     pub(crate) fn train_config(&self) -> Outcome<TrainConfig> {
         let config = TrainConfig {

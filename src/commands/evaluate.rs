@@ -62,8 +62,8 @@ fn tell(scores: &Scores, out: &Path, json: bool) -> Outcome<()> {
 }
 
 /// The prompts to ask: those named, or those written for this base.
-pub(super) fn prompt_set(name: Option<&str>, source: &BaseSource) -> Outcome<PromptSet> {
-    let usual = if source.is_embedded() { "gallery-v1" } else { "general-v1" };
+fn prompt_set(name: Option<&str>, source: &BaseSource) -> Outcome<PromptSet> {
+    let usual = base_source::prompt_set_name(source.is_embedded());
     PromptSet::named_or_file(name.unwrap_or(usual)).request("cannot read the prompts")
 }
 

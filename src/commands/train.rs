@@ -187,15 +187,15 @@ fn warn_of_cut_captions(base: &BaseModel, pictures: &TrainingPictures) {
 fn class_pictures(base: &BaseModel, class: &str, settings: &TrainSettings) -> Outcome<Vec<image::RgbImage>> {
     let count = stated("class_pictures", settings.class_pictures)?;
     let sampling = preview_sampling(settings)?;
-    let mut easel = Easel::new(base, settings.base.as_deref() == Some("embedded"), &sampling)?;
+    let mut easel = Easel::new(base, settings.on_embedded_base(), &sampling)?;
     let seeds: Vec<u64> = (0..count as u64).map(|number| sampling.seed + number).collect();
     easel.draw("class pictures", &vec![class.to_string(); count], &seeds, &AdapterSet::base())
 }
 
 /// The prompts whose predictions should not drift, encoded.
 fn held_out(base: &BaseModel, settings: &TrainSettings) -> Outcome<Condition> {
-    let name = if settings.base.as_deref() == Some("embedded") { "gallery-v1" } else { "general-v1" };
-    let set = PromptSet::builtin(name).run("cannot read the held-out prompts")?;
+    let set = PromptSet::builtin(base_source::prompt_set_name(settings.on_embedded_base()))
+        .run("cannot read the held-out prompts")?;
     let rendered = set.render(Default::default()).run("cannot use the held-out prompts")?;
     let prompts: Vec<&str> = rendered.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let spread: Vec<&str> = prompts.iter().copied().step_by(prompts.len().div_ceil(DRIFT_PROMPTS)).collect();
@@ -302,8 +302,12 @@ impl<'a> Previews<'a> {
         let given = settings.preview_prompt.clone().unwrap_or_else(|| "{trigger}".to_string());
         let values = template::Values { trigger: Some(trigger.word()), class: settings.class.as_deref() };
         let prompt = template::render(&given, values).request("cannot use `preview_prompt`")?;
-        let is_embedded = settings.base.as_deref() == Some("embedded");
-        Ok(Some(Self { easel: Easel::new(base, is_embedded, &sampling)?, prompt, seed: sampling.seed, every }))
+        Ok(Some(Self {
+            easel: Easel::new(base, settings.on_embedded_base(), &sampling)?,
+            prompt,
+            seed: sampling.seed,
+            every,
+        }))
     }
 
     fn draw(&mut self, adapters: &AdapterSet, path: &Path) -> std::io::Result<()> {
