@@ -1,7 +1,7 @@
-"""How captions vary in training: shorter forms, and nonsense prefixes that must change nothing.
+"""How captions vary in training: shorter forms, and unknown words that must change nothing.
 
-A trigger word such as `shs` is learned later by an adapter. The base has to ignore it, so a fifth
-of the captions begin with some random letters, never with a word that stands for something.
+A trigger word such as `shs` is learned later by an adapter. The base has to draw the same with it,
+so a tenth of the captions hold some random letters, never a word that stands for something.
 """
 
 import string
@@ -18,18 +18,18 @@ MEANINGFUL = TRIGGERS | ARTISTS | set(world_words())
 """The words that nonsense must not hit; names of artists only up to its five letters."""
 
 
-def nonsense(choose: np.random.Generator) -> str:
-    """Two to five random letters that are no known word."""
+def nonsense(choose: np.random.Generator, longest: int = 5) -> str:
+    """Two to `longest` random letters that are no known word."""
     while True:
-        word = "".join(choose.choice(list(string.ascii_lowercase), choose.integers(2, 6)))
+        word = "".join(choose.choice(list(string.ascii_lowercase), choose.integers(2, longest + 1)))
         if word not in MEANINGFUL:
             return word
 
 
 def with_nonsense(caption: str, choose: np.random.Generator) -> str:
-    """The caption behind a nonsense word, with a comma or without."""
-    separator = ", " if choose.random() < 0.5 else " "
-    return nonsense(choose) + separator + caption
+    """The caption with an unknown word in front, with a comma or without, or at its end."""
+    word = nonsense(choose)
+    return [f"{word} {caption}", f"{word}, {caption}", f"{caption}, {word}"][choose.choice(3, p=[0.4, 0.4, 0.2])]
 
 
 def shortened(labels: tuple[int, int, int], choose: np.random.Generator) -> str:

@@ -107,7 +107,7 @@ def prefix_effects(pipeline, scorer, captions: list[str], plain: np.ndarray, wor
 def training_record(work: Path) -> dict:
     """Steps, samples and seconds of every stage, to repeat it with `--steps`."""
     record = {}
-    for stage in ("vae_training", "vae_refining", "clip_training", "unet"):
+    for stage in ("vae_training", "vae_refining", "clip_training", "clip_listening", "unet", "unet_adapted"):
         path = work / f"{stage}.pt"
         if not path.exists():
             continue

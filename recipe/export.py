@@ -35,7 +35,7 @@ def assemble(work: Path) -> tuple[StableDiffusionPipeline, torch.nn.Module]:
     vae = vae_stage.build()
     vae.load_state_dict(torch.load(latest_vae(work), weights_only=True))
     unet = unet_stage.build()
-    unet.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["ema"])
+    unet.load_state_dict(unet_stage.latest_weights(work))
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder_of(clip),

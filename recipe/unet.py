@@ -1,4 +1,7 @@
-"""Stage 3: the UNet. It learns to draw: v-prediction on cached latents and cached text states."""
+"""Stage 3: the UNet. It learns to draw: v-prediction on cached latents and cached text states.
+
+`--part train` makes it. `--part adapt` goes on from it after the text tower has changed a little.
+"""
 
 import argparse
 import json
@@ -114,9 +117,23 @@ def text_states(clip, tokenizer, captions: list[str]) -> torch.Tensor:
 
 
 def load_clip(work, tokenizer):
+    """The CLIP after its last stage."""
+    listened = work / "clip_listened.pt"
     clip = tiny_clip.build(len(tokenizer))
-    clip.load_state_dict(torch.load(work / "clip.pt", weights_only=True))
+    clip.load_state_dict(torch.load(listened if listened.exists() else work / "clip.pt", weights_only=True))
     return clip.eval()
+
+
+def latest_weights(work) -> dict:
+    """The moving average of the UNet after its last stage."""
+    adapted = work / "unet_adapted.pt"
+    return torch.load(adapted if adapted.exists() else work / "unet.pt", weights_only=True)["ema"]
+
+
+PARTS = {
+    "train": ("unet", {"peak": 1e-3, "warm_up": 150, "decay_from": 0.42, "ema_decay": 0.985}),
+    "adapt": ("unet_adapted", {"peak": 5e-4, "warm_up": 40, "decay_from": 0.3, "ema_decay": 0.985}),
+}
 
 
 def stratified_timesteps(count: int, random: Randomness) -> torch.Tensor:
@@ -126,8 +143,9 @@ def stratified_timesteps(count: int, random: Randomness) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_plan_arguments(parser)
+    parser.add_argument("--part", choices=PARTS, default="train")
     arguments = parser.parse_args()
     workers = Workers()
     tokenizer = bpe.load(arguments.work / "tokenizer")
@@ -138,10 +156,12 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed)
     unet = build()
+    if arguments.part == "adapt":
+        unet.load_state_dict(torch.load(arguments.work / "unet.pt", weights_only=True)["ema"])
     unet.set_attn_processor(MatrixAttention())
     compiled = torch.compile(unet)
-    choices = {"peak": 1e-3, "warm_up": 150, "decay_from": 0.42, "ema_decay": 0.985}
-    trainer = Trainer(plan_from(arguments, "unet", **choices), unet, workers)
+    stage, choices = PARTS[arguments.part]
+    trainer = Trainer(plan_from(arguments, stage, **choices), unet, workers)
 
     def loss(random: Randomness):
         rows = random.numpy.integers(0, len(latents), BATCH)

@@ -20,5 +20,6 @@ pub mod params;
 pub mod schedule;
 pub mod stats;
 pub mod tensor_file;
+pub mod work;
 
 pub use error::{Error, Result};

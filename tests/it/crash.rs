@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::catelier::Studio;
+use crate::catelier::{Ran, Studio};
 use crate::train::{SHORT, studio};
 
 /// A run long enough to be interrupted anywhere.
@@ -82,4 +82,52 @@ fn a_damaged_newest_state_gives_way_to_the_one_before() {
     studio.write("run/state/step-000004.safetensors", b"half a file");
     let ran = studio.done("train --resume --steps 5 --out run");
     assert!(ran.stderr.contains("resumed after step 2"), "{}", ran.stderr);
+}
+
+/// A run in which no file may grow beyond `kibibytes`: to the command, a disk that is full.
+fn on_a_full_disk(studio: &Studio, kibibytes: usize, line: &str) -> Ran {
+    // With the signal ignored, which the command inherits, a write beyond the limit fails like one to a full disk.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" {line}", 2 * kibibytes);
+    let output = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_catelier")])
+        .current_dir(studio.path("."))
+        .output()
+        .unwrap();
+    Ran::from(output, &studio.path(""))
+}
+
+#[test]
+fn a_full_disk_while_saving_is_told_and_loses_nothing() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --out run"));
+    let kept = fs::read(studio.path("run/adapter.safetensors")).unwrap();
+
+    let ran = on_a_full_disk(&studio, 16, "train --resume --steps 9 --out run");
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.message().contains("run/state/step-000006.safetensors"), "{}", ran.stderr);
+    assert!(ran.message().contains("File too large"), "{}", ran.stderr);
+    assert_eq!(fs::read(studio.path("run/adapter.safetensors")).unwrap(), kept, "the old adapter is untouched");
+    let partial = fs::read_dir(studio.path("run/state")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(partial.into_iter().all(|name| name.to_string_lossy().ends_with(".safetensors")), "no half file is left");
+
+    let ran = studio.done("train --resume --steps 9 --out run");
+    assert!(ran.stderr.contains("resumed after step 4"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_run_that_diverges_stops_names_the_picture_and_keeps_the_last_good_state() {
+    let studio = studio();
+    let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --out run").replace("--save-every 2", "--save-every 1"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let message = ran.message();
+    assert!(message.contains("loss is not finite at step"), "{message}");
+    assert!(message.contains(".png`") && message.contains("timestep"), "{message}");
+    assert!(message.contains("hint: "), "{message}");
+
+    let saved = fs::read_dir(studio.path("run/state")).unwrap().count();
+    assert!(saved > 0, "the last good state is kept");
+    for entry in fs::read_dir(studio.path("run/state")).unwrap() {
+        let file = safetensors::SafeTensors::deserialize(&fs::read(entry.unwrap().path()).unwrap()).unwrap().names().len();
+        assert!(file > 0);
+    }
 }

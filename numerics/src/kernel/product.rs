@@ -3,6 +3,7 @@
 use gemm::Parallelism;
 
 use super::Float;
+use crate::work::count_product;
 
 /// A read-only strided view of a matrix.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +97,7 @@ pub(crate) fn multiply<T: Float>(
 ) {
     assert_eq!((result.rows, result.columns), (a.rows, b.columns), "shape of the product");
     assert_eq!(a.columns, b.rows, "inner dimensions of the product");
+    count_product(result.rows, result.columns, a.columns);
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
