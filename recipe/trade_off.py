@@ -51,14 +51,22 @@ def call(*command):
     return done.stdout
 
 
+def pictures_of(arguments, artist, seed):
+    return arguments.work / artist / str(seed) / "pictures"
+
+
+def draw(arguments, artist, seed):
+    pictures = pictures_of(arguments, artist, seed)
+    if not (pictures / "0001.png").exists():
+        call(arguments.binary, "gallery", "draw", "--artist", artist, "--count", 10, "--seed", seed, "--out", pictures)
+
+
 def run_one(arguments, artist, seed, variant):
     folder = arguments.work / artist / str(seed) / variant.label.replace(" ", "_")
     result = folder / "result.json"
     if result.exists():
         return
-    pictures = arguments.work / artist / str(seed) / "pictures"
-    if not (pictures / "0001.png").exists():
-        call(arguments.binary, "gallery", "draw", "--artist", artist, "--count", 10, "--seed", seed, "--out", pictures)
+    pictures = pictures_of(arguments, artist, seed)
     call(arguments.binary, "train", "--threads", 1, "--images", pictures, "--trigger", TRIGGER, "--steps", arguments.steps,
          "--seed", seed, "--learning-rate", variant.learning_rate, *variant.flags, "--drift-every", 0, "--out", folder / "run")
     scores = json.loads(call(
@@ -76,6 +84,9 @@ def run_one(arguments, artist, seed, variant):
 def run(arguments):
     jobs = [(artist, seed, variant) for seed in arguments.seeds for variant in variants(arguments)
             for artist in arguments.artists]
+    for artist in arguments.artists:
+        for seed in arguments.seeds:
+            draw(arguments, artist, seed)
     with ThreadPoolExecutor(arguments.workers) as pool:
         list(pool.map(lambda job: run_one(arguments, *job), jobs))
 

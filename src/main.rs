@@ -25,6 +25,7 @@ use clap::Parser;
 const STACK_BYTES: usize = 256 << 20;
 
 fn main() -> ExitCode {
+    quiet_candle();
     let cli = cli::Cli::parse();
     let run = move || match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,5 +34,16 @@ fn main() -> ExitCode {
     match std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).map(|thread| thread.join()) {
         Ok(Ok(code)) => code,
         _ => ExitCode::from(failure::BUG),
+    }
+}
+
+/// Keeps candle's own threads out of the way: they spin while they wait for each other at every addition, which costs
+/// more than the additions, and the kernels have their threads already. Candle takes the number from the environment.
+#[expect(unsafe_code, reason = "the environment may be changed while there is one thread")]
+fn quiet_candle() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: nothing has been started yet, so no other thread reads the environment.
+        unsafe { std::env::set_var(THREADS, "1") }
     }
 }

@@ -17,6 +17,12 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// Distribution function and density of the standard normal distribution, accurate in the tails.
     fn normal(self) -> (Self, Self);
 
+    /// The same slice if this is f32.
+    fn as_f32(values: &[Self]) -> Option<&[f32]>;
+
+    /// The same numbers, widened where this is wider.
+    fn from_f32s(values: Vec<f32>) -> Vec<Self>;
+
     /// `1 / (1 + e⁻ˣ)`.
     #[inline(always)]
     fn sigmoid(self) -> Self {
@@ -44,6 +50,14 @@ impl Float for f64 {
         let cdf = 0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2);
         (cdf, (1.0 / std::f64::consts::TAU.sqrt()) * libm::exp(-0.5 * self * self))
     }
+
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn from_f32s(values: Vec<f32>) -> Vec<Self> {
+        values.into_iter().map(f64::from).collect()
+    }
 }
 
 impl Float for f32 {
@@ -64,6 +78,14 @@ impl Float for f32 {
     #[inline(always)]
     fn normal(self) -> (Self, Self) {
         normal_f32(self)
+    }
+
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn from_f32s(values: Vec<f32>) -> Vec<Self> {
+        values
     }
 }
 

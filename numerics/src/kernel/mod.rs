@@ -4,11 +4,15 @@
 mod convolution;
 mod float;
 mod operation;
+mod panels;
 mod product;
 mod vector;
 
 pub(crate) use convolution::Convolution;
 pub(crate) use float::Float;
 pub(crate) use operation::{Kernel1, Kernel3, View, Wanted, apply1, apply3, lend};
+pub(crate) use panels::{
+    Direction, Field, Frame, Order, Packed, Window, has_bf16_instructions, has_wide_vectors, sweep,
+};
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
 pub(crate) use vector::{largest, map_rows, sum, sum_of_products, vectorized};

@@ -5,58 +5,60 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Shape, Tensor};
 
 use super::composed::{self, widened};
+use super::frozen::{Frozen, Source, single};
 use super::prepared::{Backward, with_backward};
-use crate::kernel::{Float, Kernel1, Matrix, MatrixMut, Threads, Update, View, apply1, lend, multiply};
+use crate::kernel::{
+    Direction, Float, Kernel1, Matrix, MatrixMut, Order, Threads, Update, View, Window, apply1, lend, multiply,
+};
 
 /// A linear layer that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
 pub struct FrozenLinear {
-    weight: Tensor,
+    weight: Frozen,
     bias: Option<Tensor>,
+    in_features: usize,
+    out_features: usize,
 }
 
 impl FrozenLinear {
-    /// From `weight: [out, in]` and `bias: [out]`. Half-precision weights on the processor are widened to f32.
+    /// From `weight: [out, in]` and `bias: [out]`. On the processor, bf16 weights stay bf16 if it has instructions for
+    /// them (products of bf16, sums in f32); other half-precision weights are widened to f32.
     ///
     /// **Errors** for other shapes.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        let (out_features, _) = weight.dims2()?;
+        let (out_features, in_features) = weight.dims2()?;
         check_bias("linear", bias, out_features)?;
-        Ok(Self { weight: stored(weight)?, bias: bias.map(stored).transpose()? })
+        let frozen = match weight.device().is_cpu() {
+            true => Frozen::new(&weight.reshape((out_features, 1, in_features))?)?,
+            false => Frozen::Elsewhere(stored(weight)?),
+        };
+        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, in_features, out_features })
     }
 
     /// `x · weightᵀ + bias`; `x: [..., in]`, contiguous or not; returns `[..., out]`.
     ///
     /// **Gradient** to `x` only. **Errors** if the last dimension of `x` is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.dims().last() != Some(&self.in_features()) {
-            candle_core::bail!("linear: expected [..., {}], found {:?}", self.in_features(), x.dims());
+        if x.dims().last() != Some(&self.in_features) {
+            candle_core::bail!("linear: expected [..., {}], found {:?}", self.in_features, x.dims());
         }
-        if x.device().is_cpu() {
+        let Frozen::Elsewhere(weight) = &self.weight else {
             return widened(x, |x| apply1(x, Linear(self.clone())));
-        }
-        let y = composed::linear(&x.detach(), &self.weight, self.bias.as_ref())?;
-        with_backward(x, &y, self.backward())
-    }
-
-    fn backward(&self) -> Backward {
-        let weight = self.weight.clone();
-        Arc::new(move |grad| composed::linear(grad, &weight.t()?, None))
+        };
+        let y = composed::linear(&x.detach(), weight, self.bias.as_ref())?;
+        let weight = weight.clone();
+        let backward: Backward = Arc::new(move |grad| composed::linear(grad, &weight.t()?, None));
+        with_backward(x, &y, backward)
     }
 
     /// Size of the last dimension of the input.
     pub fn in_features(&self) -> usize {
-        self.weight.dims()[1]
+        self.in_features
     }
 
     /// Size of the last dimension of the output.
     pub fn out_features(&self) -> usize {
-        self.weight.dims()[0]
-    }
-
-    /// The weight, `[out, in]`, without a copy.
-    pub fn weight(&self) -> Result<Tensor> {
-        Ok(self.weight.clone())
+        self.out_features
     }
 }
 
@@ -84,33 +86,48 @@ impl Kernel1 for Linear {
     const NAME: &'static str = "frozen-linear";
 
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let (in_features, out_features) = (self.0.in_features(), self.0.out_features());
-        let (rows, _) = x.rows();
-        let weight = lend::<T>(&self.0.weight)?;
-        let (mut y, update) = match &self.0.bias {
-            Some(bias) => (repeated(&lend::<T>(bias)?, rows), Update::Add),
-            None => (vec![T::ZERO; rows * out_features], Update::Replace),
-        };
-        let (x_rows, weight) =
-            (Matrix::new(x.data, rows, in_features), Matrix::new(&weight, out_features, in_features));
-        multiply(MatrixMut::new(&mut y, rows, out_features), update, T::ONE, x_rows, weight.t(), Threads::All);
+        let FrozenLinear { weight, bias, in_features, out_features } = &self.0;
         let mut shape = x.dims.to_vec();
-        shape[x.dims.len() - 1] = out_features;
+        shape[x.dims.len() - 1] = *out_features;
+        let y = match weight {
+            Frozen::Plain(weight) => self.plain(&lend::<T>(weight)?, x)?,
+            packed => {
+                let (x, rows) = (Source::Tokens { x: single(x.data)?, channels: *in_features }, x.rows().0);
+                let window = Window::single(rows);
+                T::from_f32s(packed.sweep(x, window, Direction::Forward, bias.as_ref(), Order::Tokens)?)
+            }
+        };
         Ok((y, shape.into()))
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
-        let (in_features, out_features) = (self.0.in_features(), self.0.out_features());
-        let (rows, _) = x.rows();
-        let weight = lend::<T>(&self.0.weight)?;
+        let FrozenLinear { weight, in_features, out_features, .. } = &self.0;
+        let rows = x.rows().0;
+        let Frozen::Plain(weight) = weight else {
+            let grad = Source::Tokens { x: single(grad.data)?, channels: *out_features };
+            let window = Window::single(rows);
+            return Ok(T::from_f32s(weight.sweep(grad, window, Direction::Backward, None, Order::Tokens)?));
+        };
+        let weight = lend::<T>(weight)?;
         let mut dx = vec![T::ZERO; x.data.len()];
-        let (grad, weight) =
-            (Matrix::new(grad.data, rows, out_features), Matrix::new(&weight, out_features, in_features));
-        multiply(MatrixMut::new(&mut dx, rows, in_features), Update::Replace, T::ONE, grad, weight, Threads::All);
+        let grad = Matrix::new(grad.data, rows, *out_features);
+        let weight = Matrix::new(&weight, *out_features, *in_features);
+        multiply(MatrixMut::new(&mut dx, rows, *in_features), Update::Replace, T::ONE, grad, weight, Threads::All);
         Ok(dx)
     }
 }
 
-fn repeated<T: Float>(row: &[T], times: usize) -> Vec<T> {
-    row.repeat(times)
+impl Linear {
+    fn plain<T: Float>(&self, weight: &[T], x: View<'_, T>) -> Result<Vec<T>> {
+        let FrozenLinear { bias, in_features, out_features, .. } = &self.0;
+        let rows = x.rows().0;
+        let (mut y, update) = match bias {
+            Some(bias) => (lend::<T>(bias)?.repeat(rows), Update::Add),
+            None => (vec![T::ZERO; rows * out_features], Update::Replace),
+        };
+        let x = Matrix::new(x.data, rows, *in_features);
+        let weight = Matrix::new(weight, *out_features, *in_features);
+        multiply(MatrixMut::new(&mut y, rows, *out_features), update, T::ONE, x, weight.t(), Threads::All);
+        Ok(y)
+    }
 }

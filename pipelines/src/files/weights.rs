@@ -117,9 +117,10 @@ impl Weights {
         &self.file.device
     }
 
-    /// The type tensors are converted to.
-    pub fn dtype(&self) -> DType {
-        self.file.dtype
+    /// The type of activations: f32 on the processor for weights in half precision, whose products it sums in f32, and
+    /// elsewhere that of the weights.
+    pub fn activation_dtype(&self) -> DType {
+        self.file.activation_dtype()
     }
 
     /// The place `name` below this one, joined by a dot.
@@ -143,7 +144,8 @@ impl Weights {
         self.file.view(&self.full_name(name)).map(|view| view.shape().to_vec())
     }
 
-    /// The tensor `name`, converted to the component's type and device.
+    /// The tensor `name` on the component's device, converted to its type; vectors (norms, biases) to that of
+    /// activations.
     ///
     /// A tensor that is missing or has another shape is noted for [`finish`](Self::finish); zeros stand in for it
     /// until then.
@@ -204,6 +206,14 @@ impl WeightFile {
     }
 
     fn load(&self, view: &TensorView<'_>) -> Result<Tensor> {
-        Ok(view.load(&self.device)?.to_dtype(self.dtype)?)
+        let dtype = if view.shape().len() > 1 { self.dtype } else { self.activation_dtype() };
+        Ok(view.load(&self.device)?.to_dtype(dtype)?)
+    }
+
+    fn activation_dtype(&self) -> DType {
+        match self.dtype {
+            DType::F16 | DType::BF16 if self.device.is_cpu() => DType::F32,
+            dtype => dtype,
+        }
     }
 }

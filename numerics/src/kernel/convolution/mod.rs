@@ -11,7 +11,7 @@ mod by_taps;
 
 use candle_core::{Result, bail};
 
-use super::Float;
+use super::{Float, Frame, Window};
 
 /// What a convolution is, apart from its weight.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +61,31 @@ impl OnImages {
     /// Height and width of the output.
     pub(crate) fn output(&self) -> (usize, usize) {
         self.output
+    }
+
+    /// The window of the convolution over its input in [`frame`](Self::frame).
+    pub(crate) fn window(&self) -> Window {
+        Window { kernel: self.of.kernel, stride: self.of.stride, output: self.output }
+    }
+
+    /// The input between its margins.
+    pub(crate) fn frame(&self) -> Frame {
+        let (Convolution { padding, .. }, (height, width)) = (self.of, self.input);
+        let origin = (padding as isize, padding as isize);
+        Frame { size: (height + 2 * padding, width + 2 * padding), origin, spread: 1 }
+    }
+
+    /// The window whose sums over the gradients in [`turned_frame`](Self::turned_frame) are those of the input.
+    pub(crate) fn turned_window(&self) -> Window {
+        Window { kernel: self.of.kernel, stride: 1, output: self.input }
+    }
+
+    /// The gradients of the output, as far apart as the windows were.
+    pub(crate) fn turned_frame(&self) -> Frame {
+        let Convolution { kernel, padding, stride, .. } = self.of;
+        let origin = |kernel: usize| kernel as isize - 1 - padding as isize;
+        let size = (self.input.0 + kernel.0 - 1, self.input.1 + kernel.1 - 1);
+        Frame { size, origin: (origin(kernel.0), origin(kernel.1)), spread: stride }
     }
 
     /// `y: [batch, out, oh, ow]` from `x: [batch, in, h, w]`.

@@ -23,6 +23,8 @@ pub struct TextEncoder {
     token_embedding: Tensor,
     /// `[max_length, width]`
     position_embedding: Tensor,
+    /// Of activations.
+    dtype: DType,
     layers: Vec<Layer>,
     final_layer_norm: FrozenLayerNorm,
     text_projection: Option<FrozenLinear>,
@@ -77,6 +79,7 @@ impl TextEncoder {
             final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
             text_projection: load_projection(weights, &config)?,
             modules: place.modules(),
+            dtype: weights.activation_dtype(),
             config,
         })
     }
@@ -123,7 +126,8 @@ impl TextEncoder {
         let (batch, tokens) = (prompts.len(), prompts[0].len());
         let ids = Tensor::from_vec(prompts.concat(), batch * tokens, self.token_embedding.device())?;
         let embedded = self.token_embedding.index_select(&ids, 0)?.reshape((batch, tokens, ()))?;
-        embedded.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)
+        let positions = self.position_embedding.narrow(0, 0, tokens)?.to_dtype(self.dtype)?;
+        embedded.to_dtype(self.dtype)?.broadcast_add(&positions)
     }
 
     /// Where each prompt ends: what pooling takes.

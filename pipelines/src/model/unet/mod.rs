@@ -63,7 +63,7 @@ impl UNet {
             root.conv2d("conv_out", Convolution::same(first, config.out_channels, config.conv_out_kernel))?;
         Ok(Self {
             modules: root.modules(),
-            dtype: root.weights().dtype(),
+            dtype: root.weights().activation_dtype(),
             activations: Activations::Keep,
             config,
             time_embedding,
@@ -95,7 +95,7 @@ impl UNet {
         &self.modules
     }
 
-    /// The type of its weights and of what it predicts.
+    /// The type of its activations and of what it predicts: that of its weights, but f32 on the processor.
     pub fn dtype(&self) -> DType {
         self.dtype
     }

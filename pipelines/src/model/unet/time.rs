@@ -79,7 +79,7 @@ impl TimeEmbedding {
         Ok(Self {
             sinusoids: Sinusoids::new(width, &config.timestep, weights.device())?,
             mlp: EmbeddingMlp::load(&place.at("time_embedding"), width, config.timestep.width)?,
-            dtype: weights.dtype(),
+            dtype: weights.activation_dtype(),
         })
     }
 
@@ -106,7 +106,7 @@ impl AddedEmbedding {
             sinusoids: Sinusoids::new(added.time_width, &config.timestep, weights.device())?,
             mlp: EmbeddingMlp::load(&place.at("add_embedding"), added.input_width, config.timestep.width)?,
             config: added,
-            dtype: weights.dtype(),
+            dtype: weights.activation_dtype(),
         }))
     }
 

@@ -85,7 +85,7 @@ impl Vae {
             quant_conv: mixing(config.use_quant_conv, "quant_conv", 2 * latent)?,
             post_quant_conv: mixing(config.use_post_quant_conv, "post_quant_conv", latent)?,
             decoder: Decoder::load(&weights.at("decoder"), &config)?,
-            dtype: weights.dtype(),
+            dtype: weights.activation_dtype(),
             config,
         })
     }

@@ -1,0 +1,130 @@
+//! What weights and activations are multiplied as: f32, or bf16 with sums in f32.
+
+use half::bf16;
+
+use super::vectors::{convert_bf16, tile_bf16, tile_f32};
+use super::{PANEL, PANELS, PIXELS};
+
+/// Sums of a tile, pixel by pixel.
+pub(crate) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
+
+/// Where a tile's pixels are found: `row · pitch + tap + channel` from the first on.
+#[derive(Clone, Copy)]
+pub(crate) struct Walk<'a> {
+    /// Elements from one pixel to the next.
+    pub(crate) pitch: usize,
+    /// Elements from a pixel to the one under each tap.
+    pub(crate) taps: &'a [usize],
+    /// Channels, a multiple of [`Element::GROUP`].
+    pub(crate) channels: usize,
+}
+
+/// A number type of weights.
+pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+    /// Neighbouring channels that one instruction multiplies and adds.
+    const GROUP: usize;
+
+    fn from_f32(value: f32) -> Self;
+
+    #[cfg(test)]
+    fn to_f32(self) -> f32;
+
+    /// Converts sixteen numbers.
+    fn convert(values: &[f32; 16], into: &mut [Self; 16]);
+
+    /// Turns `[channels / GROUP, outputs, GROUP]` into `[outputs / GROUP, channels, GROUP]`, 32 of each.
+    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]);
+
+    /// `tile[pixel][panel][output] = Σ x · panel` for the first `N` pixels and `P` panels.
+    ///
+    /// # Safety
+    /// The processor has the instructions; `x` is valid for every element that `walk` reaches with `N` pixels, and
+    /// every panel, aligned to 64 bytes, for `taps · channels · PANEL` elements.
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    unsafe fn tile<const N: usize, const P: usize>(
+        x: *const Self,
+        walk: Walk<'_>,
+        panels: [*const Self; P],
+        tile: &mut Tile,
+    );
+}
+
+impl Element for f32 {
+    const GROUP: usize = 1;
+
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    #[cfg(test)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn convert(values: &[f32; 16], into: &mut [Self; 16]) {
+        *into = *values;
+    }
+
+    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
+        for (output, turned) in turned.iter_mut().enumerate() {
+            for (channel, square) in square.iter().enumerate() {
+                turned[channel] = square[output];
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[inline(always)]
+    unsafe fn tile<const N: usize, const P: usize>(
+        x: *const Self,
+        walk: Walk<'_>,
+        panels: [*const Self; P],
+        tile: &mut Tile,
+    ) {
+        // SAFETY: as promised by the caller.
+        unsafe { tile_f32::<N, P>(x, walk, panels, tile) }
+    }
+}
+
+impl Element for bf16 {
+    const GROUP: usize = 2;
+
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+
+    #[cfg(test)]
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[expect(unsafe_code, reason = "the conversion instruction, where there is one")]
+    fn convert(values: &[f32; 16], into: &mut [Self; 16]) {
+        // SAFETY: bf16 panels are only made where these instructions exist.
+        unsafe { convert_bf16(values, into) }
+    }
+
+    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
+        // Two rows hold the pairs of two channels for 32 outputs; the same holds for the result with the roles changed.
+        let (square, turned) = (square.as_flattened(), turned.as_flattened_mut());
+        for channels in 0..PANEL / 2 {
+            let pairs: &[Self; 2 * PANEL] = square[channels * 2 * PANEL..].first_chunk().unwrap_or(&[bf16::ZERO; 64]);
+            for outputs in 0..PANEL / 2 {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|place| pairs[4 * outputs + place]);
+                turned[(outputs * PANEL + 2 * channels) * 2..][..4].copy_from_slice(&[a, c, b, d]);
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[inline(always)]
+    unsafe fn tile<const N: usize, const P: usize>(
+        x: *const Self,
+        walk: Walk<'_>,
+        panels: [*const Self; P],
+        tile: &mut Tile,
+    ) {
+        // SAFETY: as promised by the caller.
+        unsafe { tile_bf16::<N, P>(x, walk, panels, tile) }
+    }
+}

@@ -1,0 +1,30 @@
+//! Products with frozen weights that were packed once, for processors with 512-bit vectors.
+//!
+//! A weight `[out, taps, in]` is cut into *panels* of [`PANEL`] outputs, each stored in the order in which the inner
+//! loop reads it: tap, input channel, output. The left operand is a [`Field`]: pixels (or tokens) with adjacent
+//! channels, so that a tap is an offset and neither an im2col matrix nor a transposed copy of tokens is made. A tile of
+//! up to six pixels by two panels stays in registers over the whole sum, so every result is one sum in one fixed
+//! order: bits do not depend on the number of threads.
+//!
+//! The gradient of the input is the same product with the weight's taps reversed and its panels transposed, one at a
+//! time while they are used: the weight is kept once.
+
+mod element;
+mod field;
+mod packed;
+mod sweep;
+mod vectors;
+
+pub(crate) use element::Element;
+pub(crate) use field::{Field, Frame};
+pub(crate) use packed::Packed;
+pub(crate) use sweep::{Direction, Order, Window, sweep};
+pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
+
+/// Outputs of a panel: two registers of sixteen numbers.
+pub(crate) const PANEL: usize = 32;
+/// Panels multiplied at a time.
+pub(crate) const PANELS: usize = 2;
+/// Pixels multiplied at a time: with four registers of sums each and the panels' four they fit the 32 registers, and
+/// their addresses the 16 others.
+pub(crate) const PIXELS: usize = 6;

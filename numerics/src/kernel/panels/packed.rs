@@ -1,0 +1,206 @@
+//! Weights in the order in which they are multiplied.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::{Element, PANEL};
+
+/// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy)]
+struct Block<E>([E; PANEL]);
+
+// Of two bytes or four each, or blocks would have gaps between them.
+const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf16>>() == 64);
+
+/// A weight `[out, taps, in]` as panels of [`PANEL`] outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
+/// outputs and channels are zeros.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed<E> {
+    blocks: Vec<Block<E>>,
+    out_channels: usize,
+    taps: usize,
+    in_channels: usize,
+}
+
+impl<E: Element> Packed<E> {
+    /// From `weight: [out, taps, in]`, given as a function of the index.
+    pub(crate) fn new(
+        (out_channels, taps, in_channels): (usize, usize, usize),
+        weight: impl Fn(usize) -> f32 + Sync,
+    ) -> Self {
+        let mut this = Self { blocks: Vec::new(), out_channels, taps, in_channels };
+        this.blocks = vec![Block([E::default(); PANEL]); this.panels() * this.blocks_per_panel()];
+        let (padded, per_panel) = (this.padded_channels(), this.blocks_per_panel());
+        this.blocks.par_chunks_mut(per_panel.max(1)).enumerate().for_each(|(panel, blocks)| {
+            let first = panel * PANEL;
+            for output in first..out_channels.min(first + PANEL) {
+                for tap in 0..taps {
+                    for channel in 0..in_channels {
+                        let value = weight((output * taps + tap) * in_channels + channel);
+                        let (block, place) = position::<E>(tap * padded + channel, output - first);
+                        blocks[block].0[place] = E::from_f32(value);
+                    }
+                }
+            }
+        });
+        this
+    }
+
+    /// The weight again, `[out, taps, in]`.
+    #[cfg(test)]
+    fn unpack(&self) -> Vec<f32> {
+        let (padded, mut weight) = (self.padded_channels(), Vec::new());
+        weight.reserve_exact(self.out_channels * self.taps * self.in_channels);
+        for output in 0..self.out_channels {
+            let blocks = &self.blocks[output / PANEL * self.blocks_per_panel()..];
+            for tap in 0..self.taps {
+                weight.extend((0..self.in_channels).map(|channel| {
+                    let (block, place) = position::<E>(tap * padded + channel, output % PANEL);
+                    blocks[block].0[place].to_f32()
+                }));
+            }
+        }
+        weight
+    }
+
+    pub(crate) fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    pub(crate) fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn panels(&self) -> usize {
+        self.out_channels.div_ceil(PANEL)
+    }
+
+    fn padded_channels(&self) -> usize {
+        self.in_channels.next_multiple_of(E::GROUP)
+    }
+
+    fn blocks_per_panel(&self) -> usize {
+        self.taps * self.padded_channels()
+    }
+
+    /// Panel `index` as it is kept.
+    pub(super) fn panel(&self, index: usize) -> Panel<'_, E> {
+        let size = self.blocks_per_panel();
+        Panel(Cow::Borrowed(&self.blocks[index * size..][..size]))
+    }
+
+    /// Panel `index` of the weight `[in, reversed taps, out]`, made for the occasion.
+    pub(super) fn turned_panel(&self, index: usize) -> Panel<'static, E> {
+        let outputs = self.out_channels.next_multiple_of(E::GROUP);
+        let mut blocks = vec![Block([E::default(); PANEL]); self.taps * outputs];
+        let (first, padded) = (index * PANEL, self.padded_channels());
+        let channels = first..padded.min(first + PANEL);
+        for tap in 0..self.taps {
+            let turned = &mut blocks[(self.taps - 1 - tap) * outputs..][..outputs];
+            for (panel, turned) in turned.chunks_mut(PANEL).enumerate() {
+                let source = panel * self.blocks_per_panel() + tap * padded;
+                turn(&self.blocks[source + channels.start..source + channels.end], turned);
+            }
+        }
+        Panel(Cow::Owned(blocks))
+    }
+}
+
+/// Which block, and where in it, holds element `depth` of output `output` of a panel.
+fn position<E: Element>(depth: usize, output: usize) -> (usize, usize) {
+    let place = (depth / E::GROUP * PANEL + output) * E::GROUP + depth % E::GROUP;
+    (place / PANEL, place % PANEL)
+}
+
+/// Transposes up to 32 channels by 32 outputs.
+fn turn<E: Element>(source: &[Block<E>], turned: &mut [Block<E>]) {
+    if let (Some(source), Some(turned)) = (source.first_chunk::<PANEL>(), turned.first_chunk_mut::<PANEL>()) {
+        return E::turn(Block::square(source), Block::square_mut(turned));
+    }
+    for output in 0..turned.len() {
+        for channel in 0..source.len() {
+            let (from, place) = position::<E>(channel, output);
+            let (to, at) = position::<E>(output, channel);
+            turned[to].0[at] = source[from].0[place];
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "a block is its elements with an alignment")]
+impl<E> Block<E> {
+    fn square(blocks: &[Self; PANEL]) -> &[[E; PANEL]; PANEL] {
+        // SAFETY: a block is exactly one array of elements whose size is a multiple of the alignment.
+        unsafe { &*std::ptr::from_ref(blocks).cast() }
+    }
+
+    fn square_mut(blocks: &mut [Self; PANEL]) -> &mut [[E; PANEL]; PANEL] {
+        // SAFETY: as above.
+        unsafe { &mut *std::ptr::from_mut(blocks).cast() }
+    }
+}
+
+/// The elements of one panel, aligned to 64 bytes.
+pub(super) struct Panel<'a, E: Clone>(Cow<'a, [Block<E>]>);
+
+impl<E: Element> Panel<'_, E> {
+    pub(super) fn reborrow(&self) -> Panel<'_, E> {
+        Panel(Cow::Borrowed(&self.0))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len() * PANEL
+    }
+
+    pub(super) fn as_ptr(&self) -> *const E {
+        self.0.as_ptr().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    fn weight(index: usize) -> f32 {
+        (index % 251) as f32 - 125.0
+    }
+
+    fn comes_back<E: Element>() {
+        for (out, taps, inputs) in [(1, 1, 1), (33, 9, 5), (32, 1, 64), (70, 4, 7)] {
+            let packed = Packed::<E>::new((out, taps, inputs), weight);
+            let expected: Vec<f32> = (0..out * taps * inputs).map(weight).collect();
+            assert!(packed.unpack() == expected, "{out} x {taps} x {inputs}");
+        }
+    }
+
+    #[test]
+    fn a_packed_weight_comes_back() {
+        comes_back::<f32>();
+        comes_back::<bf16>();
+    }
+
+    fn turns<E: Element>() {
+        for (out, taps, inputs) in [(33, 9, 5), (64, 1, 70), (7, 2, 32)] {
+            let packed = Packed::<E>::new((out, taps, inputs), weight);
+            let turned = Packed::<E>::new((inputs, taps, out), |index| {
+                let (output, tap, channel) = (index / out / taps, index / out % taps, index % out);
+                weight((channel * taps + taps - 1 - tap) * inputs + output)
+            });
+            for panel in 0..turned.panels() {
+                let numbers = |panel: Panel<'_, E>| -> Vec<f32> {
+                    panel.0.iter().flat_map(|block| block.0.map(E::to_f32)).collect()
+                };
+                assert!(numbers(packed.turned_panel(panel)) == numbers(turned.panel(panel)), "{out} {taps} {inputs}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_turned_panel_is_that_of_the_turned_weight() {
+        turns::<f32>();
+        turns::<bf16>();
+    }
+}

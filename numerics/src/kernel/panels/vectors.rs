@@ -1,0 +1,168 @@
+//! The inner loops in the processor's own instructions, and whether it has them.
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m512, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
+        _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use half::bf16;
+
+    use super::super::PANEL;
+    use super::super::element::{Tile, Walk};
+
+    /// Whether the processor multiplies vectors of sixteen f32.
+    pub(crate) fn has_wide_vectors() -> bool {
+        is_x86_feature_detected!("avx512f")
+    }
+
+    /// Whether it also multiplies pairs of bf16.
+    pub(crate) fn has_bf16_instructions() -> bool {
+        has_wide_vectors() && is_x86_feature_detected!("avx512bf16")
+    }
+
+    #[expect(unsafe_code, reason = "the conversion instruction")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(in super::super) unsafe fn convert_bf16(values: &[f32; 16], into: &mut [bf16; 16]) {
+        // SAFETY: sixteen f32 are loaded and sixteen numbers of two bytes come out.
+        *into = unsafe { std::mem::transmute::<_, [bf16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()))) };
+    }
+
+    /// Sums of a tile: two registers for each pixel and panel.
+    type Sums<const N: usize, const P: usize> = [[[__m512; 2]; P]; N];
+
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) unsafe fn tile_f32<const N: usize, const P: usize>(
+        x: *const f32,
+        walk: Walk<'_>,
+        panels: [*const f32; P],
+        tile: &mut Tile,
+    ) {
+        let mut sums: Sums<N, P> = [[[_mm512_setzero_ps(); 2]; P]; N];
+        let mut depth = 0;
+        for &tap in walk.taps {
+            for channel in 0..walk.channels {
+                // SAFETY: the caller promised all of `walk` and the whole panels.
+                unsafe {
+                    let weights = panels.map(|panel| {
+                        let panel = panel.add(depth);
+                        [_mm512_load_ps(panel), _mm512_load_ps(panel.add(PANEL / 2))]
+                    });
+                    for (pixel, sums) in sums.iter_mut().enumerate() {
+                        let value = _mm512_set1_ps(*x.add(pixel * walk.pitch + tap + channel));
+                        for (sums, weights) in sums.iter_mut().zip(weights) {
+                            sums[0] = _mm512_fmadd_ps(value, weights[0], sums[0]);
+                            sums[1] = _mm512_fmadd_ps(value, weights[1], sums[1]);
+                        }
+                    }
+                }
+                depth += PANEL;
+            }
+        }
+        write(sums, tile);
+    }
+
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(in super::super) unsafe fn tile_bf16<const N: usize, const P: usize>(
+        x: *const bf16,
+        walk: Walk<'_>,
+        panels: [*const bf16; P],
+        tile: &mut Tile,
+    ) {
+        let mut sums: Sums<N, P> = [[[_mm512_setzero_ps(); 2]; P]; N];
+        let mut depth = 0;
+        for &tap in walk.taps {
+            for channel in (0..walk.channels).step_by(2) {
+                // SAFETY: the caller promised all of `walk` and the whole panels; a pair of bf16 is read as one i32.
+                unsafe {
+                    let weights = panels.map(|panel| {
+                        let panel = panel.add(depth);
+                        [pairs(_mm512_load_si512(panel.cast())), pairs(_mm512_load_si512(panel.add(PANEL).cast()))]
+                    });
+                    for (pixel, sums) in sums.iter_mut().enumerate() {
+                        let pair = x.add(pixel * walk.pitch + tap + channel).cast::<i32>().read_unaligned();
+                        let pair = pairs(_mm512_set1_epi32(pair));
+                        for (sums, weights) in sums.iter_mut().zip(weights) {
+                            sums[0] = _mm512_dpbf16_ps(sums[0], weights[0], pair);
+                            sums[1] = _mm512_dpbf16_ps(sums[1], weights[1], pair);
+                        }
+                    }
+                }
+                depth += 2 * PANEL;
+            }
+        }
+        write(sums, tile);
+    }
+
+    #[expect(unsafe_code, reason = "there is no intrinsic that casts between these register types")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn pairs(register: __m512i) -> __m512bh {
+        // SAFETY: both are 64 bytes without invalid values.
+        unsafe { std::mem::transmute(register) }
+    }
+
+    #[expect(unsafe_code, reason = "vector stores")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn write<const N: usize, const P: usize>(sums: Sums<N, P>, tile: &mut Tile) {
+        for (sums, tile) in sums.iter().zip(tile) {
+            for (sums, tile) in sums.iter().zip(tile) {
+                // SAFETY: a row of a tile holds two registers.
+                unsafe {
+                    _mm512_storeu_ps(tile.as_mut_ptr(), sums[0]);
+                    _mm512_storeu_ps(tile.as_mut_ptr().add(PANEL / 2), sums[1]);
+                }
+            }
+        }
+    }
+}
+
+/// Other processors: panels are never made, so nothing here is called.
+#[cfg(not(target_arch = "x86_64"))]
+mod none {
+    use half::bf16;
+
+    use super::super::element::{Tile, Walk};
+
+    pub(crate) fn has_wide_vectors() -> bool {
+        false
+    }
+
+    pub(crate) fn has_bf16_instructions() -> bool {
+        false
+    }
+
+    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
+    pub(in super::super) unsafe fn convert_bf16(_: &[f32; 16], _: &mut [bf16; 16]) {
+        unreachable!("panels are only made where their instructions exist")
+    }
+
+    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
+    pub(in super::super) unsafe fn tile_f32<const N: usize, const P: usize>(
+        _: *const f32,
+        _: Walk<'_>,
+        _: [*const f32; P],
+        _: &mut Tile,
+    ) {
+        unreachable!("panels are only made where their instructions exist")
+    }
+
+    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
+    pub(in super::super) unsafe fn tile_bf16<const N: usize>(
+        _: *const bf16,
+        _: Walk<'_>,
+        _: *const bf16,
+        _: &mut Tile,
+    ) {
+        unreachable!("panels are only made where their instructions exist")
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use none::*;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::*;
