@@ -10,6 +10,7 @@ the trigger; knowledge kept is `kps_no_token`.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def run_one(arguments, artist, seed, variant):
     result = folder / "result.json"
     if result.exists():
         return
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
     pictures = pictures_of(arguments, artist, seed)
     call(arguments.binary, "train", "--threads", 1, "--images", pictures, "--trigger", TRIGGER, "--steps", arguments.steps,
          "--seed", seed, "--learning-rate", variant.learning_rate, *variant.flags, "--drift-every", 0, "--out", folder / "run")

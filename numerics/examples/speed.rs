@@ -37,6 +37,29 @@ fn time(name: &str, f: &dyn Fn()) {
 fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     pool.install(|| {
+        for (t, s, w, h) in [
+            (4096usize, 4096usize, 320usize, 8usize),
+            (4096, 77, 320, 8),
+            (1024, 1024, 640, 8),
+            (1024, 77, 640, 8),
+            (256, 256, 1280, 8),
+        ] {
+            use catelier_numerics::ops::{AttentionMask, attention};
+            let (q, k, v) = (
+                Var::from_tensor(&n(&[1, t, w])).unwrap(),
+                Var::from_tensor(&n(&[1, s, w])).unwrap(),
+                Var::from_tensor(&n(&[1, s, w])).unwrap(),
+            );
+            time(&format!("attention {t} x {s} width {w}"), &|| {
+                attention(&q, &k, &v, h, AttentionMask::None).unwrap();
+            });
+            let loss = attention(&q, &k, &v, h, AttentionMask::None).unwrap().sum_all().unwrap();
+            time("attention backward", &|| {
+                loss.backward().unwrap();
+            });
+        }
+    });
+    pool.install(|| {
         for dtype in [DType::F32, DType::BF16, DType::F64] {
             for (c, o, s, b) in [
                 (320, 320, 64, 1),

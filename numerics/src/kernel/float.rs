@@ -20,6 +20,9 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// The same slice if this is f32.
     fn as_f32(values: &[Self]) -> Option<&[f32]>;
 
+    /// The same slice if this is f32.
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]>;
+
     /// The same numbers, widened where this is wider.
     fn from_f32s(values: Vec<f32>) -> Vec<Self>;
 
@@ -55,6 +58,10 @@ impl Float for f64 {
         None
     }
 
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+
     fn from_f32s(values: Vec<f32>) -> Vec<Self> {
         values.into_iter().map(f64::from).collect()
     }
@@ -81,6 +88,10 @@ impl Float for f32 {
     }
 
     fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]> {
         Some(values)
     }
 

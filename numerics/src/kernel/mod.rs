@@ -12,7 +12,7 @@ pub(crate) use convolution::Convolution;
 pub(crate) use float::Float;
 pub(crate) use operation::{Kernel1, Kernel3, View, Wanted, apply1, apply3, lend};
 pub(crate) use panels::{
-    Direction, Field, Frame, Order, Packed, Window, has_bf16_instructions, has_wide_vectors, sweep,
+    Direction, Field, Frame, Order, Packed, Window, has_bf16_instructions, has_wide_vectors, multiply_in_cache, sweep,
 };
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
-pub(crate) use vector::{largest, map_rows, sum, sum_of_products, vectorized};
+pub(crate) use vector::{Loop, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};

@@ -8,11 +8,11 @@ use crate::work::count_product;
 /// A read-only strided view of a matrix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a, T> Matrix<'a, T> {
@@ -25,6 +25,17 @@ impl<'a, T> Matrix<'a, T> {
     pub(crate) fn rows_apart(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
         Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// Row `index`, of a matrix whose rows are of adjacent elements.
+    pub(crate) fn row(&self, index: usize) -> &'a [T] {
+        assert_eq!(self.column_stride, 1, "a row of adjacent elements");
+        &self.data[index * self.row_stride..][..self.columns]
     }
 
     /// The transpose, without moving anything.
@@ -42,10 +53,10 @@ impl<'a, T> Matrix<'a, T> {
 /// A writable matrix: rows of adjacent elements that do not overlap.
 #[derive(Debug)]
 pub(crate) struct MatrixMut<'a, T> {
-    data: &'a mut [T],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
+    pub(super) data: &'a mut [T],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
 }
 
 impl<'a, T> MatrixMut<'a, T> {

@@ -1,5 +1,7 @@
 //! Loops over slices: vectorised for the processor at hand and cut into fixed pieces for threads.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::Float;
@@ -11,26 +13,32 @@ const LANES: usize = 16;
 /// Elements summed in the element type before the sum moves to f64.
 const BLOCK: usize = 1024;
 
-/// Runs `body` compiled for the widest vector instructions the processor has.
-///
-/// `body` must be a function marked `#[inline(always)]`, with its arguments in a tuple: a closure may be left out of line
-/// by the compiler, and then runs with the narrowest instructions.
+/// A loop over slices, named by a type: a function or closure as an argument may be left out of line by the compiler, and
+/// then runs with the narrowest instructions.
+pub(crate) trait Loop<A> {
+    type Output;
+
+    /// Must be marked `#[inline(always)]`, and so must all that it calls.
+    fn run(arguments: A) -> Self::Output;
+}
+
+/// Runs the loop `L`, compiled for the widest vector instructions the processor has.
 #[inline(always)]
-pub(crate) fn vectorized<A, R>(arguments: A, body: impl FnOnce(A) -> R) -> R {
-    pulp::Arch::new().dispatch(Call { arguments, body })
+pub(crate) fn vectorized<L: Loop<A>, A>(arguments: A) -> L::Output {
+    pulp::Arch::new().dispatch(Call::<L, A> { arguments, body: PhantomData })
 }
 
-struct Call<A, F> {
+struct Call<L, A> {
     arguments: A,
-    body: F,
+    body: PhantomData<L>,
 }
 
-impl<A, R, F: FnOnce(A) -> R> pulp::WithSimd for Call<A, F> {
-    type Output = R;
+impl<A, L: Loop<A>> pulp::WithSimd for Call<L, A> {
+    type Output = L::Output;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> R {
-        (self.body)(self.arguments)
+    fn with_simd<S: pulp::Simd>(self, _: S) -> L::Output {
+        L::run(self.arguments)
     }
 }
 
@@ -56,6 +64,28 @@ pub(crate) fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
 #[inline(always)]
 pub(crate) fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
     x.chunks(BLOCK).zip(y.chunks(BLOCK)).map(|(x, y)| block_sum(x, y, &term)).sum()
+}
+
+/// Replaces every `x` by `value(x)`; returns their sum in f64, in a fixed order.
+#[inline(always)]
+pub(crate) fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> f64 {
+    let mut total = 0.0;
+    for block in x.chunks_mut(BLOCK) {
+        let mut lanes = [T::ZERO; LANES];
+        let (whole, rest) = block.as_chunks_mut::<LANES>();
+        for x in whole {
+            for lane in 0..LANES {
+                x[lane] = value(x[lane]);
+                lanes[lane] += x[lane];
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *x = value(*x);
+            *lane += *x;
+        }
+        total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+    }
+    total
 }
 
 /// The largest element that is not NaN; minus infinity if there is none.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use candle_core::{Result, Shape, Tensor};
 
 use super::composed::{self, widened};
-use crate::kernel::{Float, Kernel1, View, apply1, map_rows, vectorized};
+use crate::kernel::{Float, Kernel1, Loop, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
 ///
@@ -119,29 +119,41 @@ impl<A: Activation> Kernel1 for Pointwise<A> {
     const NAME: &'static str = "activation";
 
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let y = map_rows(x.data.len(), 1, |first, y| vectorized((&x.data[first..][..y.len()], y), values::<A, T>));
+        let y = map_rows(x.data.len(), 1, |first, y| vectorized::<Values<A>, _>((&x.data[first..][..y.len()], y)));
         Ok((y, x.dims.into()))
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
         Ok(map_rows(x.data.len(), 1, |first, dx| {
             let (x, grad) = (&x.data[first..][..dx.len()], &grad.data[first..][..dx.len()]);
-            vectorized((x, grad, dx), chained::<A, T>);
+            vectorized::<Chained<A>, _>((x, grad, dx));
         }))
     }
 }
 
-#[inline(always)]
-fn values<A: Activation, T: Float>((x, y): (&[T], &mut [T])) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = A::value(*x);
+struct Values<A>(PhantomData<A>);
+
+impl<A: Activation, T: Float> Loop<(&[T], &mut [T])> for Values<A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, y): (&[T], &mut [T])) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = A::value(*x);
+        }
     }
 }
 
-#[inline(always)]
-fn chained<A: Activation, T: Float>((x, grad, dx): (&[T], &[T], &mut [T])) {
-    for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
-        *dx = *grad * A::slope(*x);
+struct Chained<A>(PhantomData<A>);
+
+impl<A: Activation, T: Float> Loop<(&[T], &[T], &mut [T])> for Chained<A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, grad, dx): (&[T], &[T], &mut [T])) {
+        for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
+            *dx = *grad * A::slope(*x);
+        }
     }
 }
 
@@ -159,7 +171,7 @@ impl Kernel1 for Geglu {
         let y = map_rows(rows, half, |first, y| {
             for (row, y) in y.chunks_exact_mut(half).enumerate() {
                 let (value, gate) = x.data[(first + row) * width..][..width].split_at(half);
-                vectorized((value, gate, y), gated);
+                vectorized::<Gated, _>((value, gate, y));
             }
         });
         let mut shape = x.dims.to_vec();
@@ -174,27 +186,39 @@ impl Kernel1 for Geglu {
             for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
                 let row = first + row;
                 let (value, gate) = x.data[row * width..][..width].split_at(half);
-                vectorized((value, gate, &grad.data[row * half..][..half], dx), gated_backward);
+                vectorized::<GatedBackward, _>((value, gate, &grad.data[row * half..][..half], dx));
             }
         }))
     }
 }
 
-#[inline(always)]
-fn gated<T: Float>((value, gate, y): (&[T], &[T], &mut [T])) {
-    for ((y, value), gate) in y.iter_mut().zip(value).zip(gate) {
-        *y = *value * Gelu::value(*gate);
+struct Gated;
+
+impl<T: Float> Loop<(&[T], &[T], &mut [T])> for Gated {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((value, gate, y): (&[T], &[T], &mut [T])) {
+        for ((y, value), gate) in y.iter_mut().zip(value).zip(gate) {
+            *y = *value * Gelu::value(*gate);
+        }
     }
 }
 
 /// `dx` holds the gradient of the value, then that of the gate.
-#[inline(always)]
-fn gated_backward<T: Float>((value, gate, grad, dx): (&[T], &[T], &[T], &mut [T])) {
-    let (d_value, d_gate) = dx.split_at_mut(value.len());
-    let inputs = value.iter().zip(gate).zip(grad);
-    for (((value, gate), grad), (d_value, d_gate)) in inputs.zip(d_value.iter_mut().zip(d_gate)) {
-        let (cdf, density) = gate.normal();
-        *d_value = *grad * *gate * cdf;
-        *d_gate = *grad * *value * (cdf + *gate * density);
+struct GatedBackward;
+
+impl<T: Float> Loop<(&[T], &[T], &[T], &mut [T])> for GatedBackward {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((value, gate, grad, dx): (&[T], &[T], &[T], &mut [T])) {
+        let (d_value, d_gate) = dx.split_at_mut(value.len());
+        let inputs = value.iter().zip(gate).zip(grad);
+        for (((value, gate), grad), (d_value, d_gate)) in inputs.zip(d_value.iter_mut().zip(d_gate)) {
+            let (cdf, density) = gate.normal();
+            *d_value = *grad * *gate * cdf;
+            *d_gate = *grad * *value * (cdf + *gate * density);
+        }
     }
 }

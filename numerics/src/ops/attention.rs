@@ -6,13 +6,20 @@ use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::composed;
-use super::softmax::softmax_row;
+use super::softmax::Exponentials;
 use crate::kernel::{
-    Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply, sum_of_products, vectorized,
+    Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, multiply_in_cache, sum_of_products,
+    vectorized,
 };
 
-/// Queries whose scores are held at a time.
-const BLOCK: usize = 128;
+/// Queries whose scores are held at a time in the forward pass: with 4096 keys they fill half a mebibyte.
+const QUERIES: usize = 32;
+/// Queries and keys of a square of scores in the backward pass.
+const BACKWARD_QUERIES: usize = 64;
+/// Keys whose values are mixed before the next are read, so that they stay in the cache.
+const KEYS: usize = 512;
+/// Keys whose scores are computed at a time: a strip of transposed keys stays in the first cache.
+const STRIP: usize = 64;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +137,15 @@ impl Kernel3 for Attention {
             let samples = output.par_chunks_mut(sizes.queries * sizes.width());
             let samples = samples.zip(log_sums.par_chunks_mut(sizes.queries * sizes.heads)).enumerate();
             samples.for_each(|(sample, (output, log_sums))| {
-                let blocks = output.par_chunks_mut(BLOCK * sizes.width());
-                let blocks = blocks.zip(log_sums.par_chunks_mut(BLOCK * sizes.heads)).enumerate();
+                let keys: Vec<_> = (0..sizes.heads)
+                    .into_par_iter()
+                    .map(|head| Strips::new(sizes.head(k.data, sizes.keys, sample, head, (0, sizes.keys))))
+                    .collect();
+                let blocks = output.par_chunks_mut(QUERIES * sizes.width());
+                let blocks = blocks.zip(log_sums.par_chunks_mut(QUERIES * sizes.heads)).enumerate();
                 blocks.for_each(|(block, (output, log_sums))| {
-                    forward_block(&sizes, [q.data, k.data, v.data], sample, block * BLOCK, output, log_sums);
+                    let first = block * QUERIES;
+                    forward_block(&sizes, (q.data, &keys, v.data), sample, first, output, log_sums);
                 });
             });
         }
@@ -155,19 +167,57 @@ impl Kernel3 for Attention {
             .into_par_iter()
             .map(|index| HeadGradients::compute(&sizes, &forward, index / sizes.heads, index % sizes.heads))
             .collect();
-        let gather = |tokens, of: fn(&HeadGradients<T>) -> &[T]| interleave(&sizes, tokens, &heads, of);
+        let by_key = |token, channel| channel * sizes.keys + token;
         Ok([
-            gather(sizes.queries, |head| &head.dq),
-            gather(sizes.keys, |head| &head.dk),
-            gather(sizes.keys, |head| &head.dv),
+            interleave(
+                &sizes,
+                sizes.queries,
+                &heads,
+                |head| &head.dq,
+                |token, channel| token * sizes.head_width + channel,
+            ),
+            interleave(&sizes, sizes.keys, &heads, |head| &head.dk, by_key),
+            interleave(&sizes, sizes.keys, &heads, |head| &head.dv, by_key),
         ])
+    }
+}
+
+/// The transpose of one head's keys or values, in strips of [`STRIP`] tokens: `[strips, head_width, STRIP]`.
+struct Strips<T> {
+    data: Vec<T>,
+    depth: usize,
+}
+
+impl<T: Float> Strips<T> {
+    fn new(tokens: Matrix<'_, T>) -> Self {
+        let (count, depth) = tokens.shape();
+        let mut data = vec![T::ZERO; count.div_ceil(STRIP) * depth * STRIP];
+        for token in 0..count {
+            let strip = &mut data[token / STRIP * depth * STRIP..];
+            for (channel, value) in tokens.row(token).iter().enumerate() {
+                strip[channel * STRIP + token % STRIP] = *value;
+            }
+        }
+        Self { data, depth }
+    }
+
+    /// `result[row, i] = scale · rows[row] · token[first + i]` for as many tokens as the result has columns; `first` is a
+    /// multiple of [`STRIP`], and the result's rows are `pitch` apart.
+    fn multiply(&self, rows: Matrix<'_, T>, first: usize, columns: usize, scale: T, result: &mut [T], pitch: usize) {
+        for start in (0..columns).step_by(STRIP) {
+            let count = STRIP.min(columns - start);
+            let strip = &self.data[(first + start) * self.depth..];
+            let result = MatrixMut::rows_apart(&mut result[start..], rows.shape().0, count, pitch);
+            let strip = Matrix::rows_apart(strip, self.depth, count, STRIP);
+            multiply_in_cache(result, Update::Replace, scale, rows, strip);
+        }
     }
 }
 
 /// Output rows and log-sums of the queries from `first` on, for all heads.
 fn forward_block<T: Float>(
     sizes: &Sizes,
-    [q, k, v]: [&[T]; 3],
+    (q, keys, v): (&[T], &[Strips<T>], &[T]),
     sample: usize,
     first: usize,
     output: &mut [T],
@@ -175,20 +225,30 @@ fn forward_block<T: Float>(
 ) {
     let rows = output.len() / sizes.width();
     let visible = sizes.visible(first + rows);
-    let mut scores = vec![T::ZERO; rows * visible];
-    for head in 0..sizes.heads {
+    let (mut scores, mut factors) = (vec![T::ZERO; rows * visible], [T::ZERO; QUERIES]);
+    for (head, keys) in keys.iter().enumerate() {
         let q = sizes.head(q, sizes.queries, sample, head, (first, rows));
-        let k = sizes.head(k, sizes.keys, sample, head, (0, visible));
-        let v = sizes.head(v, sizes.keys, sample, head, (0, visible));
-        multiply(MatrixMut::new(&mut scores, rows, visible), Update::Replace, sizes.scale(), q, k.t(), Threads::One);
+        keys.multiply(q, 0, visible, sizes.scale(), &mut scores, visible);
         for (row, scores) in scores.chunks_exact_mut(visible).enumerate() {
             let (seen, hidden) = scores.split_at_mut(sizes.visible(first + row + 1));
-            log_sums[row * sizes.heads + head] = softmax_row(seen).to_f64();
+            let (peak, total) = vectorized::<Exponentials, _>(seen);
+            log_sums[row * sizes.heads + head] = (peak + total.ln()).to_f64();
+            factors[row] = T::ONE / total;
             hidden.fill(T::ZERO);
         }
-        let output = &mut output[head * sizes.head_width..];
-        let output = MatrixMut::rows_apart(output, rows, sizes.head_width, sizes.width());
-        multiply(output, Update::Replace, T::ONE, Matrix::new(&scores, rows, visible), v, Threads::One);
+        for start in (0..visible).step_by(KEYS) {
+            let count = KEYS.min(visible - start);
+            let v = sizes.head(v, sizes.keys, sample, head, (start, count));
+            let scores = Matrix::rows_apart(&scores[start..], rows, count, visible);
+            let output = &mut output[head * sizes.head_width..];
+            let output = MatrixMut::rows_apart(output, rows, sizes.head_width, sizes.width());
+            let update = if start == 0 { Update::Replace } else { Update::Add };
+            multiply_in_cache(output, update, T::ONE, scores, v);
+        }
+        // Dividing the few results by the sums is cheaper than dividing the many scores.
+        for (row, factor) in output.chunks_exact_mut(sizes.width()).zip(factors) {
+            row[head * sizes.head_width..][..sizes.head_width].iter_mut().for_each(|value| *value *= factor);
+        }
     }
 }
 
@@ -202,11 +262,24 @@ struct Forward<'a, T> {
     log_sums: &'a [f64],
 }
 
-/// Gradients of one head of one sample, each `[tokens, head_width]`.
+/// Gradients of one head of one sample: `dq: [queries, head_width]`, `dk` and `dv`: `[head_width, keys]`.
 struct HeadGradients<T> {
     dq: Vec<T>,
     dk: Vec<T>,
     dv: Vec<T>,
+}
+
+/// One head of one sample in the backward pass, with what is needed transposed.
+struct Head<'a, T> {
+    sizes: Sizes,
+    forward: &'a Forward<'a, T>,
+    sample: usize,
+    head: usize,
+    keys: Strips<T>,
+    values: Strips<T>,
+    /// `[head_width, queries]` each.
+    queries: Vec<T>,
+    grads: Vec<T>,
 }
 
 impl<T: Float> HeadGradients<T> {
@@ -217,57 +290,78 @@ impl<T: Float> HeadGradients<T> {
             dk: vec![T::ZERO; sizes.keys * width],
             dv: vec![T::ZERO; sizes.keys * width],
         };
-        let block_elements = BLOCK.min(sizes.queries) * sizes.keys;
-        let mut scratch = (vec![T::ZERO; block_elements], vec![T::ZERO; block_elements]);
-        if sizes.keys > 0 {
-            for first in (0..sizes.queries).step_by(BLOCK) {
-                let rows = (first, BLOCK.min(sizes.queries - first));
-                this.add_block(sizes, forward, (sample, head), rows, &mut scratch);
+        let of_keys = |data| Strips::new(sizes.head(data, sizes.keys, sample, head, (0, sizes.keys)));
+        let of_queries = |data| transposed(sizes.head(data, sizes.queries, sample, head, (0, sizes.queries)));
+        let (keys, values) = (of_keys(forward.k), of_keys(forward.v));
+        let (queries, grads) = (of_queries(forward.q), of_queries(forward.grad));
+        let head = Head { sizes: *sizes, forward, sample, head, keys, values, queries, grads };
+        let block = BACKWARD_QUERIES.min(sizes.queries) * KEYS.min(sizes.keys);
+        let mut scratch = (vec![T::ZERO; block], vec![T::ZERO; block]);
+        for key in (0..sizes.keys).step_by(KEYS) {
+            for first in (0..sizes.queries).step_by(BACKWARD_QUERIES) {
+                let rows = (first, BACKWARD_QUERIES.min(sizes.queries - first));
+                let visible = sizes.visible(rows.0 + rows.1).saturating_sub(key);
+                this.add_block(&head, rows, (key, KEYS.min(visible)), &mut scratch);
             }
         }
         this
     }
 
-    /// Adds what the queries `first..first + count` contribute.
+    /// Adds what the queries `first..first + count` and the keys `key..key + keys` have to do with each other.
     fn add_block(
         &mut self,
-        sizes: &Sizes,
-        forward: &Forward<'_, T>,
-        (sample, head): (usize, usize),
+        head: &Head<'_, T>,
         (first, count): (usize, usize),
+        (key, keys): (usize, usize),
         (p, ds): &mut (Vec<T>, Vec<T>),
     ) {
-        let (width, visible) = (sizes.head_width, sizes.visible(first + count));
-        let (p, ds) = (&mut p[..count * visible], &mut ds[..count * visible]);
-        let of_queries = |data| sizes.head(data, sizes.queries, sample, head, (first, count));
-        let of_keys = |data| sizes.head(data, sizes.keys, sample, head, (0, visible));
-        let (q, grad) = (of_queries(forward.q), of_queries(forward.grad));
-        let (k, v) = (of_keys(forward.k), of_keys(forward.v));
-
-        multiply(MatrixMut::new(p, count, visible), Update::Replace, sizes.scale(), q, k.t(), Threads::One);
-        multiply(MatrixMut::new(ds, count, visible), Update::Replace, T::ONE, grad, v.t(), Threads::One);
-        for (row, (p, ds)) in p.chunks_exact_mut(visible).zip(ds.chunks_exact_mut(visible)).enumerate() {
-            let token = sample * sizes.queries + first + row;
-            let at = token * sizes.width() + head * width;
+        if keys == 0 {
+            return;
+        }
+        let (sizes, forward) = (&head.sizes, head.forward);
+        let width = sizes.head_width;
+        let (p, ds) = (&mut p[..count * keys], &mut ds[..count * keys]);
+        let of_queries = |data| sizes.head(data, sizes.queries, head.sample, head.head, (first, count));
+        head.keys.multiply(of_queries(forward.q), key, keys, sizes.scale(), p, keys);
+        head.values.multiply(of_queries(forward.grad), key, keys, T::ONE, ds, keys);
+        for (row, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let token = head.sample * sizes.queries + first + row;
+            let at = token * sizes.width() + head.head * width;
             let row = ScoreRow {
                 p,
                 ds,
-                seen: sizes.visible(first + row + 1),
-                log_sum: T::from_f64(forward.log_sums[token * sizes.heads + head]),
+                seen: sizes.visible(first + row + 1).saturating_sub(key).min(keys),
+                log_sum: T::from_f64(forward.log_sums[token * sizes.heads + head.head]),
                 y: &forward.y[at..][..width],
                 grad: &forward.grad[at..][..width],
                 scale: sizes.scale(),
             };
-            vectorized(row, ScoreRow::differentiate);
+            vectorized::<Differentiate, _>(row);
         }
-        let (p, ds) = (Matrix::new(p, count, visible), Matrix::new(ds, count, visible));
-        let add = |into: &mut [T], rows, a, b| {
-            multiply(MatrixMut::new(into, rows, width), Update::Add, T::ONE, a, b, Threads::One);
+        let (p, ds) = (Matrix::new(p, count, keys), Matrix::new(ds, count, keys));
+        let add_keys = |into: &mut [T], queries: &[T], scores| {
+            let queries = Matrix::rows_apart(&queries[first..], width, count, sizes.queries);
+            let into = MatrixMut::rows_apart(&mut into[key..], width, keys, sizes.keys);
+            multiply_in_cache(into, Update::Add, T::ONE, queries, scores);
         };
-        add(&mut self.dv[..visible * width], visible, p.t(), grad);
-        add(&mut self.dk[..visible * width], visible, ds.t(), q);
-        add(&mut self.dq[first * width..][..count * width], count, ds, k);
+        add_keys(&mut self.dv, &head.grads, p);
+        add_keys(&mut self.dk, &head.queries, ds);
+        let k = sizes.head(forward.k, sizes.keys, head.sample, head.head, (key, keys));
+        let dq = MatrixMut::new(&mut self.dq[first * width..][..count * width], count, width);
+        multiply_in_cache(dq, Update::Add, T::ONE, ds, k);
     }
+}
+
+/// `[tokens, width]` to `[width, tokens]`.
+fn transposed<T: Float>(tokens: Matrix<'_, T>) -> Vec<T> {
+    let (count, width) = tokens.shape();
+    let mut result = vec![T::ZERO; count * width];
+    for token in 0..count {
+        for (channel, value) in tokens.row(token).iter().enumerate() {
+            result[channel * count + token] = *value;
+        }
+    }
+    result
 }
 
 /// The scores of one query in the backward pass.
@@ -285,33 +379,39 @@ struct ScoreRow<'a, T> {
     scale: T,
 }
 
-impl<T: Float> ScoreRow<'_, T> {
-    /// `p = exp(s − log Σ exp s)` and `ds = p · (dp − Σ y · dy) · scale`.
+/// `p = exp(s − log Σ exp s)` and `ds = p · (dp − Σ y · dy) · scale`.
+struct Differentiate;
+
+impl<T: Float> Loop<ScoreRow<'_, T>> for Differentiate {
+    type Output = ();
+
     #[inline(always)]
-    fn differentiate(self) {
-        let delta = T::from_f64(sum_of_products(self.y, self.grad, |y, grad| y * grad));
-        for (p, ds) in self.p[..self.seen].iter_mut().zip(&mut self.ds[..self.seen]) {
-            *p = (*p - self.log_sum).exp();
-            *ds = *p * (*ds - delta) * self.scale;
+    fn run(row: ScoreRow<'_, T>) {
+        let delta = T::from_f64(sum_of_products(row.y, row.grad, |y, grad| y * grad));
+        for (p, ds) in row.p[..row.seen].iter_mut().zip(&mut row.ds[..row.seen]) {
+            *p = (*p - row.log_sum).exp();
+            *ds = *p * (*ds - delta) * row.scale;
         }
-        self.p[self.seen..].fill(T::ZERO);
-        self.ds[self.seen..].fill(T::ZERO);
+        row.p[row.seen..].fill(T::ZERO);
+        row.ds[row.seen..].fill(T::ZERO);
     }
 }
 
-/// From one `[tokens, head_width]` per sample and head to `[batch, tokens, heads * head_width]`.
+/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`; `at(token, channel)` is the place of an
+/// element in its matrix.
 fn interleave<T: Float>(
     sizes: &Sizes,
     tokens: usize,
     heads: &[HeadGradients<T>],
     of: fn(&HeadGradients<T>) -> &[T],
+    at: impl Fn(usize, usize) -> usize + Sync,
 ) -> Vec<T> {
     crate::kernel::map_rows(sizes.batch * tokens, sizes.width(), |first, rows| {
         for (row, columns) in rows.chunks_exact_mut(sizes.width()).enumerate() {
             let (sample, token) = ((first + row) / tokens, (first + row) % tokens);
             for (head, columns) in columns.chunks_exact_mut(sizes.head_width).enumerate() {
                 let source = of(&heads[sample * sizes.heads + head]);
-                columns.copy_from_slice(&source[token * sizes.head_width..][..sizes.head_width]);
+                columns.iter_mut().enumerate().for_each(|(channel, value)| *value = source[at(token, channel)]);
             }
         }
     })

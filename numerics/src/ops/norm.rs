@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::activation::{Activation, Identity, Silu};
 use super::composed::{self, widened};
 use super::linear::stored;
-use crate::kernel::{Float, Kernel1, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
+use crate::kernel::{Float, Kernel1, Loop, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
 
 /// Layer normalisation over the last dimension that is not trained.
 #[derive(Debug, Clone)]
@@ -123,7 +123,7 @@ impl Kernel1 for LayerNorm {
         let y = map_rows(rows, width, |first, y| {
             for (row, y) in y.chunks_exact_mut(width).enumerate() {
                 let x = &x.data[(first + row) * width..][..width];
-                vectorized((x, weight, bias, self.0.eps, y), layer_norm_row);
+                vectorized::<LayerNormRow, _>((x, weight, bias, self.0.eps, y));
             }
         });
         Ok((y, x.dims.into()))
@@ -137,28 +137,40 @@ impl Kernel1 for LayerNorm {
             for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
                 let at = (first + row) * width;
                 let (x, grad) = (&x.data[at..][..width], &grad.data[at..][..width]);
-                vectorized((x, grad, weight, self.0.eps, dx), layer_norm_row_backward);
+                vectorized::<LayerNormRowBackward, _>((x, grad, weight, self.0.eps, dx));
             }
         }))
     }
 }
 
-#[inline(always)]
-fn layer_norm_row<T: Float>((x, weight, bias, eps, y): (&[T], &[T], &[T], f64, &mut [T])) {
-    let (mean, rate) = moments(x, eps);
-    for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-        *y = (*x - mean) * rate * *weight + *bias;
+struct LayerNormRow;
+
+impl<T: Float> Loop<(&[T], &[T], &[T], f64, &mut [T])> for LayerNormRow {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, weight, bias, eps, y): (&[T], &[T], &[T], f64, &mut [T])) {
+        let (mean, rate) = moments(x, eps);
+        for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+            *y = (*x - mean) * rate * *weight + *bias;
+        }
     }
 }
 
-#[inline(always)]
-fn layer_norm_row_backward<T: Float>((x, grad, weight, eps, dx): (&[T], &[T], &[T], f64, &mut [T])) {
-    let (mean, rate) = moments(x, eps);
-    for (dx, (grad, weight)) in dx.iter_mut().zip(grad.iter().zip(weight)) {
-        *dx = *grad * *weight;
+struct LayerNormRowBackward;
+
+impl<T: Float> Loop<(&[T], &[T], &[T], f64, &mut [T])> for LayerNormRowBackward {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, grad, weight, eps, dx): (&[T], &[T], &[T], f64, &mut [T])) {
+        let (mean, rate) = moments(x, eps);
+        for (dx, (grad, weight)) in dx.iter_mut().zip(grad.iter().zip(weight)) {
+            *dx = *grad * *weight;
+        }
+        let correction = Correction::of(x, dx, mean, rate);
+        correction.apply(x, dx, mean, rate);
     }
-    let correction = Correction::of(x, dx, mean, rate);
-    correction.apply(x, dx, mean, rate);
 }
 
 /// What the dependence of mean and variance on `x` takes off the gradient of the normalised values `ds`:
@@ -217,7 +229,7 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
             let (count, first) = self.channels(index);
             let affine = (&weight[first..][..count], &bias[first..][..count]);
             let x = &x.data[index * y.len()..][..y.len()];
-            vectorized((x, affine, self.layer.eps, y), group_norm::<A, T>);
+            vectorized::<GroupNormGroup<A>, _>((x, affine, self.layer.eps, y));
         });
         Ok((y, x.dims.into()))
     }
@@ -230,7 +242,7 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
             let affine = (&weight[first..][..count], &bias[first..][..count]);
             let at = index * dx.len();
             let (x, grad) = (&x.data[at..][..dx.len()], &grad.data[at..][..dx.len()]);
-            vectorized((x, grad, affine, self.layer.eps, dx), group_norm_backward::<A, T>);
+            vectorized::<GroupNormGroupBackward<A>, _>((x, grad, affine, self.layer.eps, dx));
         }))
     }
 }
@@ -239,31 +251,41 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
 type Affine<'a, T> = (&'a [T], &'a [T]);
 
 /// One group: normalised, scaled and shifted by channel, then through `A`.
-#[inline(always)]
-fn group_norm<A: Activation, T: Float>((x, (weight, bias), eps, y): (&[T], Affine<'_, T>, f64, &mut [T])) {
-    let area = x.len() / weight.len();
-    let (mean, rate) = moments(x, eps);
-    let channels = x.chunks_exact(area).zip(y.chunks_exact_mut(area));
-    for ((x, y), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = A::value((*x - mean) * rate * *weight + *bias);
+struct GroupNormGroup<A>(PhantomData<A>);
+
+impl<A: Activation, T: Float> Loop<(&[T], Affine<'_, T>, f64, &mut [T])> for GroupNormGroup<A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, (weight, bias), eps, y): (&[T], Affine<'_, T>, f64, &mut [T])) {
+        let area = x.len() / weight.len();
+        let (mean, rate) = moments(x, eps);
+        let channels = x.chunks_exact(area).zip(y.chunks_exact_mut(area));
+        for ((x, y), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = A::value((*x - mean) * rate * *weight + *bias);
+            }
         }
     }
 }
 
 /// Gradient of one group.
-#[inline(always)]
-fn group_norm_backward<A: Activation, T: Float>(
-    (x, grad, (weight, bias), eps, dx): (&[T], &[T], Affine<'_, T>, f64, &mut [T]),
-) {
-    let area = x.len() / weight.len();
-    let (mean, rate) = moments(x, eps);
-    let channels = x.chunks_exact(area).zip(grad.chunks_exact(area)).zip(dx.chunks_exact_mut(area));
-    for (((x, grad), dx), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
-        for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
-            *dx = *grad * A::slope((*x - mean) * rate * *weight + *bias) * *weight;
+struct GroupNormGroupBackward<A>(PhantomData<A>);
+
+impl<A: Activation, T: Float> Loop<(&[T], &[T], Affine<'_, T>, f64, &mut [T])> for GroupNormGroupBackward<A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((x, grad, (weight, bias), eps, dx): (&[T], &[T], Affine<'_, T>, f64, &mut [T])) {
+        let area = x.len() / weight.len();
+        let (mean, rate) = moments(x, eps);
+        let channels = x.chunks_exact(area).zip(grad.chunks_exact(area)).zip(dx.chunks_exact_mut(area));
+        for (((x, grad), dx), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+            for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
+                *dx = *grad * A::slope((*x - mean) * rate * *weight + *bias) * *weight;
+            }
         }
+        let correction = Correction::of(x, dx, mean, rate);
+        correction.apply(x, dx, mean, rate);
     }
-    let correction = Correction::of(x, dx, mean, rate);
-    correction.apply(x, dx, mean, rate);
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::on_processor;
 use super::composed;
-use crate::kernel::{Float, Kernel1, View, largest, map_rows, sum, sum_of_products, vectorized};
+use crate::kernel::{Float, Kernel1, Loop, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized};
 
 /// Softmax over the last dimension; `x: [..., n]`, minus infinity allowed as long as a row is not all of it.
 ///
@@ -34,7 +34,7 @@ impl Kernel1 for Softmax {
         Ok(map_rows(rows, width, |first, dx| {
             for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
                 let at = (first + row) * width;
-                vectorized((&y.data[at..][..width], &grad.data[at..][..width], dx), row_backward);
+                vectorized::<SoftmaxRowBackward, _>((&y.data[at..][..width], &grad.data[at..][..width], dx));
             }
         }))
     }
@@ -42,30 +42,52 @@ impl Kernel1 for Softmax {
 
 /// Softmax in place; returns the logarithm of the sum of exponentials.
 pub(super) fn softmax_row<T: Float>(row: &mut [T]) -> T {
-    let (peak, total) = vectorized(row, row_forward);
+    let (peak, total) = vectorized::<SoftmaxRow, _>(row);
     peak + total.ln()
 }
 
 /// The largest element, and the sum of exponentials of differences to it.
-#[inline(always)]
-fn row_forward<T: Float>(row: &mut [T]) -> (T, T) {
-    let peak = largest(row);
-    for x in row.iter_mut() {
-        *x = (*x - peak).exp();
+struct SoftmaxRow;
+
+impl<T: Float> Loop<&mut [T]> for SoftmaxRow {
+    type Output = (T, T);
+
+    #[inline(always)]
+    fn run(row: &mut [T]) -> (T, T) {
+        let (peak, total) = Exponentials::run(row);
+        let factor = T::ONE / total;
+        for x in row.iter_mut() {
+            *x *= factor;
+        }
+        (peak, total)
     }
-    let total = T::from_f64(sum(row, |x| x));
-    let factor = T::ONE / total;
-    for x in row.iter_mut() {
-        *x *= factor;
+}
+
+/// `exp(x − peak)` in place; returns the peak, which is the largest element, and the sum.
+pub(super) struct Exponentials;
+
+impl<T: Float> Loop<&mut [T]> for Exponentials {
+    type Output = (T, T);
+
+    #[inline(always)]
+    fn run(row: &mut [T]) -> (T, T) {
+        let peak = largest(row);
+        let total = replace_and_sum(row, |x| (x - peak).exp());
+        (peak, T::from_f64(total))
     }
-    (peak, total)
 }
 
 /// `y · (grad − Σ grad · y)`.
-#[inline(always)]
-fn row_backward<T: Float>((y, grad, dx): (&[T], &[T], &mut [T])) {
-    let dot = T::from_f64(sum_of_products(y, grad, |y, grad| y * grad));
-    for (dx, (y, grad)) in dx.iter_mut().zip(y.iter().zip(grad)) {
-        *dx = *y * (*grad - dot);
+struct SoftmaxRowBackward;
+
+impl<T: Float> Loop<(&[T], &[T], &mut [T])> for SoftmaxRowBackward {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((y, grad, dx): (&[T], &[T], &mut [T])) {
+        let dot = T::from_f64(sum_of_products(y, grad, |y, grad| y * grad));
+        for (dx, (y, grad)) in dx.iter_mut().zip(y.iter().zip(grad)) {
+            *dx = *y * (*grad - dot);
+        }
     }
 }

@@ -12,12 +12,14 @@
 mod element;
 mod field;
 mod packed;
+mod strip;
 mod sweep;
 mod vectors;
 
 pub(crate) use element::Element;
 pub(crate) use field::{Field, Frame};
 pub(crate) use packed::Packed;
+pub(crate) use strip::multiply_in_cache;
 pub(crate) use sweep::{Direction, Order, Window, sweep};
 pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
 

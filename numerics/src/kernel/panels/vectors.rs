@@ -4,13 +4,15 @@
 mod x86 {
     use std::arch::x86_64::{
         __m512, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
-        _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use half::bf16;
 
     use super::super::PANEL;
     use super::super::element::{Tile, Walk};
+    use super::super::strip::Rows;
 
     /// Whether the processor multiplies vectors of sixteen f32.
     pub(crate) fn has_wide_vectors() -> bool {
@@ -97,6 +99,52 @@ mod x86 {
         write(sums, tile);
     }
 
+    /// `c = scale · a · b`, or `c += scale · a · b`: `N` rows, `V` registers of columns, the last one cut by `mask`.
+    ///
+    /// # Safety
+    /// The processor has the instructions; `a` is valid for `N` rows of `depth` and `b` for `depth` rows of the columns,
+    /// each `pitch` apart, and `c` likewise for `N` rows.
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) unsafe fn strip<const N: usize, const V: usize>(
+        a: Rows<*const f32>,
+        b: Rows<*const f32>,
+        c: Rows<*mut f32>,
+        depth: usize,
+        (scale, add, mask): (f32, bool, u16),
+    ) {
+        let masks: [u16; V] = std::array::from_fn(|register| if register + 1 == V { mask } else { u16::MAX });
+        let mut sums = [[_mm512_setzero_ps(); V]; N];
+        for k in 0..depth {
+            // SAFETY: the caller promised these rows; masked columns are not touched.
+            unsafe {
+                let row = b.start.add(k * b.pitch);
+                let weights: [__m512; V] =
+                    std::array::from_fn(|register| _mm512_maskz_loadu_ps(masks[register], row.add(16 * register)));
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let value = _mm512_set1_ps(*a.start.add(n * a.pitch + k));
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_fmadd_ps(value, weight, *sum);
+                    }
+                }
+            }
+        }
+        let scale = _mm512_set1_ps(scale);
+        for (n, sums) in sums.into_iter().enumerate() {
+            for (register, sum) in sums.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe {
+                    let at = c.start.add(n * c.pitch + 16 * register);
+                    let before = match add {
+                        true => _mm512_maskz_loadu_ps(masks[register], at),
+                        false => _mm512_setzero_ps(),
+                    };
+                    _mm512_mask_storeu_ps(at, masks[register], _mm512_fmadd_ps(scale, sum, before));
+                }
+            }
+        }
+    }
+
     #[expect(unsafe_code, reason = "there is no intrinsic that casts between these register types")]
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -127,6 +175,7 @@ mod none {
     use half::bf16;
 
     use super::super::element::{Tile, Walk};
+    use super::super::strip::Rows;
 
     pub(crate) fn has_wide_vectors() -> bool {
         false
