@@ -21,6 +21,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Keeps the memory of freed tensors for the next ones: the system's allocator gives it back at once, and every tensor
+/// costs its page faults again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Backward passes recurse once per operation, and the default stack of two mebibytes is too small for large models.
 const STACK_BYTES: usize = 256 << 20;
 

@@ -1,6 +1,6 @@
 //! A window over a field, one panel of outputs at a time.
 
-use std::marker::PhantomData;
+use std::cell::UnsafeCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -56,21 +56,20 @@ pub(crate) fn sweep<E: Element>(
         Direction::Forward => weight.out_channels(),
         Direction::Backward => weight.in_channels(),
     };
-    let results = field.batch * window.output.0 * window.output.1;
-    let mut y = vec![0.0; results * channels];
-    if y.is_empty() {
-        return y;
+    let pixels = field.batch * window.output.0 * window.output.1;
+    if pixels * channels == 0 {
+        return Vec::new();
     }
-    let inner = weight.out_channels() * weight.in_channels() / channels.max(1);
-    count_product(results, channels, inner * window.kernel.0 * window.kernel.1);
+    let inner = weight.out_channels() * weight.in_channels() / channels;
+    count_product(pixels, channels, inner * window.kernel.0 * window.kernel.1);
     let work = Work::new(field, window, channels, bias, order);
-    let results = Results::new(&mut y);
+    let results = Results::of(pixels * channels);
     let panels = match direction {
         Direction::Forward => Panels::Kept(weight),
         Direction::Backward => Panels::turned(weight, work.rows_first()),
     };
     work.tasks().into_par_iter().for_each(|task| work.run(&task, &panels, &results));
-    y
+    results.finish()
 }
 
 /// The panels of a weight or of its turned around self.
@@ -181,7 +180,7 @@ impl<'a, E: Element> Work<'a, E> {
         tasks.map(|(g, p)| Task { panels: group(g), tiles: part(p) }).collect()
     }
 
-    fn run(&self, task: &Task, panels: &Panels<'_, E>, results: &Results<'_>) {
+    fn run(&self, task: &Task, panels: &Panels<'_, E>, results: &Results) {
         for index in task.panels.clone().step_by(PANELS) {
             let first = panels.get(index);
             let second = (index + 1 < task.panels.end).then(|| panels.get(index + 1));
@@ -192,13 +191,7 @@ impl<'a, E: Element> Work<'a, E> {
     }
 
     /// One tile of panel `index`, and of the next if it is given.
-    fn run_tile(
-        &self,
-        tile: usize,
-        index: usize,
-        panels: (&Panel<'_, E>, Option<&Panel<'_, E>>),
-        results: &Results<'_>,
-    ) {
+    fn run_tile(&self, tile: usize, index: usize, panels: (&Panel<'_, E>, Option<&Panel<'_, E>>), results: &Results) {
         let mut sums: Tile = [[[0.0; PANEL]; PANELS]; PIXELS];
         let (line, within) = (tile / self.tiles_per_line, tile % self.tiles_per_line);
         let width = self.window.output.1;
@@ -249,7 +242,7 @@ impl<'a, E: Element> Work<'a, E> {
         line: usize,
         columns: Range<usize>,
         sums: impl Fn(usize) -> &'s [f32; PANEL],
-        results: &Results<'_>,
+        results: &Results,
     ) {
         let outputs = PANEL.min(self.channels - first);
         let bias = |output: usize| self.bias.map_or(0.0, |bias| bias[first + output]);
@@ -274,29 +267,41 @@ impl<'a, E: Element> Work<'a, E> {
     }
 }
 
-/// A result that several tasks write, each its own elements.
-struct Results<'a> {
-    data: *mut f32,
+/// A result that several tasks write, each its own elements, and all of them every element once.
+struct Results {
+    data: UnsafeCell<Vec<f32>>,
     len: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint elements of one result")]
-// SAFETY: it is a borrowed slice, and `write` is only called for elements that belong to the calling task alone.
-unsafe impl Sync for Results<'_> {}
+// SAFETY: `write` is only called for elements that belong to the calling task alone, and does not touch the vector.
+unsafe impl Sync for Results {}
 
-impl<'a> Results<'a> {
-    fn new(data: &'a mut [f32]) -> Self {
-        Self { data: data.as_mut_ptr(), len: data.len(), lifetime: PhantomData }
+impl Results {
+    /// Room for `len` elements: zeros that every task overwrites would cost another pass over memory.
+    fn of(len: usize) -> Self {
+        Self { data: UnsafeCell::new(Vec::with_capacity(len)), len }
     }
 
     /// Writes `values` from `at` on.
     #[expect(unsafe_code, reason = "tasks write disjoint elements of one result")]
+    #[inline]
     fn write(&self, at: usize, values: impl ExactSizeIterator<Item = f32>) {
         assert!(at + values.len() <= self.len, "a result beyond its end");
+        // SAFETY: reading where the vector's memory begins; no one moves it while tasks run.
+        let start = unsafe { (*self.data.get()).as_ptr().cast_mut() };
         for (offset, value) in values.enumerate() {
-            // SAFETY: in bounds as asserted; each pair of panel and tile is one task's, so no one else writes here.
-            unsafe { self.data.add(at + offset).write(value) }
+            // SAFETY: within the capacity as asserted; each pair of panel and tile is one task's, so no one else writes
+            // here.
+            unsafe { start.add(at + offset).write(value) }
         }
+    }
+
+    #[expect(unsafe_code, reason = "every element has been written")]
+    fn finish(self) -> Vec<f32> {
+        let mut data = self.data.into_inner();
+        // SAFETY: the tasks cover every tile of every panel, and `store` writes all outputs of a tile.
+        unsafe { data.set_len(self.len) };
+        data
     }
 }
