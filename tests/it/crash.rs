@@ -117,7 +117,8 @@ fn a_full_disk_while_saving_is_told_and_loses_nothing() {
 #[test]
 fn a_run_that_diverges_stops_names_the_picture_and_keeps_the_last_good_state() {
     let studio = studio();
-    let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --out run").replace("--save-every 2", "--save-every 1"));
+    let ran =
+        studio.run(&format!("{SHORT} --learning-rate 1e30 --out run").replace("--save-every 2", "--save-every 1"));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let message = ran.message();
     assert!(message.contains("loss is not finite at step"), "{message}");
@@ -127,7 +128,8 @@ fn a_run_that_diverges_stops_names_the_picture_and_keeps_the_last_good_state() {
     let saved = fs::read_dir(studio.path("run/state")).unwrap().count();
     assert!(saved > 0, "the last good state is kept");
     for entry in fs::read_dir(studio.path("run/state")).unwrap() {
-        let file = safetensors::SafeTensors::deserialize(&fs::read(entry.unwrap().path()).unwrap()).unwrap().names().len();
+        let file =
+            safetensors::SafeTensors::deserialize(&fs::read(entry.unwrap().path()).unwrap()).unwrap().names().len();
         assert!(file > 0);
     }
 }
