@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// The drawn world that the embedded base knows
     #[command(subcommand)]
     Gallery(GalleryCommand),
+    /// What the parts cost on this machine, in time, memory and operations
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// Which base, and where it runs.
@@ -357,4 +360,101 @@ pub(crate) enum DrawSplit {
     Train,
     /// Combinations that it has never seen
     HeldOut,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// One step of training: forward, backward, clipping, AdamW; or a forward pass alone
+    Step {
+        /// Which passes a step has
+        #[arg(long, value_enum, default_value = "cat")]
+        loss: BenchLoss,
+        /// Rank of the adapter
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        rank: usize,
+        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        #[arg(long, value_name = "N")]
+        latent: Option<usize>,
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Pictures from a prompt: guided DDIM steps and the decoder
+    Generate {
+        /// Denoising steps
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        steps: usize,
+        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        #[arg(long, value_name = "N")]
+        latent: Option<usize>,
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// The autoencoder: pictures to latents and back
+    Vae {
+        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        #[arg(long, value_name = "N")]
+        latent: Option<usize>,
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// The text encoders, on prompts of full length
+    Text {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+}
+
+/// What every benchmark can be told.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// The shape of the model; all but the embedded base have made-up weights
+    #[arg(long, value_enum, default_value = "sd15")]
+    pub(crate) shape: ShapeName,
+    /// Samples computed together
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) batch: usize,
+    /// Element types of weights and activations
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) dtype: BenchPrecision,
+    /// Iterations that are measured
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) repeat: usize,
+    /// Iterations before them
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) warmup: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ShapeName {
+    /// Stable Diffusion 1.5
+    Sd15,
+    /// Stable Diffusion 2.1
+    Sd21,
+    /// Stable Diffusion XL 1.0
+    Sdxl,
+    /// The tiny model in this binary
+    Embedded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BenchLoss {
+    /// Denoising with the adapter
+    Lora,
+    /// The same, and the CAT term: one more pass with the adapter and one without
+    Cat,
+    /// A forward pass of the base, no training
+    None,
+}
+
+/// What weights and activations are kept and computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BenchPrecision {
+    /// Everything in f32
+    F32,
 }

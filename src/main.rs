@@ -9,6 +9,7 @@ mod easel;
 mod embedded;
 mod failure;
 mod memory;
+mod meter;
 mod progress;
 mod references;
 mod run_folder;

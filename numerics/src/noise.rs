@@ -4,12 +4,15 @@
 //! name hashed by 64-bit FNV-1a). Normals come from Box and Muller's transform in f64 with portable functions, so the
 //! same bits appear on every machine, at any thread count and in any order of asking.
 
+mod hashed;
+
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::Result;
 use crate::error::During;
+pub use hashed::hashed_uniforms;
 
 /// What the randomness is for, so that two uses of one seed never share numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

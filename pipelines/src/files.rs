@@ -1,5 +1,7 @@
-//! A base model's files: a diffusers folder on disk, or the same files embedded in the binary.
+//! A base model's files: a diffusers folder on disk, or the same files embedded in the binary; or its configuration alone,
+//! with weights made up.
 
+mod random;
 mod weights;
 
 use std::borrow::Cow;
@@ -10,6 +12,7 @@ use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use random::RandomTensors;
 pub use weights::{TensorOffence, UnsupportedSetting, Weights};
 
 /// One file of a base model compiled into the binary.
@@ -32,6 +35,8 @@ pub struct ModelFiles {
 enum Place {
     Folder(PathBuf),
     Embedded(&'static [EmbeddedFile]),
+    /// All files but the weights, which follow from the seed.
+    Random(&'static [EmbeddedFile], u64),
 }
 
 /// The names a component's weights may have, best first: full precision before half.
@@ -63,6 +68,12 @@ impl ModelFiles {
         Self { name: "embedded".into(), place: Place::Embedded(files) }
     }
 
+    /// Configurations compiled into the binary, and weights that are made up from `seed` as they are asked for: the full
+    /// shape and cost of a model in memory, and none of its knowledge.
+    pub fn random(name: impl Into<String>, files: &'static [EmbeddedFile], seed: u64) -> Self {
+        Self { name: name.into(), place: Place::Random(files, seed) }
+    }
+
     /// The same files under another name, such as the hub id they came from.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
@@ -75,11 +86,19 @@ impl ModelFiles {
         &self.name
     }
 
-    /// The folder on disk; `None` for embedded files.
+    /// The folder on disk; `None` for files in the binary.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::Folder(folder) => Some(folder),
-            Place::Embedded(_) => None,
+            Place::Embedded(_) | Place::Random(..) => None,
+        }
+    }
+
+    /// What the weights are made up from; `None` where files hold them.
+    pub fn random_seed(&self) -> Option<u64> {
+        match &self.place {
+            Place::Random(_, seed) => Some(*seed),
+            Place::Folder(_) | Place::Embedded(_) => None,
         }
     }
 
@@ -87,7 +106,7 @@ impl ModelFiles {
     pub fn exists(&self, path: &str) -> bool {
         match &self.place {
             Place::Folder(folder) => folder.join(path).is_file(),
-            Place::Embedded(_) => self.embedded_bytes(path).is_some(),
+            Place::Embedded(files) | Place::Random(files, _) => find(files, path).is_some(),
         }
     }
 
@@ -98,7 +117,9 @@ impl ModelFiles {
     pub fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
         let missing = || Error::MissingFile { base: self.name.clone(), path: path.into() };
         match &self.place {
-            Place::Embedded(_) => self.embedded_bytes(path).map(Cow::Borrowed).ok_or_else(missing),
+            Place::Embedded(files) | Place::Random(files, _) => {
+                find(files, path).map(Cow::Borrowed).ok_or_else(missing)
+            }
             Place::Folder(folder) => {
                 refuse_single_file(folder)?;
                 let file = folder.join(path);
@@ -127,17 +148,23 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::MissingWeights`], [`Error::PickleWeights`], [`Error::MissingShards`], [`Error::UnreadableWeights`].
     pub fn weights(&self, component: &str, dtype: DType, device: &Device) -> Result<Weights> {
-        let paths = self.weight_paths(component)?;
         match &self.place {
             Place::Folder(folder) => {
-                let files: Vec<PathBuf> = paths.iter().map(|path| folder.join(path)).collect();
+                let files: Vec<PathBuf> = self.weight_paths(component)?.iter().map(|path| folder.join(path)).collect();
                 Weights::mapped(component, &files, dtype, device)
             }
-            Place::Embedded(_) => {
-                let bytes = paths.iter().filter_map(|path| self.embedded_bytes(path)).collect();
+            Place::Embedded(files) => {
+                let bytes = self.weight_paths(component)?.iter().filter_map(|path| find(files, path)).collect();
                 Weights::embedded(component, bytes, dtype, device)
             }
+            Place::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
         }
+    }
+
+    fn random_tensors(&self, component: &str, seed: u64) -> Result<RandomTensors> {
+        let config: ComponentConfig = self.json(&format!("{component}/config.json"))?;
+        let projects = config.architectures.iter().any(|name| name.ends_with("WithProjection"));
+        Ok(RandomTensors { seed, component: component.into(), projects })
     }
 
     /// The safetensors files that hold `component`, relative to the base.
@@ -188,11 +215,17 @@ impl ModelFiles {
         found.sort();
         found
     }
+}
 
-    fn embedded_bytes(&self, path: &str) -> Option<&'static [u8]> {
-        let Place::Embedded(files) = &self.place else { return None };
-        files.iter().find(|file| file.path == path).map(|file| file.bytes)
-    }
+/// What a component's `config.json` says about which optional tensors it has.
+#[derive(serde::Deserialize)]
+struct ComponentConfig {
+    #[serde(default)]
+    architectures: Vec<String>,
+}
+
+fn find(files: &'static [EmbeddedFile], path: &str) -> Option<&'static [u8]> {
+    files.iter().find(|file| file.path == path).map(|file| file.bytes)
 }
 
 /// `*.safetensors.index.json`: which file holds which tensor.

@@ -21,5 +21,6 @@ pub mod picture_file;
 pub mod sampler;
 pub mod sheet;
 pub mod train;
+pub mod workload;
 
 pub use error::{Error, Result};

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod base;
+mod bench;
 mod demo;
 mod evaluate;
 mod federate;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> Outcome<()> {
         Command::Federate(command) => federate::run(&command),
         Command::Base(command) => base::run(&command),
         Command::Gallery(command) => gallery::run(&command),
+        Command::Bench(command) => bench::run(&command),
     }
 }
 

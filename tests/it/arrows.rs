@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("adapters", &["numerics"]),
     ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
     ("evaluation", &["numerics", "prompts"]),
@@ -16,6 +16,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),
+    ("xtask", &[]),
 ];
 
 #[test]

@@ -30,6 +30,9 @@ pub(super) fn of(files: &ModelFiles) -> Result<String> {
             files.weights(network, DType::F32, &Device::Cpu)?.visit(|name, view| tensor(&mut hash, name, view));
         }
     }
+    if let Some(seed) = files.random_seed() {
+        part(&mut hash, format!("random weights from seed {seed}").as_bytes());
+    }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

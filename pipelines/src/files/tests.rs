@@ -130,3 +130,39 @@ fn embedded_files_are_read_like_a_folder() {
     let missing = files.read("vae/config.json").unwrap_err().to_string();
     assert_eq!(missing, "base `embedded` has no `vae/config.json`");
 }
+
+#[test]
+fn random_weights_are_functions_of_seed_component_and_name() {
+    let files = |seed| {
+        let configs = ["unet/config.json", "vae/config.json"].map(|path| EmbeddedFile { path, bytes: b"{}" });
+        ModelFiles::random("shape", Box::leak(Box::new(configs)), seed)
+    };
+    let draw = |seed, component: &str, name: &str| {
+        let weights = files(seed).weights(component, DType::F32, &Device::Cpu).unwrap();
+        let tensor = weights.at("block").get((40, 25, 2, 2), name).unwrap();
+        weights.finish().unwrap();
+        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let values = draw(1, "unet", "a.weight");
+    assert_eq!(values, draw(1, "unet", "a.weight"));
+    for other in [draw(2, "unet", "a.weight"), draw(1, "vae", "a.weight"), draw(1, "unet", "b.weight")] {
+        assert_ne!(values, other);
+    }
+    // The fan in is 25 channels of four taps.
+    assert!(values.iter().all(|value| value.abs() <= 0.1) && values.iter().any(|value| value.abs() > 0.09));
+}
+
+#[test]
+fn random_norms_change_nothing_and_only_projecting_encoders_project() {
+    let plain: &'static [EmbeddedFile] = &[EmbeddedFile { path: "text_encoder/config.json", bytes: b"{}" }];
+    let bytes = br#"{"architectures": ["CLIPTextModelWithProjection"]}"#;
+    let projecting: &'static [EmbeddedFile] =
+        Box::leak(Box::new([EmbeddedFile { path: "text_encoder/config.json", bytes }]));
+    let weights =
+        |files| ModelFiles::random("shape", files, 1).weights("text_encoder", DType::F32, &Device::Cpu).unwrap();
+    let norm = weights(plain).at("norm");
+    assert_eq!(norm.get(3, "weight").unwrap().to_vec1::<f32>().unwrap(), [1.0; 3]);
+    assert_eq!(norm.get(3, "bias").unwrap().to_vec1::<f32>().unwrap(), [0.0; 3]);
+    assert!(!weights(plain).contains("text_projection.weight"));
+    assert!(weights(projecting).contains("text_projection.weight"));
+}

@@ -9,6 +9,7 @@ use candle_core::safetensors::{Load, MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Shape, Tensor};
 use safetensors::tensor::TensorView;
 
+use super::random::RandomTensors;
 use crate::error::{Error, Result};
 
 /// A setting of a configuration file that these models do not support.
@@ -71,6 +72,7 @@ struct WeightFile {
 enum Source {
     Mapped(MmapedSafetensors),
     Embedded(Vec<SliceSafetensors<'static>>),
+    Random(RandomTensors),
 }
 
 impl Weights {
@@ -94,6 +96,12 @@ impl Weights {
             .collect::<candle_core::Result<_>>()
             .map_err(|source| Error::UnreadableWeights { path: component.into(), source })?;
         Ok(Self::new(component, Source::Embedded(tensors), dtype, device))
+    }
+
+    /// Makes weights up as they are asked for.
+    pub(super) fn random(tensors: RandomTensors, dtype: DType, device: &Device) -> Self {
+        let component = tensors.component.clone();
+        Self::new(&component, Source::Random(tensors), dtype, device)
     }
 
     fn new(component: &str, tensors: Source, dtype: DType, device: &Device) -> Self {
@@ -136,10 +144,14 @@ impl Weights {
 
     /// Whether the tensor `name` is there.
     pub fn contains(&self, name: &str) -> bool {
-        self.file.view(&self.full_name(name)).is_some()
+        let name = self.full_name(name);
+        match &self.file.tensors {
+            Source::Random(tensors) => tensors.holds(&name),
+            _ => self.file.view(&name).is_some(),
+        }
     }
 
-    /// The shape of the tensor `name`, if it is there.
+    /// The shape of the tensor `name`, if it is there; random weights have none until they are taken.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.file.view(&self.full_name(name)).map(|view| view.shape().to_vec())
     }
@@ -154,6 +166,9 @@ impl Weights {
     /// [`Error::Tensor`] when its type cannot be converted or memory is short.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.full_name(name));
+        if let Source::Random(tensors) = &self.file.tensors {
+            return tensors.tensor(&name, shape, self.file.dtype, &self.file.device);
+        }
         let view = self.file.view(&name);
         if let Some(view) = view.as_ref().filter(|view| view.shape() == shape.dims()) {
             return self.file.load(view);
@@ -176,11 +191,12 @@ impl Weights {
         Err(Error::TensorMismatch { component: self.file.component.clone(), offences })
     }
 
-    /// Calls `visit` with every tensor's name and view, in order of name.
+    /// Calls `visit` with every tensor's name and view, in order of name; random weights have none to show.
     pub fn visit(&self, mut visit: impl FnMut(&str, &TensorView<'_>)) {
         let mut tensors = match &self.file.tensors {
             Source::Mapped(tensors) => tensors.tensors(),
             Source::Embedded(files) => files.iter().flat_map(SliceSafetensors::tensors).collect(),
+            Source::Random(_) => Vec::new(),
         };
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (name, view) in &tensors {
@@ -202,6 +218,7 @@ impl WeightFile {
         match &self.tensors {
             Source::Mapped(tensors) => tensors.get(name).ok(),
             Source::Embedded(files) => files.iter().find_map(|file| file.get(name).ok()),
+            Source::Random(_) => None,
         }
     }
 

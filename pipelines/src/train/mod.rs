@@ -30,7 +30,8 @@ use crate::model::Condition;
 use drift::DriftProbe;
 use lessons::Orders;
 use state::RunState;
-use step::{Batch, Objective, Terms, mean};
+pub(crate) use step::{Batch, Objective};
+use step::{Terms, mean};
 
 /// Where the draws of one batch come from.
 struct Streams {
@@ -251,7 +252,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<(), TrainError> {
         let adapters = self.adapters(draw);
         let objective = Objective {
-            base: self.base,
+            unet: &self.base.unet,
+            schedule: &self.base.schedule,
             adapters: &adapters,
             parameters: &self.parameters,
             min_snr_gamma: self.config.min_snr_gamma,

@@ -5,11 +5,12 @@ use catelier_adapters::AdapterSet;
 use catelier_numerics::params::{Gradients, Parameters};
 
 use super::TrainError;
-use crate::base::BaseModel;
+use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::Condition;
+use crate::model::{Condition, UNet};
 
 /// What one forward pass is computed from, already on the device.
+#[derive(Debug)]
 pub(crate) struct Batch {
     /// Clean latents, `[batch, 4, height/8, width/8]`.
     pub(crate) latents: Tensor,
@@ -32,7 +33,8 @@ pub(crate) struct Terms {
 
 /// The objective for one model: which passes are made and how they are weighted.
 pub(crate) struct Objective<'a> {
-    pub(crate) base: &'a BaseModel,
+    pub(crate) unet: &'a UNet,
+    pub(crate) schedule: &'a NoiseSchedule,
     pub(crate) adapters: &'a AdapterSet,
     pub(crate) parameters: &'a Parameters,
     pub(crate) min_snr_gamma: Option<f64>,
@@ -44,7 +46,7 @@ impl Objective<'_> {
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
     pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
         let noise_pred = self.predict(batch, &batch.condition, self.adapters)?;
-        let target = self.base.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
+        let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
         let values = loss::denoising(&noise_pred, &target)?;
         self.backward(&values, &batch.timesteps, weight)
     }
@@ -65,10 +67,9 @@ impl Objective<'_> {
     }
 
     fn predict(&self, batch: &Batch, condition: &Condition, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
-        let schedule = &self.base.schedule;
-        let noisy = schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
+        let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
-        Ok(self.base.unet.predict(&noisy, &timesteps, condition, adapters)?)
+        Ok(self.unet.predict(&noisy, &timesteps, condition, adapters)?)
     }
 
     /// Values per sample as numbers, and the gradient of `weight * mean(w(t) * values)`.
@@ -78,7 +79,7 @@ impl Objective<'_> {
         let weighted = match self.min_snr_gamma {
             None => values.clone(),
             Some(gamma) => {
-                let weights = loss::min_snr_weight(&self.base.schedule, timesteps, gamma);
+                let weights = loss::min_snr_weight(self.schedule, timesteps, gamma);
                 let weights = Tensor::new(weights.as_slice(), values.device())?;
                 values.mul(&weights.to_dtype(values.dtype())?)?
             }

@@ -1,0 +1,106 @@
+//! Counted operations against a formula over the modules. The counter belongs to the whole process, so these tests have
+//! a process, and one test function, to themselves.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use candle_core::{DType, Device};
+use catelier_adapters::{ModuleInfo, ModuleKind};
+use catelier_numerics::work;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::UNet;
+use catelier_pipelines::workload::{Prediction, Shape, Workload, WorkloadSizes};
+use catelier_testkit::golden::Golden;
+
+/// What is predicted for.
+#[derive(Clone, Copy)]
+struct Sizes {
+    latent: usize,
+    batch: usize,
+    /// Tokens of a prompt.
+    tokens: usize,
+    levels: usize,
+}
+
+#[test]
+fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
+    let golden = |name: &str| ModelFiles::folder(Golden::open().model(name));
+    for (files, latent, batch) in [
+        (golden("tiny-sd1"), 8, 2),
+        (golden("tiny-sd2"), 8, 1),
+        (golden("tiny-sdxl"), 16, 1),
+        (Shape::Sd15.files(1), 8, 1),
+    ] {
+        let name = files.name().to_string();
+        let mut work = Prediction::new(&files, WorkloadSizes { latent, batch }, DType::F32, &Device::Cpu).unwrap();
+        let before = work::flops();
+        work.run().unwrap();
+        let counted = work::flops() - before;
+        let sizes = Sizes { latent, batch, tokens: 77, levels: work.unet().config().levels.len() };
+        let [exact, with_margins] =
+            [Pixels::Exact, Pixels::WithMargins].map(|pixels| total(work.unet(), sizes, pixels));
+        assert!(
+            counted == exact || counted == with_margins,
+            "{name}: counted {counted}, expected {exact}, or {with_margins} with margins"
+        );
+    }
+}
+
+/// How a convolution of stride 1 goes over the map: the output's pixels alone, or in rows as wide as the padded input,
+/// whose surplus is computed and dropped.
+#[derive(Clone, Copy, PartialEq)]
+enum Pixels {
+    Exact,
+    WithMargins,
+}
+
+/// Operations of a forward pass of the whole UNet; a multiply-add is two.
+fn total(unet: &UNet, sizes: Sizes, pixels: Pixels) -> u64 {
+    let attentions = unet.modules().iter().filter(|module| module.path.ends_with(".to_q"));
+    let modules = unet.modules().iter().map(|module| of_module(module, sizes, pixels));
+    (sizes.batch as u64) * (modules.sum::<u64>() + attentions.map(|query| of_attention(query, sizes)).sum::<u64>())
+}
+
+/// One sample through one module.
+fn of_module(module: &ModuleInfo, sizes: Sizes, pixels: Pixels) -> u64 {
+    let side = side(&module.path, sizes);
+    let (rows, products) = match module.kind {
+        ModuleKind::Linear { in_features, out_features } => (rows(&module.path, sizes), in_features * out_features),
+        ModuleKind::Conv2d { in_channels, out_channels, kernel, stride, padding } => {
+            let margins = if pixels == Pixels::WithMargins && stride == 1 { 2 * padding } else { 0 };
+            ((side - 1) * (side + margins) + side, kernel * kernel * in_channels * out_channels)
+        }
+    };
+    2 * (rows * products) as u64
+}
+
+/// Scores and mixture of one attention over one sample.
+fn of_attention(query: &ModuleInfo, sizes: Sizes) -> u64 {
+    let ModuleKind::Linear { out_features, .. } = query.kind else { panic!("{} is not linear", query.path) };
+    let queries = side(&query.path, sizes).pow(2);
+    let keys = if query.path.contains(".attn2.") { sizes.tokens } else { queries };
+    4 * (queries * keys * out_features) as u64
+}
+
+/// How often a linear layer is applied to one sample.
+fn rows(path: &str, sizes: Sizes) -> usize {
+    if path.ends_with(".attn2.to_k") || path.ends_with(".attn2.to_v") {
+        sizes.tokens
+    } else if path.contains(".attentions.") {
+        side(path, sizes).pow(2)
+    } else {
+        1
+    }
+}
+
+/// The side of the map that the module at `path` puts out: halved by every level but the last, and back again.
+fn side(path: &str, sizes: Sizes) -> usize {
+    let coarsest = sizes.levels - 1;
+    let place: Vec<&str> = path.split('.').collect();
+    let index = || place[2].parse::<usize>().unwrap();
+    let halvings = match place[1] {
+        "down_blocks" => index() + usize::from(place[3] == "downsamplers"),
+        "mid_block" => coarsest,
+        "up_blocks" => coarsest - index() - usize::from(place[3] == "upsamplers"),
+        _ => 0,
+    };
+    sizes.latent >> halvings
+}

@@ -1,0 +1,122 @@
+//! `catelier bench`: what the parts cost on this machine.
+
+mod report;
+
+use candle_core::{DType, Device};
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::UNetConfig;
+use catelier_pipelines::train::TrainError;
+use catelier_pipelines::workload::{
+    Autoencoding, Drawing, MatrixProduct, Prediction, Shape, StepLoss, TextEncoding, TrainingStep, Workload,
+    WorkloadSizes,
+};
+
+use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
+use crate::failure::{Blame, Failure, Outcome};
+use crate::meter::{Measured, measure};
+use crate::{embedded, terminal};
+use report::{MachinePeaks, Rate, Report};
+
+/// Seed of the made-up weights.
+const SEED: u64 = 1;
+/// Side of the latents unless told otherwise: 256 pixels for Stable Diffusion.
+const USUAL_LATENT: usize = 32;
+/// Side of the matrices whose product shows how fast the machine is.
+const PRODUCT_SIDE: usize = 1024;
+const PRODUCT_REPEATS: usize = 8;
+
+pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
+    let args = command.args();
+    if args.repeat == 0 {
+        return Err(Failure::request("`--repeat` is 0", "measure at least once"));
+    }
+    if cfg!(debug_assertions) {
+        terminal::warn("this is a debug build; its times say nothing about a release build");
+    }
+    let files = args.shape.files();
+    let latent = latent(command, &files)?;
+    let mut work = load(command, &files, latent).request("cannot set up the work")?;
+    let measured = measure(work.as_mut(), args.warmup, args.repeat)?;
+    drop(work);
+    let report = Report::new(command, latent, &measured, machine_peaks()?);
+    if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
+}
+
+impl BenchCommand {
+    fn args(&self) -> &BenchArgs {
+        match self {
+            Self::Step { args, .. } | Self::Generate { args, .. } | Self::Vae { args, .. } | Self::Text { args } => {
+                args
+            }
+        }
+    }
+
+    /// The side of the latents that was asked for; `None` for work without latents.
+    fn latent(&self) -> Option<Option<usize>> {
+        match self {
+            Self::Step { latent, .. } | Self::Generate { latent, .. } | Self::Vae { latent, .. } => Some(*latent),
+            Self::Text { .. } => None,
+        }
+    }
+}
+
+impl ShapeName {
+    fn files(self) -> ModelFiles {
+        match self {
+            Self::Sd15 => Shape::Sd15.files(SEED),
+            Self::Sd21 => Shape::Sd21.files(SEED),
+            Self::Sdxl => Shape::Sdxl.files(SEED),
+            Self::Embedded => embedded::base(),
+        }
+    }
+}
+
+impl BenchPrecision {
+    /// The type that frozen weights are loaded in. A mode with weights in bf16 and the rest in f32 belongs here.
+    fn weights(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+        }
+    }
+}
+
+/// The side of the latents, as asked for or as usual; `None` for work without latents.
+fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> {
+    let usual = || match command.args().shape {
+        ShapeName::Embedded => UNetConfig::load(files).map(|config| config.sample_size.unwrap_or(USUAL_LATENT)),
+        _ => Ok(USUAL_LATENT),
+    };
+    let side = command.latent().map(|asked| asked.map_or_else(usual, Ok));
+    side.transpose().run("cannot read the configuration")
+}
+
+/// Loads no more of the model than the work needs.
+fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>) -> Result<Box<dyn Workload>, TrainError> {
+    let args = command.args();
+    let (dtype, device) = (args.dtype.weights(), &Device::Cpu);
+    let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: args.batch };
+    let step = |loss, rank| TrainingStep::new(files, sizes, loss, rank, dtype, device);
+    Ok(match command {
+        BenchCommand::Step { loss: BenchLoss::None, .. } => Box::new(Prediction::new(files, sizes, dtype, device)?),
+        BenchCommand::Step { loss: BenchLoss::Lora, rank, .. } => Box::new(step(StepLoss::Lora, *rank)?),
+        BenchCommand::Step { loss: BenchLoss::Cat, rank, .. } => Box::new(step(StepLoss::Cat, *rank)?),
+        BenchCommand::Generate { steps, .. } => Box::new(Drawing::new(files, sizes, *steps, dtype, device)?),
+        BenchCommand::Vae { .. } => Box::new(Autoencoding::new(files, sizes, dtype, device)?),
+        BenchCommand::Text { .. } => Box::new(TextEncoding::new(files, args.batch, dtype, device)?),
+    })
+}
+
+/// How fast large matrix products are here, at best, by element type.
+fn machine_peaks() -> Outcome<MachinePeaks> {
+    let mut product = MatrixProduct::new(PRODUCT_SIDE, DType::F32, &Device::Cpu).run("cannot set up the product")?;
+    let f32 = measure(&mut product, 1, PRODUCT_REPEATS)?;
+    // Products with weights in bf16 belong into `bf16` once there is a kernel for them.
+    Ok(MachinePeaks { f32: best_rate(&f32), bf16: None })
+}
+
+fn best_rate(measured: &Measured) -> Rate {
+    Rate {
+        gflop_per_second: measured.gflop() / measured.best_wall_seconds(),
+        gflop_per_cpu_second: measured.best_cpu_seconds().map(|seconds| measured.gflop() / seconds),
+    }
+}
