@@ -457,4 +457,7 @@ pub(crate) enum BenchLoss {
 pub(crate) enum BenchPrecision {
     /// Everything in f32
     F32,
+    /// Frozen weights in bf16, the rest in f32
+    #[value(alias = "bf16")]
+    Mixed,
 }

@@ -165,10 +165,10 @@ pub(crate) struct BaseDefaults {
 impl BaseDefaults {
     /// A complete set of settings, but for the pictures, the trigger and the class.
     ///
-    /// For the embedded base, rate and steps are provisional (docs/trade-off.md); for real Stable Diffusion they are the
-    /// CAT authors' (arXiv 2404.07554: rate 1e-4, 900 steps, weight 1) with rank 8 in place of 1.
+    /// For the embedded base, rate and steps are read off the curve in docs/trade-off.md; for real Stable Diffusion they
+    /// are the CAT authors' (arXiv 2404.07554: rate 1e-4, 900 steps, weight 1) with rank 8 in place of 1.
     fn settings(&self) -> TrainSettings {
-        let (steps, learning_rate, batch) = if self.embedded { (200, 2e-3, 4) } else { (900, 1e-4, 1) };
+        let (steps, learning_rate, batch) = if self.embedded { (120, 2e-3, 4) } else { (900, 1e-4, 1) };
         TrainSettings {
             base: Some("embedded".into()),
             loss: Some("cat".into()),

@@ -72,10 +72,11 @@ impl ShapeName {
 }
 
 impl BenchPrecision {
-    /// The type that frozen weights are loaded in. A mode with weights in bf16 and the rest in f32 belongs here.
+    /// The type that frozen weights are loaded in; activations are f32 on the processor.
     fn weights(self) -> DType {
         match self {
             Self::F32 => DType::F32,
+            Self::Mixed => DType::BF16,
         }
     }
 }
@@ -108,10 +109,11 @@ fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>) -> Re
 
 /// How fast large matrix products are here, at best, by element type.
 fn machine_peaks() -> Outcome<MachinePeaks> {
-    let mut product = MatrixProduct::new(PRODUCT_SIDE, DType::F32, &Device::Cpu).run("cannot set up the product")?;
-    let f32 = measure(&mut product, 1, PRODUCT_REPEATS)?;
-    // Products with weights in bf16 belong into `bf16` once there is a kernel for them.
-    Ok(MachinePeaks { f32: best_rate(&f32), bf16: None })
+    let peak = |weights| {
+        let mut product = MatrixProduct::new(PRODUCT_SIDE, weights, &Device::Cpu).run("cannot set up the product")?;
+        Ok(best_rate(&measure(&mut product, 1, PRODUCT_REPEATS)?))
+    };
+    Ok(MachinePeaks { f32: peak(DType::F32)?, bf16: peak(DType::BF16)? })
 }
 
 fn best_rate(measured: &Measured) -> Rate {

@@ -15,13 +15,13 @@ pub struct MatrixProduct {
 }
 
 impl MatrixProduct {
-    /// Two `side` × `side` matrices of `dtype` on `device`; 2 · `side`³ operations.
+    /// Two `side` × `side` matrices on `device`, one f32 and one of `weights`; 2 · `side`³ operations.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] when memory is short.
-    pub fn new(side: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let ones = Tensor::ones((side, side), dtype, device)?;
-        Ok(Self { layer: FrozenLinear::new(&ones, None)?, x: ones })
+    pub fn new(side: usize, weights: DType, device: &Device) -> Result<Self> {
+        let x = Tensor::ones((side, side), DType::F32, device)?;
+        Ok(Self { layer: FrozenLinear::new(&x.to_dtype(weights)?, None)?, x })
     }
 }
 

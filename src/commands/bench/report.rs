@@ -64,7 +64,7 @@ pub(super) struct Rate {
 #[derive(Serialize)]
 pub(super) struct MachinePeaks {
     pub(super) f32: Rate,
-    pub(super) bf16: Option<Rate>,
+    pub(super) bf16: Rate,
 }
 
 impl Report {

@@ -200,9 +200,9 @@ impl<'a, E: Element> Work<'a, E> {
             (first, Some(second)) => self.multiply(line, &columns, [first, second], &mut sums),
             (first, None) => self.multiply(line, &columns, [first], &mut sums),
         }
-        let count = 1 + usize::from(panels.1.is_some());
-        for panel in 0..count {
-            self.store((index + panel) * PANEL, line, columns.clone(), |pixel| &sums[pixel][panel], results);
+        self.store((index, 0), line, &columns, &sums, results);
+        if panels.1.is_some() {
+            self.store((index + 1, 1), line, &columns, &sums, results);
         }
     }
 
@@ -235,22 +235,23 @@ impl<'a, E: Element> Work<'a, E> {
         }
     }
 
-    /// Adds the bias and puts the sums of one panel where they belong.
-    fn store<'s>(
+    /// Adds the bias and puts the sums of panel `index`, the one at `place` of the tile, where they belong.
+    fn store(
         &self,
-        first: usize,
+        (index, place): (usize, usize),
         line: usize,
-        columns: Range<usize>,
-        sums: impl Fn(usize) -> &'s [f32; PANEL],
+        columns: &Range<usize>,
+        sums: &Tile,
         results: &Results,
     ) {
+        let first = index * PANEL;
         let outputs = PANEL.min(self.channels - first);
         let bias = |output: usize| self.bias.map_or(0.0, |bias| bias[first + output]);
         match self.order {
             Order::Tokens => {
-                for (pixel, column) in columns.enumerate() {
+                for (sums, column) in sums.iter().zip(columns.clone()) {
                     let at = (line * self.window.output.1 + column) * self.channels + first;
-                    let sums = &sums(pixel)[..outputs];
+                    let sums = &sums[place][..outputs];
                     results.write(at, sums.iter().enumerate().map(|(output, sum)| sum + bias(output)));
                 }
             }
@@ -260,7 +261,7 @@ impl<'a, E: Element> Work<'a, E> {
                     let plane = (sample * self.channels + first + output) * self.area();
                     let at = plane + row * self.window.output.1 + columns.start;
                     let bias = bias(output);
-                    results.write(at, (0..columns.len()).map(|pixel| sums(pixel)[output] + bias));
+                    results.write(at, sums[..columns.len()].iter().map(|sums| sums[place][output] + bias));
                 }
             }
         }

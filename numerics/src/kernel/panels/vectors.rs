@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
+        __m256bh, __m512, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
         _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
         _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
@@ -27,8 +27,10 @@ mod x86 {
     #[expect(unsafe_code, reason = "the conversion instruction")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(in super::super) unsafe fn convert_bf16(values: &[f32; 16], into: &mut [bf16; 16]) {
-        // SAFETY: sixteen f32 are loaded and sixteen numbers of two bytes come out.
-        *into = unsafe { std::mem::transmute::<_, [bf16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()))) };
+        // SAFETY: sixteen f32 are loaded.
+        let converted = unsafe { _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr())) };
+        // SAFETY: both are 32 bytes without invalid values.
+        *into = unsafe { std::mem::transmute::<__m256bh, [bf16; 16]>(converted) };
     }
 
     /// Sums of a tile: two registers for each pixel and panel.
