@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::vectors::{convert_bf16, tile_bf16, tile_f32};
+use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn_f32};
 use super::{PANEL, PANELS, PIXELS};
 
 /// Sums of a tile, pixel by pixel.
@@ -65,12 +65,10 @@ impl Element for f32 {
         *into = *values;
     }
 
+    #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        for (output, turned) in turned.iter_mut().enumerate() {
-            for (channel, square) in square.iter().enumerate() {
-                turned[channel] = square[output];
-            }
-        }
+        // SAFETY: panels are only made where these instructions exist.
+        unsafe { turn_f32(square, turned) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]

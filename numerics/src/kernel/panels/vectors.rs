@@ -3,9 +3,10 @@
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256bh, __m512, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
-        _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m256bh, __m512, __m512bh, __m512i, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+        _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+        _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use half::bf16;
@@ -31,6 +32,53 @@ mod x86 {
         let converted = unsafe { _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr())) };
         // SAFETY: both are 32 bytes without invalid values.
         *into = unsafe { std::mem::transmute::<__m256bh, [bf16; 16]>(converted) };
+    }
+
+    /// Turns a square of 32 by 32.
+    #[expect(unsafe_code, reason = "vector loads and stores")]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) unsafe fn turn_f32(square: &[[f32; PANEL]; PANEL], turned: &mut [[f32; PANEL]; PANEL]) {
+        const HALF: usize = PANEL / 2;
+        for (row, column) in [(0, 0), (0, HALF), (HALF, 0), (HALF, HALF)] {
+            // SAFETY: sixteen elements from either half of a row are inside it.
+            let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[row + i].as_ptr().add(column)) });
+            for (i, register) in transposed(rows).into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { _mm512_storeu_ps(turned[column + i].as_mut_ptr().add(row), register) }
+            }
+        }
+    }
+
+    /// Sixteen rows as sixteen columns: pairs of elements, then pairs of pairs, then quarters of registers change places.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
+        const EVEN: i32 = 0x88;
+        const ODD: i32 = 0xdd;
+        let mut quads = rows;
+        for (rows, quads) in rows.as_chunks::<4>().0.iter().zip(quads.as_chunks_mut::<4>().0) {
+            let low = [_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpacklo_ps(rows[2], rows[3])];
+            let high = [_mm512_unpackhi_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[2], rows[3])];
+            let [low, high] = [low, high].map(|[a, b]| [_mm512_castps_pd(a), _mm512_castps_pd(b)]);
+            *quads = [
+                _mm512_unpacklo_pd(low[0], low[1]),
+                _mm512_unpackhi_pd(low[0], low[1]),
+                _mm512_unpacklo_pd(high[0], high[1]),
+                _mm512_unpackhi_pd(high[0], high[1]),
+            ]
+            .map(|pairs| _mm512_castpd_ps(pairs));
+        }
+        let mut columns = quads;
+        for column in 0..4 {
+            let [a, b, c, d] = [0, 4, 8, 12].map(|first| quads[first + column]);
+            let even = [_mm512_shuffle_f32x4::<EVEN>(a, b), _mm512_shuffle_f32x4::<EVEN>(c, d)];
+            let odd = [_mm512_shuffle_f32x4::<ODD>(a, b), _mm512_shuffle_f32x4::<ODD>(c, d)];
+            columns[column] = _mm512_shuffle_f32x4::<EVEN>(even[0], even[1]);
+            columns[column + 4] = _mm512_shuffle_f32x4::<EVEN>(odd[0], odd[1]);
+            columns[column + 8] = _mm512_shuffle_f32x4::<ODD>(even[0], even[1]);
+            columns[column + 12] = _mm512_shuffle_f32x4::<ODD>(odd[0], odd[1]);
+        }
+        columns
     }
 
     /// Sums of a tile: two registers for each pixel and panel.
@@ -176,6 +224,7 @@ mod x86 {
 mod none {
     use half::bf16;
 
+    use super::super::PANEL;
     use super::super::element::{Tile, Walk};
     use super::super::strip::Rows;
 
@@ -187,29 +236,24 @@ mod none {
         false
     }
 
-    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
-    pub(in super::super) unsafe fn convert_bf16(_: &[f32; 16], _: &mut [bf16; 16]) {
-        unreachable!("panels are only made where their instructions exist")
+    /// A function that is never called, with the signature of its namesake.
+    macro_rules! absent {
+        ($(fn $name:ident $(<$(const $n:ident),+>)? ($($argument:ty),*);)*) => {
+            $(
+                #[expect(unsafe_code, reason = "the signature of the other processor's function")]
+                pub(in super::super) unsafe fn $name $(<$(const $n: usize),+>)? ($(_: $argument),*) {
+                    unreachable!("panels are only made where their instructions exist")
+                }
+            )*
+        };
     }
 
-    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
-    pub(in super::super) unsafe fn tile_f32<const N: usize, const P: usize>(
-        _: *const f32,
-        _: Walk<'_>,
-        _: [*const f32; P],
-        _: &mut Tile,
-    ) {
-        unreachable!("panels are only made where their instructions exist")
-    }
-
-    #[expect(unsafe_code, reason = "the signature of the other processor's function")]
-    pub(in super::super) unsafe fn tile_bf16<const N: usize>(
-        _: *const bf16,
-        _: Walk<'_>,
-        _: *const bf16,
-        _: &mut Tile,
-    ) {
-        unreachable!("panels are only made where their instructions exist")
+    absent! {
+        fn turn_f32(&[[f32; PANEL]; PANEL], &mut [[f32; PANEL]; PANEL]);
+        fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
+        fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
+        fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);
+        fn strip<const N, const V>(Rows<*const f32>, Rows<*const f32>, Rows<*mut f32>, usize, (f32, bool, u16));
     }
 }
 
