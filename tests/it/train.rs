@@ -94,3 +94,16 @@ fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     bytes[8 + header..].to_vec()
 }
+
+#[test]
+fn weights_in_bf16_train_nearly_the_same_adapter() {
+    let studio = studio();
+    let loss = |dtype: &str| -> f64 {
+        studio.done(&format!("{SHORT} --dtype {dtype} --out {dtype}"));
+        let metrics = fs::read_to_string(studio.path(dtype).join("metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        last["denoising"].as_f64().unwrap()
+    };
+    let (exact, rounded) = (loss("f32"), loss("bf16"));
+    assert!((rounded / exact - 1.0).abs() < 0.02, "f32 {exact}, bf16 {rounded}");
+}
