@@ -18,9 +18,12 @@ mod settings;
 mod signals;
 mod terminal;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use crate::failure::Blame;
 
 /// The system's allocator gives the memory of every freed tensor back at once, and the next one costs its page faults.
 #[global_allocator]
@@ -33,13 +36,17 @@ fn main() -> ExitCode {
     keep_memory();
     quiet_candle();
     let cli = cli::Cli::parse();
-    let run = move || match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+    // The command itself runs on one of the threads that share the work: from outside, every loop would wait for one of
+    // them to wake up.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0)).stack_size(STACK_BYTES).build();
+    let run = move || match threads {
+        Ok(threads) => threads.install(|| commands::run(cli)),
+        Err(error) => Err(error).run("cannot start the threads that share the work"),
     };
-    match std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).map(|thread| thread.join()) {
-        Ok(Ok(code)) => code,
-        _ => ExitCode::from(failure::BUG),
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        Err(_) => ExitCode::from(failure::BUG),
     }
 }
 

@@ -17,10 +17,6 @@ use crate::failure::{Blame, Outcome};
 
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Outcome<()> {
-    if let Some(threads) = cli.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global().request(format!("cannot use {threads} threads"))?;
-    }
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Train(args) => train::run(*args),
