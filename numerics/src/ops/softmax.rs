@@ -23,7 +23,7 @@ impl Kernel1 for Softmax {
         let y = map_rows(rows, width, |first, y| {
             y.copy_from_slice(&x.data[first * width..][..y.len()]);
             for row in y.chunks_exact_mut(width) {
-                softmax_row(row);
+                vectorized::<SoftmaxRow, _>(row);
             }
         });
         Ok((y, x.dims.into()))
@@ -40,26 +40,19 @@ impl Kernel1 for Softmax {
     }
 }
 
-/// Softmax in place; returns the logarithm of the sum of exponentials.
-pub(super) fn softmax_row<T: Float>(row: &mut [T]) -> T {
-    let (peak, total) = vectorized::<SoftmaxRow, _>(row);
-    peak + total.ln()
-}
-
-/// The largest element, and the sum of exponentials of differences to it.
+/// Softmax in place.
 struct SoftmaxRow;
 
 impl<T: Float> Loop<&mut [T]> for SoftmaxRow {
-    type Output = (T, T);
+    type Output = ();
 
     #[inline(always)]
-    fn run(row: &mut [T]) -> (T, T) {
-        let (peak, total) = Exponentials::run(row);
+    fn run(row: &mut [T]) {
+        let (_, total) = Exponentials::run(row);
         let factor = T::ONE / total;
         for x in row.iter_mut() {
             *x *= factor;
         }
-        (peak, total)
     }
 }
 

@@ -167,7 +167,8 @@ impl Weights {
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.full_name(name));
         if let Source::Random(tensors) = &self.file.tensors {
-            return tensors.tensor(&name, shape, self.file.dtype, &self.file.device);
+            let dtype = self.file.dtype_of(shape.dims());
+            return tensors.tensor(&name, shape, dtype, &self.file.device);
         }
         let view = self.file.view(&name);
         if let Some(view) = view.as_ref().filter(|view| view.shape() == shape.dims()) {
@@ -223,8 +224,12 @@ impl WeightFile {
     }
 
     fn load(&self, view: &TensorView<'_>) -> Result<Tensor> {
-        let dtype = if view.shape().len() > 1 { self.dtype } else { self.activation_dtype() };
-        Ok(view.load(&self.device)?.to_dtype(dtype)?)
+        Ok(view.load(&self.device)?.to_dtype(self.dtype_of(view.shape()))?)
+    }
+
+    /// What a tensor of these dimensions is converted to: vectors to the type of activations.
+    fn dtype_of(&self, dims: &[usize]) -> DType {
+        if dims.len() > 1 { self.dtype } else { self.activation_dtype() }
     }
 
     fn activation_dtype(&self) -> DType {

@@ -141,6 +141,11 @@ impl<'a, E: Element> Work<'a, E> {
         self.channels.div_ceil(PANEL)
     }
 
+    /// Panels that are multiplied together.
+    fn pairs(&self) -> usize {
+        self.panels().div_ceil(PANELS)
+    }
+
     /// Elements of a panel.
     fn panel_len(&self) -> usize {
         self.taps.len() * self.field.channels * PANEL
@@ -151,7 +156,7 @@ impl<'a, E: Element> Work<'a, E> {
     fn rows_first(&self) -> bool {
         let (field, weight) = (self.field.data.len(), self.panels() * self.panel_len());
         let blocks = self.tiles().div_ceil(self.block());
-        blocks * weight < self.panels().div_ceil(PANELS) * field
+        blocks * weight < self.pairs() * field
     }
 
     /// Tiles whose pixels fill about a quarter of a mebibyte.
@@ -160,20 +165,19 @@ impl<'a, E: Element> Work<'a, E> {
         ((256 << 10) / bytes).max(1)
     }
 
-    /// A cut of all tiles of all panels that leaves every thread several tasks.
+    /// A cut of all tiles of all panels that leaves every thread several tasks; panels are cut between pairs, of which an
+    /// odd one is the last.
     fn tasks(&self) -> Vec<Task> {
-        let (panels, tiles) = (self.panels(), self.tiles());
-        let wanted = 4 * rayon::current_num_threads();
-        let groups = panels.div_ceil(PANELS);
+        let (panels, pairs, tiles) = (self.panels(), self.pairs(), self.tiles());
+        let threads = rayon::current_num_threads();
+        let wanted = if threads == 1 { 1 } else { 4 * threads };
         let (groups, parts) = match self.rows_first() {
             true => {
                 let parts = tiles.div_ceil(self.block());
-                (wanted.div_ceil(parts).clamp(1, groups), parts)
+                (wanted.div_ceil(parts).clamp(1, pairs), parts)
             }
-            false => (groups, if wanted == 4 { 1 } else { wanted.div_ceil(groups).clamp(1, tiles) }),
+            false => (pairs, wanted.div_ceil(pairs).clamp(1, tiles)),
         };
-        // Cut between pairs of panels: an odd one is the last.
-        let pairs = panels.div_ceil(PANELS);
         let group = |group: usize| pairs * group / groups * PANELS..panels.min(pairs * (group + 1) / groups * PANELS);
         let part = |part: usize| tiles * part / parts..tiles * (part + 1) / parts;
         let tasks = (0..groups).flat_map(|g| (0..parts).map(move |p| (g, p)));
