@@ -4,35 +4,36 @@ use std::marker::PhantomData;
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::composed::{self, widened};
+use super::composed::widened;
+use super::elsewhere;
 use crate::kernel::{Float, Kernel1, Loop, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
 ///
 /// **Gradient** to `x`. **Source** Elfwing, Uchibe and Doya, arXiv 1702.03118.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<Silu>(PhantomData), composed::silu)
+    on_processor(x, Pointwise::<Silu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::SILU))
 }
 
 /// `x · Φ(x)` with the exact normal distribution function (no tanh).
 ///
 /// **Gradient** to `x`. **Source** Hendrycks and Gimpel, arXiv 1606.08415.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<Gelu>(PhantomData), composed::gelu)
+    on_processor(x, Pointwise::<Gelu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::GELU))
 }
 
 /// `x · σ(1.702 x)`, the approximation that CLIP was trained with.
 ///
 /// **Gradient** to `x`.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<QuickGelu>(PhantomData), composed::quick_gelu)
+    on_processor(x, Pointwise::<QuickGelu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::QUICK_GELU))
 }
 
 /// `value · gelu(gate)`; `x: [..., 2n]` holds the value first, then the gate; returns `[..., n]`.
 ///
 /// **Gradient** to `x`. **Errors** if the last dimension is odd. **Source** Shazeer, arXiv 2002.05202.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Geglu, composed::geglu)
+    on_processor(x, Geglu, elsewhere::geglu)
 }
 
 /// The fast kernel on the processor, candle's operations elsewhere.

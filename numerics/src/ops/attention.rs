@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::composed;
+use super::elsewhere;
 use super::softmax::Exponentials;
 use crate::kernel::{
     Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, multiply_in_cache, sum_of_products,
@@ -43,7 +43,7 @@ pub enum AttentionMask {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
     check(q, k, v, heads)?;
     if !q.device().is_cpu() {
-        return composed::attention(q, k, v, heads, mask);
+        return elsewhere::attention(q, k, v, heads, mask);
     }
     let dtype = q.dtype();
     let kernel = Attention { heads, mask, log_sums: Mutex::new(Box::new([])) };

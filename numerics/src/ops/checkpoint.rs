@@ -27,8 +27,10 @@ pub type Segment = Arc<dyn Fn(&[Tensor], &[Tensor]) -> Result<Tensor> + Send + S
 ///
 /// **Source** Chen et al., arXiv 1604.06174.
 pub fn checkpoint(inputs: &[Tensor], parameters: &[Tensor], f: Segment) -> Result<Tensor> {
-    let (inputs, packed_inputs) = Pack::new(inputs)?;
-    let (parameters, packed_parameters) = Pack::new(parameters)?;
+    // Both arguments of the node must be on one device, even one that is empty.
+    let device = inputs.iter().chain(parameters).next().map_or(&Device::Cpu, Tensor::device);
+    let (inputs, packed_inputs) = Pack::new(inputs, device)?;
+    let (parameters, packed_parameters) = Pack::new(parameters, device)?;
     let y = f(&inputs.unpack(&packed_inputs.detach())?, &parameters.unpack(&packed_parameters.detach())?)?;
     if !packed_inputs.track_op() && !packed_parameters.track_op() {
         return Ok(y.detach());
@@ -53,17 +55,15 @@ enum Part {
 
 impl Pack {
     /// The plan, and all tracked tensors as one; candle's own flattening and joining route the gradients back.
-    fn new(tensors: &[Tensor]) -> Result<(Self, Tensor)> {
+    fn new(tensors: &[Tensor], device: &Device) -> Result<(Self, Tensor)> {
         let tracked: Vec<_> = tensors.iter().filter(|tensor| tensor.track_op()).collect();
         let part = |tensor: &Tensor| match tensor.track_op() {
             true => Part::Tracked(tensor.shape().clone()),
             false => Part::Constant(tensor.detach()),
         };
         let packed = match tracked.as_slice() {
-            [] => Tensor::zeros(0, DType::F32, &Device::Cpu).and_then(|none| match tensors.first() {
-                Some(tensor) => none.to_device(tensor.device()),
-                None => Ok(none),
-            })?,
+            // Not of no elements, for which CUDA gives no memory.
+            [] => Tensor::zeros(1, DType::F32, device)?,
             [single] => (*single).clone(),
             many => Tensor::cat(&many.iter().map(|tensor| tensor.flatten_all()).collect::<Result<Vec<_>>>()?, 0)?,
         };

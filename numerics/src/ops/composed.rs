@@ -1,7 +1,9 @@
 //! The operations of this room written with candle's own differentiable ones.
 //!
-//! They run on every device and are slow and hungry on the processor; the fast kernels are tested against them.
+//! They run on every device and are slow and hungry; what the room really uses is tested against them.
 //! Each function has the shapes and the meaning of its namesake one level up, and takes weights as plain tensors.
+
+use std::ops::Range;
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -84,7 +86,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Through tanh: the quotient form has NaN gradients for large negative arguments.
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
+pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     ((x * 0.5)?.tanh()? + 1.0)? * 0.5
 }
 
@@ -112,17 +114,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let mut scores = (q.matmul(&k.t()?)? * scale)?;
     if mask == AttentionMask::Causal {
-        scores = scores.broadcast_add(&causal(queries, keys, &scores)?)?;
+        scores = scores.broadcast_add(&causal(0..queries, keys, &scores)?)?;
     }
     softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
 /// `[queries, keys]`: zero where the key is not later than the query, minus infinity elsewhere.
-fn causal(queries: usize, keys: usize, like: &Tensor) -> Result<Tensor> {
-    let rows = 0..queries;
-    let mask: Vec<f32> =
-        rows.flat_map(|row| (0..keys).map(move |column| if column > row { f32::NEG_INFINITY } else { 0.0 })).collect();
-    Tensor::from_vec(mask, (queries, keys), like.device())?.to_dtype(like.dtype())
+pub(super) fn causal(queries: Range<usize>, keys: usize, like: &Tensor) -> Result<Tensor> {
+    let hidden = |row| (0..keys).map(move |column| if column > row { f32::NEG_INFINITY } else { 0.0 });
+    let mask: Vec<f32> = queries.clone().flat_map(hidden).collect();
+    Tensor::from_vec(mask, (queries.len(), keys), like.device())?.to_dtype(like.dtype())
 }
 
 /// Nearest-neighbour resizing of `x: [batch, channels, height, width]` to `size` (height, width).

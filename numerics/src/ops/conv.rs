@@ -1,13 +1,14 @@
 //! Convolutions that are not trained.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Shape, Tensor, Var};
+use candle_core::{Result, Shape, Tensor};
 
-use super::composed::{self, widened};
+use super::composed::widened;
+use super::elsewhere;
 use super::frozen::{Frozen, Source, single};
 use super::linear::{check_bias, stored};
-use super::prepared::{Backward, with_backward};
+use super::prepared::with_backward;
 use crate::kernel::{Convolution, Direction, Float, Kernel1, Order, View, apply1, lend};
 
 /// A convolution that is not trained: its weight never enters the graph and never gets a gradient.
@@ -16,6 +17,8 @@ pub struct FrozenConv2d {
     weight: Frozen,
     bias: Option<Tensor>,
     sizes: Convolution,
+    /// The weight of the way back on other devices, from the first backward pass on.
+    turned: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenConv2d {
@@ -35,7 +38,7 @@ impl FrozenConv2d {
             true => Frozen::new(&taps_first(weight)?.reshape((out_channels, height * width, in_channels))?)?,
             false => Frozen::Elsewhere(stored(weight)?),
         };
-        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, sizes })
+        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, sizes, turned: Arc::default() })
     }
 
     /// Cross-correlation with the weight, plus bias; `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]` with
@@ -44,12 +47,37 @@ impl FrozenConv2d {
     /// **Gradient** to `x` only. **Errors** for other channels, or images smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         check_channels(x, &self.sizes)?;
-        let Frozen::Elsewhere(weight) = &self.weight else {
-            return widened(x, |x| apply1(x, Conv2d(self.clone())));
-        };
+        match &self.weight {
+            Frozen::Elsewhere(weight) => self.forward_elsewhere(x, weight),
+            _ => widened(x, |x| apply1(x, Conv2d(self.clone()))),
+        }
+    }
+
+    fn forward_elsewhere(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
         let Convolution { stride, padding, .. } = self.sizes;
-        let y = composed::conv2d(&x.detach(), weight, self.bias.as_ref(), stride, padding)?;
-        with_backward(x, &y, elsewhere(x, weight, self.sizes))
+        self.sizes.on((height, width))?;
+        let y = elsewhere::conv2d(&x.detach(), weight, self.bias.as_ref(), stride, padding)?;
+        let (layer, weight) = (self.clone(), weight.clone());
+        let backward = move |grad: &Tensor| {
+            elsewhere::input_gradient(grad, &layer.turned(&weight)?, &layer.sizes, (height, width))
+        };
+        with_backward(x, &y, Arc::new(backward))
+    }
+
+    /// Made once: turning the weight costs as much as a small convolution, and a picture needs no way back.
+    fn turned(&self, weight: &Tensor) -> Result<Tensor> {
+        if let Some(turned) = self.turned.get() {
+            return Ok(turned.clone());
+        }
+        let turned = elsewhere::turned(weight)?;
+        Ok(self.turned.get_or_init(|| turned).clone())
+    }
+
+    /// The same layer as it is on other devices, which keep half precision.
+    #[cfg(test)]
+    pub(super) fn elsewhere(self, weight: &Tensor, bias: &Tensor) -> Self {
+        Self { weight: Frozen::Elsewhere(weight.clone()), bias: Some(bias.clone()), ..self }
     }
 
     /// Channels of the input.
@@ -91,24 +119,6 @@ pub(super) fn taps_first(weight: &Tensor) -> Result<Tensor> {
     weight.permute((0, 2, 3, 1))?.contiguous()
 }
 
-/// Gradient of `x` by candle's operations: for stride 1 another convolution, for others through the graph.
-fn elsewhere(x: &Tensor, weight: &Tensor, sizes: Convolution) -> Backward {
-    let (x, weight) = (x.detach(), weight.clone());
-    let Convolution { kernel: (height, width), stride, padding, .. } = sizes;
-    if stride == 1 && height == width && padding < height {
-        return Arc::new(move |grad| {
-            let turned = weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()?;
-            grad.contiguous()?.conv2d(&turned, height - 1 - padding, 1, 1, 1)
-        });
-    }
-    Arc::new(move |grad| {
-        let x = Var::from_tensor(&x)?;
-        let product = (composed::conv2d(&x, &weight, None, stride, padding)? * grad)?.sum_all()?;
-        let gradient = product.backward()?.remove(&x);
-        gradient.ok_or_else(|| candle_core::Error::msg("conv2d: no gradient came back"))
-    })
-}
-
 struct Conv2d(FrozenConv2d);
 
 impl Kernel1 for Conv2d {
@@ -148,34 +158,6 @@ impl Kernel1 for Conv2d {
                     Order::Planes,
                 )?))
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-    use crate::noise::{Noise, Stream};
-
-    fn tensor(sample: u64, shape: (usize, usize, usize, usize)) -> Tensor {
-        Noise::new(3).normal(Stream("conv"), 0, sample, shape, &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn gradients_by_candles_operations_agree_with_the_kernel() {
-        for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 1, 2), (4, 4, 0)] {
-            let (x, weight) = (tensor(0, (2, 3, 9, 7)), tensor(1, (5, 3, kernel, kernel)));
-            let layer = FrozenConv2d::new(&weight, None, stride, padding).unwrap();
-            let x = Var::from_tensor(&x).unwrap();
-            let y = layer.forward(&x).unwrap();
-            let grad = tensor(2, y.dims4().unwrap());
-            let loss = (y * &grad).unwrap().sum_all().unwrap();
-            let fast = loss.backward().unwrap().remove(&x).unwrap();
-            let slow = elsewhere(&x, &weight, layer.sizes)(&grad).unwrap();
-            let difference = (fast - slow).unwrap().abs().unwrap().max_all().unwrap();
-            assert!(difference.to_scalar::<f32>().unwrap() < 1e-4, "kernel {kernel} stride {stride}");
         }
     }
 }

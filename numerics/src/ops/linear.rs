@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Shape, Tensor};
 
-use super::composed::{self, widened};
+use super::composed::widened;
+use super::elsewhere;
 use super::frozen::{Frozen, Source, single};
 use super::prepared::{Backward, with_backward};
 use crate::kernel::{
@@ -45,10 +46,16 @@ impl FrozenLinear {
         let Frozen::Elsewhere(weight) = &self.weight else {
             return widened(x, |x| apply1(x, Linear(self.clone())));
         };
-        let y = composed::linear(&x.detach(), weight, self.bias.as_ref())?;
+        let y = elsewhere::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();
-        let backward: Backward = Arc::new(move |grad| composed::linear(grad, &weight.t()?, None));
+        let backward: Backward = Arc::new(move |grad| elsewhere::linear(grad, &weight.t()?, None));
         with_backward(x, &y, backward)
+    }
+
+    /// The same layer as it is on other devices, which keep half precision.
+    #[cfg(test)]
+    pub(super) fn elsewhere(self, weight: &Tensor, bias: &Tensor) -> Self {
+        Self { weight: Frozen::Elsewhere(weight.clone()), bias: Some(bias.clone()), ..self }
     }
 
     /// Size of the last dimension of the input.

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result, Shape, Tensor};
 
-use super::composed;
 use super::conv::{check_channels, taps_first};
+use super::elsewhere;
 use crate::kernel::{Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply};
 
 /// `scale · (x · downᵀ) · upᵀ`.
@@ -24,7 +24,7 @@ pub fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Re
         if x.device().is_cpu() {
             apply3(x, down, up, LowRankLinear { scale })
         } else {
-            composed::low_rank_linear(x, down, up, scale)
+            elsewhere::low_rank_linear(x, down, up, scale)
         }
     })
 }
@@ -57,7 +57,7 @@ pub fn low_rank_conv2d(
             // The reordering is a node of candle's, which routes the gradient back to `down`.
             apply3(x, &taps_first(down)?, up, LowRankConv2d { scale, sizes })
         } else {
-            composed::low_rank_conv2d(x, down, up, scale, stride, padding)
+            elsewhere::low_rank_conv2d(x, down, up, scale, sizes)
         }
     })
 }

@@ -5,6 +5,7 @@ mod attention;
 mod checkpoint;
 pub mod composed;
 mod conv;
+mod elsewhere;
 mod frozen;
 mod linear;
 mod low_rank;

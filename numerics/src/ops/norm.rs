@@ -6,7 +6,8 @@ use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::activation::{Activation, Identity, Silu};
-use super::composed::{self, widened};
+use super::composed::widened;
+use super::elsewhere::{self, Curve};
 use super::linear::stored;
 use crate::kernel::{Float, Kernel1, Loop, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
 
@@ -38,7 +39,7 @@ impl FrozenLayerNorm {
         if x.device().is_cpu() {
             widened(x, |x| apply1(x, LayerNorm(self.clone())))
         } else {
-            composed::layer_norm(x, &self.weight, &self.bias, self.eps)
+            elsewhere::layer_norm(x, &self.weight, &self.bias, self.eps)
         }
     }
 }
@@ -70,18 +71,18 @@ impl FrozenGroupNorm {
     /// **Gradient** to `x`. **Errors** if the channels are not those of the weight.
     /// **Source** Wu and He, arXiv 1803.08494.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run::<Identity>(x, Ok)
+        self.run::<Identity>(x, None)
     }
 
     /// [`FrozenGroupNorm::forward`] followed by SiLU, in one pass.
     ///
     /// **Gradient** to `x`. **Errors** as there.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        self.run::<Silu>(x, |y| composed::silu(&y))
+        self.run::<Silu>(x, Some(elsewhere::SILU))
     }
 
-    /// Followed by `A`, which `elsewhere` computes on other devices.
-    fn run<A: Activation>(&self, x: &Tensor, elsewhere: fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    /// Followed by `A`, which is `curve` on other devices.
+    fn run<A: Activation>(&self, x: &Tensor, curve: Option<Curve>) -> Result<Tensor> {
         if x.rank() < 2 || x.dims()[1] != self.weight.elem_count() {
             let (channels, found) = (self.weight.elem_count(), x.dims());
             candle_core::bail!("group norm: expected [batch, {channels}, ...], found {found:?}");
@@ -90,7 +91,7 @@ impl FrozenGroupNorm {
             let kernel = GroupNorm { layer: self.clone(), then: PhantomData::<A> };
             return widened(x, |x| apply1(x, kernel));
         }
-        elsewhere(composed::group_norm(x, &self.weight, &self.bias, self.groups, self.eps)?)
+        elsewhere::group_norm(x, (&self.weight, &self.bias), self.groups, self.eps, curve)
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Error, Layout, MetalStorage, Result, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, Error, Layout, MetalStorage, Result, Shape, Storage, Tensor,
+};
+
+use crate::kernel::Wanted;
 
 /// A value waiting to become the result of a node.
 pub(super) struct Prepared {
@@ -56,14 +60,26 @@ pub(super) fn with_backward(x: &Tensor, y: &Tensor, backward: Backward) -> Resul
     if x.track_op() { x.apply_op1(Node { y: Prepared::new(y)?, backward }) } else { Ok(y.detach()) }
 }
 
-struct Node {
-    y: Prepared,
-    backward: Backward,
+/// Gradients of three arguments from the arguments, the gradient of the result, and which are wanted.
+pub(super) type Backward3 = Arc<dyn Fn([&Tensor; 3], &Tensor, Wanted) -> Result<[Option<Tensor>; 3]> + Send + Sync>;
+
+/// `y` as a function of three arguments with the gradients that `backward` gives.
+pub(super) fn with_backward3(arguments: [&Tensor; 3], y: &Tensor, backward: Backward3) -> Result<Tensor> {
+    let [a, b, c] = arguments;
+    match arguments.iter().any(|argument| argument.track_op()) {
+        true => a.apply_op3(b, c, Node { y: Prepared::new(y)?, backward }),
+        false => Ok(y.detach()),
+    }
 }
 
-impl CustomOp1 for Node {
+struct Node<B> {
+    y: Prepared,
+    backward: B,
+}
+
+impl CustomOp1 for Node<Backward> {
     fn name(&self) -> &'static str {
-        "frozen"
+        "prepared"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -80,5 +96,64 @@ impl CustomOp1 for Node {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         (self.backward)(&grad.detach()).map(|gradient| Some(gradient.detach()))
+    }
+}
+
+impl CustomOp3 for Node<Backward3> {
+    fn name(&self) -> &'static str {
+        "prepared"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.y.cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.y.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.y.metal()
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let arguments = [a, b, c];
+        let wanted = arguments.map(Tensor::track_op);
+        let detached = arguments.map(Tensor::detach);
+        let gradients = (self.backward)(detached.each_ref(), &grad.detach(), wanted)?;
+        let [da, db, dc] = gradients.map(|gradient| gradient.map(|gradient| gradient.detach()));
+        // An argument without a graph would keep its gradient until the end of the backward pass.
+        Ok((da.filter(|_| wanted[0]), db.filter(|_| wanted[1]), dc.filter(|_| wanted[2])))
     }
 }

@@ -3,14 +3,14 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::activation::on_processor;
-use super::composed;
+use super::elsewhere;
 use crate::kernel::{Float, Kernel1, Loop, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized};
 
 /// Softmax over the last dimension; `x: [..., n]`, minus infinity allowed as long as a row is not all of it.
 ///
 /// **Gradient** to `x`.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Softmax, composed::softmax)
+    on_processor(x, Softmax, elsewhere::softmax)
 }
 
 struct Softmax;
