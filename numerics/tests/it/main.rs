@@ -6,6 +6,8 @@
     reason = "a test may panic, and writes half files on purpose"
 )]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod finite_differences;
 mod flow;
 mod golden;

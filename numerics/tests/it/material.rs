@@ -22,7 +22,7 @@ pub(crate) fn run(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) ->
     let variables = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tracked: Vec<_> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
     let y = f(&tracked)?;
-    let store = (&y * normal(99, y.dims(), y.dtype()))?.sum_all()?.backward()?;
+    let store = (&y * normal(99, y.dims(), y.dtype()).to_device(y.device())?)?.sum_all()?.backward()?;
     let mut results = vec![y.detach()];
     for input in &tracked {
         results.push(store.get(input).expect("every input receives a gradient").detach());
@@ -46,7 +46,12 @@ fn case(name: &'static str, inputs: Vec<Tensor>, f: impl Fn(&[Tensor]) -> Result
 
 /// Every operation once or more, on tensors of element type `dtype` and about `size` tokens or pixels a side.
 pub(crate) fn every_operation(dtype: DType, size: usize) -> Vec<Case> {
-    let n = |sample, shape: &[usize]| normal(sample, shape, dtype);
+    every_operation_on(&Device::Cpu, dtype, size)
+}
+
+/// The same numbers on any device.
+pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> Vec<Case> {
+    let n = |sample, shape: &[usize]| normal(sample, shape, dtype).to_device(device).unwrap();
     let linear = FrozenLinear::new(&n(10, &[5, 6]), Some(&n(11, &[5]))).unwrap();
     let layer_norm = FrozenLayerNorm::new(&n(12, &[6]), &n(13, &[6]), 1e-5).unwrap();
     let group_norm = FrozenGroupNorm::new(&n(14, &[6]), &n(15, &[6]), 3, 1e-6).unwrap();

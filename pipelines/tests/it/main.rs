@@ -5,6 +5,8 @@
     reason = "a test may panic, and writes half files on purpose"
 )]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod generation;
 mod golden;
 mod hub;
