@@ -69,7 +69,10 @@ impl Ema {
         let mut names = differing(&self.average, |name| average.get(name).map(Tensor::dims));
         names.extend(average.keys().filter(|name| !self.average.contains_key(*name)).cloned());
         self.check(names)?;
-        self.average = average.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect();
+        for (name, tensor) in &mut self.average {
+            let restored = average[name].detach().to_device(tensor.device());
+            *tensor = restored.during(format!("restoring the average of `{name}`"))?;
+        }
         self.updates = updates;
         Ok(())
     }

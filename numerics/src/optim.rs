@@ -50,6 +50,13 @@ struct Moments {
     second: Tensor,
 }
 
+impl Moments {
+    /// The same on the device of their parameter; restored ones are on the host until they are used.
+    fn on(&self, device: &Device) -> candle_core::Result<Self> {
+        Ok(Self { first: self.first.to_device(device)?, second: self.second.to_device(device)? })
+    }
+}
+
 impl AdamW {
     /// An optimizer that has taken no step.
     pub fn new(config: AdamWConfig) -> Self {
@@ -97,7 +104,7 @@ impl AdamW {
         let dtype = if variable.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let gradient = gradient.detach().to_dtype(dtype)?;
         let moments = match self.moments.get(name) {
-            Some(moments) => moments.clone(),
+            Some(moments) => moments.on(variable.device())?,
             None => Moments { first: gradient.zeros_like()?, second: gradient.zeros_like()? },
         };
         let first = ((moments.first * beta1)? + (&gradient * (1.0 - beta1))?)?;

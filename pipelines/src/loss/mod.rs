@@ -17,9 +17,11 @@ pub use cat::cat;
 pub use denoising::{denoising, min_snr_weight};
 pub use prior::prior_preservation;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-/// Mean squared difference of each sample, `[batch, …]` twice to `[batch]`.
+/// Mean squared difference of each sample, `[batch, …]` twice to `[batch]`, in f32 at least: a model in half precision
+/// predicts in half precision, and what it should predict is f32.
 fn squared_difference(left: &Tensor, right: &Tensor) -> Result<Tensor> {
-    (left - right)?.sqr()?.flatten_from(1)?.mean(1)
+    let dtype = if [left, right].iter().any(|tensor| tensor.dtype() == DType::F64) { DType::F64 } else { DType::F32 };
+    (left.to_dtype(dtype)? - right.to_dtype(dtype)?)?.sqr()?.flatten_from(1)?.mean(1)
 }

@@ -126,7 +126,7 @@ impl Condition {
             });
         }
         if let Some(added) = &mut self.added {
-            added.time_ids = ImageSizes::time_ids(sizes, added.pooled.dtype(), added.pooled.device())?;
+            added.time_ids = ImageSizes::time_ids(sizes, added.time_ids.dtype(), added.pooled.device())?;
         }
         Ok(self)
     }

@@ -15,13 +15,15 @@ pub struct MatrixProduct {
 }
 
 impl MatrixProduct {
-    /// Two `side` × `side` matrices on `device`, one f32 and one of `weights`; 2 · `side`³ operations.
+    /// Two `side` × `side` matrices on `device`, one of `weights` and one of the activations that go with them; 2 · `side`³
+    /// operations.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] when memory is short.
     pub fn new(side: usize, weights: DType, device: &Device) -> Result<Self> {
-        let x = Tensor::ones((side, side), DType::F32, device)?;
-        Ok(Self { layer: FrozenLinear::new(&x.to_dtype(weights)?, None)?, x })
+        let weight = Tensor::ones((side, side), weights, device)?;
+        let activations = if device.is_cpu() { DType::F32 } else { weights };
+        Ok(Self { x: weight.to_dtype(activations)?, layer: FrozenLinear::new(&weight, None)? })
     }
 }
 

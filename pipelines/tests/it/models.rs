@@ -3,26 +3,27 @@
 use candle_core::{DType, Device, Tensor, Var};
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, LoraConfig, LoraFactors, Targets};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::params::Parameters;
+use catelier_numerics::params::{Gradients, Parameters};
 use catelier_pipelines::Error;
 use catelier_pipelines::base::{BaseModel, EmptyNegative, Family};
 use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
+use catelier_pipelines::loss;
 use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, UNet};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::Tolerance;
 
-const MODELS: [&str; 3] = ["tiny-sd1", "tiny-sd2", "tiny-sdxl"];
+pub(crate) const MODELS: [&str; 3] = ["tiny-sd1", "tiny-sd2", "tiny-sdxl"];
 
-fn files(model: &str) -> ModelFiles {
+pub(crate) fn files(model: &str) -> ModelFiles {
     ModelFiles::folder(Golden::open().model(model))
 }
 
-fn unet(model: &str) -> UNet {
+pub(crate) fn unet(model: &str) -> UNet {
     UNet::load(&files(model), DType::F32, &Device::Cpu).unwrap()
 }
 
-fn normal(name: &'static str, shape: &[usize]) -> Tensor {
+pub(crate) fn normal(name: &'static str, shape: &[usize]) -> Tensor {
     Noise::new(11).normal(Stream(name), 0, 0, shape, &Device::Cpu).unwrap()
 }
 
@@ -31,7 +32,7 @@ fn timesteps(steps: &[u32]) -> Tensor {
 }
 
 /// A random condition of the right widths for `batch` samples.
-fn condition(unet: &UNet, batch: usize) -> Condition {
+pub(crate) fn condition(unet: &UNet, batch: usize) -> Condition {
     let context = normal("context", &[batch, 7, unet.config().context_width()]);
     let added = unet.config().added.as_ref().map(|added| AddedCondition {
         pooled: normal("pooled", &[batch, added.input_width - 6 * added.time_width]),
@@ -41,7 +42,7 @@ fn condition(unet: &UNet, batch: usize) -> Condition {
 }
 
 /// An adapter on every module with factors that are not zero.
-fn full_adapter(unet: &UNet) -> (Adapter, Parameters) {
+pub(crate) fn full_adapter(unet: &UNet) -> (Adapter, Parameters) {
     let config = LoraConfig { rank: 2, alpha: 2.0, dropout: 0.0, targets: Targets::everything() };
     let (fresh, _) = Adapter::init(&config, unet.modules(), 3, &Device::Cpu).unwrap();
     let mut adapter = Adapter::new();
@@ -51,6 +52,39 @@ fn full_adapter(unet: &UNet) -> (Adapter, Parameters) {
         adapter.insert(path, factors);
     }
     adapter.trainable(&Device::Cpu).unwrap()
+}
+
+/// The gradients of a step towards `target`, held to what the base predicts.
+pub(crate) fn cat_gradients(
+    unet: &UNet,
+    condition: &Condition,
+    target: &Tensor,
+    (adapter, parameters): &(Adapter, Parameters),
+) -> Gradients {
+    let device = target.device();
+    let latents = normal("latents", target.dims()).to_device(device).unwrap();
+    let steps = timesteps(&[17, 803]).to_device(device).unwrap();
+    let predict = |adapters: &AdapterSet| unet.predict(&latents, &steps, condition, adapters).unwrap();
+    let (base, adapted) = (predict(&AdapterSet::base()), predict(&AdapterSet::single(adapter, 1.0)));
+    let terms = (loss::denoising(&adapted, target).unwrap() + loss::cat(&adapted, &base).unwrap()).unwrap();
+    parameters.collect_gradients(&terms.mean_all().unwrap().backward().unwrap()).unwrap()
+}
+
+/// Types meet in the loss, in the adapters and in the embedding of timesteps; on the processor only f64 shows it.
+#[test]
+fn latents_and_factors_may_have_another_precision_than_the_model() {
+    for model in MODELS {
+        let (single, double) = (unet(model), UNet::load(&files(model), DType::F64, &Device::Cpu).unwrap());
+        let (condition, trained) = (condition(&single, 2), full_adapter(&single));
+        let target = normal("target", &[2, 4, 8, 8]);
+        let expected = cat_gradients(&double, &condition, &target, &trained);
+        let found = cat_gradients(&single, &condition, &target, &trained);
+        let rounding = Tolerance::Absolute(1e-5 * expected.global_norm().unwrap());
+        for (name, gradient) in expected.iter() {
+            assert_eq!(gradient.dtype(), DType::F32);
+            assert_close(name, found.get(name).unwrap(), gradient, rounding);
+        }
+    }
 }
 
 #[test]

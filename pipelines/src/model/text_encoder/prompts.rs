@@ -104,7 +104,8 @@ impl TextEncoders {
             found: "weights without `text_projection.weight`".into(),
         })?;
         let sizes = vec![ImageSizes::uncropped(self.native_size, self.native_size); pooled.dim(0)?];
-        let time_ids = ImageSizes::time_ids(&sizes, pooled.dtype(), pooled.device())?;
+        // Not in bf16, which knows only every fourth number from 512 on.
+        let time_ids = ImageSizes::time_ids(&sizes, DType::F32, pooled.device())?;
         Ok(Condition { context, added: Some(AddedCondition { pooled, time_ids }) })
     }
 }
