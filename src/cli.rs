@@ -416,6 +416,9 @@ pub(crate) struct BenchArgs {
     /// Element types of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: BenchPrecision,
+    /// auto, cpu, cuda:N or metal
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
     /// Iterations that are measured
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) repeat: usize,
@@ -457,7 +460,7 @@ pub(crate) enum BenchLoss {
 pub(crate) enum BenchPrecision {
     /// Everything in f32
     F32,
-    /// Frozen weights in bf16, the rest in f32
+    /// Frozen weights in bf16, the rest in f32; activations in bf16 too, unless on the processor
     #[value(alias = "bf16")]
     Mixed,
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use candle_core::Device;
 use catelier_numerics::work;
 use catelier_pipelines::workload::Workload;
 
@@ -24,21 +25,27 @@ struct Iteration {
     flops: u64,
 }
 
-/// Runs `work` `warmup` times unseen, then `repeat` times (at least once).
-pub(crate) fn measure(work: &mut dyn Workload, warmup: usize, repeat: usize) -> Outcome<Measured> {
+/// Runs `work`, which is on `device`, `warmup` times unseen, then `repeat` times (at least once).
+pub(crate) fn measure(work: &mut dyn Workload, device: &Device, warmup: usize, repeat: usize) -> Outcome<Measured> {
     let resident_bytes = memory::resident_bytes();
     for _ in 0..warmup {
-        work.run().run("the work failed")?;
+        finish(work, device)?;
     }
     let peak_is_known = memory::forget_peak().is_some();
-    let iterations = (0..repeat.max(1)).map(|_| iterate(work)).collect::<Outcome<Vec<_>>>()?;
+    let iterations = (0..repeat.max(1)).map(|_| iterate(work, device)).collect::<Outcome<Vec<_>>>()?;
     let peak_bytes = memory::peak_bytes().filter(|_| peak_is_known);
     Ok(Measured { iterations, resident_bytes, peak_bytes })
 }
 
-fn iterate(work: &mut dyn Workload) -> Outcome<Iteration> {
-    let (flops, cpu, wall) = (work::flops(), cpu_seconds(), Instant::now());
+/// Does it once and waits for the device, which goes on by itself after the last call.
+fn finish(work: &mut dyn Workload, device: &Device) -> Outcome<()> {
     work.run().run("the work failed")?;
+    device.synchronize().run("the device failed")
+}
+
+fn iterate(work: &mut dyn Workload, device: &Device) -> Outcome<Iteration> {
+    let (flops, cpu, wall) = (work::flops(), cpu_seconds(), Instant::now());
+    finish(work, device)?;
     Ok(Iteration {
         wall_seconds: wall.elapsed().as_secs_f64(),
         cpu_seconds: cpu_seconds().zip(cpu).map(|(after, before)| after - before),

@@ -14,15 +14,16 @@ use catelier_pipelines::workload::{
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::meter::{Measured, measure};
-use crate::{embedded, terminal};
+use crate::{device, embedded, terminal};
 use report::{MachinePeaks, Rate, Report};
 
 /// Seed of the made-up weights.
 const SEED: u64 = 1;
 /// Side of the latents unless told otherwise: 256 pixels for Stable Diffusion.
 const USUAL_LATENT: usize = 32;
-/// Side of the matrices whose product shows how fast the machine is.
+/// Side of the matrices whose product shows how fast the processor is, and another device.
 const PRODUCT_SIDE: usize = 1024;
+const DEVICE_PRODUCT_SIDE: usize = 8192;
 const PRODUCT_REPEATS: usize = 8;
 
 pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
@@ -35,10 +36,11 @@ pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
     }
     let files = args.shape.files();
     let latent = latent(command, &files)?;
-    let mut work = load(command, &files, latent).request("cannot set up the work")?;
-    let measured = measure(work.as_mut(), args.warmup, args.repeat)?;
+    let device = device::parse(&args.device)?;
+    let mut work = load(command, &files, latent, &device).request("cannot set up the work")?;
+    let measured = measure(work.as_mut(), &device, args.warmup, args.repeat)?;
     drop(work);
-    let report = Report::new(command, latent, &measured, machine_peaks()?);
+    let report = Report::new(command, latent, &device, &measured, machine_peaks(&device)?);
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }
 
@@ -92,9 +94,14 @@ fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> 
 }
 
 /// Loads no more of the model than the work needs.
-fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>) -> Result<Box<dyn Workload>, TrainError> {
+fn load(
+    command: &BenchCommand,
+    files: &ModelFiles,
+    latent: Option<usize>,
+    device: &Device,
+) -> Result<Box<dyn Workload>, TrainError> {
     let args = command.args();
-    let (dtype, device) = (args.dtype.weights(), &Device::Cpu);
+    let dtype = args.dtype.weights();
     let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: args.batch };
     let step = |loss, rank| TrainingStep::new(files, sizes, loss, rank, dtype, device);
     Ok(match command {
@@ -108,10 +115,11 @@ fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>) -> Re
 }
 
 /// How fast large matrix products are here, at best, by element type.
-fn machine_peaks() -> Outcome<MachinePeaks> {
+fn machine_peaks(device: &Device) -> Outcome<MachinePeaks> {
+    let side = if device.is_cpu() { PRODUCT_SIDE } else { DEVICE_PRODUCT_SIDE };
     let peak = |weights| {
-        let mut product = MatrixProduct::new(PRODUCT_SIDE, weights, &Device::Cpu).run("cannot set up the product")?;
-        Ok(best_rate(&measure(&mut product, 1, PRODUCT_REPEATS)?))
+        let mut product = MatrixProduct::new(side, weights, device).run("cannot set up the product")?;
+        Ok(best_rate(&measure(&mut product, device, 1, PRODUCT_REPEATS)?))
     };
     Ok(MachinePeaks { f32: peak(DType::F32)?, bf16: peak(DType::BF16)? })
 }

@@ -1,8 +1,10 @@
 //! What `bench` tells: one JSON object, or a few lines.
 
+use candle_core::Device;
 use serde::Serialize;
 
 use crate::cli::{BenchCommand, BenchLoss, BenchPrecision, ShapeName};
+use crate::device;
 use crate::meter::Measured;
 
 /// What was measured, and of what.
@@ -20,6 +22,7 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<usize>,
     dtype: BenchPrecision,
+    device: String,
     threads: usize,
     warmup: usize,
     repeat: usize,
@@ -71,6 +74,7 @@ impl Report {
     pub(super) fn new(
         command: &BenchCommand,
         latent: Option<usize>,
+        device: &Device,
         measured: &Measured,
         matrix_product: MachinePeaks,
     ) -> Self {
@@ -92,6 +96,7 @@ impl Report {
             rank,
             steps,
             dtype: args.dtype,
+            device: device::name(device),
             threads: rayon::current_num_threads(),
             warmup: args.warmup,
             repeat: args.repeat,
@@ -131,14 +136,14 @@ impl Report {
     }
 
     fn what(&self) -> String {
-        let Self { work, shape, batch, dtype, threads, .. } = self;
+        let Self { work, shape, batch, dtype, device, threads, .. } = self;
         let mut what = format!("{work} of {}", word(shape));
         let mut add = |name: &str, value: Option<String>| what.extend(value.map(|value| format!(", {name} {value}")));
         add("loss", self.loss.map(|loss| word(&loss)));
         add("rank", self.rank.map(|rank| rank.to_string()));
         add("latent", self.latent.map(|latent| latent.to_string()));
         add("steps", self.steps.map(|steps| steps.to_string()));
-        format!("{what}, batch {batch}, {}, threads {threads}", word(dtype))
+        format!("{what}, batch {batch}, {}, {device}, threads {threads}", word(dtype))
     }
 
     fn counted(&self) -> String {
