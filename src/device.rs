@@ -41,7 +41,10 @@ pub(crate) fn name(device: &Device) -> String {
 fn automatic() -> Device {
     Device::new_cuda(0).unwrap_or_else(|error| {
         if HAS_CUDA {
-            terminal::warn(&format!("computing on the processor, for no CUDA device can be used: {error}"));
+            terminal::warn(&format!(
+                "computing on the processor, for no CUDA device can be used: {}",
+                first_line(&error)
+            ));
         }
         Device::Cpu
     })
@@ -53,5 +56,11 @@ fn cuda(name: &str, index: &str) -> Outcome<Device> {
         true => "`nvidia-smi` lists the devices and the CUDA version of the driver; `--device cpu` needs neither",
         false => "this program was built without CUDA; docs/cuda.md says how to build it, `--device cpu` works always",
     };
-    Device::new_cuda(index).map_err(|error| Failure::request(format!("cannot use device `{name}`: {error}"), hint))
+    Device::new_cuda(index)
+        .map_err(|error| Failure::request(format!("cannot use device `{name}`: {}", first_line(&error)), hint))
+}
+
+/// Without the backtrace that candle puts into its message if the environment asks for one.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().into()
 }
