@@ -106,3 +106,8 @@ fn unknown_names_are_answered_with_the_known_ones() {
     assert_refused("text --latent 8", &["--latent"]);
     assert_refused("", &["step", "generate", "vae", "text"]);
 }
+
+#[test]
+fn a_device_that_is_not_there_is_refused_with_a_way_out() {
+    assert_refused("text --shape embedded --device cuda:99", &["cannot use device `cuda:99`", "`--device cpu`"]);
+}
