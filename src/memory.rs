@@ -1,11 +1,9 @@
 //! What the operating system says about the memory of this process; Linux tells, others do not.
 
-#[allow(dead_code, reason = "for the commands that plan by it")]
 mod available;
 
 use std::io::Write;
 
-#[allow(unused_imports, reason = "for the commands that plan by it")]
 pub(crate) use available::available;
 
 /// Most memory that the process has held so far, or since [`forget_peak`], in bytes; `None` where the system does not

@@ -120,7 +120,7 @@ fn measure(model: &'static str, kind: Kind) -> Cost {
     Cost { kernels: kernels(), model, kind, flops: work::flops() - before, allocations, peak_bytes }
 }
 
-/// A model of this repository, whatever other models the parity tests are pointed at: the figures are those of its shape.
+/// A model of this repository, whatever models the parity tests are pointed at: the figures are those of its shape.
 fn tiny(model: &str) -> ModelFiles {
     ModelFiles::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model))
 }
