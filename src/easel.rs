@@ -17,6 +17,9 @@ use crate::{base_source, memory, terminal};
 const EMBEDDED_GUIDANCE: f64 = 4.0;
 /// Guidance that real Stable Diffusion is used with.
 const USUAL_GUIDANCE: f64 = 7.5;
+/// Memory that the allocator holds for each byte that is alive: `bench vae --shape sd15 --latent 64` holds 1.31 GB while
+/// 1.01 GB are.
+const HELD_PER_LIVE: f64 = 4.0 / 3.0;
 /// Pictures no larger than this are drawn several at a time.
 const SMALL_PX: usize = 128;
 
@@ -110,13 +113,16 @@ pub(crate) fn with_tiling(base: BaseModel, sampling: &SamplingArgs) -> Outcome<B
         TileVae::Off => Tiling::never(),
         // What another device has is for its own system to tell.
         TileVae::Auto if !base.device().is_cpu() => Tiling::never(),
-        TileVae::Auto => memory::available().map_or(Tiling::never(), Tiling::above),
+        TileVae::Auto => {
+            memory::available().map_or(Tiling::never(), |left| Tiling::above((left as f64 / HELD_PER_LIVE) as u64))
+        }
     };
     let base = base.with_tiling(tiling).run("cannot use tiles")?;
     let (width, height) = size(sampling.size.as_deref(), base_source::resolution(&base))?;
     let size = (height as usize, width as usize);
     if sampling.tile_vae == TileVae::Auto && base.vae.decodes_in_tiles(size) {
-        let (needed, left) = (base.vae.decoding_bytes(size) as f64 / 1e9, tiling.above_bytes as f64 / 1e9);
+        let gigabytes = |live: u64| live as f64 * HELD_PER_LIVE / 1e9;
+        let (needed, left) = (gigabytes(base.vae.decoding_bytes(size)), gigabytes(tiling.above_bytes));
         terminal::say(&format!(
             "decoding in tiles: {width}x{height} would take {needed:.1} GB whole, and {left:.1} GB are left \
              (`--tile-vae on` does so on every machine, `off` on none)"

@@ -47,8 +47,10 @@ impl Kernel {
     fn instructions(&self, program: &Path, pass: &str, times: u64) -> Result<u64> {
         let mut valgrind = Command::new("valgrind");
         valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-        // Candle's own threads spin while they wait.
-        valgrind.args([&self.name, pass, &times.to_string()]).env("CANDLE_NUM_THREADS", "1");
+        valgrind.args([&self.name, pass, &times.to_string()]);
+        // Candle's own threads spin while they wait. And large memory comes cleared from the kernel each time: the C
+        // library would clear what it has had before, more or less of it from run to run.
+        valgrind.envs([("CANDLE_NUM_THREADS", "1"), ("MALLOC_MMAP_THRESHOLD_", "16384")]);
         let output = success(program, valgrind.output().context("cannot run `valgrind`")?)?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         collected(&stderr).with_context(|| format!("callgrind told no count:\n{stderr}"))
