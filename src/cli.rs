@@ -79,13 +79,25 @@ pub(crate) struct SamplingArgs {
     /// Width and height in pixels [default: what the base was trained at]
     #[arg(long, value_name = "WxH")]
     pub(crate) size: Option<String>,
+    /// Decode pictures larger than 512 pixels in tiles, a little differently and with less memory; auto does so when the
+    /// memory at hand is too small for the whole picture, and says so
+    #[arg(long, value_enum, default_value_t = TileVae::Auto, value_name = "WHEN")]
+    pub(crate) tile_vae: TileVae,
+}
+
+/// When the autoencoder takes a picture in tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TileVae {
+    Auto,
+    On,
+    Off,
 }
 
 impl SamplingArgs {
     /// What the flags are unless given, from `seed` on.
     pub(crate) fn default_with_seed(seed: u64) -> Self {
         let sampler = "ddim".to_string();
-        Self { steps: 25, guidance: None, sampler, negative: String::new(), seed, size: None }
+        Self { steps: 25, guidance: None, sampler, negative: String::new(), seed, size: None, tile_vae: TileVae::Auto }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the operating system says about the memory of this process; Linux tells, others do not.
 
+mod available;
+
 use std::io::Write;
+
+pub(crate) use available::available;
 
 /// Most memory that the process has held so far, or since [`forget_peak`], in bytes; `None` where the system does not
 /// tell.

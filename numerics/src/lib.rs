@@ -17,6 +17,7 @@ pub mod noise;
 pub mod ops;
 pub mod optim;
 pub mod params;
+pub mod processor;
 pub mod schedule;
 pub mod stats;
 pub mod tensor_file;

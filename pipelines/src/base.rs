@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, UnsupportedSetting};
-use crate::model::{TextEncoders, UNet, UNetConfig, Vae};
+use crate::model::{TextEncoders, Tiling, UNet, UNetConfig, Vae};
 
 /// A frozen base model, ready to predict, encode and decode.
 #[derive(Debug)]
@@ -139,6 +139,14 @@ impl BaseModel {
     #[must_use]
     pub fn with_checkpointing(self, checkpointing: bool) -> Self {
         Self { unet: self.unet.with_checkpointing(checkpointing), ..self }
+    }
+
+    /// Cuts large pictures into tiles; see [`Vae::with_tiling`].
+    ///
+    /// # Errors
+    /// Those of [`Vae::with_tiling`].
+    pub fn with_tiling(self, tiling: Tiling) -> Result<Self> {
+        Ok(Self { vae: self.vae.with_tiling(tiling)?, ..self })
     }
 }
 

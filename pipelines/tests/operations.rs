@@ -1,14 +1,28 @@
-//! Counted operations against a formula over the modules. The counter belongs to the whole process, so these tests have
-//! a process, and one test function, to themselves.
+//! Counted operations against a formula over the modules, and of prompts that were read before. The counter belongs to
+//! the whole process, so these tests have a process to themselves, and take turns.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device};
-use catelier_adapters::{ModuleInfo, ModuleKind};
+use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
 use catelier_numerics::work;
+use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::generate::{GenerateRequest, Generator};
 use catelier_pipelines::model::UNet;
 use catelier_pipelines::workload::{Prediction, Shape, Workload, WorkloadSizes};
 use catelier_testkit::golden::Golden;
+
+/// Held by the test whose turn it is.
+static COUNTER: Mutex<()> = Mutex::new(());
+
+/// Operations of `work`.
+fn counted<R>(work: impl FnOnce() -> R) -> u64 {
+    let before = work::flops();
+    work();
+    work::flops() - before
+}
 
 /// What is predicted for.
 #[derive(Clone, Copy)]
@@ -21,7 +35,36 @@ struct Sizes {
 }
 
 #[test]
+fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() {
+    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = ModelFiles::folder(Golden::open().model("tiny-sd1"));
+    let base = BaseModel::load(&files, DType::F32, &Device::Cpu).unwrap();
+    let request = |steps, pictures| GenerateRequest {
+        prompts: vec!["a red teapot".into(); pictures],
+        seeds: (1..=pictures as u64).collect(),
+        steps,
+        width: 32,
+        height: 32,
+        batch: 2,
+        ..GenerateRequest::default()
+    };
+    // The prompt and the empty one that guidance leads away from.
+    let reading = counted(|| ["a red teapot", ""].map(|prompt| base.text.encode(&[prompt]).unwrap()));
+    assert!(reading > 0);
+    for (steps, pictures) in [(1, 1), (3, 1), (2, 5)] {
+        let mut generator = Generator::new(&base);
+        let mut draw = || {
+            let request = request(steps, pictures);
+            counted(|| generator.generate(&request, &AdapterSet::base(), &mut |_| {}).unwrap())
+        };
+        let (first, again) = (draw(), draw());
+        assert_eq!(first - again, reading, "{steps} steps of {pictures} pictures");
+    }
+}
+
+#[test]
 fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
+    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
     let golden = |name: &str| ModelFiles::folder(Golden::open().model(name));
     for (files, latent, batch) in [
         (golden("tiny-sd1"), 8, 2),
@@ -31,9 +74,7 @@ fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
     ] {
         let name = files.name().to_string();
         let mut work = Prediction::new(&files, WorkloadSizes { latent, batch }, DType::F32, &Device::Cpu).unwrap();
-        let before = work::flops();
-        work.run().unwrap();
-        let counted = work::flops() - before;
+        let counted = counted(|| work.run().unwrap());
         let sizes = Sizes { latent, batch, tokens: 77, levels: work.unet().config().levels.len() };
         let [exact, with_margins] =
             [Pixels::Exact, Pixels::WithMargins].map(|pixels| total(work.unet(), sizes, pixels));

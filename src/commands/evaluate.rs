@@ -10,7 +10,7 @@ use super::{output_folder, write_text};
 use crate::adapter_source::LoadedAdapters;
 use crate::base_source::{self, BaseSource};
 use crate::cli::EvaluateArgs;
-use crate::easel::Easel;
+use crate::easel::{self, Easel};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::scoring::{self, Questions};
 use crate::{embedded, references, terminal};
@@ -22,6 +22,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Outcome<()> {
     let requirements = args.require.iter().map(|text| Requirement::parse(text)).collect::<Outcome<Vec<_>>>()?;
     let references = references::read(args.references.as_deref())?;
     let (source, base) = base_source::load(&args.base)?;
+    let base = easel::with_tiling(base, &args.sampling)?;
     let adapters = LoadedAdapters::read(std::slice::from_ref(&args.adapter), &base)?;
     let trigger = adapters.trigger(args.trigger.as_deref())?;
     let clip = clip(args.clip.as_deref(), &source)?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output_folder;
 use crate::adapter_source::LoadedAdapters;
 use crate::cli::PreviewArgs;
-use crate::easel::Easel;
+use crate::easel::{self, Easel};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::{base_source, references, terminal};
 
@@ -23,6 +23,7 @@ pub(super) fn run(args: &PreviewArgs) -> Outcome<()> {
     let prompts = prompts(args)?;
     let references = references::read(args.references.as_deref())?;
     let (source, base) = base_source::load(&args.base)?;
+    let base = easel::with_tiling(base, &args.sampling)?;
     let adapters = LoadedAdapters::read(&args.adapter, &base)?;
     let trigger = adapters.trigger(args.trigger.as_deref())?;
     output_folder(&args.out)?;

@@ -44,6 +44,22 @@ fn a_fresh_adapter_of_strength_zero_draws_what_the_base_draws() {
 }
 
 #[test]
+fn a_picture_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
+    let studio = Studio::new();
+    let draw = |out: &str, flags: &str| {
+        let mut command = studio.command(&format!("preview --steps 1 {flags} --out {out}"));
+        let output = command.args(["--prompt", "a red house in a field"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read(studio.path(out).join("000-seed42.png")).map(|bytes| pixels(&bytes)).unwrap()
+    };
+    // A tile of the embedded base is 256 pixels wide.
+    let whole = draw("large-off", "--size 320x64 --tile-vae off");
+    assert!(draw("large-auto", "--size 320x64") == whole, "this machine has the memory for so small a picture");
+    assert!(draw("large-on", "--size 320x64 --tile-vae on") != whole);
+    assert!(draw("small-on", "--tile-vae on") == draw("small-off", "--tile-vae off"));
+}
+
+#[test]
 fn a_sheet_shows_base_and_adapter_without_and_with_the_trigger() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));

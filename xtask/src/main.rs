@@ -1,6 +1,8 @@
 //! Chores of this repository that need more than cargo: `cargo xtask --help`.
 
 mod bench_peer;
+mod count_instructions;
+mod release;
 
 use clap::Parser;
 
@@ -10,10 +12,13 @@ use clap::Parser;
 enum Chore {
     /// Measure Catelier beside torch, diffusers and PEFT, and write docs/performance.md
     BenchPeer(bench_peer::Args),
+    /// Count the instructions of the hot kernels by callgrind, whatever else the machine does meanwhile
+    CountInstructions(count_instructions::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::BenchPeer(args) => bench_peer::run(&args),
+        Chore::CountInstructions(args) => count_instructions::run(&args),
     }
 }

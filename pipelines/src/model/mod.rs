@@ -17,4 +17,4 @@ pub use config::{
 };
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
 pub use unet::UNet;
-pub use vae::{Moments, Vae};
+pub use vae::{Moments, Tiling, Vae};

@@ -6,6 +6,7 @@ use catelier_pipelines::Error;
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::generate::{GenerateRequest, Generator, generate};
+use catelier_pipelines::model::Tiling;
 use catelier_pipelines::sampler::SamplerKind;
 use catelier_testkit::golden::Golden;
 use image::RgbImage;
@@ -76,4 +77,32 @@ fn a_picture_that_overflows_is_named_with_its_prompt_seed_and_step() {
     let error = generate(&base, &request(&[5]), &AdapterSet::single(&broken, 1.0)).unwrap_err();
     let Error::PictureNotFinite { prompt, seed, step, .. } = &error else { panic!("{error}") };
     assert_eq!((prompt.as_str(), *seed, *step), ("an elephant", 5, 1));
+}
+
+#[test]
+fn a_picture_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly() {
+    let request = GenerateRequest { width: 160, height: 96, ..request(&[1]) };
+    let whole = generate(&base(), &request, &AdapterSet::base()).unwrap();
+    let in_tiles = |side: usize| {
+        let base = base().with_tiling(Tiling { side, ..Tiling::always() }).unwrap();
+        (base.vae.decodes_in_tiles((96, 160)), generate(&base, &request, &AdapterSet::base()).unwrap())
+    };
+    assert_eq!(in_tiles(20), (false, whole.clone()));
+    let (is_tiled, tiled) = in_tiles(8);
+    assert!(is_tiled && tiled != whole && tiled[0].dimensions() == whole[0].dimensions());
+}
+
+#[test]
+fn a_picture_is_cut_when_it_would_need_more_memory_than_there_is() {
+    let vae = base().vae;
+    let needed = vae.decoding_bytes((96, 160));
+    assert!(needed > vae.decoding_bytes((96, 152)));
+    for (bytes, is_tiled) in [(needed - 1, true), (needed, false)] {
+        let base = base().with_tiling(Tiling { above_bytes: bytes, side: 8 }).unwrap();
+        assert_eq!(base.vae.decodes_in_tiles((96, 160)), is_tiled);
+        assert!(!base.vae.decodes_in_tiles((64, 64)), "one tile");
+    }
+    for side in [0, 6] {
+        assert!(base().with_tiling(Tiling { side, ..Tiling::always() }).is_err());
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::case::Case;
+use crate::release;
 
 const PEER: &str = "recipe/bench_peer.py";
 
@@ -68,7 +68,7 @@ pub(super) struct Programs {
 impl Programs {
     /// Builds Catelier unless it is given.
     pub(super) fn find(python: &Path, catelier: Option<&Path>) -> Result<Self> {
-        let catelier = catelier.map_or_else(build, |path| Ok(path.to_path_buf()))?;
+        let catelier = catelier.map_or_else(|| release::build(&[], "catelier"), |path| Ok(path.to_path_buf()))?;
         Ok(Self { python: python.to_path_buf(), catelier })
     }
 
@@ -77,28 +77,8 @@ impl Programs {
     }
 
     pub(super) fn peer(&self, case: &Case) -> Result<Answer> {
-        answer(Command::new(&self.python).arg(root().join(PEER)).args(case.theirs().split(' ')))
+        answer(Command::new(&self.python).arg(release::repository().join(PEER)).args(case.theirs().split(' ')))
     }
-}
-
-/// The repository.
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-/// The release build of the default packages, which is what people build.
-fn build() -> Result<PathBuf> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--message-format", "json-render-diagnostics"]).current_dir(root());
-    let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("the release build failed");
-    }
-    let lines = String::from_utf8_lossy(&output.stdout);
-    let messages = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executables = messages.filter(|message| message.pointer("/target/name") == Some(&"catelier".into()));
-    let path = executables.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
-    path.context("the release build made no `catelier`")
 }
 
 fn answer(command: &mut Command) -> Result<Answer> {

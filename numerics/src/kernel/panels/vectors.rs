@@ -14,10 +14,11 @@ mod x86 {
     use super::super::PANEL;
     use super::super::element::{Tile, Walk};
     use super::super::strip::Rows;
+    use crate::processor::is_portable_only;
 
-    /// Whether the processor multiplies vectors of sixteen f32.
+    /// Whether the processor multiplies vectors of sixteen f32, and is to do so.
     pub(crate) fn has_wide_vectors() -> bool {
-        is_x86_feature_detected!("avx512f")
+        is_x86_feature_detected!("avx512f") && !is_portable_only()
     }
 
     /// Whether it also multiplies pairs of bf16.

@@ -1,11 +1,15 @@
 //! The autoencoder between pictures and latents (`AutoencoderKL`). Frozen, and without gradients.
 
 mod blocks;
+mod memory;
+mod tiled;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_numerics::ops::FrozenConv2d;
 
 use self::blocks::{Decoder, Encoder};
+use self::tiled::Cut;
+pub use self::tiled::Tiling;
 use super::config::VaeConfig;
 use super::slots::{Convolution, frozen_conv2d};
 use crate::error::{Error, Result};
@@ -23,6 +27,7 @@ pub struct Vae {
     quant_conv: Option<FrozenConv2d>,
     post_quant_conv: Option<FrozenConv2d>,
     decoder: Decoder,
+    tiling: Tiling,
 }
 
 /// A normal distribution over unscaled latents, one for each latent value.
@@ -86,8 +91,45 @@ impl Vae {
             post_quant_conv: mixing(config.use_post_quant_conv, "post_quant_conv", latent)?,
             decoder: Decoder::load(&weights.at("decoder"), &config)?,
             dtype: weights.activation_dtype(),
+            tiling: Tiling::never(),
             config,
         })
+    }
+
+    /// Cuts large pictures into tiles from now on; unless told so, it takes every picture whole.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] for a side that is 0 or no multiple of 4.
+    pub fn with_tiling(self, tiling: Tiling) -> Result<Self> {
+        if tiling.side == 0 || !tiling.side.is_multiple_of(4) {
+            let rule = "must be a multiple of 4 cells".into();
+            return Err(Error::InvalidSetting { setting: "tile side", value: tiling.side.to_string(), rule });
+        }
+        Ok(Self { tiling, ..self })
+    }
+
+    /// Bytes that activations take at most while one picture of `size` pixels (height, width) is decoded whole, in f32.
+    pub fn decoding_bytes(&self, size: (usize, usize)) -> u64 {
+        memory::decoding(&self.config, (size.0 / self.factor(), size.1 / self.factor()))
+    }
+
+    /// Bytes that activations take at most while one picture of `size` pixels (height, width) is encoded whole, in f32.
+    pub fn encoding_bytes(&self, size: (usize, usize)) -> u64 {
+        memory::encoding(&self.config, size)
+    }
+
+    /// Whether a picture of `size` pixels (height, width) is decoded in tiles, if it is decoded alone.
+    pub fn decodes_in_tiles(&self, size: (usize, usize)) -> bool {
+        self.cuts(size, self.decoding_bytes(size))
+    }
+
+    /// Whether a picture of `size` pixels (height, width) is encoded in tiles, if it is encoded alone.
+    pub fn encodes_in_tiles(&self, size: (usize, usize)) -> bool {
+        self.cuts(size, self.encoding_bytes(size))
+    }
+
+    fn cuts(&self, (height, width): (usize, usize), bytes: u64) -> bool {
+        height.max(width) > self.tiling.side * self.factor() && bytes > self.tiling.above_bytes
     }
 
     /// The configuration it was built from.
@@ -107,10 +149,14 @@ impl Vae {
     pub fn encode(&self, image: &Tensor) -> Result<Moments> {
         const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
         self.expect_map("image", image, self.config.in_channels, self.factor())?;
-        let mut moments = self.encoder.forward(&image.detach().to_dtype(self.dtype)?)?;
-        if let Some(conv) = &self.quant_conv {
-            moments = conv.forward(&moments)?;
-        }
+        let image = image.detach().to_dtype(self.dtype)?;
+        let (batch, _, height, width) = image.dims4()?;
+        let moments = if self.cuts((height, width), batch as u64 * self.encoding_bytes((height, width))) {
+            let side = self.tiling.side;
+            Cut::new(side * self.factor(), side).apply(&image, |tile| self.encode_whole(tile))?
+        } else {
+            self.encode_whole(&image)?
+        };
         let moments = moments.to_dtype(DType::F32)?;
         let latent = self.config.latent_channels;
         Ok(Moments {
@@ -126,11 +172,28 @@ impl Vae {
     /// [`Error::InvalidInput`] when the shape is another.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.expect_map("latents", latents, self.config.latent_channels, 1)?;
-        let mut latents = self.unscale(&latents.detach())?.to_dtype(self.dtype)?;
-        if let Some(conv) = &self.post_quant_conv {
-            latents = conv.forward(&latents)?;
+        let latents = self.unscale(&latents.detach())?.to_dtype(self.dtype)?;
+        let (batch, _, height, width) = latents.dims4()?;
+        let size = (height * self.factor(), width * self.factor());
+        let picture = if self.cuts(size, batch as u64 * self.decoding_bytes(size)) {
+            let side = self.tiling.side;
+            Cut::new(side, side * self.factor()).apply(&latents, |tile| self.decode_whole(tile))?
+        } else {
+            self.decode_whole(&latents)?
+        };
+        Ok(picture.to_dtype(DType::F32)?)
+    }
+
+    fn encode_whole(&self, image: &Tensor) -> TensorResult<Tensor> {
+        let moments = self.encoder.forward(image)?;
+        self.quant_conv.as_ref().map_or(Ok(moments.clone()), |conv| conv.forward(&moments))
+    }
+
+    fn decode_whole(&self, latents: &Tensor) -> TensorResult<Tensor> {
+        match &self.post_quant_conv {
+            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
+            None => self.decoder.forward(latents),
         }
-        Ok(self.decoder.forward(&latents)?.to_dtype(DType::F32)?)
     }
 
     /// From what the encoder makes to what the UNet sees: `(latents - shift) * scaling`.

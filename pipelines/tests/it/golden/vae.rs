@@ -1,12 +1,12 @@
 //! Autoencoders against `vae.safetensors`.
 
-use candle_core::{DType, Device};
-use catelier_pipelines::model::Vae;
+use candle_core::{DType, Device, Tensor};
+use catelier_pipelines::model::{Tiling, Vae};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::golden::Golden;
-use catelier_testkit::tolerance::Tolerance;
+use catelier_testkit::tolerance::{self, Tolerance};
 
-use super::{assert_output, files};
+use super::{assert_output, check, files, show};
 
 #[test]
 fn encoding_sampling_and_decoding_agree() {
@@ -33,4 +33,33 @@ fn legacy_attention_names_are_the_same_autoencoder() {
     });
     assert_close("legacy names", &means[1], &means[0], Tolerance::Exact);
     assert_output(&fixture, "sd1.mean", &means[1]);
+}
+
+#[test]
+fn tiles_are_cut_and_blended_as_diffusers_does() {
+    let golden = Golden::open();
+    if !golden.folder().join("fixtures/vae_tiled.safetensors").is_file() {
+        return show("tiles: this folder has no reference for them; skipped", 0.0);
+    }
+    let (inputs, tiled) = (golden.fixture("vae"), golden.fixture("vae_tiled"));
+    let vae = Vae::load(&files("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
+    let vae = vae.with_tiling(Tiling { side: 4, ..Tiling::always() }).unwrap();
+    let moments = vae.encode(&inputs.tensor("sd1.image")).unwrap();
+    let decoded = vae.decode(&inputs.tensor("sd1.latents")).unwrap();
+    let thirds = |size: usize| Tensor::arange_step(0, size as u32, 3, &Device::Cpu).unwrap();
+    let (_, _, height, width) = decoded.dims4().unwrap();
+    let decoded = decoded
+        .index_select(&thirds(height), 2)
+        .unwrap()
+        .contiguous()
+        .unwrap()
+        .index_select(&thirds(width), 3)
+        .unwrap();
+    for (name, whole, found) in [
+        ("sd1.mean", "sd1.mean", moments.mode()),
+        ("sd1.logvar", "sd1.logvar", moments.logvar),
+        ("sd1.decoded_thirds", "sd1.decoded", decoded),
+    ] {
+        check(&format!("tiled {name}"), &found, &tiled.tensor(name), tolerance::output(inputs.noise(whole)));
+    }
 }

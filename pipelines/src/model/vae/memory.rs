@@ -1,0 +1,94 @@
+//! How much memory a picture takes on its way through the autoencoder, known before it goes.
+//!
+//! The figures follow what the code holds at a time: the input of the level at work, the input of the block, and around a
+//! convolution the normalised map, its copy in a frame of zeros, and the result, which the portable kernels also hold
+//! with margins.
+
+use catelier_numerics::processor::{Kernels, kernels};
+
+use crate::model::config::VaeConfig;
+
+/// Bytes that activations in f32 take at most while latents of `cells` (height, width) become a picture.
+pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
+    let mut most = Most::nothing();
+    let mut pixels = cells.0 * cells.1;
+    let mut inputs = config.block_out_channels.last().copied().unwrap_or(0);
+    most.middle(inputs, pixels);
+    for (index, &width) in config.block_out_channels.iter().rev().enumerate() {
+        most.level(config.layers_per_block + 1, inputs, width, pixels);
+        if index + 1 < config.block_out_channels.len() {
+            // The doubled map, in its frame, and the result.
+            most.see((inputs + width) * pixels + (2 + most.results) * width * 4 * pixels);
+            pixels *= 4;
+        }
+        inputs = width;
+    }
+    most.see((3 * inputs + most.results * config.out_channels) * pixels);
+    most.bytes()
+}
+
+/// Bytes that activations in f32 take at most while a picture of `size` (height, width) becomes latents.
+pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
+    let mut most = Most::nothing();
+    let mut pixels = size.0 * size.1;
+    let mut inputs = config.block_out_channels.first().copied().unwrap_or(0);
+    most.see((2 * config.in_channels + most.results * inputs) * pixels);
+    for (index, &width) in config.block_out_channels.iter().enumerate() {
+        most.level(config.layers_per_block, inputs, width, pixels);
+        if index + 1 < config.block_out_channels.len() {
+            // The map with a margin on two sides, one after the other, in its frame, and the result.
+            most.see((inputs + 4 * width) * pixels + width * pixels / 4);
+            pixels /= 4;
+        }
+        inputs = width;
+    }
+    most.middle(inputs, pixels);
+    most.bytes()
+}
+
+/// The most numbers seen at a time.
+struct Most {
+    numbers: usize,
+    /// How often a convolution holds its result.
+    results: usize,
+}
+
+impl Most {
+    fn nothing() -> Self {
+        let results = match kernels() {
+            Kernels::Portable => 2,
+            Kernels::Wide => 1,
+        };
+        Self { numbers: 0, results }
+    }
+
+    fn see(&mut self, numbers: usize) {
+        self.numbers = self.numbers.max(numbers);
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.numbers * size_of::<f32>()) as u64
+    }
+
+    /// Residual blocks at one resolution; from the second on, the input of the level is held beside that of the block.
+    fn level(&mut self, blocks: usize, inputs: usize, width: usize, pixels: usize) {
+        self.block(0, inputs, width, pixels);
+        if blocks > 1 {
+            self.block(inputs, width, width, pixels);
+        }
+    }
+
+    /// A residual block: either convolution, then the one that brings the input to the width of the result.
+    fn block(&mut self, held: usize, inputs: usize, width: usize, pixels: usize) {
+        let shortcut = if inputs == width { 0 } else { 2 * inputs + 3 * width };
+        let [first, second] = [3 * inputs, inputs + 3 * width].map(|channels| channels + self.results * width);
+        let channels = first.max(second).max(shortcut);
+        self.see((held + channels) * pixels);
+    }
+
+    /// The blocks around the attention hold less than it does: two inputs, the normalised map and its tokens, query, key,
+    /// value and the mixture.
+    fn middle(&mut self, width: usize, pixels: usize) {
+        self.see(8 * width * pixels);
+    }
+}

@@ -1,0 +1,162 @@
+//! What training and prediction cost, to the last operation and the last byte.
+//!
+//! Operations, allocations and the peak of memory do not depend on the machine's load, so they are held to exact
+//! figures: whoever makes a step dearer learns it here, whoever makes it cheaper writes it down. The counters belong to
+//! the whole process, so this file has a process, and one test function, to itself.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use catelier_numerics::processor::{Kernels, kernels, use_portable_kernels};
+use catelier_numerics::work;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::workload::{Prediction, StepLoss, TrainingStep, Workload, WorkloadSizes};
+use catelier_testkit::allocations::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+
+use Kernels::{Portable, Wide};
+use Kind::{Cat, Lora, Predict};
+
+/// The figures of a warm repetition on one thread, the same on every machine with such kernels. **An intended change is
+/// recorded here**: a failing test prints the rows to put in their place, all of them on a processor with wide vectors
+/// and the portable ones on others.
+#[rustfmt::skip]
+const EXPECTED: &[Cost] = &[
+    //   kernels   model         work          flops  allocations  peak bytes
+    cost(Portable, "tiny-sd1",   Predict,    54422528,        1823,     226624),
+    cost(Portable, "tiny-sd1",   Lora,      112734208,       14217,    2482180),
+    cost(Portable, "tiny-sd1",   Cat,       279890944,       25127,    2543572),
+    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5165,      87448),
+    cost(Portable, "tiny-sdxl",  Lora,       60061440,       55955,    2921764),
+    cost(Portable, "tiny-sdxl",  Cat,       151952384,       93199,    3166500),
+    cost(Wide,     "tiny-sd1",   Predict,    46137344,        1659,     226624),
+    cost(Wide,     "tiny-sd1",   Lora,       97596928,       13952,    2482180),
+    cost(Wide,     "tiny-sd1",   Cat,       241331200,       24433,    2543572),
+    cost(Wide,     "tiny-sdxl",  Predict,    28571648,        4953,      87448),
+    cost(Wide,     "tiny-sdxl",  Lora,       54206976,       55178,    2921764),
+    cost(Wide,     "tiny-sdxl",  Cat,       136985600,       91433,    3166500),
+];
+
+/// What one more repetition of some work costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    kernels: Kernels,
+    model: &'static str,
+    kind: Kind,
+    /// Floating-point operations.
+    flops: u64,
+    /// How often memory is asked for.
+    allocations: u64,
+    /// Most bytes held beyond those held before.
+    peak_bytes: u64,
+}
+
+const fn cost(
+    kernels: Kernels,
+    model: &'static str,
+    kind: Kind,
+    flops: u64,
+    allocations: u64,
+    peak_bytes: u64,
+) -> Cost {
+    Cost { kernels, model, kind, flops, allocations, peak_bytes }
+}
+
+/// What is repeated, on the smallest latents that the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A forward pass.
+    Predict,
+    /// An optimizer step of plain LoRA.
+    Lora,
+    /// An optimizer step with the CAT term.
+    Cat,
+}
+
+#[test]
+fn a_warm_repetition_costs_what_the_table_says() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let found = pool.install(measure_all);
+    let expected = |found: &Cost| {
+        let same = |cost: &&Cost| (cost.kernels, cost.model, cost.kind) == (found.kernels, found.model, found.kind);
+        EXPECTED.iter().find(same)
+    };
+    let changes: Vec<String> = found.iter().filter_map(|found| change(expected(found), found)).collect();
+    let rows: Vec<String> = found.iter().map(row).collect();
+    assert!(
+        changes.is_empty(),
+        "the cost of a step changed:\n{}\nIf that is intended, the table in `{}` becomes:\n{}\n",
+        changes.join("\n"),
+        file!(),
+        rows.join("\n")
+    );
+}
+
+/// Every work with every kind of kernels that the processor has.
+fn measure_all() -> Vec<Cost> {
+    let mut costs = Vec::new();
+    for portable in [true, false] {
+        use_portable_kernels(portable);
+        if portable == (kernels() == Portable) {
+            for model in ["tiny-sd1", "tiny-sdxl"] {
+                costs.extend([Predict, Lora, Cat].map(|kind| measure(model, kind)));
+            }
+        }
+    }
+    costs
+}
+
+/// The second repetition: the first fills buffers that are kept.
+fn measure(model: &'static str, kind: Kind) -> Cost {
+    let mut work = kind.work(&tiny(model));
+    work.run().unwrap();
+    let before = work::flops();
+    let (result, allocated) = ALLOCATOR.measure(|| work.run());
+    result.unwrap();
+    let (allocations, peak_bytes) = (allocated.count, allocated.peak_bytes);
+    Cost { kernels: kernels(), model, kind, flops: work::flops() - before, allocations, peak_bytes }
+}
+
+/// A model of this repository, whatever models the parity tests are pointed at: the figures are those of its shape.
+fn tiny(model: &str) -> ModelFiles {
+    ModelFiles::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model))
+}
+
+impl Kind {
+    fn work(self, files: &ModelFiles) -> Box<dyn Workload> {
+        const RANK: usize = 4;
+        let sizes = WorkloadSizes { latent: 8, batch: 1 };
+        let step = |loss| TrainingStep::new(files, sizes, loss, RANK, DType::F32, &Device::Cpu).unwrap();
+        match self {
+            Self::Predict => Box::new(Prediction::new(files, sizes, DType::F32, &Device::Cpu).unwrap()),
+            Self::Lora => Box::new(step(StepLoss::Lora)),
+            Self::Cat => Box::new(step(StepLoss::Cat)),
+        }
+    }
+}
+
+/// What differs, in words.
+fn change(expected: Option<&Cost>, found: &Cost) -> Option<String> {
+    let name = format!("{:?} of {} with {:?} kernels", found.kind, found.model, found.kernels);
+    let Some(expected) = expected else { return Some(format!("{name}: not in the table")) };
+    let figures = [
+        ("flops", expected.flops, found.flops),
+        ("allocations", expected.allocations, found.allocations),
+        ("peak bytes", expected.peak_bytes, found.peak_bytes),
+    ];
+    let changed = figures.iter().filter(|(_, expected, found)| expected != found);
+    let changed: Vec<String> =
+        changed.map(|(figure, expected, found)| format!("{figure} from {expected} to {found}")).collect();
+    (!changed.is_empty()).then(|| format!("{name}: {}", changed.join(", ")))
+}
+
+/// `cost` as it stands in the table.
+fn row(cost: &Cost) -> String {
+    let Cost { kernels, model, kind, flops, allocations, peak_bytes } = cost;
+    let (kernels, model, kind) = (format!("{kernels:?},"), format!("{model:?},"), format!("{kind:?},"));
+    let names = format!("{kernels:9} {model:13} {kind:8}");
+    format!("    cost({names} {flops:11}, {allocations:11}, {peak_bytes:10}),")
+}

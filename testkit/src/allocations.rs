@@ -1,0 +1,129 @@
+//! How much memory a piece of work asks for: a count that does not depend on the machine's load.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The system's allocator, counting. A test binary makes it its own:
+///
+/// ```
+/// use catelier_testkit::allocations::CountingAllocator;
+///
+/// #[global_allocator]
+/// static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+///
+/// let (numbers, allocated) = ALLOCATOR.measure(|| vec![0f32; 1000]);
+/// assert_eq!((allocated.count, allocated.peak_bytes), (1, 4000));
+/// # assert_eq!(numbers.len(), 1000);
+/// ```
+///
+/// Two things are left out, so that the figures are the same on every machine: memory aligned to more than
+/// 64 bytes, which is what the `gemm` crate packs operands into, as many as its registers and the caches ask
+/// for; and the bytes of flags and text, among them its list of what it has packed.
+#[derive(Debug)]
+pub struct CountingAllocator {
+    count: AtomicU64,
+    live: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// Numbers of ours are aligned to at most as many bytes, a register's.
+const SCRATCH_ALIGNMENT: usize = 64;
+
+/// What some work asked of the allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocated {
+    /// Allocations and reallocations.
+    pub count: u64,
+    /// Most bytes of numbers that were held at a time, beyond those held before.
+    pub peak_bytes: u64,
+}
+
+impl CountingAllocator {
+    /// An allocator that has counted nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { count: AtomicU64::new(0), live: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    }
+
+    /// Runs `work`, and says what it and every other thread asked for meanwhile.
+    pub fn measure<R>(&self, work: impl FnOnce() -> R) -> (R, Allocated) {
+        let (count, live) = (self.count.load(Relaxed), self.live.load(Relaxed));
+        self.peak.store(live, Relaxed);
+        let result = work();
+        let (count, peak_bytes) = (self.count.load(Relaxed) - count, self.peak.load(Relaxed) - live);
+        (result, Allocated { count, peak_bytes })
+    }
+
+    fn grow(&self, layout: Layout) {
+        self.count.fetch_add(u64::from(layout.align() <= SCRATCH_ALIGNMENT), Relaxed);
+        let bytes = counted_bytes(layout);
+        let live = self.live.fetch_add(bytes, Relaxed) + bytes;
+        self.peak.fetch_max(live, Relaxed);
+    }
+
+    fn shrink(&self, layout: Layout) {
+        self.live.fetch_sub(counted_bytes(layout), Relaxed);
+    }
+}
+
+fn counted_bytes(layout: Layout) -> u64 {
+    if (2..=SCRATCH_ALIGNMENT).contains(&layout.align()) { layout.size() as u64 } else { 0 }
+}
+
+impl Default for CountingAllocator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(unsafe_code, reason = "an allocator hands out raw memory")]
+// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.grow(layout);
+        // SAFETY: the caller's promises are the system allocator's demands.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.grow(layout);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        self.shrink(layout);
+        // SAFETY: the caller promised a size that is valid with this alignment.
+        self.grow(unsafe { Layout::from_size_align_unchecked(size, layout.align()) });
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        self.shrink(layout);
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_what_was_held_at_a_time_and_neither_scratch_nor_text_counts() {
+        let [numbers, scratch, text] =
+            [(100, 4), (4096, 128), (50, 1)].map(|(size, align)| Layout::from_size_align(size, align).unwrap());
+        let allocator = CountingAllocator::new();
+        allocator.grow(numbers);
+        let ((), allocated) = allocator.measure(|| {
+            allocator.grow(numbers);
+            allocator.grow(scratch);
+            allocator.grow(text);
+            allocator.shrink(numbers);
+            allocator.grow(numbers);
+            allocator.shrink(scratch);
+        });
+        assert_eq!(allocated, Allocated { count: 3, peak_bytes: 100 });
+    }
+}
