@@ -36,6 +36,8 @@ pub struct Allocated {
     pub count: u64,
     /// Most bytes of numbers that were held at a time, beyond those held before.
     pub peak_bytes: u64,
+    /// Bytes of numbers that are still held, beyond those held before; 0 if there are fewer.
+    pub held_bytes: u64,
 }
 
 impl CountingAllocator {
@@ -51,7 +53,8 @@ impl CountingAllocator {
         self.peak.store(live, Relaxed);
         let result = work();
         let (count, peak_bytes) = (self.count.load(Relaxed) - count, self.peak.load(Relaxed) - live);
-        (result, Allocated { count, peak_bytes })
+        let held_bytes = self.live.load(Relaxed).saturating_sub(live);
+        (result, Allocated { count, peak_bytes, held_bytes })
     }
 
     fn grow(&self, layout: Layout) {
@@ -124,6 +127,6 @@ mod tests {
             allocator.grow(numbers);
             allocator.shrink(scratch);
         });
-        assert_eq!(allocated, Allocated { count: 3, peak_bytes: 100 });
+        assert_eq!(allocated, Allocated { count: 3, peak_bytes: 100, held_bytes: 100 });
     }
 }

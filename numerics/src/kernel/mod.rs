@@ -8,11 +8,12 @@ mod panels;
 mod product;
 mod vector;
 
-pub(crate) use convolution::Convolution;
+pub(crate) use convolution::{Convolution, OnImages};
 pub(crate) use float::Float;
-pub(crate) use operation::{Kernel1, Kernel3, View, Wanted, apply1, apply3, lend};
+pub(crate) use operation::{AddedKernel, Kernel1, Kernel3, View, Wanted, apply_added, apply1, apply3, lend};
 pub(crate) use panels::{
-    Direction, Field, Frame, Order, Packed, Window, has_bf16_instructions, has_wide_vectors, multiply_in_cache, sweep,
+    Direction, Field, Frame, KEPT_TURNED, Order, Packed, RoundedPairs, RoundedRows, Start, Window,
+    has_bf16_instructions, has_wide_vectors, multiply_in_cache, multiply_rounded, sweep,
 };
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
 pub(crate) use vector::{Loop, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};

@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, StorageRef, Tensor,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, StorageRef,
+    Tensor,
 };
 
 use super::Float;
@@ -35,6 +36,17 @@ pub(crate) trait Kernel1: Send + Sync + 'static {
     fn backward<T: Float>(&self, x: View<'_, T>, y: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>>;
 }
 
+/// A differentiable function of one tensor that adds its result to a second one, the residual, if there is one.
+pub(crate) trait AddedKernel: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// `residual + f(x)` and its shape; the residual has the shape of the result.
+    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<&[T]>) -> Result<(Vec<T>, Shape)>;
+
+    /// Gradient of `x`; that of the residual is the result's own.
+    fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>>;
+}
+
 /// Which of three arguments need a gradient.
 pub(crate) type Wanted = [bool; 3];
 
@@ -63,6 +75,14 @@ pub(crate) fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
 /// Applies a kernel to three processor tensors of the same type, f32 or f64.
 pub(crate) fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, Node(kernel))
+}
+
+/// Applies a kernel to a processor tensor of f32 or f64, on top of `residual`, of the same type.
+pub(crate) fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
+    match residual {
+        None => x.contiguous()?.apply_op1(Added(kernel)),
+        Some(residual) => x.contiguous()?.apply_op2(&residual.contiguous()?, Added(kernel)),
+    }
 }
 
 /// A tensor's elements, borrowed for as long as this lives.
@@ -146,6 +166,72 @@ impl<K: Kernel1> CustomOp1 for Node<K> {
             own(self.0.backward(see(&x_data, x), y, grad)?)
         });
         tensor(values, x.shape()).map(Some)
+    }
+}
+
+struct Added<K>(K);
+
+impl<K: AddedKernel> Added<K> {
+    fn forward(&self, (x, layout): (&CpuStorage, &Layout), residual: Option<(&CpuStorage, &Layout)>) -> Forwarded {
+        for_dtype!(dtype_of(x), K::NAME, T => {
+            let residual = residual.map(|(storage, layout)| view::<T>(storage, layout)).transpose()?;
+            let (values, shape) = self.0.forward::<T>(view(x, layout)?, residual.map(|residual| residual.data))?;
+            match residual {
+                Some(residual) if residual.dims != shape.dims() => {
+                    candle_core::bail!("{}: expected a residual {shape:?}, found {:?}", K::NAME, residual.dims)
+                }
+                _ => Ok((own(values), shape)),
+            }
+        })
+    }
+
+    fn backward(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !x.track_op() {
+            return Ok(None);
+        }
+        let grad = grad.contiguous()?;
+        let values = for_dtype!(x.dtype(), K::NAME, T => {
+            let (x_data, grad) = (lend::<T>(x)?, lend::<T>(&grad)?);
+            own(self.0.backward(see(&x_data, x), &grad)?)
+        });
+        tensor(values, x.shape()).map(Some)
+    }
+}
+
+/// What a forward pass gives to candle.
+type Forwarded = Result<(CpuStorage, Shape)>;
+
+impl<K: AddedKernel> CustomOp1 for Added<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Forwarded {
+        self.forward((storage, layout), None)
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.backward(x, grad)
+    }
+}
+
+impl<K: AddedKernel> CustomOp2 for Added<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Forwarded {
+        self.forward((s1, l1), Some((s2, l2)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((self.backward(x, grad)?, residual.track_op().then(|| grad.clone())))
     }
 }
 

@@ -73,6 +73,26 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
+const NOT_SINGLE: &str = "only kernels of f32 ask for the numbers as f32";
+
+impl<'a, T: Float> Matrix<'a, T> {
+    /// The same matrix, which is of f32.
+    pub(crate) fn single(self) -> Matrix<'a, f32> {
+        let Self { rows, columns, row_stride, column_stride, .. } = self;
+        let Some(data) = T::as_f32(self.data) else { unreachable!("{NOT_SINGLE}") };
+        Matrix { data, rows, columns, row_stride, column_stride }
+    }
+}
+
+impl<'a, T: Float> MatrixMut<'a, T> {
+    /// The same matrix, which is of f32.
+    pub(crate) fn single(self) -> MatrixMut<'a, f32> {
+        let Self { rows, columns, row_stride, .. } = self;
+        let Some(data) = T::as_f32_mut(self.data) else { unreachable!("{NOT_SINGLE}") };
+        MatrixMut { data, rows, columns, row_stride }
+    }
+}
+
 /// Elements from the first to the last, both included.
 fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns }

@@ -6,6 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::elsewhere;
+use super::layer::Leading;
 use crate::kernel::{Float, Kernel1, Loop, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
@@ -158,7 +159,14 @@ impl<A: Activation, T: Float> Loop<(&[T], &[T], &mut [T])> for Chained<A> {
     }
 }
 
-struct Geglu;
+pub(super) struct Geglu;
+
+impl Leading for Geglu {
+    fn output(&self, x: &[usize]) -> Vec<usize> {
+        let (last, rows) = x.split_last().map_or((0, x), |(last, rows)| (*last, rows));
+        [rows, &[last / 2]].concat()
+    }
+}
 
 impl Kernel1 for Geglu {
     const NAME: &'static str = "geglu";

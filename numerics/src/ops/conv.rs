@@ -6,10 +6,12 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::elsewhere;
-use super::frozen::{Frozen, Source, single};
-use super::linear::{check_bias, stored};
+use super::frozen::{Frozen, Source, single, single_start};
+use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::linear::{check_bias, computes_here, stored};
+use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
-use crate::kernel::{Convolution, Direction, Float, Kernel1, Order, View, apply1, lend};
+use crate::kernel::{Convolution, Direction, Float, OnImages, Order, Start, View, lend};
 
 /// A convolution that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -46,10 +48,76 @@ impl FrozenConv2d {
     ///
     /// **Gradient** to `x` only. **Errors** for other channels, or images smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_around(x, None, Around::default())
+    }
+
+    /// `residual + layer(prelude(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
+    /// with a gradient is a node of its own.
+    ///
+    /// **Shapes** `prelude(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
+    ///
+    /// **Gradient** to `x`, the shift and the residual. **Errors** for shapes that do not fit.
+    pub fn forward_around(&self, x: &Tensor, shift: Option<&Tensor>, around: Around<'_>) -> Result<Tensor> {
+        let tracked = shift.is_some_and(Tensor::track_op);
+        if computes_here(&self.weight, x) && !tracked {
+            return frozen_layer(x, self.product(), self.constants_with(shift, x)?, around);
+        }
+        around.run(x, |x| {
+            let y = self.alone(x)?;
+            match shift {
+                Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
+                None => Ok(y),
+            }
+        })
+    }
+
+    /// `layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
+    /// padding and `up: [out, rank, 1, 1]`.
+    ///
+    /// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
+    pub fn forward_adapted(&self, x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
+        let Convolution { stride, padding, .. } = self.sizes;
+        if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
+            return self.forward(x)? + low_rank_conv2d(x, down, up, scale, stride, padding)?;
+        }
+        let sizes = low_rank_sizes(x, down, up, stride, padding)?;
+        if sizes.kernel != self.sizes.kernel || up.dims()[0] != self.sizes.out_channels {
+            let (down, up) = (down.dims(), up.dims());
+            candle_core::bail!("conv2d: down {down:?} and up {up:?} are no update of {:?}", self.sizes);
+        }
+        let update = LowRankConv2d { scale, sizes };
+        adapted_layer([x, &taps_first(down)?, up], self.product(), self.bias.clone(), update)
+    }
+
+    fn product(&self) -> Conv2d {
+        Conv2d { weight: self.weight.clone(), sizes: self.sizes }
+    }
+
+    /// The bias and `shift: [batch, out]`.
+    fn constants_with(&self, shift: Option<&Tensor>, x: &Tensor) -> Result<Constants> {
+        let expected = [x.dims().first().copied().unwrap_or(0), self.sizes.out_channels];
+        match shift {
+            Some(shift) if shift.dims() != expected => {
+                candle_core::bail!("conv2d: expected a shift {expected:?}, found {:?}", shift.dims())
+            }
+            _ => Ok(Constants { shift: shift.map(Tensor::contiguous).transpose()?, ..self.constants() }),
+        }
+    }
+
+    pub(super) fn weight(&self) -> &Frozen {
+        &self.weight
+    }
+
+    pub(super) fn constants(&self) -> Constants {
+        Constants { bias: self.bias.clone(), shift: None }
+    }
+
+    /// On other devices, in half precision, or in pieces.
+    fn alone(&self, x: &Tensor) -> Result<Tensor> {
         check_channels(x, &self.sizes)?;
         match &self.weight {
             Frozen::Elsewhere(weight) => self.forward_elsewhere(x, weight),
-            _ => widened(x, |x| apply1(x, Conv2d(self.clone()))),
+            _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default())),
         }
     }
 
@@ -119,45 +187,62 @@ pub(super) fn taps_first(weight: &Tensor) -> Result<Tensor> {
     weight.permute((0, 2, 3, 1))?.contiguous()
 }
 
-struct Conv2d(FrozenConv2d);
+#[derive(Clone)]
+struct Conv2d {
+    weight: Frozen,
+    sizes: Convolution,
+}
 
-impl Kernel1 for Conv2d {
+impl Conv2d {
+    fn placed(&self, x: &[usize]) -> Result<OnImages> {
+        match x {
+            [_, channels, height, width] if *channels == self.sizes.in_channels => self.sizes.on((*height, *width)),
+            _ => candle_core::bail!("conv2d: expected [batch, {}, height, width], found {x:?}", self.sizes.in_channels),
+        }
+    }
+}
+
+impl Product for Conv2d {
     const NAME: &'static str = "frozen-conv2d";
 
-    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let (sizes, size, bias) = (self.0.sizes, (x.dims[2], x.dims[3]), self.0.bias.as_ref());
-        let placed = sizes.on(size)?;
-        let output = placed.output();
-        let y = match &self.0.weight {
-            Frozen::Plain(weight) => {
-                let bias = bias.map(lend::<T>).transpose()?;
-                placed.forward(x.data, &lend::<T>(weight)?, bias.as_deref(), x.dims[0])
-            }
-            packed => {
-                let (x, channels) = (single(x.data)?, sizes.in_channels);
-                let x = Source::Planes { x, channels, size, frame: placed.frame() };
-                T::from_f32s(packed.sweep(x, placed.window(), Direction::Forward, bias, Order::Planes)?)
-            }
-        };
-        Ok((y, (x.dims[0], sizes.out_channels, output.0, output.1).into()))
+    fn output(&self, x: &[usize]) -> Result<Shape> {
+        let (height, width) = self.placed(x)?.output();
+        Ok((x[0], self.sizes.out_channels, height, width).into())
     }
 
-    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
-        let size = (x.dims[2], x.dims[3]);
-        let placed = self.0.sizes.on(size)?;
-        match &self.0.weight {
-            Frozen::Plain(weight) => Ok(placed.input_gradient(grad.data, &lend::<T>(weight)?, x.dims[0])),
-            packed => {
-                let (x, channels) = (single(grad.data)?, self.0.sizes.out_channels);
-                let grad = Source::Planes { x, channels, size: placed.output(), frame: placed.turned_frame() };
-                Ok(T::from_f32s(packed.sweep(
-                    grad,
-                    placed.turned_window(),
-                    Direction::Backward,
-                    None,
-                    Order::Planes,
-                )?))
-            }
+    fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
+        let placed = self.placed(x.dims)?;
+        let Frozen::Plain(weight) = &self.weight else {
+            let (start, data, channels) = (single_start(start)?, single(x.data)?, self.sizes.in_channels);
+            let x = Source::Planes { x: data, channels, size: (x.dims[2], x.dims[3]), frame: placed.frame() };
+            let y = self.weight.sweep(x, placed.window(), Direction::Forward, start, Order::Planes)?;
+            return Ok(T::from_f32s(y));
+        };
+        let area = placed.output().0 * placed.output().1;
+        let mut y = placed.forward(x.data, &lend::<T>(weight)?, None, x.dims[0]);
+        for (plane, y) in y.chunks_exact_mut(area).enumerate() {
+            let bias = start.bias.map_or(T::ZERO, |bias| bias[plane % bias.len()]);
+            let shift = start.shift.map_or(T::ZERO, |shift| shift[plane]);
+            y.iter_mut().for_each(|y| *y = *y + bias + shift);
         }
+        y.iter_mut().zip(start.residual.unwrap_or(&[])).for_each(|(y, residual)| *y += *residual);
+        Ok(y)
+    }
+
+    fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>> {
+        let placed = self.placed(x)?;
+        let Frozen::Plain(weight) = &self.weight else {
+            let (data, channels) = (single(grad)?, self.sizes.out_channels);
+            let grad = Source::Planes { x: data, channels, size: placed.output(), frame: placed.turned_frame() };
+            let window = placed.turned_window();
+            return Ok(T::from_f32s(self.weight.sweep(
+                grad,
+                window,
+                Direction::Backward,
+                Start::ZERO,
+                Order::Planes,
+            )?));
+        };
+        Ok(placed.input_gradient(grad, &lend::<T>(weight)?, x[0]))
     }
 }

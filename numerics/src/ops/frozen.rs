@@ -6,8 +6,20 @@ use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
 use crate::kernel::{
-    Direction, Field, Float, Frame, Order, Packed, Window, has_bf16_instructions, has_wide_vectors, lend, sweep,
+    Direction, Field, Float, Frame, KEPT_TURNED, Order, Packed, Start, Window, has_bf16_instructions, has_wide_vectors,
+    lend, sweep,
 };
+
+/// Bytes that a frozen weight of so many `numbers`, given as `dtype`, takes on this processor once a gradient has passed
+/// it.
+pub fn weight_bytes(numbers: u64, dtype: DType) -> u64 {
+    let bytes = match dtype {
+        DType::BF16 if has_bf16_instructions() => 2 * numbers,
+        DType::F64 => 8 * numbers,
+        _ => 4 * numbers,
+    };
+    if has_wide_vectors() && bytes <= KEPT_TURNED as u64 { 2 * bytes } else { bytes }
+}
 
 /// A weight that is not trained, `[out, taps, in]`; a linear layer has one tap.
 #[derive(Debug, Clone)]
@@ -25,8 +37,8 @@ pub(super) enum Frozen {
 /// The left operand, before it is laid out for a kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source<'a> {
-    /// `[rows, channels]`.
-    Tokens { x: &'a [f32], channels: usize },
+    /// `[batch · height · width, channels]`, in samples of `size`.
+    Tokens { x: &'a [f32], channels: usize, size: (usize, usize) },
     /// `[batch, channels, height, width]`, in a frame of zeros.
     Planes { x: &'a [f32], channels: usize, size: (usize, usize), frame: Frame },
 }
@@ -41,7 +53,8 @@ impl Frozen {
             DType::BF16 | DType::F16 => Self::new(&weight.to_dtype(DType::F32)?),
             DType::F32 if has_wide_vectors() => {
                 let weight = weight.contiguous()?;
-                let numbers = lend::<f32>(&weight)?;
+                let lent = lend::<f32>(&weight)?;
+                let numbers: &[f32] = &lent;
                 Ok(Self::F32(Arc::new(Packed::new(dims, |index| numbers[index]))))
             }
             _ => Ok(Self::Plain(weight.detach().contiguous()?)),
@@ -54,14 +67,12 @@ impl Frozen {
         source: Source<'_>,
         window: Window,
         direction: Direction,
-        bias: Option<&Tensor>,
+        start: Start<'_, f32>,
         order: Order,
     ) -> Result<Vec<f32>> {
-        let bias = bias.map(lend::<f32>).transpose()?;
-        let bias = bias.as_deref();
         match self {
-            Self::F32(weight) => Ok(sweep(&source.as_it_lies(), window, weight, direction, bias, order)),
-            Self::Bf16(weight) => Ok(sweep(&source.rounded(), window, weight, direction, bias, order)),
+            Self::F32(weight) => Ok(sweep(&source.as_it_lies(), window, weight, direction, start, order)),
+            Self::Bf16(weight) => Ok(sweep(&source.rounded(), window, weight, direction, start, order)),
             Self::Plain(_) | Self::Elsewhere(_) => candle_core::bail!("sweep: the weight is not packed"),
         }
     }
@@ -75,17 +86,24 @@ fn packed_bf16(weight: &Tensor, dims: (usize, usize, usize)) -> Result<Packed<bf
 impl<'a> Source<'a> {
     fn as_it_lies(self) -> Field<'a, f32> {
         match self {
-            Self::Tokens { x, channels } => Field::borrowed(x, channels),
+            Self::Tokens { x, channels, size } => Field::borrowed(x, channels, size),
             Self::Planes { x, channels, size, frame } => Field::planes(x, channels, size, frame),
         }
     }
 
     fn rounded(self) -> Field<'a, bf16> {
         match self {
-            Self::Tokens { x, channels } => Field::tokens(x, channels),
+            Self::Tokens { x, channels, size } => Field::tokens(x, channels, size),
             Self::Planes { x, channels, size, frame } => Field::planes(x, channels, size, frame),
         }
     }
+}
+
+/// What a product with a packed weight starts from, as f32.
+pub(super) fn single_start<T: Float>(start: Start<'_, T>) -> Result<Start<'_, f32>> {
+    let [bias, shift, residual] =
+        [start.bias, start.shift, start.residual].map(|numbers| numbers.map(single).transpose());
+    Ok(Start { bias: bias?, shift: shift?, residual: residual? })
 }
 
 /// The slice as f32. **Errors** for f64: a packed weight is not as accurate.

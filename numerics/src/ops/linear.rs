@@ -6,11 +6,11 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::elsewhere;
-use super::frozen::{Frozen, Source, single};
+use super::frozen::{Frozen, Source, single, single_start};
+use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
-use crate::kernel::{
-    Direction, Float, Kernel1, Matrix, MatrixMut, Order, Threads, Update, View, Window, apply1, lend, multiply,
-};
+use crate::kernel::{Direction, Float, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
 
 /// A linear layer that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -40,11 +40,59 @@ impl FrozenLinear {
     ///
     /// **Gradient** to `x` only. **Errors** if the last dimension of `x` is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.dims().last() != Some(&self.in_features) {
-            candle_core::bail!("linear: expected [..., {}], found {:?}", self.in_features, x.dims());
+        self.forward_around(x, Around::default())
+    }
+
+    /// `residual + layer(prelude(x))` as one node.
+    ///
+    /// **Shapes** `prelude(x): [..., in]`; returns `[..., out]`, the shape of the residual.
+    ///
+    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    pub fn forward_around(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+        if computes_here(&self.weight, x) {
+            frozen_layer(x, self.product(), self.constants(), around)
+        } else {
+            around.run(x, |x| self.alone(x))
         }
+    }
+
+    /// `x · weightᵀ + bias + scale · (x · downᵀ) · upᵀ` as one node; `down: [rank, in]`, `up: [out, rank]`.
+    ///
+    /// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
+    ///
+    /// **Source** Hu et al., arXiv 2106.09685, with `down` for A and `up` for B.
+    pub fn forward_adapted(&self, x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
+        if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
+            return self.forward(x)? + low_rank_linear(x, down, up, scale)?;
+        }
+        check_low_rank(x, down, up)?;
+        if up.dims()[0] != self.out_features {
+            candle_core::bail!(
+                "linear: expected an update to {} features, found up {:?}",
+                self.out_features,
+                up.dims()
+            );
+        }
+        adapted_layer([x, down, up], self.product(), self.bias.clone(), LowRankLinear { scale })
+    }
+
+    fn product(&self) -> Linear {
+        let Self { weight, in_features, out_features, .. } = self;
+        Linear { weight: weight.clone(), in_features: *in_features, out_features: *out_features }
+    }
+
+    pub(super) fn weight(&self) -> &Frozen {
+        &self.weight
+    }
+
+    pub(super) fn constants(&self) -> Constants {
+        Constants { bias: self.bias.clone(), shift: None }
+    }
+
+    /// On other devices, and in half precision.
+    fn alone(&self, x: &Tensor) -> Result<Tensor> {
         let Frozen::Elsewhere(weight) = &self.weight else {
-            return widened(x, |x| apply1(x, Linear(self.clone())));
+            return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default()));
         };
         let y = elsewhere::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();
@@ -87,54 +135,61 @@ pub(super) fn check_bias(what: &str, bias: Option<&Tensor>, out: usize) -> Resul
     }
 }
 
-struct Linear(FrozenLinear);
+/// Whether a layer's own kernels take `x` as it is.
+pub(super) fn computes_here(weight: &Frozen, x: &Tensor) -> bool {
+    !matches!(weight, Frozen::Elsewhere(_)) && matches!(x.dtype(), DType::F32 | DType::F64)
+}
 
-impl Kernel1 for Linear {
+#[derive(Clone)]
+struct Linear {
+    weight: Frozen,
+    in_features: usize,
+    out_features: usize,
+}
+
+impl Product for Linear {
     const NAME: &'static str = "frozen-linear";
 
-    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let FrozenLinear { weight, bias, in_features, out_features } = &self.0;
-        let mut shape = x.dims.to_vec();
-        shape[x.dims.len() - 1] = *out_features;
-        let y = match weight {
-            Frozen::Plain(weight) => self.plain(&lend::<T>(weight)?, x)?,
-            packed => {
-                let (x, rows) = (Source::Tokens { x: single(x.data)?, channels: *in_features }, x.rows().0);
-                let window = Window::single(rows);
-                T::from_f32s(packed.sweep(x, window, Direction::Forward, bias.as_ref(), Order::Tokens)?)
-            }
-        };
-        Ok((y, shape.into()))
+    fn output(&self, x: &[usize]) -> Result<Shape> {
+        match x.split_last() {
+            Some((last, rows)) if *last == self.in_features => Ok([rows, &[self.out_features]].concat().into()),
+            _ => candle_core::bail!("linear: expected [..., {}], found {x:?}", self.in_features),
+        }
     }
 
-    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
-        let FrozenLinear { weight, in_features, out_features, .. } = &self.0;
-        let rows = x.rows().0;
-        let Frozen::Plain(weight) = weight else {
-            let grad = Source::Tokens { x: single(grad.data)?, channels: *out_features };
-            let window = Window::single(rows);
-            return Ok(T::from_f32s(weight.sweep(grad, window, Direction::Backward, None, Order::Tokens)?));
+    fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
+        let rows = self.output(x.dims)?.elem_count() / self.out_features.max(1);
+        let Frozen::Plain(weight) = &self.weight else {
+            let start = single_start(start)?;
+            let x = Source::Tokens { x: single(x.data)?, channels: self.in_features, size: (1, rows) };
+            let y = self.weight.sweep(x, Window::single(rows), Direction::Forward, start, Order::Tokens)?;
+            return Ok(T::from_f32s(y));
         };
         let weight = lend::<T>(weight)?;
-        let mut dx = vec![T::ZERO; x.data.len()];
-        let grad = Matrix::new(grad.data, rows, *out_features);
+        let (mut y, update) = match start.bias {
+            Some(bias) => (bias.repeat(rows), Update::Add),
+            None => (vec![T::ZERO; rows * self.out_features], Update::Replace),
+        };
+        let x = Matrix::new(x.data, rows, self.in_features);
+        let weight = Matrix::new(&weight, self.out_features, self.in_features);
+        multiply(MatrixMut::new(&mut y, rows, self.out_features), update, T::ONE, x, weight.t(), Threads::All);
+        y.iter_mut().zip(start.residual.unwrap_or(&[])).for_each(|(y, residual)| *y += *residual);
+        Ok(y)
+    }
+
+    fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>> {
+        let Self { weight, in_features, out_features } = self;
+        let rows = x.iter().product::<usize>() / (*in_features).max(1);
+        let Frozen::Plain(weight) = weight else {
+            let grad = Source::Tokens { x: single(grad)?, channels: *out_features, size: (1, rows) };
+            let dx = weight.sweep(grad, Window::single(rows), Direction::Backward, Start::ZERO, Order::Tokens)?;
+            return Ok(T::from_f32s(dx));
+        };
+        let weight = lend::<T>(weight)?;
+        let mut dx = vec![T::ZERO; rows * in_features];
+        let grad = Matrix::new(grad, rows, *out_features);
         let weight = Matrix::new(&weight, *out_features, *in_features);
         multiply(MatrixMut::new(&mut dx, rows, *in_features), Update::Replace, T::ONE, grad, weight, Threads::All);
         Ok(dx)
-    }
-}
-
-impl Linear {
-    fn plain<T: Float>(&self, weight: &[T], x: View<'_, T>) -> Result<Vec<T>> {
-        let FrozenLinear { bias, in_features, out_features, .. } = &self.0;
-        let rows = x.rows().0;
-        let (mut y, update) = match bias {
-            Some(bias) => (lend::<T>(bias)?.repeat(rows), Update::Add),
-            None => (vec![T::ZERO; rows * out_features], Update::Replace),
-        };
-        let x = Matrix::new(x.data, rows, *in_features);
-        let weight = Matrix::new(weight, *out_features, *in_features);
-        multiply(MatrixMut::new(&mut y, rows, *out_features), update, T::ONE, x, weight.t(), Threads::All);
-        Ok(y)
     }
 }

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::conv::{check_channels, taps_first};
 use super::elsewhere;
+use super::layer::LowRank;
 use crate::kernel::{Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply};
 
 /// `scale · (x · downᵀ) · upᵀ`.
@@ -15,18 +16,25 @@ use crate::kernel::{Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Upd
 ///
 /// **Source** Hu et al., arXiv 2106.09685, with `down` for A and `up` for B.
 pub fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
+    check_low_rank(x, down, up)?;
+    together(x, down, up, |x, down, up| {
+        if x.device().is_cpu() {
+            let mut output = x.dims().to_vec();
+            output[x.rank() - 1] = up.dims()[0];
+            apply3(x, down, up, Alone { update: LowRankLinear { scale }, output: output.into() })
+        } else {
+            elsewhere::low_rank_linear(x, down, up, scale)
+        }
+    })
+}
+
+pub(super) fn check_low_rank(x: &Tensor, down: &Tensor, up: &Tensor) -> Result<()> {
     let ((rank, in_features), (_, up_rank)) = (down.dims2()?, up.dims2()?);
     if x.dims().last() != Some(&in_features) || rank != up_rank {
         let (x, down, up) = (x.dims(), down.dims(), up.dims());
         candle_core::bail!("low-rank linear: x {x:?}, down {down:?} [rank, in] and up {up:?} [out, rank] do not fit");
     }
-    together(x, down, up, |x, down, up| {
-        if x.device().is_cpu() {
-            apply3(x, down, up, LowRankLinear { scale })
-        } else {
-            elsewhere::low_rank_linear(x, down, up, scale)
-        }
-    })
+    Ok(())
 }
 
 /// `scale · up ∗ (down ∗ x)`, a convolution to few channels and a 1×1 convolution back.
@@ -43,6 +51,27 @@ pub fn low_rank_conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
+    let sizes = low_rank_sizes(x, down, up, stride, padding)?;
+    together(x, down, up, |x, down, up| {
+        if x.device().is_cpu() {
+            // The reordering is a node of candle's, which routes the gradient back to `down`.
+            let size = sizes.on((x.dims()[2], x.dims()[3]))?.output();
+            let output = (x.dims()[0], up.dims()[0], size.0, size.1).into();
+            apply3(x, &taps_first(down)?, up, Alone { update: LowRankConv2d { scale, sizes }, output })
+        } else {
+            elsewhere::low_rank_conv2d(x, down, up, scale, sizes)
+        }
+    })
+}
+
+/// The convolution to few channels.
+pub(super) fn low_rank_sizes(
+    x: &Tensor,
+    down: &Tensor,
+    up: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Convolution> {
     let ((rank, in_channels, height, width), up_dims) = (down.dims4()?, up.dims4()?);
     let sizes = Convolution { in_channels, out_channels: rank, kernel: (height, width), stride, padding };
     check_channels(x, &sizes)?;
@@ -52,14 +81,7 @@ pub fn low_rank_conv2d(
             "low-rank conv2d: down {down:?} [rank, in, kh, kw], up {up:?} [out, rank, 1, 1] and stride {stride} do not fit"
         );
     }
-    together(x, down, up, |x, down, up| {
-        if x.device().is_cpu() {
-            // The reordering is a node of candle's, which routes the gradient back to `down`.
-            apply3(x, &taps_first(down)?, up, LowRankConv2d { scale, sizes })
-        } else {
-            elsewhere::low_rank_conv2d(x, down, up, scale, sizes)
-        }
-    })
+    Ok(sizes)
 }
 
 /// Runs `f` in the element type of `x`, except that half precision on the processor is computed in f32.
@@ -83,30 +105,64 @@ fn product<T: Float>(rows: usize, columns: usize, scale: T, a: Matrix<'_, T>, b:
     result
 }
 
-struct LowRankLinear {
-    scale: f64,
+/// `result += scale · a · b`, `result: [rows, columns]`.
+fn add_product<T: Float>(
+    result: &mut [T],
+    (rows, columns): (usize, usize),
+    scale: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+) {
+    multiply(MatrixMut::new(result, rows, columns), Update::Add, scale, a, b, Threads::All);
 }
 
-impl Kernel3 for LowRankLinear {
-    const NAME: &'static str = "low-rank-linear";
+/// An update as a layer of its own.
+struct Alone<U> {
+    update: U,
+    output: Shape,
+}
 
-    fn forward<T: Float>(&self, [x, down, up]: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+impl<U: LowRank> Kernel3 for Alone<U> {
+    const NAME: &'static str = "low-rank";
+
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let mut y = vec![T::ZERO; self.output.elem_count()];
+        self.update.add_to(arguments, &mut y)?;
+        Ok((y, self.output.clone()))
+    }
+
+    fn backward<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        _: View<'_, T>,
+        grad: View<'_, T>,
+        wanted: Wanted,
+    ) -> Result<[Vec<T>; 3]> {
+        let dx = if wanted[0] { vec![T::ZERO; arguments[0].data.len()] } else { Vec::new() };
+        self.update.backward(arguments, grad, wanted, dx)
+    }
+}
+
+pub(super) struct LowRankLinear {
+    pub(super) scale: f64,
+}
+
+impl LowRank for LowRankLinear {
+    fn add_to<T: Float>(&self, [x, down, up]: [View<'_, T>; 3], y: &mut [T]) -> Result<()> {
         let ((rows, in_features), rank, out_features) = (x.rows(), down.dims[0], up.dims[0]);
-        let (x_rows, down) = (Matrix::new(x.data, rows, in_features), Matrix::new(down.data, rank, in_features));
-        let narrow = product(rows, rank, T::ONE, x_rows, down.t());
+        let (x, down) = (Matrix::new(x.data, rows, in_features), Matrix::new(down.data, rank, in_features));
+        let narrow = product(rows, rank, T::ONE, x, down.t());
         let (narrow, up) = (Matrix::new(&narrow, rows, rank), Matrix::new(up.data, out_features, rank));
-        let y = product(rows, out_features, T::from_f64(self.scale), narrow, up.t());
-        let mut shape = x.dims.to_vec();
-        shape[x.dims.len() - 1] = out_features;
-        Ok((y, shape.into()))
+        add_product(y, (rows, out_features), T::from_f64(self.scale), narrow, up.t());
+        Ok(())
     }
 
     fn backward<T: Float>(
         &self,
         [x, down, up]: [View<'_, T>; 3],
-        _: View<'_, T>,
         grad: View<'_, T>,
         wanted: Wanted,
+        mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
         let ((rows, in_features), rank, out_features) = (x.rows(), down.dims[0], up.dims[0]);
         let scale = T::from_f64(self.scale);
@@ -117,9 +173,12 @@ impl Kernel3 for LowRankLinear {
 
         let d_narrow = product(rows, rank, scale, grad, up);
         let d_narrow = Matrix::new(&d_narrow, rows, rank);
+        if wanted[0] {
+            add_product(&mut dx, (rows, in_features), T::ONE, d_narrow, down);
+        }
         let when = |position: usize, f: &dyn Fn() -> Vec<T>| if wanted[position] { f() } else { Vec::new() };
         Ok([
-            when(0, &|| product(rows, in_features, T::ONE, d_narrow, down)),
+            dx,
             when(1, &|| product(rank, in_features, T::ONE, d_narrow.t(), x)),
             when(2, &|| {
                 let narrow = product(rows, rank, T::ONE, x, down.t());
@@ -129,27 +188,26 @@ impl Kernel3 for LowRankLinear {
     }
 }
 
-struct LowRankConv2d {
-    scale: f64,
-    sizes: Convolution,
+pub(super) struct LowRankConv2d {
+    pub(super) scale: f64,
+    pub(super) sizes: Convolution,
 }
 
 impl LowRankConv2d {
-    /// `out = matrix · narrow` for every image, `matrix: [rows, columns]`.
-    fn pointwise<T: Float>(
+    /// `result += matrix · narrow` for every image, `matrix: [rows, columns]`.
+    fn add_pointwise<T: Float>(
         &self,
         matrix: Matrix<'_, T>,
         (rows, columns): (usize, usize),
         images: &[T],
         pixels: usize,
-    ) -> Vec<T> {
-        let mut result = vec![T::ZERO; images.len() / (columns * pixels).max(1) * rows * pixels];
+        result: &mut [T],
+    ) {
         let pairs = images.chunks_exact((columns * pixels).max(1)).zip(result.chunks_exact_mut((rows * pixels).max(1)));
         for (image, result) in pairs {
-            let (image, result) = (Matrix::new(image, columns, pixels), MatrixMut::new(result, rows, pixels));
-            multiply(result, Update::Replace, T::from_f64(self.scale), matrix, image, Threads::All);
+            let image = Matrix::new(image, columns, pixels);
+            add_product(result, (rows, pixels), T::from_f64(self.scale), matrix, image);
         }
-        result
     }
 
     /// `scale · Σ grad · narrowᵀ` over the images, `[out, rank]`.
@@ -171,34 +229,37 @@ impl LowRankConv2d {
     }
 }
 
-impl Kernel3 for LowRankConv2d {
-    const NAME: &'static str = "low-rank-conv2d";
-
-    fn forward<T: Float>(&self, [x, down, up]: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+impl LowRank for LowRankConv2d {
+    fn add_to<T: Float>(&self, [x, down, up]: [View<'_, T>; 3], y: &mut [T]) -> Result<()> {
         let placed = self.sizes.on((x.dims[2], x.dims[3]))?;
         let (batch, out_channels, rank) = (x.dims[0], up.dims[0], self.sizes.out_channels);
         let (height, width) = placed.output();
         let narrow = placed.forward(x.data, down.data, None, batch);
         let up = Matrix::new(up.data, out_channels, rank);
-        let y = self.pointwise(up, (out_channels, rank), &narrow, height * width);
-        Ok((y, (batch, out_channels, height, width).into()))
+        self.add_pointwise(up, (out_channels, rank), &narrow, height * width, y);
+        Ok(())
     }
 
     fn backward<T: Float>(
         &self,
         [x, down, up]: [View<'_, T>; 3],
-        _: View<'_, T>,
         grad: View<'_, T>,
         wanted: Wanted,
+        mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
         let placed = self.sizes.on((x.dims[2], x.dims[3]))?;
         let (batch, out_channels, rank) = (x.dims[0], up.dims[0], self.sizes.out_channels);
         let pixels = placed.output().0 * placed.output().1;
         let up = Matrix::new(up.data, out_channels, rank);
-        let d_narrow = self.pointwise(up.t(), (rank, out_channels), grad.data, pixels);
+        let mut d_narrow = vec![T::ZERO; batch * rank * pixels];
+        self.add_pointwise(up.t(), (rank, out_channels), grad.data, pixels, &mut d_narrow);
+        if wanted[0] {
+            let more = placed.input_gradient(&d_narrow, down.data, batch);
+            dx.iter_mut().zip(more).for_each(|(dx, more)| *dx += more);
+        }
         let when = |position: usize, f: &dyn Fn() -> Vec<T>| if wanted[position] { f() } else { Vec::new() };
         Ok([
-            when(0, &|| placed.input_gradient(&d_narrow, down.data, batch)),
+            dx,
             when(1, &|| placed.weight_gradient(x.data, &d_narrow)),
             when(2, &|| {
                 let narrow = placed.forward(x.data, down.data, None, batch);

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::activation::{Activation, Identity, Silu};
 use super::composed::widened;
 use super::elsewhere::{self, Curve};
+use super::layer::Leading;
 use super::linear::stored;
 use crate::kernel::{Float, Kernel1, Loop, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
 
@@ -33,14 +34,20 @@ impl FrozenLayerNorm {
     /// **Gradient** to `x`. **Errors** if the last dimension is not that of the weight.
     /// **Source** Ba, Kiros and Hinton, arXiv 1607.06450.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.dims().last() != self.weight.dims().last() {
-            candle_core::bail!("layer norm: expected [..., {}], found {:?}", self.weight.elem_count(), x.dims());
-        }
+        let kernel = self.kernel(x)?;
         if x.device().is_cpu() {
-            widened(x, |x| apply1(x, LayerNorm(self.clone())))
+            widened(x, |x| apply1(x, kernel))
         } else {
             elsewhere::layer_norm(x, &self.weight, &self.bias, self.eps)
         }
+    }
+
+    /// The kernel for inputs like `x`.
+    pub(super) fn kernel(&self, x: &Tensor) -> Result<LayerNorm> {
+        if x.dims().last() != self.weight.dims().last() {
+            candle_core::bail!("layer norm: expected [..., {}], found {:?}", self.weight.elem_count(), x.dims());
+        }
+        Ok(LayerNorm(self.clone()))
     }
 }
 
@@ -71,24 +78,37 @@ impl FrozenGroupNorm {
     /// **Gradient** to `x`. **Errors** if the channels are not those of the weight.
     /// **Source** Wu and He, arXiv 1803.08494.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run::<Identity>(x, None)
+        self.run(x, self.kernel(x)?, None)
     }
 
     /// [`FrozenGroupNorm::forward`] followed by SiLU, in one pass.
     ///
     /// **Gradient** to `x`. **Errors** as there.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        self.run::<Silu>(x, Some(elsewhere::SILU))
+        self.run(x, self.kernel_silu(x)?, Some(elsewhere::SILU))
     }
 
-    /// Followed by `A`, which is `curve` on other devices.
-    fn run<A: Activation>(&self, x: &Tensor, curve: Option<Curve>) -> Result<Tensor> {
+    /// The kernel of [`forward`](Self::forward) for inputs like `x`.
+    pub(super) fn kernel(&self, x: &Tensor) -> Result<GroupNorm<Identity>> {
+        self.followed_by(x)
+    }
+
+    /// The kernel of [`forward_silu`](Self::forward_silu) for inputs like `x`.
+    pub(super) fn kernel_silu(&self, x: &Tensor) -> Result<GroupNorm<Silu>> {
+        self.followed_by(x)
+    }
+
+    fn followed_by<A>(&self, x: &Tensor) -> Result<GroupNorm<A>> {
         if x.rank() < 2 || x.dims()[1] != self.weight.elem_count() {
             let (channels, found) = (self.weight.elem_count(), x.dims());
             candle_core::bail!("group norm: expected [batch, {channels}, ...], found {found:?}");
         }
+        Ok(GroupNorm { layer: self.clone(), then: PhantomData })
+    }
+
+    /// Followed by `A`, which is `curve` on other devices.
+    fn run<A: Activation>(&self, x: &Tensor, kernel: GroupNorm<A>, curve: Option<Curve>) -> Result<Tensor> {
         if x.device().is_cpu() {
-            let kernel = GroupNorm { layer: self.clone(), then: PhantomData::<A> };
             return widened(x, |x| apply1(x, kernel));
         }
         elsewhere::group_norm(x, (&self.weight, &self.bias), self.groups, self.eps, curve)
@@ -112,7 +132,13 @@ fn moments<T: Float>(x: &[T], eps: f64) -> (T, T) {
     (mean, T::from_f64(1.0 / (variance + eps).sqrt()))
 }
 
-struct LayerNorm(FrozenLayerNorm);
+pub(super) struct LayerNorm(FrozenLayerNorm);
+
+impl Leading for LayerNorm {
+    fn output(&self, x: &[usize]) -> Vec<usize> {
+        x.to_vec()
+    }
+}
 
 impl Kernel1 for LayerNorm {
     const NAME: &'static str = "layer-norm";
@@ -197,9 +223,15 @@ impl<T: Float> Correction<T> {
     }
 }
 
-struct GroupNorm<A> {
+pub(super) struct GroupNorm<A> {
     layer: FrozenGroupNorm,
     then: PhantomData<A>,
+}
+
+impl<A: Activation> Leading for GroupNorm<A> {
+    fn output(&self, x: &[usize]) -> Vec<usize> {
+        x.to_vec()
+    }
 }
 
 impl<A> GroupNorm<A> {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use catelier_numerics::ops::{
-    self, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, composed,
+    self, Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, composed,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -45,6 +45,100 @@ proptest! {
         let turned = normal(0, &[batch, width, rows], dtype);
         agree(&[turned], &|t| layer.forward(&t[0].transpose(1, 2)?), &|t| {
             composed::linear(&t[0].transpose(1, 2)?.contiguous()?, &weight, b)
+        })?;
+    }
+
+    #[test]
+    fn layers_with_what_is_around_them(
+        (batch, groups, per_group, out) in (1..3usize, 1..4usize, 1..4usize, 1..40usize),
+        (height, width, kernel) in (2..9usize, 2..9usize, prop_oneof![Just(1usize), Just(3)]),
+        dtype in dtype(),
+    ) {
+        let channels = groups * per_group;
+        let (weight, bias) = (normal(1, &[out, channels, kernel, kernel], dtype), normal(2, &[out], dtype));
+        let conv = FrozenConv2d::new(&weight, Some(&bias), 1, kernel / 2).unwrap();
+        let norm = FrozenGroupNorm::new(&normal(3, &[channels], dtype), &normal(4, &[channels], dtype), groups, 1e-2).unwrap();
+        let x = normal(0, &[batch, channels, height, width], dtype);
+        let (residual, shift) = (normal(5, &[batch, out, height, width], dtype), normal(6, &[batch, out], dtype));
+        let plain = |t: &Tensor, shift: &Tensor| {
+            composed::conv2d(&norm.forward_silu(t)?, &weight, Some(&bias), 1, kernel / 2)?
+                .broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)
+        };
+        agree(&[x.clone(), residual.clone()], &|t| {
+            conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
+        }, &|t| &t[1] + plain(&t[0], &shift)?)?;
+        agree(&[x, shift, residual], &|t| {
+            conv.forward_around(&t[0], Some(&t[1]), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[2]))
+        }, &|t| &t[2] + plain(&t[0], &t[1])?)?;
+    }
+
+    #[test]
+    fn linear_layers_with_what_is_around_them(
+        (batch, rows, width, out) in (1..3usize, 1..20usize, 2..40usize, 1..70usize),
+        dtype in dtype(),
+    ) {
+        let norm = FrozenLayerNorm::new(&normal(1, &[width], dtype), &normal(2, &[width], dtype), 1e-2).unwrap();
+        let wide = FrozenLinear::new(&normal(3, &[2 * out, width], dtype), Some(&normal(4, &[2 * out], dtype))).unwrap();
+        let back = FrozenLinear::new(&normal(5, &[width, out], dtype), Some(&normal(6, &[width], dtype))).unwrap();
+        let x = normal(0, &[batch, rows, width], dtype);
+        agree(&[x], &|t| {
+            let wide = wide.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
+            back.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+        }, &|t| &t[0] + back.forward(&composed::geglu(&wide.forward(&norm.forward(&t[0])?)?)?)?)?;
+    }
+
+    #[test]
+    fn between_maps_and_tokens(
+        (batch, groups, inner, out) in (1..3usize, 1..4usize, 1..70usize, 1..40usize),
+        (height, width) in (1..9usize, 1..9usize),
+        convolution: bool,
+        dtype in dtype(),
+    ) {
+        let channels = 2 * groups;
+        let norm = FrozenGroupNorm::new(&normal(1, &[channels], dtype), &normal(2, &[channels], dtype), groups, 1e-2).unwrap();
+        let (into, back) = (normal(3, &[inner, channels], dtype), normal(4, &[out, inner], dtype));
+        let (bias, back_bias) = (normal(5, &[inner], dtype), normal(6, &[out], dtype));
+        let (x, residual) = (normal(0, &[batch, channels, height, width], dtype), normal(7, &[batch, out, height, width], dtype));
+        let plain = |t: &[Tensor]| {
+            let tokens = norm.forward(&t[0])?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+            let tokens = composed::linear(&composed::linear(&tokens, &into, Some(&bias))?, &back, Some(&back_bias))?;
+            &t[1] + tokens.transpose(1, 2)?.contiguous()?.reshape(t[1].shape())?
+        };
+        let lead = Around::after(Prelude::GroupNorm(&norm));
+        let size = (height, width);
+        if convolution {
+            let pointwise = |weight: &Tensor, bias| FrozenConv2d::new(&weight.unsqueeze(2)?.unsqueeze(3)?, Some(bias), 1, 0);
+            let (into, back) = (pointwise(&into, &bias).unwrap(), pointwise(&back, &back_bias).unwrap());
+            agree(&[x, residual], &|t| {
+                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+            }, &plain)?;
+        } else {
+            let linear = |weight: &Tensor, bias| FrozenLinear::new(weight, Some(bias)).unwrap();
+            let (into, back) = (linear(&into, &bias), linear(&back, &back_bias));
+            agree(&[x, residual], &|t| {
+                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+            }, &plain)?;
+        }
+    }
+
+    #[test]
+    fn adapted_layers(
+        (batch, rows, width, rank, out) in (1..3usize, 1..20usize, 1..40usize, 1..6usize, 1..70usize),
+        (side, kernel, stride) in (4..8usize, 1..4usize, 1..3usize),
+        dtype in dtype(),
+    ) {
+        let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
+        let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+        let (down, up) = (normal(3, &[rank, width], dtype), normal(4, &[out, rank], dtype));
+        agree(&[normal(0, &[batch, rows, width], dtype), down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
+            composed::linear(&t[0], &weight, Some(&bias))? + composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)?
+        })?;
+        let weight = normal(1, &[out, width, kernel, kernel], dtype);
+        let layer = FrozenConv2d::new(&weight, Some(&bias), stride, 1).unwrap();
+        let (down, up) = (normal(3, &[rank, width, kernel, kernel], dtype), normal(4, &[out, rank, 1, 1], dtype));
+        agree(&[normal(0, &[batch, width, side, side + 1], dtype), down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
+            composed::conv2d(&t[0], &weight, Some(&bias), stride, 1)?
+                + composed::low_rank_conv2d(&t[0], &t[1], &t[2], 0.3, stride, 1)?
         })?;
     }
 
@@ -97,6 +191,28 @@ proptest! {
         agree(&[q, k, v], &|t| ops::attention(&t[0], &t[1], &t[2], heads, mask), &|t| {
             composed::attention(&t[0], &t[1], &t[2], heads, mask)
         })?;
+    }
+
+    #[test]
+    fn rounded_attention_is_near(
+        (batch, heads, width) in (1..3usize, 1..4usize, 1..50usize),
+        (queries, keys) in (1..200usize, 1..700usize),
+        causal: bool,
+    ) {
+        let mask = if causal { AttentionMask::Causal } else { AttentionMask::None };
+        let n = |sample, tokens| normal(sample, &[batch, tokens, heads * width], DType::F32);
+        let inputs = [n(0, queries), n(1, keys), n(2, keys)];
+        let rounded = run(&inputs, &|t| ops::attention_rounded(&t[0], &t[1], &t[2], heads, mask)).unwrap();
+        let exact = run(&inputs, &|t| ops::attention(&t[0], &t[1], &t[2], heads, mask)).unwrap();
+        for (rounded, exact) in rounded.iter().zip(&exact) {
+            let (rounded, exact) = (values(rounded), values(exact));
+            let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+            let apart = norm(&mut rounded.iter().zip(&exact).map(|(x, y)| x - y));
+            // A number of bf16 has eight bits; errors of many terms partly cancel, but so do the terms themselves where a
+            // query sees few keys.
+            let scale = norm(&mut exact.iter().copied()) + (exact.len() as f64).sqrt();
+            prop_assert!(apart <= 0.02 * scale, "{apart} of {scale}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::ops::{
-    AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, attention, geglu, gelu,
-    low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
+    Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, attention, geglu,
+    gelu, low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
 };
 
 /// Normal numbers that depend on `sample` and the shape alone.
@@ -55,7 +55,7 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
     let linear = FrozenLinear::new(&n(10, &[5, 6]), Some(&n(11, &[5]))).unwrap();
     let layer_norm = FrozenLayerNorm::new(&n(12, &[6]), &n(13, &[6]), 1e-5).unwrap();
     let group_norm = FrozenGroupNorm::new(&n(14, &[6]), &n(15, &[6]), 3, 1e-6).unwrap();
-    let group_norm_silu = group_norm.clone();
+    let (group_norm_silu, group_norm_alone) = (group_norm.clone(), group_norm.clone());
     let x = n(0, &[2, size, 6]);
     let image = n(1, &[2, 6, size, size + 1]);
     let (q, k, v) = (n(2, &[2, size, 6]), n(3, &[2, size + 2, 6]), n(4, &[2, size + 2, 6]));
@@ -84,6 +84,18 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
             low_rank_conv2d(&t[0], &t[1], &t[2], 0.7, 2, 1)
         }),
     ];
+    let (conv, norm) = (FrozenConv2d::new(&n(22, &[6, 6, 3, 3]), Some(&n(23, &[6])), 1, 1), group_norm_alone);
+    let (conv, shift) = (conv.unwrap(), n(24, &[2, 6]));
+    cases.push(case("conv2d with all around it", vec![image.clone(), n(25, &[2, 6, size, size + 1])], move |t| {
+        let shift = shift.narrow(0, 0, t[0].dim(0)?)?;
+        conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
+    }));
+    let layer = FrozenLinear::new(&n(26, &[5, 6]), Some(&n(27, &[5]))).unwrap();
+    cases.push(case(
+        "low-rank linear on its layer",
+        vec![n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])],
+        move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7),
+    ));
     for (kernel, stride, padding) in
         [((1, 1), 1, 0), ((3, 3), 1, 1), ((3, 3), 2, 1), ((3, 3), 2, 0), ((2, 2), 2, 0), ((3, 2), 1, 2)]
     {

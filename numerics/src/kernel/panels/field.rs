@@ -21,8 +21,8 @@ pub(crate) struct Field<'a, E: Clone> {
 }
 
 impl<'a, E: Element> Field<'a, E> {
-    /// Tokens `x: [rows, channels]` as one line of pixels.
-    pub(crate) fn tokens(x: &[f32], channels: usize) -> Self {
+    /// Tokens `x: [batch · height · width, channels]` as pixels, in samples of `size` (height, width).
+    pub(crate) fn tokens(x: &[f32], channels: usize, size: (usize, usize)) -> Self {
         let (rows, padded) = (x.len() / channels, channels.next_multiple_of(E::GROUP));
         let mut data = vec![E::default(); rows * padded];
         let pieces = data.par_chunks_mut(padded * 64).zip(x.par_chunks(channels * 64));
@@ -31,13 +31,13 @@ impl<'a, E: Element> Field<'a, E> {
                 convert(from, &mut into[..channels]);
             }
         });
-        Self { data: Cow::Owned(data), batch: 1, size: (1, rows), channels: padded }
+        Self { data: Cow::Owned(data), batch: rows / (size.0 * size.1).max(1), size, channels: padded }
     }
 
     /// Maps `x: [batch, channels, height, width]` in a frame of zeros.
     pub(crate) fn planes(x: &[f32], channels: usize, (height, width): (usize, usize), frame: Frame) -> Self {
         let (size, padded) = (frame.size, channels.next_multiple_of(E::GROUP));
-        let batch = x.len() / (channels * height * width);
+        let batch = x.len() / (channels * height * width).max(1);
         let mut data = vec![E::default(); batch * size.0 * size.1 * padded];
         data.par_chunks_mut(size.1 * padded).enumerate().for_each(|(line, pixels)| {
             let (sample, row) = (line / size.0, line % size.0);
@@ -80,9 +80,9 @@ impl Frame {
 }
 
 impl<'a> Field<'a, f32> {
-    /// Tokens `x: [rows, channels]` as they lie.
-    pub(crate) fn borrowed(x: &'a [f32], channels: usize) -> Self {
-        Self { data: Cow::Borrowed(x), batch: 1, size: (1, x.len() / channels), channels }
+    /// Tokens `x: [batch · height · width, channels]` as they lie, in samples of `size` (height, width).
+    pub(crate) fn borrowed(x: &'a [f32], channels: usize, size: (usize, usize)) -> Self {
+        Self { data: Cow::Borrowed(x), batch: x.len() / (channels * size.0 * size.1).max(1), size, channels }
     }
 }
 
@@ -94,8 +94,26 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// To pixels `pitch` apart, in squares: a map's cache line is read whole, whatever the distance between maps.
+    /// To pixels `pitch` apart.
     fn transpose<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
+        if columns.len() < SQUARE {
+            return self.transpose_one_by_one(channels, columns, pixels, pitch);
+        }
+        self.transpose_in_squares(channels, columns, pixels, pitch);
+    }
+
+    /// Maps of so short lines fit the cache however they are read.
+    fn transpose_one_by_one<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
+        for (pixel, column) in columns.enumerate() {
+            let channels_of_pixel = self.source[self.start + column..].iter().step_by(self.plane);
+            for (into, from) in pixels[pixel * pitch..][..channels].iter_mut().zip(channels_of_pixel) {
+                *into = E::from_f32(*from);
+            }
+        }
+    }
+
+    /// A map's cache line is read whole, whatever the distance between maps.
+    fn transpose_in_squares<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
         let mut square = [[0.0f32; SQUARE]; SQUARE];
         for first in columns.clone().step_by(SQUARE) {
             let count = SQUARE.min(columns.end - first);
@@ -103,17 +121,26 @@ impl Line<'_> {
                 let depth = SQUARE.min(channels - channel);
                 for (row, square) in square[..depth].iter_mut().enumerate() {
                     let from = (channel + row) * self.plane + self.start + first;
-                    square[..count].copy_from_slice(&self.source[from..][..count]);
+                    copy(&mut square[..count], &self.source[from..][..count]);
                 }
-                for column in 0..count {
+                let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch).take(count);
+                for (column, pixel) in below.enumerate() {
                     let values: [f32; SQUARE] = std::array::from_fn(|row| square[row][column]);
                     let mut converted = [E::default(); SQUARE];
                     E::convert(&values, &mut converted);
-                    pixels[(first - columns.start + column) * pitch + channel..][..depth]
-                        .copy_from_slice(&converted[..depth]);
+                    copy(&mut pixel[channel..][..depth], &converted[..depth]);
                 }
             }
         }
+    }
+}
+
+/// Copies at most a square's line; a whole one without a call.
+#[inline(always)]
+fn copy<E: Copy>(into: &mut [E], from: &[E]) {
+    match (<&mut [E; SQUARE]>::try_from(&mut *into), <&[E; SQUARE]>::try_from(from)) {
+        (Ok(into), Ok(from)) => *into = *from,
+        _ => into.copy_from_slice(from),
     }
 }
 

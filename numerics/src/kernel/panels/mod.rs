@@ -7,7 +7,7 @@
 //! order: bits do not depend on the number of threads.
 //!
 //! The gradient of the input is the same product with the weight's taps reversed and its panels transposed, one at a
-//! time while they are used: the weight is kept once.
+//! time while they are used: a large weight is kept once. A small one is kept turned around too.
 
 mod element;
 mod field;
@@ -18,9 +18,9 @@ mod vectors;
 
 pub(crate) use element::Element;
 pub(crate) use field::{Field, Frame};
-pub(crate) use packed::Packed;
-pub(crate) use strip::multiply_in_cache;
-pub(crate) use sweep::{Direction, Order, Window, sweep};
+pub(crate) use packed::{KEPT_TURNED, Packed};
+pub(crate) use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
+pub(crate) use sweep::{Direction, Order, Start, Window, sweep};
 pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
 
 /// Outputs of a panel: two registers of sixteen numbers.

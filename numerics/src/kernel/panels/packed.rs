@@ -1,10 +1,15 @@
 //! Weights in the order in which they are multiplied.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use super::{Element, PANEL};
+
+/// A weight of no more bytes is kept turned around too: small weights belong to small models, where turning one costs as
+/// much as multiplying by it.
+pub(crate) const KEPT_TURNED: usize = 2 << 20;
 
 /// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
 #[repr(C, align(64))]
@@ -16,9 +21,11 @@ const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf
 
 /// A weight `[out, taps, in]` as panels of [`PANEL`] outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
 /// outputs and channels are zeros.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Packed<E> {
     blocks: Vec<Block<E>>,
+    /// All turned panels, from the first backward pass on, of a weight small enough.
+    turned: OnceLock<Vec<Block<E>>>,
     out_channels: usize,
     taps: usize,
     in_channels: usize,
@@ -30,7 +37,7 @@ impl<E: Element> Packed<E> {
         (out_channels, taps, in_channels): (usize, usize, usize),
         weight: impl Fn(usize) -> f32 + Sync,
     ) -> Self {
-        let mut this = Self { blocks: Vec::new(), out_channels, taps, in_channels };
+        let mut this = Self { blocks: Vec::new(), turned: OnceLock::new(), out_channels, taps, in_channels };
         this.blocks = vec![Block([E::default(); PANEL]); this.panels() * this.blocks_per_panel()];
         let (padded, per_panel) = (this.padded_channels(), this.blocks_per_panel());
         this.blocks.par_chunks_mut(per_panel.max(1)).enumerate().for_each(|(panel, blocks)| {
@@ -91,9 +98,22 @@ impl<E: Element> Packed<E> {
         Panel(Cow::Borrowed(&self.blocks[index * size..][..size]))
     }
 
-    /// Panel `index` of the weight `[in, reversed taps, out]`, made for the occasion.
-    pub(super) fn turned_panel(&self, index: usize) -> Panel<'static, E> {
-        let outputs = self.out_channels.next_multiple_of(E::GROUP);
+    /// Panel `index` of the weight `[in, reversed taps, out]`.
+    pub(super) fn turned_panel(&self, index: usize) -> Panel<'_, E> {
+        if size_of_val(self.blocks.as_slice()) > KEPT_TURNED {
+            return Panel(Cow::Owned(self.turn(index)));
+        }
+        let all = || (0..self.in_channels.div_ceil(PANEL)).flat_map(|index| self.turn(index)).collect();
+        let size = self.taps * self.padded_outputs();
+        Panel(Cow::Borrowed(&self.turned.get_or_init(all)[index * size..][..size]))
+    }
+
+    fn padded_outputs(&self) -> usize {
+        self.out_channels.next_multiple_of(E::GROUP)
+    }
+
+    fn turn(&self, index: usize) -> Vec<Block<E>> {
+        let outputs = self.padded_outputs();
         let mut blocks = vec![Block([E::default(); PANEL]); self.taps * outputs];
         let (first, padded) = (index * PANEL, self.padded_channels());
         let channels = first..padded.min(first + PANEL);
@@ -104,7 +124,7 @@ impl<E: Element> Packed<E> {
                 turn(&self.blocks[source + channels.start..source + channels.end], turned);
             }
         }
-        Panel(Cow::Owned(blocks))
+        blocks
     }
 }
 

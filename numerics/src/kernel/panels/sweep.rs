@@ -36,6 +36,22 @@ pub(crate) enum Order {
     Planes,
 }
 
+/// What a product is added to, in this order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<'a, T> {
+    /// One number for each channel of the result.
+    pub(crate) bias: Option<&'a [T]>,
+    /// `[batch, channels]`: one number for each channel of each sample.
+    pub(crate) shift: Option<&'a [T]>,
+    /// Numbers in the order of the result.
+    pub(crate) residual: Option<&'a [T]>,
+}
+
+impl<T> Start<'_, T> {
+    /// Nothing.
+    pub(crate) const ZERO: Self = Self { bias: None, shift: None, residual: None };
+}
+
 /// The weight as it is, or turned around for the gradient of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -43,13 +59,13 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// `y = bias + Σ taps weight · field`.
+/// `y = start + Σ taps weight · field`.
 pub(crate) fn sweep<E: Element>(
     field: &Field<'_, E>,
     window: Window,
     weight: &Packed<E>,
     direction: Direction,
-    bias: Option<&[f32]>,
+    start: Start<'_, f32>,
     order: Order,
 ) -> Vec<f32> {
     let channels = match direction {
@@ -62,7 +78,7 @@ pub(crate) fn sweep<E: Element>(
     }
     let inner = weight.out_channels() * weight.in_channels() / channels;
     count_product(pixels, channels, inner * window.kernel.0 * window.kernel.1);
-    let work = Work::new(field, window, channels, bias, order);
+    let work = Work::new(field, window, channels, start, order);
     let results = Results::of(pixels * channels);
     let panels = match direction {
         Direction::Forward => Panels::Kept(weight),
@@ -78,7 +94,7 @@ enum Panels<'a, E: Clone + 'static> {
     /// Made when they are used.
     Turning(&'a Packed<E>),
     /// Made before, because they are used several times.
-    Turned(Vec<Panel<'static, E>>),
+    Turned(Vec<Panel<'a, E>>),
 }
 
 impl<'a, E: Element> Panels<'a, E> {
@@ -112,21 +128,21 @@ struct Work<'a, E: Clone> {
     window: Window,
     taps: Vec<usize>,
     channels: usize,
-    bias: Option<&'a [f32]>,
+    start: Start<'a, f32>,
     order: Order,
     /// Tiles that cut one line of the output, of equal width but for one.
     tiles_per_line: usize,
 }
 
 impl<'a, E: Element> Work<'a, E> {
-    fn new(field: &'a Field<'a, E>, window: Window, channels: usize, bias: Option<&'a [f32]>, order: Order) -> Self {
+    fn new(field: &'a Field<'a, E>, window: Window, channels: usize, start: Start<'a, f32>, order: Order) -> Self {
         let Window { kernel, stride, output } = window;
         assert!((output.0 - 1) * stride + kernel.0 <= field.size.0, "the window leaves the field below");
         assert!((output.1 - 1) * stride + kernel.1 <= field.size.1, "the window leaves the field on the right");
         assert_eq!(field.data.len(), field.batch * field.size.0 * field.size.1 * field.channels, "size of the field");
         let taps = (0..kernel.0).flat_map(|row| (0..kernel.1).map(move |column| (row, column)));
         let taps = taps.map(|(row, column)| (row * field.size.1 + column) * field.channels).collect();
-        Self { field, window, taps, channels, bias, order, tiles_per_line: output.1.div_ceil(PIXELS) }
+        Self { field, window, taps, channels, start, order, tiles_per_line: output.1.div_ceil(PIXELS) }
     }
 
     fn area(&self) -> usize {
@@ -239,7 +255,8 @@ impl<'a, E: Element> Work<'a, E> {
         }
     }
 
-    /// Adds the bias and puts the sums of panel `index`, the one at `place` of the tile, where they belong.
+    /// Puts the sums of panel `index`, the one at `place` of the tile, where they belong, on top of what is there to start
+    /// from.
     fn store(
         &self,
         (index, place): (usize, usize),
@@ -250,26 +267,38 @@ impl<'a, E: Element> Work<'a, E> {
     ) {
         let first = index * PANEL;
         let outputs = PANEL.min(self.channels - first);
-        let bias = |output: usize| self.bias.map_or(0.0, |bias| bias[first + output]);
+        let (sample, row) = (line / self.window.output.0, line % self.window.output.0);
+        let bias = self.start.bias.map(|bias| &bias[first..][..outputs]);
+        let shift = self.start.shift.map(|shift| &shift[sample * self.channels + first..][..outputs]);
+        let residual = |at: usize, count: usize| self.start.residual.map(|residual| &residual[at..][..count]);
         match self.order {
             Order::Tokens => {
                 for (sums, column) in sums.iter().zip(columns.clone()) {
                     let at = (line * self.window.output.1 + column) * self.channels + first;
-                    let sums = &sums[place][..outputs];
-                    results.write(at, sums.iter().enumerate().map(|(output, sum)| sum + bias(output)));
+                    let mut values = sums[place];
+                    add(&mut values, bias);
+                    add(&mut values, shift);
+                    add(&mut values, residual(at, outputs));
+                    results.write(at, values[..outputs].iter().copied());
                 }
             }
             Order::Planes => {
-                let (sample, row) = (line / self.window.output.0, line % self.window.output.0);
                 for output in 0..outputs {
                     let plane = (sample * self.channels + first + output) * self.area();
                     let at = plane + row * self.window.output.1 + columns.start;
-                    let bias = bias(output);
-                    results.write(at, sums[..columns.len()].iter().map(|sums| sums[place][output] + bias));
+                    let [bias, shift] = [bias, shift].map(|numbers| numbers.map_or(0.0, |numbers| numbers[output]));
+                    let mut values = [0.0; PIXELS];
+                    values.iter_mut().zip(sums).for_each(|(value, sums)| *value = sums[place][output] + bias + shift);
+                    add(&mut values, residual(at, columns.len()));
+                    results.write(at, values[..columns.len()].iter().copied());
                 }
             }
         }
     }
+}
+
+fn add(values: &mut [f32], more: Option<&[f32]>) {
+    values.iter_mut().zip(more.unwrap_or(&[])).for_each(|(value, more)| *value += more);
 }
 
 /// A result that several tasks write, each its own elements, and all of them every element once.

@@ -3,17 +3,19 @@
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256bh, __m512, __m512bh, __m512i, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
-        _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-        _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm512_castpd_ps, _mm512_castps_pd,
+        _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
+        _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+        _mm512_unpacklo_ps,
     };
 
     use half::bf16;
 
     use super::super::PANEL;
     use super::super::element::{Tile, Walk};
-    use super::super::strip::Rows;
+    use super::super::strip::{Rows, Style};
     use crate::processor::is_portable_only;
 
     /// Whether the processor multiplies vectors of sixteen f32, and is to do so.
@@ -23,7 +25,8 @@ mod x86 {
 
     /// Whether it also multiplies pairs of bf16.
     pub(crate) fn has_bf16_instructions() -> bool {
-        has_wide_vectors() && is_x86_feature_detected!("avx512bf16")
+        let others = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
+        has_wide_vectors() && others && is_x86_feature_detected!("avx512bf16")
     }
 
     #[expect(unsafe_code, reason = "the conversion instruction")]
@@ -162,9 +165,9 @@ mod x86 {
         b: Rows<*const f32>,
         c: Rows<*mut f32>,
         depth: usize,
-        (scale, add, mask): (f32, bool, u16),
+        style: Style,
     ) {
-        let masks: [u16; V] = std::array::from_fn(|register| if register + 1 == V { mask } else { u16::MAX });
+        let masks = masks::<V>(style);
         let mut sums = [[_mm512_setzero_ps(); V]; N];
         for k in 0..depth {
             // SAFETY: the caller promised these rows; masked columns are not touched.
@@ -180,18 +183,105 @@ mod x86 {
                 }
             }
         }
-        let scale = _mm512_set1_ps(scale);
+        // SAFETY: as promised by the caller.
+        unsafe { store(sums, c, style) }
+    }
+
+    /// Which columns of each register exist.
+    #[inline(always)]
+    fn masks<const V: usize>(style: Style) -> [u16; V] {
+        std::array::from_fn(|register| if register + 1 == V { style.mask } else { u16::MAX })
+    }
+
+    /// `c = scale · sums`, or `c += scale · sums`.
+    #[expect(unsafe_code, reason = "vector stores")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store<const N: usize, const V: usize>(sums: [[__m512; V]; N], c: Rows<*mut f32>, style: Style) {
+        let (masks, scale) = (masks::<V>(style), _mm512_set1_ps(style.scale));
         for (n, sums) in sums.into_iter().enumerate() {
             for (register, sum) in sums.into_iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: the caller promised the rows of `c`; masked columns are not touched.
                 unsafe {
                     let at = c.start.add(n * c.pitch + 16 * register);
-                    let before = match add {
+                    let before = match style.add {
                         true => _mm512_maskz_loadu_ps(masks[register], at),
                         false => _mm512_setzero_ps(),
                     };
                     _mm512_mask_storeu_ps(at, masks[register], _mm512_fmadd_ps(scale, sum, before));
                 }
+            }
+        }
+    }
+
+    /// [`strip`] of pairs of bf16, with sums in f32: `depth`, the rows of `b` and their pitch count pairs.
+    ///
+    /// # Safety
+    /// As there.
+    #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(in super::super) unsafe fn strip_bf16<const N: usize, const V: usize>(
+        a: Rows<*const [bf16; 2]>,
+        b: Rows<*const [bf16; 2]>,
+        c: Rows<*mut f32>,
+        depth: usize,
+        style: Style,
+    ) {
+        let masks = masks::<V>(style);
+        let mut sums = [[_mm512_setzero_ps(); V]; N];
+        for k in 0..depth {
+            // SAFETY: the caller promised these rows; masked columns are not touched; a pair is read as one i32.
+            unsafe {
+                let row = b.start.add(k * b.pitch).cast::<i32>();
+                let weights: [__m512bh; V] = std::array::from_fn(|register| {
+                    pairs(_mm512_maskz_loadu_epi32(masks[register], row.add(16 * register)))
+                });
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let value = a.start.add(n * a.pitch + k).cast::<i32>().read_unaligned();
+                    let value = pairs(_mm512_set1_epi32(value));
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_dpbf16_ps(*sum, value, weight);
+                    }
+                }
+            }
+        }
+        // SAFETY: as promised by the caller.
+        unsafe { store(sums, c, style) }
+    }
+
+    /// Interleaves two rows of equal length: `[top, bottom]` of every column, rounded.
+    #[expect(unsafe_code, reason = "vector loads and stores")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(in super::super) unsafe fn pair_rows(top: &[f32], bottom: &[f32], into: &mut [[bf16; 2]]) {
+        assert!(top.len() == into.len() && bottom.len() == into.len(), "rows of equal length");
+        let order: [u16; 32] = std::array::from_fn(|place| (place / 2 + 16 * (place % 2)) as u16);
+        // SAFETY: 64 bytes are loaded.
+        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+        for first in (0..into.len()).step_by(16) {
+            let mask = u16::MAX >> (16 - (into.len() - first).min(16));
+            // SAFETY: columns beyond the rows are masked out.
+            unsafe {
+                let top = _mm512_maskz_loadu_ps(mask, top.as_ptr().add(first));
+                let bottom = _mm512_maskz_loadu_ps(mask, bottom.as_ptr().add(first));
+                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(bottom, top));
+                let pairs = _mm512_permutexvar_epi16(order, halves);
+                _mm512_mask_storeu_epi32(into.as_mut_ptr().add(first).cast(), mask, pairs);
+            }
+        }
+    }
+
+    /// Rounds a row.
+    #[expect(unsafe_code, reason = "vector loads and stores")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(in super::super) unsafe fn round_row(from: &[f32], into: &mut [bf16]) {
+        assert_eq!(from.len(), into.len(), "rows of equal length");
+        for first in (0..from.len()).step_by(16) {
+            let mask = u16::MAX >> (16 - (from.len() - first).min(16));
+            // SAFETY: columns beyond the rows are masked out.
+            unsafe {
+                let row = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.as_ptr().add(first)));
+                let row: __m256i = std::mem::transmute(row);
+                _mm256_mask_storeu_epi16(into.as_mut_ptr().add(first).cast(), mask, row);
             }
         }
     }
@@ -227,7 +317,7 @@ mod none {
 
     use super::super::PANEL;
     use super::super::element::{Tile, Walk};
-    use super::super::strip::Rows;
+    use super::super::strip::{Rows, Style};
 
     pub(crate) fn has_wide_vectors() -> bool {
         false
@@ -254,7 +344,10 @@ mod none {
         fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
         fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
         fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);
-        fn strip<const N, const V>(Rows<*const f32>, Rows<*const f32>, Rows<*mut f32>, usize, (f32, bool, u16));
+        fn strip<const N, const V>(Rows<*const f32>, Rows<*const f32>, Rows<*mut f32>, usize, Style);
+        fn strip_bf16<const N, const V>(Rows<*const [bf16; 2]>, Rows<*const [bf16; 2]>, Rows<*mut f32>, usize, Style);
+        fn pair_rows(&[f32], &[f32], &mut [[bf16; 2]]);
+        fn round_row(&[f32], &mut [bf16]);
     }
 }
 

@@ -1,5 +1,8 @@
 //! Attention that keeps one number per query instead of a matrix of scores.
 
+mod factors;
+
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Result, Shape, Tensor};
@@ -8,9 +11,10 @@ use rayon::prelude::*;
 use super::elsewhere;
 use super::softmax::Exponentials;
 use crate::kernel::{
-    Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, multiply_in_cache, sum_of_products,
+    Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, has_bf16_instructions, sum_of_products,
     vectorized,
 };
+use factors::{Exact, Factors, Rounded, Strips};
 
 /// Queries whose scores are held at a time in the forward pass: with 4096 keys they fill half a mebibyte.
 const QUERIES: usize = 32;
@@ -18,8 +22,6 @@ const QUERIES: usize = 32;
 const BACKWARD_QUERIES: usize = 64;
 /// Keys whose values are mixed before the next are read, so that they stay in the cache.
 const KEYS: usize = 512;
-/// Keys whose scores are computed at a time: a strip of transposed keys stays in the first cache.
-const STRIP: usize = 64;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
         return elsewhere::attention(q, k, v, heads, mask);
     }
     let dtype = q.dtype();
-    let kernel = Attention { heads, mask, log_sums: Mutex::new(Box::new([])) };
+    let kernel = Attention::<Exact>::new(heads, mask);
     match dtype {
         DType::F16 | DType::BF16 => {
             let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::F32));
@@ -54,6 +56,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
         }
         _ => apply3(q, k, v, kernel),
     }
+}
+
+/// [`attention`] with the factors of its products rounded to bf16, as it is in a model of bf16 weights; sums and softmax are
+/// in f32. The same as [`attention`] where the processor has no such products.
+///
+/// **Gradient** and **errors** as there.
+pub fn attention_rounded(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
+    check(q, k, v, heads)?;
+    if q.device().is_cpu() && q.dtype() == DType::F32 && has_bf16_instructions() {
+        return apply3(q, k, v, Attention::<Rounded>::new(heads, mask));
+    }
+    attention(q, k, v, heads, mask)
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> {
@@ -68,9 +82,10 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> {
     Ok(())
 }
 
-struct Attention {
+struct Attention<F> {
     heads: usize,
     mask: AttentionMask,
+    factors: PhantomData<F>,
     /// `[batch, t, heads]` in f64: logarithm of the sum of exponentials of each row of scores, from the forward pass.
     log_sums: Mutex<Box<[f64]>>,
 }
@@ -119,14 +134,18 @@ impl Sizes {
     }
 }
 
-impl Attention {
+impl<F> Attention<F> {
+    fn new(heads: usize, mask: AttentionMask) -> Self {
+        Self { heads, mask, factors: PhantomData, log_sums: Mutex::new(Box::new([])) }
+    }
+
     fn sizes<T>(&self, q: &View<'_, T>, k: &View<'_, T>) -> Sizes {
         let (batch, queries, width, keys) = (q.dims[0], q.dims[1], q.dims[2], k.dims[1]);
         Sizes { batch, queries, keys, heads: self.heads, head_width: width / self.heads, mask: self.mask }
     }
 }
 
-impl Kernel3 for Attention {
+impl<F: Factors> Kernel3 for Attention<F> {
     const NAME: &'static str = "attention";
 
     fn forward<T: Float>(&self, [q, k, v]: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
@@ -139,7 +158,7 @@ impl Kernel3 for Attention {
             samples.for_each(|(sample, (output, log_sums))| {
                 let keys: Vec<_> = (0..sizes.heads)
                     .into_par_iter()
-                    .map(|head| Strips::new(sizes.head(k.data, sizes.keys, sample, head, (0, sizes.keys))))
+                    .map(|head| Strips::<F, T>::new(sizes.head(k.data, sizes.keys, sample, head, (0, sizes.keys))))
                     .collect();
                 let blocks = output.par_chunks_mut(QUERIES * sizes.width());
                 let blocks = blocks.zip(log_sums.par_chunks_mut(QUERIES * sizes.heads)).enumerate();
@@ -165,7 +184,7 @@ impl Kernel3 for Attention {
         let forward = Forward { q: q.data, k: k.data, v: v.data, y: y.data, grad: grad.data, log_sums: &log_sums };
         let heads: Vec<_> = (0..sizes.batch * sizes.heads)
             .into_par_iter()
-            .map(|index| HeadGradients::compute(&sizes, &forward, index / sizes.heads, index % sizes.heads))
+            .map(|index| HeadGradients::compute::<F>(&sizes, &forward, index / sizes.heads, index % sizes.heads))
             .collect();
         let by_key = |token, channel| channel * sizes.keys + token;
         Ok([
@@ -182,42 +201,10 @@ impl Kernel3 for Attention {
     }
 }
 
-/// The transpose of one head's keys or values, in strips of [`STRIP`] tokens: `[strips, head_width, STRIP]`.
-struct Strips<T> {
-    data: Vec<T>,
-    depth: usize,
-}
-
-impl<T: Float> Strips<T> {
-    fn new(tokens: Matrix<'_, T>) -> Self {
-        let (count, depth) = tokens.shape();
-        let mut data = vec![T::ZERO; count.div_ceil(STRIP) * depth * STRIP];
-        for token in 0..count {
-            let strip = &mut data[token / STRIP * depth * STRIP..];
-            for (channel, value) in tokens.row(token).iter().enumerate() {
-                strip[channel * STRIP + token % STRIP] = *value;
-            }
-        }
-        Self { data, depth }
-    }
-
-    /// `result[row, i] = scale · rows[row] · token[first + i]` for as many tokens as the result has columns; `first` is a
-    /// multiple of [`STRIP`], and the result's rows are `pitch` apart.
-    fn multiply(&self, rows: Matrix<'_, T>, first: usize, columns: usize, scale: T, result: &mut [T], pitch: usize) {
-        for start in (0..columns).step_by(STRIP) {
-            let count = STRIP.min(columns - start);
-            let strip = &self.data[(first + start) * self.depth..];
-            let result = MatrixMut::rows_apart(&mut result[start..], rows.shape().0, count, pitch);
-            let strip = Matrix::rows_apart(strip, self.depth, count, STRIP);
-            multiply_in_cache(result, Update::Replace, scale, rows, strip);
-        }
-    }
-}
-
 /// Output rows and log-sums of the queries from `first` on, for all heads.
-fn forward_block<T: Float>(
+fn forward_block<F: Factors, T: Float>(
     sizes: &Sizes,
-    (q, keys, v): (&[T], &[Strips<T>], &[T]),
+    (q, keys, v): (&[T], &[Strips<F, T>], &[T]),
     sample: usize,
     first: usize,
     output: &mut [T],
@@ -228,7 +215,7 @@ fn forward_block<T: Float>(
     let (mut scores, mut factors) = (vec![T::ZERO; rows * visible], [T::ZERO; QUERIES]);
     for (head, keys) in keys.iter().enumerate() {
         let q = sizes.head(q, sizes.queries, sample, head, (first, rows));
-        keys.multiply(q, 0, visible, sizes.scale(), &mut scores, visible);
+        keys.multiply(q, (0, visible), sizes.scale(), &mut scores, visible);
         for (row, scores) in scores.chunks_exact_mut(visible).enumerate() {
             let (seen, hidden) = scores.split_at_mut(sizes.visible(first + row + 1));
             let (peak, total) = vectorized::<Exponentials, _>(seen);
@@ -243,7 +230,7 @@ fn forward_block<T: Float>(
             let output = &mut output[head * sizes.head_width..];
             let output = MatrixMut::rows_apart(output, rows, sizes.head_width, sizes.width());
             let update = if start == 0 { Update::Replace } else { Update::Add };
-            multiply_in_cache(output, update, T::ONE, scores, v);
+            F::multiply(output, update, T::ONE, &F::left(scores), &F::right(v));
         }
         // Dividing the few results by the sums is cheaper than dividing the many scores.
         for (row, factor) in output.chunks_exact_mut(sizes.width()).zip(factors) {
@@ -270,27 +257,27 @@ struct HeadGradients<T> {
 }
 
 /// One head of one sample in the backward pass, with what is needed transposed.
-struct Head<'a, T> {
+struct Head<'a, F: Factors, T: Float> {
     sizes: Sizes,
     forward: &'a Forward<'a, T>,
     sample: usize,
     head: usize,
-    keys: Strips<T>,
-    values: Strips<T>,
+    keys: Strips<F, T>,
+    values: Strips<F, T>,
     /// `[head_width, queries]` each.
     queries: Vec<T>,
     grads: Vec<T>,
 }
 
 impl<T: Float> HeadGradients<T> {
-    fn compute(sizes: &Sizes, forward: &Forward<'_, T>, sample: usize, head: usize) -> Self {
+    fn compute<F: Factors>(sizes: &Sizes, forward: &Forward<'_, T>, sample: usize, head: usize) -> Self {
         let width = sizes.head_width;
         let mut this = Self {
             dq: vec![T::ZERO; sizes.queries * width],
             dk: vec![T::ZERO; sizes.keys * width],
             dv: vec![T::ZERO; sizes.keys * width],
         };
-        let of_keys = |data| Strips::new(sizes.head(data, sizes.keys, sample, head, (0, sizes.keys)));
+        let of_keys = |data| Strips::<F, T>::new(sizes.head(data, sizes.keys, sample, head, (0, sizes.keys)));
         let of_queries = |data| transposed(sizes.head(data, sizes.queries, sample, head, (0, sizes.queries)));
         let (keys, values) = (of_keys(forward.k), of_keys(forward.v));
         let (queries, grads) = (of_queries(forward.q), of_queries(forward.grad));
@@ -308,9 +295,9 @@ impl<T: Float> HeadGradients<T> {
     }
 
     /// Adds what the queries `first..first + count` and the keys `key..key + keys` have to do with each other.
-    fn add_block(
+    fn add_block<F: Factors>(
         &mut self,
-        head: &Head<'_, T>,
+        head: &Head<'_, F, T>,
         (first, count): (usize, usize),
         (key, keys): (usize, usize),
         (p, ds): &mut (Vec<T>, Vec<T>),
@@ -322,8 +309,8 @@ impl<T: Float> HeadGradients<T> {
         let width = sizes.head_width;
         let (p, ds) = (&mut p[..count * keys], &mut ds[..count * keys]);
         let of_queries = |data| sizes.head(data, sizes.queries, head.sample, head.head, (first, count));
-        head.keys.multiply(of_queries(forward.q), key, keys, sizes.scale(), p, keys);
-        head.values.multiply(of_queries(forward.grad), key, keys, T::ONE, ds, keys);
+        head.keys.multiply(of_queries(forward.q), (key, keys), sizes.scale(), p, keys);
+        head.values.multiply(of_queries(forward.grad), (key, keys), T::ONE, ds, keys);
         for (row, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
             let token = head.sample * sizes.queries + first + row;
             let at = token * sizes.width() + head.head * width;
@@ -339,16 +326,16 @@ impl<T: Float> HeadGradients<T> {
             vectorized::<Differentiate, _>(row);
         }
         let (p, ds) = (Matrix::new(p, count, keys), Matrix::new(ds, count, keys));
-        let add_keys = |into: &mut [T], queries: &[T], scores| {
+        let add_keys = |into: &mut [T], queries: &[T], scores: Matrix<'_, T>| {
             let queries = Matrix::rows_apart(&queries[first..], width, count, sizes.queries);
             let into = MatrixMut::rows_apart(&mut into[key..], width, keys, sizes.keys);
-            multiply_in_cache(into, Update::Add, T::ONE, queries, scores);
+            F::multiply(into, Update::Add, T::ONE, &F::left(queries), &F::right(scores));
         };
         add_keys(&mut self.dv, &head.grads, p);
         add_keys(&mut self.dk, &head.queries, ds);
         let k = sizes.head(forward.k, sizes.keys, head.sample, head.head, (key, keys));
         let dq = MatrixMut::new(&mut self.dq[first * width..][..count * width], count, width);
-        multiply_in_cache(dq, Update::Add, T::ONE, ds, k);
+        F::multiply(dq, Update::Add, T::ONE, &F::left(ds), &F::right(k));
     }
 }
 

@@ -1,0 +1,140 @@
+//! What the products of attention multiply: numbers as they are, or rounded to bf16.
+
+use std::borrow::Cow;
+
+use crate::kernel::{Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded};
+
+/// Keys whose scores are computed at a time: a strip of transposed keys stays in the first cache.
+const STRIP: usize = 64;
+
+/// A kind of factors.
+pub(super) trait Factors: Send + Sync + 'static {
+    type Left<'a, T: Float>;
+    type Right<'a, T: Float>;
+    /// A right factor that is used again and again.
+    type Kept<T: Float>: Send + Sync;
+
+    /// From rows of adjacent elements.
+    fn left<T: Float>(rows: Matrix<'_, T>) -> Self::Left<'_, T>;
+    fn right<T: Float>(rows: Matrix<'_, T>) -> Self::Right<'_, T>;
+    /// From `depth` rows of as many numbers as make them up.
+    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> Self::Kept<T>;
+    fn lend<T: Float>(kept: &Self::Kept<T>, columns: usize) -> Self::Right<'_, T>;
+
+    /// `result = scale · left · right`, or `result += scale · left · right`.
+    fn multiply<T: Float>(
+        result: MatrixMut<'_, T>,
+        update: Update,
+        scale: T,
+        left: &Self::Left<'_, T>,
+        right: &Self::Right<'_, T>,
+    );
+}
+
+/// Numbers as they are.
+pub(super) struct Exact;
+
+impl Factors for Exact {
+    type Left<'a, T: Float> = Matrix<'a, T>;
+    type Right<'a, T: Float> = Matrix<'a, T>;
+    type Kept<T: Float> = (Vec<T>, usize);
+
+    fn left<T: Float>(rows: Matrix<'_, T>) -> Matrix<'_, T> {
+        rows
+    }
+
+    fn right<T: Float>(rows: Matrix<'_, T>) -> Matrix<'_, T> {
+        rows
+    }
+
+    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> (Vec<T>, usize) {
+        (numbers, depth)
+    }
+
+    fn lend<T: Float>((numbers, depth): &(Vec<T>, usize), columns: usize) -> Matrix<'_, T> {
+        Matrix::rows_apart(numbers, *depth, columns, numbers.len() / (*depth).max(1))
+    }
+
+    fn multiply<T: Float>(
+        result: MatrixMut<'_, T>,
+        update: Update,
+        scale: T,
+        left: &Matrix<'_, T>,
+        right: &Matrix<'_, T>,
+    ) {
+        multiply_in_cache(result, update, scale, *left, *right);
+    }
+}
+
+/// Numbers rounded to bf16; f32 only, where there are instructions for them.
+pub(super) struct Rounded;
+
+impl Factors for Rounded {
+    type Left<'a, T: Float> = RoundedRows;
+    type Right<'a, T: Float> = Cow<'a, RoundedPairs>;
+    type Kept<T: Float> = RoundedPairs;
+
+    fn left<T: Float>(rows: Matrix<'_, T>) -> RoundedRows {
+        RoundedRows::new(rows.single())
+    }
+
+    fn right<T: Float>(rows: Matrix<'_, T>) -> Cow<'_, RoundedPairs> {
+        Cow::Owned(RoundedPairs::new(rows.single()))
+    }
+
+    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> RoundedPairs {
+        RoundedPairs::new(Matrix::new(&numbers, depth, numbers.len() / depth.max(1)).single())
+    }
+
+    fn lend<T: Float>(kept: &RoundedPairs, _: usize) -> Cow<'_, RoundedPairs> {
+        Cow::Borrowed(kept)
+    }
+
+    fn multiply<T: Float>(
+        result: MatrixMut<'_, T>,
+        update: Update,
+        scale: T,
+        left: &RoundedRows,
+        right: &Cow<'_, RoundedPairs>,
+    ) {
+        multiply_rounded(result.single(), update, scale.to_f64() as f32, left, right);
+    }
+}
+
+/// The transpose of one head's keys or values, `[head_width, STRIP]` for each [`STRIP`] tokens.
+pub(super) struct Strips<F: Factors, T: Float>(Vec<F::Kept<T>>);
+
+impl<F: Factors, T: Float> Strips<F, T> {
+    pub(super) fn new(tokens: Matrix<'_, T>) -> Self {
+        let (count, depth) = tokens.shape();
+        let strip = |first: usize| {
+            let mut numbers = vec![T::ZERO; depth * STRIP];
+            for token in first..count.min(first + STRIP) {
+                for (channel, value) in tokens.row(token).iter().enumerate() {
+                    numbers[channel * STRIP + token - first] = *value;
+                }
+            }
+            F::keep(numbers, depth)
+        };
+        Self((0..count).step_by(STRIP).map(strip).collect())
+    }
+
+    /// `result[row, i] = scale · rows[row] · token[first + i]` for as many `columns`; `first` is a multiple of [`STRIP`], and
+    /// the result's rows are `pitch` apart.
+    pub(super) fn multiply(
+        &self,
+        rows: Matrix<'_, T>,
+        (first, columns): (usize, usize),
+        scale: T,
+        result: &mut [T],
+        pitch: usize,
+    ) {
+        let (count, rows) = (rows.shape().0, F::left(rows));
+        for start in (0..columns).step_by(STRIP) {
+            let width = STRIP.min(columns - start);
+            let strip = F::lend(&self.0[(first + start) / STRIP], width);
+            let result = MatrixMut::rows_apart(&mut result[start..], count, width, pitch);
+            F::multiply(result, Update::Replace, scale, &rows, &strip);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Frozen layers as nodes of the graph, together with what happens right before and right after them.
+//!
+//! The graph keeps the input of every node until the backward pass. A frozen layer needs its input's shape only, so a
+//! normalisation in front of it and a residual behind it belong into its node: what lies between is never kept.
+
+use std::borrow::Cow;
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::activation::Geglu;
+use super::norm::{FrozenGroupNorm, FrozenLayerNorm};
+use crate::kernel::{AddedKernel, Float, Kernel1, Kernel3, Start, View, Wanted, apply_added, apply3, lend};
+
+/// What happens to the input of a frozen layer right before it.
+#[derive(Debug, Clone, Copy)]
+pub enum Prelude<'a> {
+    /// [`FrozenLayerNorm::forward`].
+    LayerNorm(&'a FrozenLayerNorm),
+    /// [`FrozenGroupNorm::forward`].
+    GroupNorm(&'a FrozenGroupNorm),
+    /// [`FrozenGroupNorm::forward_silu`].
+    GroupNormSilu(&'a FrozenGroupNorm),
+    /// [`geglu`](super::geglu).
+    Geglu,
+}
+
+impl Prelude<'_> {
+    /// As a node of its own.
+    ///
+    /// **Errors** those of the operation.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::LayerNorm(norm) => norm.forward(x),
+            Self::GroupNorm(norm) => norm.forward(x),
+            Self::GroupNormSilu(norm) => norm.forward_silu(x),
+            Self::Geglu => super::geglu(x),
+        }
+    }
+}
+
+/// What a frozen layer does besides, as part of its node: `residual + layer(prelude(x))`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around<'a> {
+    /// What happens to the input.
+    pub prelude: Option<Prelude<'a>>,
+    /// What the result is added to, of its shape.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl<'a> Around<'a> {
+    /// A prelude alone.
+    pub fn after(prelude: Prelude<'a>) -> Self {
+        Self { prelude: Some(prelude), residual: None }
+    }
+
+    /// The same on top of `residual`.
+    #[must_use]
+    pub fn onto(self, residual: &'a Tensor) -> Self {
+        Self { residual: Some(residual), ..self }
+    }
+
+    /// Around any `layer`, by nodes of their own.
+    ///
+    /// **Errors** those of the prelude and of the layer.
+    pub fn run(self, x: &Tensor, layer: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let y = match self.prelude {
+            Some(prelude) => layer(&prelude.forward(x)?)?,
+            None => layer(x)?,
+        };
+        match self.residual {
+            Some(residual) => residual + y,
+            None => Ok(y),
+        }
+    }
+}
+
+/// A layer with a frozen weight, apart from its bias.
+pub(super) trait Product: Clone + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The dimensions of the result for an input of the dimensions `x`.
+    fn output(&self, x: &[usize]) -> Result<Shape>;
+
+    /// `start + layer(x)`.
+    fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>>;
+
+    /// Gradient of an input of the dimensions `x`.
+    fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>>;
+}
+
+/// What is added to the product of a layer: `bias: [out]` and `shift: [batch, out]`, without gradients.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Constants {
+    pub(super) bias: Option<Tensor>,
+    pub(super) shift: Option<Tensor>,
+}
+
+/// `residual + constants + product(prelude(x))`, on the processor, in f32 or f64.
+pub(super) fn frozen_layer<P: Product>(
+    x: &Tensor,
+    product: P,
+    constants: Constants,
+    around: Around<'_>,
+) -> Result<Tensor> {
+    let residual = around.residual;
+    match around.prelude {
+        None => apply_added(x, residual, Layer { lead: Straight, product, constants }),
+        Some(Prelude::LayerNorm(norm)) => apply_added(x, residual, Layer { lead: norm.kernel(x)?, product, constants }),
+        Some(Prelude::GroupNorm(norm)) => apply_added(x, residual, Layer { lead: norm.kernel(x)?, product, constants }),
+        Some(Prelude::GroupNormSilu(norm)) => {
+            apply_added(x, residual, Layer { lead: norm.kernel_silu(x)?, product, constants })
+        }
+        Some(Prelude::Geglu) => apply_added(x, residual, Layer { lead: Geglu, product, constants }),
+    }
+}
+
+/// A kernel that can stand before a product: its backward pass does not look at its result.
+pub(super) trait Leading: Kernel1 {
+    /// The dimensions of its result for an input of the dimensions `x`.
+    fn output(&self, x: &[usize]) -> Vec<usize>;
+}
+
+/// What leads from the input of a node to its product.
+trait Lead: Send + Sync + 'static {
+    fn output(&self, x: &[usize]) -> Vec<usize>;
+    fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>>;
+    fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>>;
+}
+
+/// Nothing stands before the product.
+struct Straight;
+
+impl Lead for Straight {
+    fn output(&self, x: &[usize]) -> Vec<usize> {
+        x.to_vec()
+    }
+
+    fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>> {
+        Ok(Cow::Borrowed(x.data))
+    }
+
+    fn backward<T: Float>(&self, _: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>> {
+        Ok(grad)
+    }
+}
+
+impl<K: Leading> Lead for K {
+    fn output(&self, x: &[usize]) -> Vec<usize> {
+        Leading::output(self, x)
+    }
+
+    fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>> {
+        Kernel1::forward(self, x).map(|(values, _)| Cow::Owned(values))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>> {
+        let dims = Leading::output(self, x.dims);
+        let (unseen, grad) = (View { data: &[], dims: &dims }, View { data: &grad, dims: &dims });
+        Kernel1::backward(self, x, unseen, grad)
+    }
+}
+
+struct Layer<L, P> {
+    lead: L,
+    product: P,
+    constants: Constants,
+}
+
+impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
+    const NAME: &'static str = P::NAME;
+
+    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<&[T]>) -> Result<(Vec<T>, Shape)> {
+        let dims = self.lead.output(x.dims);
+        let input = self.lead.forward(x)?;
+        let bias = self.constants.bias.as_ref().map(lend::<T>).transpose()?;
+        let shift = self.constants.shift.as_ref().map(lend::<T>).transpose()?;
+        let start = Start { bias: bias.as_deref(), shift: shift.as_deref(), residual };
+        let shape = self.product.output(&dims)?;
+        if residual.is_some_and(|residual| residual.len() != shape.elem_count()) {
+            candle_core::bail!("{}: expected a residual of the shape {shape:?}", Self::NAME);
+        }
+        Ok((self.product.forward(View { data: &input, dims: &dims }, start)?, shape))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>> {
+        self.lead.backward(x, self.product.backward(&self.lead.output(x.dims), grad)?)
+    }
+}
+
+/// A trainable update of a product, of the input and two factors.
+pub(super) trait LowRank: Send + Sync + 'static {
+    /// Adds the update to `y`.
+    fn add_to<T: Float>(&self, arguments: [View<'_, T>; 3], y: &mut [T]) -> Result<()>;
+
+    /// Gradients of the arguments: that of the input on top of `dx` where it is wanted.
+    fn backward<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        grad: View<'_, T>,
+        wanted: Wanted,
+        dx: Vec<T>,
+    ) -> Result<[Vec<T>; 3]>;
+}
+
+/// A frozen layer and a trainable update of it as one node: `product + bias + update`, on the processor.
+pub(super) fn adapted_layer<P: Product, U: LowRank>(
+    [x, down, up]: [&Tensor; 3],
+    product: P,
+    bias: Option<Tensor>,
+    update: U,
+) -> Result<Tensor> {
+    apply3(x, down, up, Adapted { product, bias, update })
+}
+
+struct Adapted<P, U> {
+    product: P,
+    bias: Option<Tensor>,
+    update: U,
+}
+
+impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
+    const NAME: &'static str = P::NAME;
+
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let bias = self.bias.as_ref().map(lend::<T>).transpose()?;
+        let mut y = self.product.forward(arguments[0], Start { bias: bias.as_deref(), ..Start::ZERO })?;
+        self.update.add_to(arguments, &mut y)?;
+        Ok((y, self.product.output(arguments[0].dims)?))
+    }
+
+    fn backward<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        _: View<'_, T>,
+        grad: View<'_, T>,
+        wanted: Wanted,
+    ) -> Result<[Vec<T>; 3]> {
+        let dx = if wanted[0] { self.product.backward(arguments[0].dims, grad.data)? } else { Vec::new() };
+        self.update.backward(arguments, grad, wanted, dx)
+    }
+}
