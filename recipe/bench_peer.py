@@ -8,8 +8,8 @@ prints one JSON object whose keys are those of `catelier bench --json`. Models h
 
 unet      one forward pass
 lora      one optimizer step: denoising with the adapter
-cat       one optimizer step as the authors of CAT take it: a pass with the trigger, a pass without it, a pass of the
-          base without it, one backward pass of the sum (one copy of the weights, the adapter switched off for the base)
+cat       one optimizer step as the authors of CAT take it: a pass with the trigger, a pass without it, a pass of a
+          second, frozen UNet without it, one backward pass of the sum
 generate  guided DDIM steps, then the decoder
 vae       pictures to latents and back
 text      prompts of full length
@@ -150,6 +150,7 @@ def training_work(models, with_cat):
     from peft import LoraConfig
 
     unet, schedule = models.unet(), models.schedule("DDPMScheduler")
+    frozen = models.unet() if with_cat else None
     rank = models.args.rank
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
@@ -172,10 +173,8 @@ def training_work(models, with_cat):
         target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
         loss = squared(predict(noisy, timesteps, with_trigger), target.float())
         if with_cat:
-            with torch.no_grad():
-                unet.disable_adapters()
-                kept = predict(noisy, timesteps, without_trigger)
-                unet.enable_adapters()
+            with torch.no_grad(), models.precision():
+                kept = frozen(noisy, timesteps, **without_trigger).sample.float()
             loss = loss + squared(predict(noisy, timesteps, without_trigger), kept)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Train a style adapter from a folder of captioned pictures
     Train(Box<TrainArgs>),
+    /// What `train` would do with the same flags: pictures, steps, operations, memory; nothing heavy is loaded
+    Plan(Box<PlanArgs>),
     /// Draw pictures with an adapter, beside the base if asked
     Preview(PreviewArgs),
     /// Score how much of the base an adapter kept and how well it learned
@@ -133,6 +135,18 @@ pub(crate) struct TrainArgs {
     /// Where the adapter, previews, metrics and state go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) settings: TrainSettings,
+    /// Read settings from this file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -387,6 +401,9 @@ pub(crate) enum BenchCommand {
         /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
         #[arg(long, value_name = "N")]
         latent: Option<usize>,
+        /// Memory that the step may take, such as 4GB; the estimate is printed beside the measured peak [default: no limit]
+        #[arg(long, value_name = "SIZE")]
+        memory_limit: Option<String>,
         #[command(flatten)]
         args: BenchArgs,
     },

@@ -10,6 +10,7 @@ mod embedded;
 mod failure;
 mod memory;
 mod meter;
+mod planning;
 mod progress;
 mod references;
 mod run_folder;

@@ -66,6 +66,13 @@ settings! {
     /// Share of CAT samples held to the base under the empty caption
     #[arg(long, value_name = "F")]
     cat_empty_share: f64,
+    /// Take the CAT term in one of so many batches, at so many times its weight: cheaper, noisier [default: 1]
+    #[arg(long, value_name = "N")]
+    cat_every: usize,
+    /// Go through so many draws of each picture again and again and keep the base's predictions of them; 0 does not
+    /// [default: 0]
+    #[arg(long, value_name = "N")]
+    cat_bank: usize,
     /// Weight of the class pictures of the dreambooth loss [default: 1]
     #[arg(long, value_name = "F")]
     prior_weight: f64,
@@ -126,7 +133,11 @@ settings! {
     /// Also learn from the pictures mirrored
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     flip: bool,
-    /// Recompute activations to save memory
+    /// Memory that training may take, such as 8GB; blocks are computed twice instead of kept until it fits [default: auto,
+    /// what the machine has left]
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: String,
+    /// Compute all blocks twice to save memory, or none [default: as the memory limit asks]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     gradient_checkpointing: bool,
     /// Draw previews every N steps; 0 draws none [default: 0]
@@ -175,6 +186,8 @@ impl BaseDefaults {
             cat_weight: Some(1.0),
             cat_condition: Some("caption".into()),
             cat_empty_share: Some(0.0),
+            cat_every: Some(1),
+            cat_bank: Some(0),
             prior_weight: Some(1.0),
             class_pictures: Some(20),
             rank: Some(8),
@@ -192,7 +205,7 @@ impl BaseDefaults {
             timesteps: Some("uniform".into()),
             crop: Some("center".into()),
             flip: Some(false),
-            gradient_checkpointing: Some(false),
+            memory_limit: Some("auto".into()),
             preview_every: Some(0),
             save_every: Some(50),
             drift_every: Some(25),
@@ -219,7 +232,17 @@ impl TrainSettings {
 
     /// The saved settings of a run to resume; all that may change is how long it goes on and how it is watched.
     pub(crate) fn resumed_with(self, asked: Self) -> Outcome<Self> {
-        const FREE: [&str; 6] = ["steps", "save_every", "preview_every", "preview_prompt", "drift_every", "device"];
+        // What memory there is and how it is used changes no bit.
+        const FREE: [&str; 8] = [
+            "steps",
+            "save_every",
+            "preview_every",
+            "preview_prompt",
+            "drift_every",
+            "device",
+            "memory_limit",
+            "gradient_checkpointing",
+        ];
         let bound: Vec<_> = asked.stated().into_iter().filter(|setting| !FREE.contains(setting)).collect();
         match bound.first() {
             Some(setting) => Err(Failure::request(
@@ -255,6 +278,8 @@ impl TrainSettings {
             cat_weight: stated("cat_weight", self.cat_weight)?,
             cat_condition: one_of("cat_condition", &self.cat_condition, &CONDITIONS)?,
             cat_empty_share: stated("cat_empty_share", self.cat_empty_share)?,
+            cat_every: stated("cat_every", self.cat_every)?,
+            cat_bank: stated("cat_bank", self.cat_bank)?,
             prior_weight: stated("prior_weight", self.prior_weight)?,
             min_snr_gamma: self.min_snr_gamma,
             rank: stated("rank", self.rank)?,
@@ -270,7 +295,6 @@ impl TrainSettings {
             weight_decay: stated("weight_decay", self.weight_decay)?,
             max_grad_norm: stated("max_grad_norm", self.max_grad_norm)?,
             ema_decay: self.ema_decay,
-            gradient_checkpointing: stated("gradient_checkpointing", self.gradient_checkpointing)?,
             latents: LatentDraw::Sample,
             timestep_sampling: one_of("timesteps", &self.timesteps, &TIMESTEPS)?,
             seed: stated("seed", self.seed)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::ops;
+use catelier_numerics::ops::{self, FrozenConv2d, FrozenLinear};
 
 use crate::adapter::Adapter;
 use crate::factors::LoraFactors;
@@ -15,7 +15,7 @@ const DROPOUT: Stream = Stream("adapter.dropout");
 
 /// The adapters a model is called with, each at its strength. The empty set is the base model.
 ///
-/// A model asks the set at each of its modules to add what the adapters change there
+/// A model asks the set to run each of its modules with what the adapters change there
 /// ([`linear`](Self::linear), [`conv2d`](Self::conv2d)). Cloning is cheap.
 ///
 /// **Gradient** flows to the inputs and to the factors of every adapter in the set.
@@ -71,7 +71,7 @@ impl AdapterSet {
 
     /// The same set with dropout on the adapters' inputs.
     pub fn with_dropout(mut self, dropout: AdapterDropout) -> Self {
-        self.dropout = Some(dropout);
+        self.dropout = Some(dropout).filter(|dropout| dropout.probability > 0.0);
         self
     }
 
@@ -84,48 +84,62 @@ impl AdapterSet {
         self
     }
 
-    /// Adds what the adapters change at a linear layer.
-    ///
-    /// **Shapes** `x: [batch, ..., in]`, `base_output: [batch, ..., out]`.
-    pub fn linear(&self, path: &str, x: &Tensor, base_output: Tensor) -> candle_core::Result<Tensor> {
-        self.adapt(path, x, base_output, |x, factors, scale| ops::low_rank_linear(x, &factors.down, &factors.up, scale))
+    /// Whether an adapter of the set changes what the module at `path` does.
+    pub fn reaches(&self, path: &str) -> bool {
+        self.reaching(path).next().is_some()
     }
 
-    /// Adds what the adapters change at a convolution.
+    /// The linear `layer` at `path` with what the adapters add to it.
     ///
-    /// **Shapes** `x: [batch, in, height, width]`, `base_output` as the convolution makes it with
-    /// this stride and padding.
-    pub fn conv2d(
-        &self,
-        path: &str,
-        x: &Tensor,
-        base_output: Tensor,
-        stride: usize,
-        padding: usize,
-    ) -> candle_core::Result<Tensor> {
-        self.adapt(path, x, base_output, |x, factors, scale| {
-            ops::low_rank_conv2d(x, &factors.down, &factors.up, scale, stride, padding)
-        })
+    /// **Shapes** `x: [batch, ..., in]`; returns `[batch, ..., out]`.
+    pub fn linear(&self, path: &str, x: &Tensor, layer: &FrozenLinear) -> candle_core::Result<Tensor> {
+        self.adapt(
+            path,
+            x,
+            || layer.forward(x),
+            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale),
+            |x, LoraFactors { down, up, .. }, scale| ops::low_rank_linear(x, down, up, scale),
+        )
     }
 
+    /// The convolution `layer` at `path` with what the adapters add to it.
+    ///
+    /// **Shapes** `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`.
+    pub fn conv2d(&self, path: &str, x: &Tensor, layer: &FrozenConv2d) -> candle_core::Result<Tensor> {
+        let (stride, padding) = (layer.stride(), layer.padding());
+        self.adapt(
+            path,
+            x,
+            || layer.forward(x),
+            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale),
+            |x, LoraFactors { down, up, .. }, scale| ops::low_rank_conv2d(x, down, up, scale, stride, padding),
+        )
+    }
+
+    /// The adapters' factors at `path`, each with its place in the set and its strength.
+    fn reaching<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, &'a LoraFactors, f64)> {
+        let entries = self.entries.iter().enumerate().filter(|(_, entry)| entry.strength != 0.0);
+        entries.filter_map(move |(place, entry)| Some((place, entry.adapter.get(path)?, entry.strength)))
+    }
+
+    /// A layer with all updates: `together` is the layer and one update as one node, which is faster and keeps less.
     fn adapt(
         &self,
         path: &str,
         x: &Tensor,
-        base_output: Tensor,
+        alone: impl FnOnce() -> candle_core::Result<Tensor>,
+        together: impl FnOnce(&LoraFactors, f64) -> candle_core::Result<Tensor>,
         update: impl Fn(&Tensor, &LoraFactors, f64) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<Tensor> {
-        let mut output = base_output;
-        for (place, entry) in self.entries.iter().enumerate() {
-            let Some(factors) = entry.adapter.get(path) else {
-                continue;
-            };
-            if entry.strength == 0.0 {
-                continue;
-            }
+        let mut reaching = self.reaching(path).peekable();
+        let plain = self.dropout.is_none() && self.multipliers.is_none();
+        let mut output = match reaching.next_if(|_| plain) {
+            Some((_, factors, strength)) => together(&with_dtype_of(factors, x)?, factors.scale() * strength)?,
+            None => alone()?,
+        };
+        for (place, factors, strength) in reaching {
             let factors = with_dtype_of(factors, x)?;
-            let x = self.dropped(path, place, x)?;
-            let update = update(&x, &factors, factors.scale() * entry.strength)?;
+            let update = update(&self.dropped(path, place, x)?, &factors, factors.scale() * strength)?;
             output = (output + self.multiplied(update)?)?;
         }
         Ok(output)
@@ -133,7 +147,7 @@ impl AdapterSet {
 
     /// The input with dropped values, the others grown so that the expectation stays.
     fn dropped(&self, path: &str, place: usize, x: &Tensor) -> candle_core::Result<Tensor> {
-        let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) else {
+        let Some(dropout) = self.dropout else {
             return Ok(x.clone());
         };
         let number = path_number(path).wrapping_add(place as u64);
@@ -240,9 +254,12 @@ mod tests {
         }
     }
 
+    fn layer(dtype: DType) -> FrozenLinear {
+        FrozenLinear::new(&wave(&[5, 6], 9.0).to_dtype(dtype).unwrap(), None).unwrap()
+    }
+
     fn linear(set: &AdapterSet, x: &Tensor) -> Tensor {
-        let base = wave(&[2, 3, 5], 9.0);
-        set.linear(PATH, x, base).unwrap()
+        set.linear(PATH, x, &layer(DType::F32)).unwrap()
     }
 
     #[test]
@@ -260,8 +277,9 @@ mod tests {
     fn an_adapted_layer_is_the_layer_with_the_merged_weight() {
         let (x, weight) = (wave(&[2, 3, 6], 0.5), wave(&[5, 6], 0.2));
         let adapter = adapter(PATH, 1.0);
-        let apply = |weight: &Tensor| x.broadcast_matmul(&weight.t().unwrap()).unwrap();
-        let adapted = AdapterSet::single(&adapter, 0.7).linear(PATH, &x, apply(&weight)).unwrap();
+        let layer = |weight: &Tensor| FrozenLinear::new(weight, None).unwrap();
+        let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
+        let adapted = AdapterSet::single(&adapter, 0.7).linear(PATH, &x, &layer(&weight)).unwrap();
         let merged = adapter.get(PATH).unwrap().merged_into(&weight, 0.7).unwrap();
         assert_near(&adapted, &apply(&merged), 1e-5);
     }
@@ -272,9 +290,9 @@ mod tests {
         let factors = LoraFactors::new(wave(&[2, 3, 3, 3], 0.1), wave(&[4, 2, 1, 1], 0.4), 1.0).unwrap();
         let adapter = Adapter::from_iter([(PATH.to_owned(), factors.clone())]);
         for (stride, padding) in [(1, 1), (2, 1), (1, 0)] {
-            let apply = |weight: &Tensor| x.conv2d(weight, padding, stride, 1, 1).unwrap();
-            let set = AdapterSet::single(&adapter, 1.5);
-            let adapted = set.conv2d(PATH, &x, apply(&weight), stride, padding).unwrap();
+            let layer = |weight: &Tensor| FrozenConv2d::new(weight, None, stride, padding).unwrap();
+            let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
+            let adapted = AdapterSet::single(&adapter, 1.5).conv2d(PATH, &x, &layer(&weight)).unwrap();
             let merged = factors.merged_into(&weight, 1.5).unwrap();
             assert_near(&adapted, &apply(&merged), 1e-4);
         }
@@ -307,8 +325,7 @@ mod tests {
     fn half_precision_inputs_keep_their_dtype() {
         let x = wave(&[2, 3, 6], 0.5);
         let set = AdapterSet::single(&adapter(PATH, 1.0), 1.0);
-        let base = wave(&[2, 3, 5], 9.0).to_dtype(DType::BF16).unwrap();
-        let output = set.linear(PATH, &x.to_dtype(DType::BF16).unwrap(), base).unwrap();
+        let output = set.linear(PATH, &x.to_dtype(DType::BF16).unwrap(), &layer(DType::BF16)).unwrap();
         assert_eq!(output.dtype(), DType::BF16);
         assert_near(&output, &linear(&set, &x), 0.1);
     }
@@ -322,7 +339,8 @@ mod tests {
 
     fn dropped(dropout: AdapterDropout) -> Vec<f32> {
         let ones = Tensor::ones((50, 40), DType::F32, &Device::Cpu).unwrap();
-        let output = identity_with(dropout, 40).linear(PATH, &ones, ones.zeros_like().unwrap());
+        let nothing = FrozenLinear::new(&Tensor::zeros((40, 40), DType::F32, &Device::Cpu).unwrap(), None).unwrap();
+        let output = identity_with(dropout, 40).linear(PATH, &ones, &nothing);
         values(&output.unwrap())
     }
 

@@ -85,7 +85,8 @@ impl Targets {
         Ok(chosen)
     }
 
-    fn chooses(&self, module: &ModuleInfo) -> bool {
+    /// Whether `module` is one of them.
+    pub fn chooses(&self, module: &ModuleInfo) -> bool {
         let linear = matches!(module.kind, ModuleKind::Linear { .. });
         match self {
             Self::Attention => ATTENTION.iter().any(|p| names(p, &module.path)),

@@ -135,12 +135,6 @@ impl BaseModel {
         [self.unet.modules(), self.text.modules()].concat()
     }
 
-    /// Switches gradient checkpointing of the UNet on or off; see [`UNet::with_checkpointing`].
-    #[must_use]
-    pub fn with_checkpointing(self, checkpointing: bool) -> Self {
-        Self { unet: self.unet.with_checkpointing(checkpointing), ..self }
-    }
-
     /// Cuts large pictures into tiles; see [`Vae::with_tiling`].
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use image::RgbImage;
 
 use crate::base::{BaseModel, EmptyNegative};
 use crate::error::{Error, Result};
-use crate::model::{Condition, ImageSizes};
+use crate::model::{Condition, ImageSizes, PromptKeys};
 use crate::sampler::{self, Sampler};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
@@ -154,12 +154,14 @@ impl<'a> Generator<'a> {
         after: &mut dyn FnMut(usize, usize, &Tensor),
     ) -> Result<()> {
         let condition = self.condition(request, batch, adapters)?;
+        let keys = self.base.unet.prompt_keys(&condition, adapters)?;
+        let prompt = (&condition, &keys);
         let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
         let timesteps = sampler.timesteps().to_vec();
         let mut latents = (start * sampler.initial_noise_scale())?;
         for (call, timestep) in timesteps.iter().enumerate() {
             let input = sampler.scale_input(&latents, call)?;
-            let output = self.guided(request, &input, *timestep, &condition, adapters)?;
+            let output = self.guided(request, &input, *timestep, prompt, adapters)?;
             let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
             latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
             for index in 0..batch.prompts.len() {
@@ -178,16 +180,14 @@ impl<'a> Generator<'a> {
         request: &GenerateRequest,
         latents: &Tensor,
         timestep: f64,
-        condition: &Condition,
+        (condition, keys): (&Condition, &PromptKeys),
         adapters: &AdapterSet,
     ) -> Result<Tensor> {
-        let input = match request.is_guided() {
-            true => Tensor::cat(&[latents, latents], 0)?,
-            false => latents.clone(),
-        };
-        let rows = input.dim(0)?;
+        let rows = latents.dim(0)?;
         let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
-        let output = self.base.unet.predict(&input, &timesteps, condition, adapters)?;
+        let start = self.base.unet.begin(latents, &timesteps, &[adapters])?;
+        let start = if request.is_guided() { start.twice()? } else { start };
+        let output = self.base.unet.predict_from(&start, condition, Some(keys), adapters)?;
         let output = output.to_dtype(latents.dtype())?;
         if !request.is_guided() {
             return Ok(output);

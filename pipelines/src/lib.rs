@@ -18,6 +18,7 @@ pub mod hub;
 pub mod loss;
 pub mod model;
 pub mod picture_file;
+pub mod plan;
 pub mod sampler;
 pub mod sheet;
 pub mod train;

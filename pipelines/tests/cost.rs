@@ -26,18 +26,18 @@ use Kind::{Cat, Lora, Predict};
 #[rustfmt::skip]
 const EXPECTED: &[Cost] = &[
     //   kernels   model         work          flops  allocations  peak bytes
-    cost(Portable, "tiny-sd1",   Predict,    54422528,        1823,     226624),
-    cost(Portable, "tiny-sd1",   Lora,      112734208,       14217,    2482180),
-    cost(Portable, "tiny-sd1",   Cat,       279890944,       25127,    2543572),
-    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5165,      87448),
-    cost(Portable, "tiny-sdxl",  Lora,       60061440,       55955,    2921764),
-    cost(Portable, "tiny-sdxl",  Cat,       151952384,       93199,    3166500),
-    cost(Wide,     "tiny-sd1",   Predict,    46137344,        1659,     226624),
-    cost(Wide,     "tiny-sd1",   Lora,       97596928,       13952,    2482180),
-    cost(Wide,     "tiny-sd1",   Cat,       241331200,       24433,    2543572),
-    cost(Wide,     "tiny-sdxl",  Predict,    28571648,        4953,      87448),
-    cost(Wide,     "tiny-sdxl",  Lora,       54206976,       55178,    2921764),
-    cost(Wide,     "tiny-sdxl",  Cat,       136985600,       91433,    3166500),
+    cost(Portable, "tiny-sd1",   Predict,    54422528,        1671,     254096),
+    cost(Portable, "tiny-sd1",   Lora,      112734208,       12543,    1403764),
+    cost(Portable, "tiny-sd1",   Cat,       272105472,       15523,    2752872),
+    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5024,      89888),
+    cost(Portable, "tiny-sdxl",  Lora,       60061440,       49909,    1367308),
+    cost(Portable, "tiny-sdxl",  Cat,       141229056,       58862,    2396752),
+    cost(Wide,     "tiny-sd1",   Predict,    46137344,        1367,     254256),
+    cost(Wide,     "tiny-sd1",   Lora,       97596928,       11687,    1290052),
+    cost(Wide,     "tiny-sd1",   Cat,       234642432,       13657,    2532664),
+    cost(Wide,     "tiny-sdxl",  Predict,    28571648,        4427,      90048),
+    cost(Wide,     "tiny-sdxl",  Lora,       54206976,       47492,    1295788),
+    cost(Wide,     "tiny-sdxl",  Cat,       126262272,       53875,    2274032),
 ];
 
 /// What one more repetition of some work costs.

@@ -14,7 +14,7 @@ use catelier_pipelines::workload::{
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::meter::{Measured, measure};
-use crate::{device, embedded, terminal};
+use crate::{device, embedded, planning, terminal};
 use report::{MachinePeaks, Rate, Report};
 
 /// Seed of the made-up weights.
@@ -37,10 +37,10 @@ pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
     let files = args.shape.files();
     let latent = latent(command, &files)?;
     let device = device::parse(&args.device)?;
-    let mut work = load(command, &files, latent, &device).request("cannot set up the work")?;
+    let (mut work, planned) = load(command, &files, latent, &device)?;
     let measured = measure(work.as_mut(), &device, args.warmup, args.repeat)?;
     drop(work);
-    let report = Report::new(command, latent, &device, &measured, machine_peaks(&device)?);
+    let report = Report::new(command, latent, &device, &measured, machine_peaks(&device)?).with_plan(planned);
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }
 
@@ -93,24 +93,54 @@ fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> 
     side.transpose().run("cannot read the configuration")
 }
 
-/// Loads no more of the model than the work needs.
-fn load(
+/// Loads no more of the model than the work needs; with it, the memory that a training step was planned for.
+fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, device: &Device) -> Outcome<Loaded> {
+    let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: command.args().batch };
+    match command {
+        BenchCommand::Step { loss: BenchLoss::Lora, rank, memory_limit, .. } => {
+            training(command, files, sizes, (StepLoss::Lora, *rank), memory_limit.as_deref(), device)
+        }
+        BenchCommand::Step { loss: BenchLoss::Cat, rank, memory_limit, .. } => {
+            training(command, files, sizes, (StepLoss::Cat, *rank), memory_limit.as_deref(), device)
+        }
+        _ => Ok((inference(command, files, sizes, device).request("cannot set up the work")?, None)),
+    }
+}
+
+/// Some work, and the memory that it was planned for.
+type Loaded = (Box<dyn Workload>, Option<u64>);
+
+fn training(
     command: &BenchCommand,
     files: &ModelFiles,
-    latent: Option<usize>,
+    sizes: WorkloadSizes,
+    (loss, rank): (StepLoss, usize),
+    memory_limit: Option<&str>,
+    device: &Device,
+) -> Outcome<Loaded> {
+    let dtype = command.args().dtype.weights();
+    let step = TrainingStep::new(files, sizes, loss, rank, dtype, device);
+    let mut step = step.request("cannot set up the work")?;
+    if !device.is_cpu() {
+        return Ok((Box::new(step), None));
+    }
+    let limit = memory_limit.map(planning::limit).transpose()?.flatten();
+    let planned = step.plan(dtype, limit).request("cannot set up the work")?.peak;
+    Ok((Box::new(step), Some(planned)))
+}
+
+fn inference(
+    command: &BenchCommand,
+    files: &ModelFiles,
+    sizes: WorkloadSizes,
     device: &Device,
 ) -> Result<Box<dyn Workload>, TrainError> {
-    let args = command.args();
-    let dtype = args.dtype.weights();
-    let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: args.batch };
-    let step = |loss, rank| TrainingStep::new(files, sizes, loss, rank, dtype, device);
+    let dtype = command.args().dtype.weights();
     Ok(match command {
-        BenchCommand::Step { loss: BenchLoss::None, .. } => Box::new(Prediction::new(files, sizes, dtype, device)?),
-        BenchCommand::Step { loss: BenchLoss::Lora, rank, .. } => Box::new(step(StepLoss::Lora, *rank)?),
-        BenchCommand::Step { loss: BenchLoss::Cat, rank, .. } => Box::new(step(StepLoss::Cat, *rank)?),
+        BenchCommand::Step { .. } => Box::new(Prediction::new(files, sizes, dtype, device)?),
         BenchCommand::Generate { steps, .. } => Box::new(Drawing::new(files, sizes, *steps, dtype, device)?),
         BenchCommand::Vae { .. } => Box::new(Autoencoding::new(files, sizes, dtype, device)?),
-        BenchCommand::Text { .. } => Box::new(TextEncoding::new(files, args.batch, dtype, device)?),
+        BenchCommand::Text { .. } => Box::new(TextEncoding::new(files, sizes.batch, dtype, device)?),
     })
 }
 

@@ -7,6 +7,7 @@ mod demo;
 mod evaluate;
 mod federate;
 mod gallery;
+mod plan;
 mod preview;
 mod train;
 
@@ -20,6 +21,7 @@ pub(crate) fn run(cli: Cli) -> Outcome<()> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Train(args) => train::run(*args),
+        Command::Plan(args) => plan::run(*args),
         Command::Preview(args) => preview::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Adapter(command) => adapter::run(&command),

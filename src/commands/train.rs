@@ -21,6 +21,7 @@ use crate::base_source::{self, BaseSource};
 use crate::cli::{SamplingArgs, TrainArgs};
 use crate::easel::Easel;
 use crate::failure::{Blame, Failure, Outcome};
+use crate::planning;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::settings::{BaseDefaults, TrainSettings, stated};
@@ -48,8 +49,12 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
     let out = args.out.clone();
     let (folder, settings, start) = prepare(args)?;
     let source = BaseSource::parse(settings.base.as_deref().unwrap_or("embedded"))?;
-    let base = load(&source, &settings)?;
-    let settings = settings.complete(&defaults(&base, source.is_embedded()));
+    let files = source.files()?;
+    let settings = settings.complete(&planning::defaults(&files, source.is_embedded())?);
+    let plan = planning::plan(&files, &settings)?;
+    plan.tell();
+    let mut base = load(&source, &settings)?;
+    base.unet.recompute(plan.recompute);
     let trained = train(&base, settings, &folder, start)?;
     if let Ending::Stopped { step } = trained.ending {
         terminal::say(&format!("stopped after step {step}; everything is saved"));
@@ -118,7 +123,8 @@ pub(super) fn train(
     Ok(Trained { adapter, settings, reports: watch.reports, ending })
 }
 
-fn pictures(settings: &TrainSettings, trigger: &Trigger) -> Outcome<TrainingPictures> {
+/// The pictures to learn from; what is worth knowing about them is said.
+pub(super) fn pictures(settings: &TrainSettings, trigger: &Trigger) -> Outcome<TrainingPictures> {
     let folder = stated("images", settings.images.clone())?;
     let side = stated("resolution", settings.resolution)?;
     let options = PictureOptions {
@@ -163,6 +169,9 @@ fn lessons(
     let lessons = Lessons::encode(base, pictures, config.cat_condition, class, &mut tell);
     let lessons = lessons.request("cannot encode the pictures")?;
     drop(progress);
+    if config.uses_cat() {
+        return lessons.with_keys(base).run("cannot prepare the captions");
+    }
     if config.loss != LossKind::Dreambooth {
         return Ok(lessons);
     }

@@ -59,9 +59,10 @@ fn counted_operations_are_the_same_in_every_run_and_with_any_number_of_threads()
     let cat = gflop("step --latent 8 --loss cat --threads 1");
     assert_eq!(cat, gflop("step --latent 8 --loss cat --threads 2"));
     let (lora, forward) = (gflop("step --latent 8 --loss lora"), gflop("step --latent 8 --loss none"));
-    // CAT is two adapted passes with their gradients and one pass of the base.
+    // CAT is two adapted passes with their gradients and one pass of the base, less what they share: the layers before the
+    // first attention, and the base's keys and values of the caption.
     let sum = 2.0 * lora + forward;
-    assert!((cat / sum - 1.0).abs() < 1e-9, "{cat} is not {sum}");
+    assert!(cat < sum && cat > 0.95 * sum, "{cat} against {sum}");
     assert!(lora > 2.0 * forward && lora < 4.0 * forward, "{lora} against {forward}");
 }
 

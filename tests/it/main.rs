@@ -13,5 +13,6 @@ mod catelier;
 mod crash;
 mod federate;
 mod hostile;
+mod plan;
 mod preview;
 mod train;

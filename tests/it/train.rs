@@ -89,7 +89,7 @@ fn assert_same_adapter(studio: &Studio, left: &str, right: &str) {
 }
 
 /// The bytes after the header: settings differ there, factors do not.
-fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
+pub(crate) fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
     let bytes = fs::read(studio.path(run).join("adapter.safetensors")).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     bytes[8 + header..].to_vec()

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use catelier_adapters::file::{self, Format, Metadata};
 use catelier_adapters::{Adapter, AdapterSet, LoraFactors, ModuleInfo, ModuleKind, resized, summed};
 use catelier_numerics::noise::{Noise, Stream};
+use catelier_numerics::ops::FrozenLinear;
 use proptest::prelude::*;
 use tempfile::tempdir;
 
@@ -59,8 +60,9 @@ proptest! {
         let adapter = adapter(case);
         let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
         let x = draw(&[3, case.inputs], case.seed, 3);
-        let apply = |weight: &Tensor| x.matmul(&weight.t().unwrap()).unwrap();
-        let adapted = AdapterSet::single(&adapter, strength).linear(PATH, &x, apply(&weight)).unwrap();
+        let layer = |weight: &Tensor| FrozenLinear::new(weight, None).unwrap();
+        let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
+        let adapted = AdapterSet::single(&adapter, strength).linear(PATH, &x, &layer(&weight)).unwrap();
         let merged = adapter.get(PATH).unwrap().merged_into(&weight, strength).unwrap();
         prop_assert!(difference(&adapted, &apply(&merged)) < 1e-5);
     }

@@ -125,6 +125,11 @@ impl Weights {
         &self.file.device
     }
 
+    /// The type the weights are loaded in.
+    pub fn dtype(&self) -> DType {
+        self.file.dtype
+    }
+
     /// The type of activations: f32 on the processor for weights in half precision, whose products it sums in f32, and
     /// elsewhere that of the weights.
     pub fn activation_dtype(&self) -> DType {

@@ -1,5 +1,6 @@
 //! Gradient checkpointing: a block's activations are computed again in the backward pass instead of kept.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::{Result as TensorResult, Tensor};
@@ -19,23 +20,40 @@ pub(super) trait Block: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) adapters: &'a AdapterSet,
-    pub(super) activations: Activations,
+    pub(super) recompute: &'a Recompute,
 }
 
-/// What becomes of a block's inner activations until the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activations {
-    Keep,
-    Recompute,
+/// Which blocks' inner activations are computed again in the backward pass instead of kept: the same result and gradients
+/// with less memory, for one more forward pass of these blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Recompute {
+    /// None.
+    #[default]
+    Nothing,
+    /// Every one.
+    All,
+    /// Those with these module paths.
+    Blocks(BTreeSet<String>),
+}
+
+impl Recompute {
+    fn has(&self, path: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Blocks(paths) => paths.contains(path),
+        }
+    }
 }
 
 impl Pass<'_> {
-    /// Runs `block`; with [`Activations::Recompute`] only its inputs are kept for the backward pass.
+    /// Runs `block`; if it is one to compute again, only its inputs are kept for the backward pass. The bits are the same.
     pub(super) fn run<B: Block>(&self, block: &Arc<B>, inputs: &[&Tensor]) -> TensorResult<Tensor> {
-        let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
-        if self.activations == Activations::Keep {
+        if !self.recompute.has(block.path()) {
+            let inputs = inputs.iter().map(|input| own_node(input)).collect::<TensorResult<Vec<Tensor>>>()?;
             return block.forward(&inputs, self.adapters);
         }
+        let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
         let (block, adapters) = (block.clone(), self.adapters.clone());
         let parameters = adapters.parameters_under(block.path());
         let again = move |inputs: &[Tensor], parameters: &[Tensor]| {
@@ -43,4 +61,10 @@ impl Pass<'_> {
         };
         checkpoint(&inputs, &parameters, Arc::new(again))
     }
+}
+
+/// The same tensor as a node of its own: the gradients that come from within a block are added up there before others
+/// join them, as they are when the block is computed again.
+fn own_node(input: &Tensor) -> TensorResult<Tensor> {
+    if input.track_op() { input.reshape(input.shape()) } else { Ok(input.clone()) }
 }

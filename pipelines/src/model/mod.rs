@@ -11,10 +11,11 @@ mod text_encoder;
 mod unet;
 mod vae;
 
+pub use checkpoint::Recompute;
 pub use condition::{AddedCondition, Condition, ImageSizes};
 pub use config::{
     Activation, AddedEmbeddingConfig, TextEncoderConfig, TimestepConfig, UNetConfig, UNetLevel, VaeConfig,
 };
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
-pub use unet::UNet;
-pub use vae::{Moments, Tiling, Vae};
+pub use unet::{PromptKeys, Start, UNet};
+pub use vae::{Moments, Tiling, Vae, encoding_bytes};

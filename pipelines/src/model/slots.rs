@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
-use catelier_numerics::ops::{FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
+use catelier_numerics::ops::{Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
 
 use crate::error::Result;
 use crate::files::Weights;
@@ -141,7 +141,15 @@ pub(super) struct LinearSlot {
 impl LinearSlot {
     /// `x: [..., in]` to `[..., out]`, with the adapters' updates for this path.
     pub(super) fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        adapters.linear(&self.path, x, self.op.forward(x)?)
+        adapters.linear(&self.path, x, &self.op)
+    }
+
+    /// The same with what is around the layer, in one node where no adapter needs the layer's input.
+    pub(super) fn forward_around(&self, x: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+        match adapters.reaches(&self.path) {
+            true => around.run(x, |x| self.forward(x, adapters)),
+            false => self.op.forward_around(x, around),
+        }
     }
 }
 
@@ -155,6 +163,76 @@ pub(super) struct Conv2dSlot {
 impl Conv2dSlot {
     /// `x: [batch, in, height, width]`, with the adapters' updates for this path.
     pub(super) fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        adapters.conv2d(&self.path, x, self.op.forward(x)?, self.op.stride(), self.op.padding())
+        adapters.conv2d(&self.path, x, &self.op)
+    }
+
+    /// The same with `shift: [batch, out]` and what is around the layer, in one node where no adapter needs the layer's
+    /// input.
+    pub(super) fn forward_around(
+        &self,
+        x: &Tensor,
+        shift: Option<&Tensor>,
+        around: Around<'_>,
+        adapters: &AdapterSet,
+    ) -> TensorResult<Tensor> {
+        if !adapters.reaches(&self.path) {
+            return self.op.forward_around(x, shift, around);
+        }
+        around.run(x, |x| {
+            let y = self.forward(x, adapters)?;
+            match shift {
+                Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
+                None => Ok(y),
+            }
+        })
+    }
+}
+
+/// The projection at either end of a transformer, between a map and tokens: a linear layer or a 1×1 convolution, which
+/// adapters tell apart.
+#[derive(Debug)]
+pub(super) enum Projection {
+    Linear(LinearSlot),
+    Conv2d(Conv2dSlot),
+}
+
+impl Projection {
+    /// `[batch, in, height, width]` to `[batch, height · width, out]`.
+    pub(super) fn to_tokens(&self, map: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+        let turn = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();
+        match self {
+            Self::Linear(slot) if adapters.reaches(&slot.path) => {
+                around.run(map, |map| slot.forward(&turn(map)?, adapters))
+            }
+            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
+                around.run(map, |map| turn(&slot.forward(map, adapters)?))
+            }
+            Self::Linear(slot) => slot.op.map_to_tokens(map, around),
+            Self::Conv2d(slot) => slot.op.map_to_tokens(map, around),
+        }
+    }
+
+    /// `[batch, height · width, in]` to `[batch, out, height, width]` of that `size`.
+    pub(super) fn to_map(
+        &self,
+        tokens: &Tensor,
+        size: (usize, usize),
+        around: Around<'_>,
+        adapters: &AdapterSet,
+    ) -> TensorResult<Tensor> {
+        let turn = |tokens: &Tensor| {
+            let (batch, _, channels) = tokens.dims3()?;
+            tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, size.0, size.1))
+        };
+        match self {
+            Self::Linear(slot) if adapters.reaches(&slot.path) => {
+                around.run(tokens, |tokens| turn(&slot.forward(tokens, adapters)?))
+            }
+            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
+                around.run(tokens, |tokens| slot.forward(&turn(tokens)?, adapters))
+            }
+            Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, around),
+            Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, around),
+        }
     }
 }

@@ -57,6 +57,12 @@ pub struct TrainConfig {
     pub cat_condition: CatCondition,
     /// Share of samples, 0..=1, whose CAT condition is the empty caption, because guidance multiplies its drift.
     pub cat_empty_share: f64,
+    /// Only every so many batches have the CAT term, at so many times its weight, so that the expected gradient is the
+    /// same; 1 has it in all.
+    pub cat_every: usize,
+    /// Draws (noise and timestep) of each picture that training goes through again and again, with the base's predictions
+    /// of them kept; 0 draws anew each time.
+    pub cat_bank: usize,
     /// Weight of the class pictures of [`LossKind::Dreambooth`].
     pub prior_weight: f64,
     /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
@@ -87,8 +93,6 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Decay of the averaged copy that is saved instead of the last one; `None` for none.
     pub ema_decay: Option<f64>,
-    /// Recompute activations in the backward pass instead of keeping them.
-    pub gradient_checkpointing: bool,
     /// How latents are drawn.
     pub latents: LatentDraw,
     /// How timesteps are drawn.
@@ -107,6 +111,7 @@ impl TrainConfig {
         at_least_one("batch", self.batch)?;
         at_least_one("accumulation", self.accumulation)?;
         at_least_one("rank", self.rank)?;
+        at_least_one("cat_every", self.cat_every)?;
         positive("learning_rate", self.learning_rate)?;
         positive("alpha", self.alpha)?;
         within("cat_weight", self.cat_weight, 0.0, f64::MAX)?;
@@ -116,12 +121,29 @@ impl TrainConfig {
         within("weight_decay", self.weight_decay, 0.0, f64::MAX)?;
         within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
         within("ema_decay", self.ema_decay.unwrap_or(0.0), 0.0, 0.999_999)?;
-        positive("min_snr_gamma", self.min_snr_gamma.unwrap_or(1.0))
+        positive("min_snr_gamma", self.min_snr_gamma.unwrap_or(1.0))?;
+        self.validate_bank()
     }
 
-    /// Whether a step needs the two passes without the trigger.
+    /// The base's prediction of a place in the bank must be the same whenever it is drawn.
+    fn validate_bank(&self) -> Result<(), TrainError> {
+        let refuse = |rule| Err(TrainError::setting("cat_bank", self.cat_bank, rule));
+        match self.cat_bank {
+            0 => Ok(()),
+            _ if self.cat_empty_share > 0.0 => refuse("must be 0 where `cat_empty_share` is not"),
+            _ if self.timestep_sampling != TimestepSampling::Uniform => refuse("needs uniform timesteps"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the objective has the CAT term.
     pub fn uses_cat(&self) -> bool {
         self.loss == LossKind::Cat && self.cat_weight > 0.0
+    }
+
+    /// Whether batch `draw` has the CAT term.
+    pub(super) fn uses_cat_at(&self, draw: usize) -> bool {
+        self.uses_cat() && draw.is_multiple_of(self.cat_every)
     }
 
     /// Whether a step needs pictures of the class drawn by the base.

@@ -37,14 +37,26 @@ impl DriftProbe {
         }
         let noisy = base.schedule.add_noise(&Tensor::cat(&latents, 0)?, &Tensor::cat(&noise, 0)?, &timesteps)?;
         let timesteps = Tensor::new(timesteps.as_slice(), base.device())?;
-        let noise_pred_base = base.unet.predict(&noisy, &timesteps, prompts, &AdapterSet::base())?;
-        Ok(Self { noisy, timesteps, condition: prompts.clone(), noise_pred_base })
+        let noise_pred_base = noisy.zeros_like()?;
+        let mut probe = Self { noisy, timesteps, condition: prompts.clone(), noise_pred_base };
+        probe.noise_pred_base = probe.predict(base, &AdapterSet::base())?;
+        Ok(probe)
     }
 
     /// Mean over prompts, channels and space of the squared distance to the base's prediction.
     pub(super) fn drift(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<f64, TrainError> {
-        let noise_pred = base.unet.predict(&self.noisy, &self.timesteps, &self.condition, adapters)?;
+        let noise_pred = self.predict(base, adapters)?;
         let values = loss::cat(&noise_pred, &self.noise_pred_base)?;
         Ok(values.detach().mean_all()?.to_scalar::<f32>()?.into())
+    }
+
+    /// One prompt after another: together they would need more memory than a training step.
+    fn predict(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
+        let predict = |row: usize| -> Result<Tensor, TrainError> {
+            let (noisy, timestep) = (self.noisy.narrow(0, row, 1)?, self.timesteps.narrow(0, row, 1)?);
+            Ok(base.unet.predict(&noisy, &timestep, &self.condition.rows(&[row])?, adapters)?.detach())
+        };
+        let rows = (0..self.noisy.dim(0)?).map(predict).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
     }
 }

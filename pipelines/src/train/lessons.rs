@@ -1,5 +1,9 @@
 //! What a run learns from, encoded once: latents and text embeddings.
 
+use std::collections::HashMap;
+
+use candle_core::TensorId;
+use catelier_adapters::AdapterSet;
 use catelier_numerics::noise::Stream;
 use catelier_prompts::CatCondition;
 use image::RgbImage;
@@ -7,7 +11,7 @@ use image::RgbImage;
 use super::{TrainConfig, TrainError};
 use crate::base::BaseModel;
 use crate::data::{Embeddings, Frame, LatentCache, Order, TrainingPictures};
-use crate::model::{Condition, ImageSizes, Moments};
+use crate::model::{Condition, ImageSizes, Moments, PromptKeys};
 
 const ORDER: Stream = Stream("train/order");
 const CLASS_ORDER: Stream = Stream("train/class-order");
@@ -22,7 +26,7 @@ pub struct Lesson {
     /// Its caption with the trigger, `[1, tokens, width]`.
     pub with_trigger: Condition,
     /// What the CAT term is conditioned on.
-    pub without_trigger: Condition,
+    pub without_trigger: Caption,
     /// Times that it is seen in an epoch, at least 1.
     pub repeats: usize,
 }
@@ -35,8 +39,25 @@ pub struct Lessons {
     /// Pictures of the class, drawn by the base; only DreamBooth needs them.
     pub class: Vec<Lesson>,
     /// The empty caption, `[1, tokens, width]`.
-    pub empty: Condition,
+    pub empty: Caption,
     digest: String,
+}
+
+/// A caption that the base is asked about again and again.
+#[derive(Debug, Clone)]
+pub struct Caption {
+    /// `[1, tokens, width]`.
+    pub condition: Condition,
+    /// What the base's attention makes of it, unless the memory for such things is used up.
+    pub keys: Option<PromptKeys>,
+}
+
+impl Caption {
+    /// What the base makes of all `captions`, one after another, if it is known of each.
+    pub(super) fn keys(captions: &[&Self]) -> Result<Option<PromptKeys>, TrainError> {
+        let keys: Option<Vec<&PromptKeys>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
+        Ok(keys.map(|keys| PromptKeys::cat(&keys)).transpose()?)
+    }
 }
 
 impl Lessons {
@@ -51,7 +72,7 @@ impl Lessons {
         class: Option<&str>,
         tell: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, TrainError> {
-        let mut captions = Captions { base, embeddings: Embeddings::default() };
+        let mut captions = Captions::new(base);
         let cache = LatentCache::encode(pictures, base.device(), |image| base.vae.encode(image), tell)?;
         let mut lessons = Vec::with_capacity(cache.frames().len());
         for frame in cache.frames() {
@@ -61,12 +82,12 @@ impl Lessons {
                 name: picture.name.clone(),
                 moments: frame.moments.clone(),
                 with_trigger: captions.condition(&picture.captions.with_trigger)?.with_sizes(&[frame.sizes])?,
-                without_trigger: captions.condition(without_trigger)?.with_sizes(&[frame.sizes])?,
+                without_trigger: captions.caption(without_trigger, frame.sizes)?,
                 repeats: picture.repeats,
             });
         }
         let sizes = cache.frames()[0].sizes;
-        let empty = captions.condition("")?.with_sizes(&[sizes])?;
+        let empty = captions.caption("", sizes)?;
         Ok(Self { lessons, class: Vec::new(), empty, digest: pictures.digest() })
     }
 
@@ -77,18 +98,37 @@ impl Lessons {
         class: &str,
         pictures: &[RgbImage],
     ) -> Result<Self, TrainError> {
-        let mut captions = Captions { base, embeddings: Embeddings::default() };
+        let mut captions = Captions::new(base);
         for (number, pixels) in pictures.iter().enumerate() {
             let sizes = ImageSizes::uncropped(pixels.height(), pixels.width());
             let frame = Frame { pixels: pixels.clone(), mirrored: false, sizes };
-            let caption = captions.condition(class)?.with_sizes(&[sizes])?;
+            let without_trigger = captions.caption(class, sizes)?;
             self.class.push(Lesson {
                 name: format!("class picture {}", number + 1),
                 moments: base.vae.encode(&frame.tensor(base.device())?)?,
-                with_trigger: caption.clone(),
-                without_trigger: caption,
+                with_trigger: without_trigger.condition.clone(),
+                without_trigger,
                 repeats: 1,
             });
+        }
+        Ok(self)
+    }
+
+    /// The same with what the base makes of the captions that the CAT term asks it about, while there is room.
+    ///
+    /// # Errors
+    /// Those of [`UNet::prompt_keys`](crate::model::UNet::prompt_keys).
+    pub fn with_keys(mut self, base: &BaseModel) -> Result<Self, TrainError> {
+        let (mut known, mut held): (HashMap<TensorId, PromptKeys>, usize) = (HashMap::new(), 0);
+        let captions = self.lessons.iter_mut().map(|lesson| &mut lesson.without_trigger);
+        for caption in captions.chain([&mut self.empty]) {
+            let context = caption.condition.context.id();
+            if !known.contains_key(&context) && held < KEYS {
+                let keys = base.unet.prompt_keys(&caption.condition, &AdapterSet::base())?;
+                held += keys.bytes();
+                known.insert(context, keys);
+            }
+            caption.keys = known.get(&context).cloned();
         }
         Ok(self)
     }
@@ -121,20 +161,21 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// The artist's pictures of batch `draw`.
-    pub(super) fn artist<'a>(&self, lessons: &'a Lessons, draw: usize, batch: usize) -> Vec<&'a Lesson> {
-        pick(&self.artist, &lessons.lessons, draw, batch)
+    /// The artist's pictures of batch `draw`, with their numbers.
+    pub(super) fn artist<'a>(&self, lessons: &'a Lessons, draw: usize, batch: usize) -> Vec<(usize, &'a Lesson)> {
+        let picked = self.artist.batch(draw as u64, batch);
+        picked.into_iter().map(|index| (index, &lessons.lessons[index])).collect()
     }
 
     /// The class pictures of batch `draw`; none where the objective has none.
     pub(super) fn class<'a>(&self, lessons: &'a Lessons, draw: usize, batch: usize) -> Vec<&'a Lesson> {
-        self.class.as_ref().map_or_else(Vec::new, |order| pick(order, &lessons.class, draw, batch))
+        let picked = self.class.as_ref().map_or_else(Vec::new, |order| order.batch(draw as u64, batch));
+        picked.into_iter().map(|index| &lessons.class[index]).collect()
     }
 }
 
-fn pick<'a>(order: &Order, lessons: &'a [Lesson], draw: usize, batch: usize) -> Vec<&'a Lesson> {
-    order.batch(draw as u64, batch).into_iter().map(|index| &lessons[index]).collect()
-}
+/// Bytes of keys that are kept for captions; they save little where they are large.
+const KEYS: usize = 64 << 20;
 
 /// Captions encoded on first use.
 struct Captions<'a> {
@@ -142,11 +183,19 @@ struct Captions<'a> {
     embeddings: Embeddings,
 }
 
-impl Captions<'_> {
+impl<'a> Captions<'a> {
+    fn new(base: &'a BaseModel) -> Self {
+        Self { base, embeddings: Embeddings::default() }
+    }
+
     fn condition(&mut self, caption: &str) -> Result<Condition, TrainError> {
         if self.embeddings.get(caption).is_none() {
             self.embeddings.add([caption], |text| self.base.text.encode(&[text]))?;
         }
         Ok(self.embeddings.get(caption).expect("it was added above").clone())
+    }
+
+    fn caption(&mut self, caption: &str, sizes: ImageSizes) -> Result<Caption, TrainError> {
+        Ok(Caption { condition: self.condition(caption)?.with_sizes(&[sizes])?, keys: None })
     }
 }

@@ -12,6 +12,8 @@ mod observer;
 mod state;
 mod step;
 
+use std::collections::BTreeMap;
+
 use candle_core::{Tensor, Var};
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet};
 use catelier_numerics::ema::Ema;
@@ -21,7 +23,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 
 pub use config::{Curve, LatentDraw, LossKind, TrainConfig};
 pub use error::TrainError;
-pub use lessons::{Lesson, Lessons};
+pub use lessons::{Caption, Lesson, Lessons};
 pub use observer::{StepReport, TrainObserver};
 pub use state::StateFolder;
 
@@ -30,7 +32,7 @@ use crate::model::Condition;
 use drift::DriftProbe;
 use lessons::Orders;
 use state::RunState;
-pub(crate) use step::{Batch, Objective};
+pub(crate) use step::{Batch, CatTarget, Objective, conditions_together};
 use step::{Terms, mean};
 
 /// Where the draws of one batch come from.
@@ -48,6 +50,14 @@ const CLASS: Streams = Streams {
     timestep: Stream("train/class-timestep"),
 };
 const EMPTY: Stream = Stream("train/empty-caption");
+const BANK: Stream = Stream("train/bank");
+
+/// Which draw of the streams a sample gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    draw: u64,
+    sample: u64,
+}
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +69,14 @@ pub enum Ending {
         /// Optimizer steps done.
         step: usize,
     },
+}
+
+/// What one forward pass of the run contributes.
+struct Part {
+    batch: Batch,
+    terms: Terms,
+    gradients: Gradients,
+    base_predictions: Vec<(Place, Tensor)>,
 }
 
 /// A training run: one base, one adapter, one set of lessons.
@@ -73,6 +91,8 @@ pub struct Trainer<'a> {
     average: Option<Ema>,
     states: StateFolder,
     probe: Option<DriftProbe>,
+    /// The base's predictions for places of the bank that have been drawn.
+    bank: BTreeMap<Place, Tensor>,
     noise: Noise,
     step: usize,
     last_loss: f64,
@@ -132,6 +152,7 @@ impl<'a> Trainer<'a> {
             average,
             states,
             probe: None,
+            bank: BTreeMap::new(),
             step: 0,
             last_loss: f64::NAN,
         })
@@ -206,7 +227,7 @@ impl<'a> Trainer<'a> {
 
     fn optimizer_step(&mut self) -> Result<StepReport, TrainError> {
         let (terms, mut gradients) = self.gradients()?;
-        let loss = terms.total(self.config.cat_weight, self.config.prior_weight);
+        let loss = terms.total(self.config.cat_weight * self.config.cat_every as f64, self.config.prior_weight);
         let gradient_norm = match self.config.max_grad_norm {
             0.0 => gradients.global_norm()?,
             limit => gradients.clip(limit)?,
@@ -223,7 +244,7 @@ impl<'a> Trainer<'a> {
             steps: self.config.steps,
             loss,
             denoising: mean(&terms.denoising),
-            cat: self.config.uses_cat().then(|| mean(&terms.cat)),
+            cat: (!terms.cat.is_empty()).then(|| mean(&terms.cat)),
             prior: self.config.uses_prior().then(|| mean(&terms.prior)),
             drift: None,
             gradient_norm,
@@ -234,7 +255,7 @@ impl<'a> Trainer<'a> {
     /// The objective and its gradient, averaged over the accumulation.
     fn gradients(&mut self) -> Result<(Terms, Gradients), TrainError> {
         let share = 1.0 / self.config.accumulation as f64;
-        let mut terms = Terms { denoising: vec![], cat: vec![], prior: vec![] };
+        let mut terms = Terms::default();
         let mut gradients = Gradients::default();
         for micro_step in 0..self.config.accumulation {
             let draw = self.step * self.config.accumulation + micro_step;
@@ -258,32 +279,45 @@ impl<'a> Trainer<'a> {
             parameters: &self.parameters,
             min_snr_gamma: self.config.min_snr_gamma,
         };
-        let picked = self.orders.artist(self.lessons, draw, self.config.batch);
-        let batch = self.batch(&picked, draw, &ARTIST)?;
-        let (denoising, gradient) = objective.denoising(&batch, share)?;
-        let mut found = Terms { denoising, cat: vec![], prior: vec![] };
-        let mut parts = vec![gradient];
-        if self.config.uses_cat() {
-            let without_trigger = self.cat_condition(&picked, draw)?;
-            let (cat, gradient) = objective.cat(&batch, &without_trigger, share * self.config.cat_weight)?;
-            found.cat = cat;
-            parts.push(gradient);
-        }
+        let mut parts = vec![self.artist_part(&objective, draw, share)?];
         if self.config.uses_prior() {
-            let picked = self.orders.class(self.lessons, draw, self.config.batch);
-            let class = self.batch(&picked, draw, &CLASS)?;
-            let (prior, gradient) = objective.denoising(&class, share * self.config.prior_weight)?;
-            found.prior = prior;
-            parts.push(gradient);
+            parts.push(self.class_part(&objective, draw, share)?);
         }
-        self.refuse_not_finite(&found, &batch)?;
-        for part in &parts {
-            gradients.accumulate(part)?;
+        for part in parts {
+            self.refuse_not_finite(&part.terms, &part.batch)?;
+            self.bank.extend(part.base_predictions);
+            gradients.accumulate(&part.gradients)?;
+            terms.extend(part.terms);
         }
-        terms.denoising.extend(found.denoising);
-        terms.cat.extend(found.cat);
-        terms.prior.extend(found.prior);
         Ok(())
+    }
+
+    /// Denoising of the artist's pictures, and the CAT term where this batch has it.
+    fn artist_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part, TrainError> {
+        let picked = self.orders.artist(self.lessons, draw, self.config.batch);
+        let places = self.places(&picked, draw);
+        let lessons: Vec<&Lesson> = picked.iter().map(|(_, lesson)| *lesson).collect();
+        let batch = self.batch(&lessons, &places, &ARTIST)?;
+        if !self.config.uses_cat_at(draw) {
+            let (denoising, gradients) = objective.denoising(&batch, share)?;
+            let terms = Terms { denoising, ..Terms::default() };
+            return Ok(Part { batch, terms, gradients, base_predictions: vec![] });
+        }
+        let target = self.cat_target(&lessons, &places, draw)?;
+        let cat_weight = share * self.config.cat_weight * self.config.cat_every as f64;
+        let both = objective.denoising_and_cat(&batch, &target, share, cat_weight)?;
+        let base_predictions = self.for_the_bank(&places, &both.noise_pred_base)?;
+        let terms = Terms { denoising: both.denoising, cat: both.cat, prior: vec![] };
+        Ok(Part { batch, terms, gradients: both.gradients, base_predictions })
+    }
+
+    /// Denoising of class pictures.
+    fn class_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part, TrainError> {
+        let picked = self.orders.class(self.lessons, draw, self.config.batch);
+        let places: Vec<_> = (0..picked.len() as u64).map(|sample| Place { draw: draw as u64, sample }).collect();
+        let batch = self.batch(&picked, &places, &CLASS)?;
+        let (prior, gradients) = objective.denoising(&batch, share * self.config.prior_weight)?;
+        Ok(Part { batch, terms: Terms { prior, ..Terms::default() }, gradients, base_predictions: vec![] })
     }
 
     fn adapters(&self, draw: usize) -> AdapterSet {
@@ -296,13 +330,25 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Latents, noise, timesteps and captions of the `picked` lessons, drawn from `streams`.
-    fn batch(&self, picked: &[&Lesson], draw: usize, streams: &Streams) -> Result<Batch, TrainError> {
-        let draw = draw as u64;
+    /// Where the draws of each picked lesson are found: numbered by batch and sample, or, from a bank, by its entry and
+    /// the lesson.
+    fn places(&self, picked: &[(usize, &Lesson)], draw: usize) -> Vec<Place> {
+        let place = |(sample, (lesson, _)): (u64, &(usize, &Lesson))| match self.config.cat_bank {
+            0 => Place { draw: draw as u64, sample },
+            size => {
+                let uniform = self.noise.uniforms(BANK, draw as u64, sample, 1)[0];
+                Place { draw: ((uniform * size as f64) as u64).min(size as u64 - 1), sample: *lesson as u64 }
+            }
+        };
+        (0..).zip(picked).map(place).collect()
+    }
+
+    /// Latents, noise, timesteps and captions of the `picked` lessons, drawn from `streams` at their `places`.
+    fn batch(&self, picked: &[&Lesson], places: &[Place], streams: &Streams) -> Result<Batch, TrainError> {
         let (mut latents, mut noise) = (vec![], vec![]);
-        for (sample, lesson) in (0..).zip(picked) {
+        for (place, lesson) in places.iter().zip(picked) {
             let shape = lesson.moments.mean.shape();
-            let normal = |stream| self.noise.normal(stream, draw, sample, shape, self.base.device());
+            let normal = |stream| self.noise.normal(stream, place.draw, place.sample, shape, self.base.device());
             let drawn = match self.config.latents {
                 LatentDraw::Mode => lesson.moments.mode(),
                 LatentDraw::Sample => lesson.moments.sample(&normal(streams.latent)?)?,
@@ -310,25 +356,47 @@ impl<'a> Trainer<'a> {
             latents.push(self.base.vae.scale(&drawn)?);
             noise.push(normal(streams.noise)?);
         }
-        let samples = 0..picked.len() as u64;
-        let (schedule, sampling) = (&self.base.schedule, self.config.timestep_sampling);
         Ok(Batch {
             latents: Tensor::cat(&latents, 0)?,
             noise: Tensor::cat(&noise, 0)?,
-            timesteps: sampling.draw(schedule, &self.noise, streams.timestep, draw, samples),
+            timesteps: self.timesteps(places, streams.timestep),
             condition: Condition::cat(&picked.iter().map(|lesson| &lesson.with_trigger).collect::<Vec<_>>())?,
             names: picked.iter().map(|lesson| lesson.name.clone()).collect(),
         })
     }
 
+    fn timesteps(&self, places: &[Place], stream: Stream) -> Vec<u32> {
+        let (schedule, sampling) = (&self.base.schedule, self.config.timestep_sampling);
+        let draw = |draw, samples| sampling.draw(schedule, &self.noise, stream, draw, samples);
+        match (self.config.cat_bank, places) {
+            (0, [first, ..]) => draw(first.draw, 0..places.len() as u64),
+            _ => places.iter().flat_map(|place| draw(place.draw, place.sample..place.sample + 1)).collect(),
+        }
+    }
+
     /// What the CAT term holds to the base: each lesson's caption without the trigger, or, for the asked share of
     /// samples, the empty caption.
-    fn cat_condition(&self, picked: &[&'a Lesson], draw: usize) -> Result<Condition, TrainError> {
+    fn cat_target(&self, picked: &[&'a Lesson], places: &[Place], draw: usize) -> Result<CatTarget, TrainError> {
         let choose = |(sample, lesson): (usize, &&'a Lesson)| {
             let uniform = self.noise.uniforms(EMPTY, draw as u64, sample as u64, 1)[0];
             if uniform < self.config.cat_empty_share { &self.lessons.empty } else { &lesson.without_trigger }
         };
-        Ok(Condition::cat(&picked.iter().enumerate().map(choose).collect::<Vec<_>>())?)
+        let captions: Vec<&Caption> = picked.iter().enumerate().map(choose).collect();
+        let known: Option<Vec<&Tensor>> = places.iter().map(|place| self.bank.get(place)).collect();
+        Ok(CatTarget {
+            condition: Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?,
+            keys: Caption::keys(&captions)?,
+            noise_pred_base: known.map(|rows| Tensor::cat(&rows, 0)).transpose()?,
+        })
+    }
+
+    /// The base's predictions that are worth keeping for the next time these places of the bank are drawn.
+    fn for_the_bank(&self, places: &[Place], noise_pred_base: &Tensor) -> Result<Vec<(Place, Tensor)>, TrainError> {
+        if self.config.cat_bank == 0 {
+            return Ok(vec![]);
+        }
+        let new = places.iter().enumerate().filter(|(_, place)| !self.bank.contains_key(place));
+        new.map(|(row, place)| Ok((*place, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
     }
 
     fn refuse_not_finite(&mut self, terms: &Terms, batch: &Batch) -> Result<(), TrainError> {

@@ -14,7 +14,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Its denoising term.
     pub denoising: f64,
-    /// Its CAT term before weighting; absent when the run has none.
+    /// Its CAT term before weighting; absent when the step has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cat: Option<f64>,
     /// The class pictures' term before weighting; absent when the run has none.

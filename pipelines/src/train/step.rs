@@ -7,7 +7,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::TrainError;
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Condition, UNet};
+use crate::model::{Condition, PromptKeys, Start, UNet};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ pub(crate) struct Batch {
     pub(crate) names: Vec<String>,
 }
 
-/// The terms of the objective, one value per sample, `[batch]` each.
+/// The terms of the objective, one value per sample, `[batch]` each; a term that was not taken has none.
+#[derive(Default)]
 pub(crate) struct Terms {
     pub(crate) denoising: Vec<f64>,
     pub(crate) cat: Vec<f64>,
@@ -40,63 +41,165 @@ pub(crate) struct Objective<'a> {
     pub(crate) min_snr_gamma: Option<f64>,
 }
 
+/// What the CAT term holds the adapter to.
+#[derive(Debug)]
+pub(crate) struct CatTarget {
+    /// The captions without the trigger.
+    pub(crate) condition: Condition,
+    /// What the base makes of them, where it is known.
+    pub(crate) keys: Option<PromptKeys>,
+    /// The base's prediction, where it is known.
+    pub(crate) noise_pred_base: Option<Tensor>,
+}
+
+/// Values of both terms, one per sample, their gradient, and the base's prediction.
+pub(crate) struct DenoisingAndCat {
+    pub(crate) denoising: Vec<f64>,
+    pub(crate) cat: Vec<f64>,
+    pub(crate) gradients: Gradients,
+    pub(crate) noise_pred_base: Tensor,
+}
+
+/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch.
+pub(crate) fn conditions_together(cells: usize) -> bool {
+    cells <= TOGETHER
+}
+
+/// Up to so many cells of latents, both adapted conditions go through the model as one batch: smaller products leave the
+/// processor idle between them. Beyond, their activations would cost more memory than the time is worth.
+const TOGETHER: usize = 2048;
+
 impl Objective<'_> {
     /// Denoising of `batch` under its own captions, and its gradient times `weight`.
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
     pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let noise_pred = self.predict(batch, &batch.condition, self.adapters)?;
-        let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
-        let values = loss::denoising(&noise_pred, &target)?;
-        self.backward(&values, &batch.timesteps, weight)
+        let noise_pred = self.unet.predict_from(&self.begin(batch)?, &batch.condition, None, self.adapters)?;
+        let values = self.denoising_values(&noise_pred, batch)?;
+        let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
+        Ok((values, gradients))
     }
 
-    /// The CAT term on the very latents, noise and timesteps of `batch`, and its gradient times `weight`.
+    /// The same with the CAT term on the very latents, noise and timesteps of `batch`, times `cat_weight`.
     ///
     /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's.
-    pub(crate) fn cat(
+    pub(crate) fn denoising_and_cat(
         &self,
         batch: &Batch,
-        without_trigger: &Condition,
+        target: &CatTarget,
         weight: f64,
-    ) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let noise_pred_base = self.predict(batch, without_trigger, &AdapterSet::base())?;
-        let noise_pred_adapted = self.predict(batch, without_trigger, self.adapters)?;
-        let values = loss::cat(&noise_pred_adapted, &noise_pred_base)?;
-        self.backward(&values, &batch.timesteps, weight)
-    }
-
-    fn predict(&self, batch: &Batch, condition: &Condition, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
-        let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
-        let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
-        Ok(self.unet.predict(&noisy, &timesteps, condition, adapters)?)
-    }
-
-    /// Values per sample as numbers, and the gradient of `weight * mean(w(t) * values)`.
-    ///
-    /// Each term goes backward by itself, so only one graph is alive at a time.
-    fn backward(&self, values: &Tensor, timesteps: &[u32], weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let weighted = match self.min_snr_gamma {
-            None => values.clone(),
-            Some(gamma) => {
-                let weights = loss::min_snr_weight(self.schedule, timesteps, gamma);
-                let weights = Tensor::new(weights.as_slice(), values.device())?;
-                values.mul(&weights.to_dtype(values.dtype())?)?
+        cat_weight: f64,
+    ) -> Result<DenoisingAndCat, TrainError> {
+        let start = self.begin(batch)?;
+        let noise_pred_base = match &target.noise_pred_base {
+            Some(known) => known.clone(),
+            None => {
+                self.unet.predict_from(&start, &target.condition, target.keys.as_ref(), &AdapterSet::base())?.detach()
             }
         };
-        let numbers = weighted.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        if numbers.iter().any(|value| !value.is_finite()) {
-            return Ok((numbers, Gradients::default()));
+        let predictions = Predictions { batch, start, target, noise_pred_base: &noise_pred_base };
+        let (batches, _, height, width) = batch.latents.dims4()?;
+        let ([denoising, cat], gradients) = match conditions_together(batches * height * width) {
+            true => self.together(&predictions, weight, cat_weight)?,
+            false => self.one_after_the_other(&predictions, weight, cat_weight)?,
+        };
+        Ok(DenoisingAndCat { denoising, cat, gradients, noise_pred_base })
+    }
+
+    /// Both terms from one batch of twice the size, and one backward pass.
+    fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        let both = Condition::cat(&[&given.batch.condition, &given.target.condition])?;
+        let noise_pred = self.unet.predict_from(&given.start.twice()?, &both, None, self.adapters)?;
+        let rows = noise_pred.dim(0)? / 2;
+        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, given.batch)?;
+        let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
+        self.backward([(&denoising, weight), (&cat, cat_weight)], &given.batch.timesteps)
+    }
+
+    /// Each term goes backward by itself, so only one graph is alive at a time.
+    fn one_after_the_other(
+        &self,
+        given: &Predictions<'_>,
+        weight: f64,
+        cat_weight: f64,
+    ) -> Result<Valued<2>, TrainError> {
+        let noise_pred = self.unet.predict_from(&given.start, &given.batch.condition, None, self.adapters)?;
+        let values = self.denoising_values(&noise_pred, given.batch)?;
+        drop(noise_pred);
+        let ([denoising], mut gradients) = self.backward([(&values, weight)], &given.batch.timesteps)?;
+        drop(values);
+        let noise_pred = self.unet.predict_from(&given.start, &given.target.condition, None, self.adapters)?;
+        let values = loss::cat(&noise_pred, given.noise_pred_base)?;
+        let ([cat], more) = self.backward([(&values, cat_weight)], &given.batch.timesteps)?;
+        gradients.accumulate(&more)?;
+        Ok(([denoising, cat], gradients))
+    }
+
+    fn begin(&self, batch: &Batch) -> Result<Start, TrainError> {
+        let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
+        let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
+        Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
+    }
+
+    fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
+        let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
+        Ok(loss::denoising(noise_pred, &target)?)
+    }
+
+    /// Values per sample of each term as numbers, and the gradient of the sum of `weight * mean(w(t) * values)`.
+    fn backward<const N: usize>(&self, terms: [(&Tensor, f64); N], timesteps: &[u32]) -> Result<Valued<N>, TrainError> {
+        let mut numbers = [const { Vec::new() }; N];
+        let mut objective: Option<Tensor> = None;
+        for ((values, weight), numbers) in terms.into_iter().zip(&mut numbers) {
+            let values = self.weighted(values, timesteps)?;
+            *numbers = values.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let term = (values.mean_all()? * weight)?;
+            objective = Some(match objective {
+                Some(others) => (others + term)?,
+                None => term,
+            });
         }
-        let gradients = (weighted.mean_all()? * weight)?.backward()?;
-        Ok((numbers, self.parameters.collect_gradients(&gradients)?))
+        match objective {
+            Some(objective) if numbers.iter().flatten().all(|value| value.is_finite()) => {
+                Ok((numbers, self.parameters.collect_gradients(&objective.backward()?)?))
+            }
+            _ => Ok((numbers, Gradients::default())),
+        }
+    }
+
+    /// Each sample's value at the weight of its timestep.
+    fn weighted(&self, values: &Tensor, timesteps: &[u32]) -> Result<Tensor, TrainError> {
+        let Some(gamma) = self.min_snr_gamma else {
+            return Ok(values.clone());
+        };
+        let weights = loss::min_snr_weight(self.schedule, timesteps, gamma);
+        let weights = Tensor::new(weights.as_slice(), values.device())?;
+        Ok(values.mul(&weights.to_dtype(values.dtype())?)?)
     }
 }
 
+/// What both terms are computed from.
+struct Predictions<'a> {
+    batch: &'a Batch,
+    start: Start,
+    target: &'a CatTarget,
+    noise_pred_base: &'a Tensor,
+}
+
+/// Values of some terms, one per sample, and their gradient.
+type Valued<const N: usize> = ([Vec<f64>; N], Gradients);
+
 impl Terms {
-    /// The weighted objective, one number.
+    /// The weighted objective, one number; samples without a CAT term count as 0.
     pub(crate) fn total(&self, cat_weight: f64, prior_weight: f64) -> f64 {
-        mean(&self.denoising) + cat_weight * mean(&self.cat) + prior_weight * mean(&self.prior)
+        let cat_share = self.cat.len() as f64 / self.denoising.len().max(1) as f64;
+        mean(&self.denoising) + cat_weight * cat_share * mean(&self.cat) + prior_weight * mean(&self.prior)
+    }
+
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.denoising.extend(more.denoising);
+        self.cat.extend(more.cat);
+        self.prior.extend(more.prior);
     }
 
     /// Every sample whose value is not finite, described for a person.
@@ -111,6 +214,7 @@ impl Terms {
         };
         let mut found = of("denoising loss", &self.denoising);
         found.extend(of("CAT term", &self.cat));
+        found.extend(of("denoising loss of the class", &self.prior));
         found
     }
 }

@@ -9,8 +9,9 @@ use super::Workload;
 use super::inputs::{WorkloadSizes, condition};
 use crate::diffusion::NoiseSchedule;
 use crate::files::ModelFiles;
-use crate::model::{Condition, UNet};
-use crate::train::{Batch, Objective, TrainError};
+use crate::model::UNet;
+use crate::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
+use crate::train::{Batch, CatTarget, Objective, TrainError};
 
 const SEED: u64 = 1;
 const LEARNING_RATE: f64 = 1e-4;
@@ -31,13 +32,14 @@ pub enum StepLoss {
 #[derive(Debug)]
 pub struct TrainingStep {
     unet: UNet,
+    rank: usize,
     schedule: NoiseSchedule,
     adapter: Adapter,
     parameters: Parameters,
     optimizer: AdamW,
     batch: Batch,
     /// What the CAT term is conditioned on; `None` without it.
-    without_trigger: Option<Condition>,
+    without_trigger: Option<CatTarget>,
 }
 
 impl TrainingStep {
@@ -68,10 +70,38 @@ impl TrainingStep {
         };
         let without_trigger = match loss {
             StepLoss::Lora => None,
-            StepLoss::Cat => Some(condition(files, &unet, sizes, 1, device)?),
+            StepLoss::Cat => {
+                let condition = condition(files, &unet, sizes, 1, device)?;
+                let keys = Some(unet.prompt_keys(&condition, &AdapterSet::base())?);
+                Some(CatTarget { condition, keys, noise_pred_base: None })
+            }
         };
         let optimizer = AdamW::new(AdamWConfig::default());
-        Ok(Self { unet, schedule, adapter, parameters, optimizer, batch, without_trigger })
+        Ok(Self { unet, rank, schedule, adapter, parameters, optimizer, batch, without_trigger })
+    }
+
+    /// Fits the step into `limit` bytes; `None` keeps everything. `dtype` is that of the weights.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`].
+    pub fn plan(&mut self, dtype: DType, limit: Option<u64>) -> Result<MemoryPlan, DoesNotFit> {
+        let footprint = Footprint::of_step(self.unet.config(), &self.sizes());
+        let plan = MemoryPlan::fit(&footprint, footprint.weight_bytes(dtype), limit)?;
+        self.unet.recompute(plan.recompute.clone());
+        Ok(plan)
+    }
+
+    fn sizes(&self) -> StepSizes {
+        let (latents, context) = (self.batch.latents.dims(), self.batch.condition.context.dims());
+        StepSizes {
+            latent: (latents[2], latents[3]),
+            batch: latents[0],
+            tokens: context[1],
+            rank: self.rank,
+            targets: Targets::attention(),
+            cat: self.without_trigger.is_some(),
+            dropout: false,
+        }
     }
 }
 
@@ -84,10 +114,10 @@ impl Workload for TrainingStep {
             parameters: &self.parameters,
             min_snr_gamma: None,
         };
-        let (_, mut gradients) = objective.denoising(&self.batch, 1.0)?;
-        if let Some(without_trigger) = &self.without_trigger {
-            gradients.accumulate(&objective.cat(&self.batch, without_trigger, 1.0)?.1)?;
-        }
+        let mut gradients = match &self.without_trigger {
+            None => objective.denoising(&self.batch, 1.0)?.1,
+            Some(target) => objective.denoising_and_cat(&self.batch, target, 1.0, 1.0)?.gradients,
+        };
         gradients.clip(MAX_GRADIENT_NORM)?;
         Ok(self.optimizer.step(&self.parameters, &gradients, LEARNING_RATE)?)
     }

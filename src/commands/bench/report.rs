@@ -54,6 +54,9 @@ struct CpuSeconds {
 struct MemoryBytes {
     after_loading: Option<u64>,
     peak: Option<u64>,
+    /// What the planner expects of a training step on the processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    planned: Option<u64>,
 }
 
 /// Operations in units of 10⁹, by time on the clock and by processor time.
@@ -104,10 +107,20 @@ impl Report {
             cpu_seconds: cpu.map(|median| CpuSeconds { median }),
             gflop,
             rate: Rate { gflop_per_second: gflop / wall, gflop_per_cpu_second: cpu.map(|cpu| gflop / cpu) },
-            memory_bytes: MemoryBytes { after_loading: measured.resident_bytes, peak: measured.peak_bytes },
+            memory_bytes: MemoryBytes {
+                after_loading: measured.resident_bytes,
+                peak: measured.peak_bytes,
+                planned: None,
+            },
             matrix_product,
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// The same with the memory that was planned.
+    pub(super) fn with_plan(mut self, planned: Option<u64>) -> Self {
+        self.memory_bytes.planned = planned;
+        self
     }
 
     /// The same for a person.

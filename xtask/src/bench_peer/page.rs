@@ -14,9 +14,9 @@ needs less. Time is processor time (user and system) of a warm iteration; memory
 during the iterations. Weights are random, of full shape, made in memory.
 
 `unet` is a forward pass. `lora` and `cat` are optimizer steps of rank 8 on the attention of the UNet; the Python stack
-takes `cat` as its authors do, three passes and one backward. `generate` is guided DDIM and the decoder, `vae` encodes and
-decodes, `text` reads a prompt. `mixed` is frozen weights in bf16 and the adapter in f32, in the Python stack under
-autocast. The last column is how close Catelier comes to a plain f32 matrix product, by the better of the two programs;
+takes `cat` as its authors do, with a second, frozen UNet, three passes and one backward. `generate` is guided DDIM and the
+decoder, `vae` encodes and decodes, `text` reads a prompt. `mixed` is frozen weights in bf16 and the adapter in f32, in the
+Python stack under autocast. The last column is how close Catelier comes to a plain f32 matrix product, by the better of the two programs;
 work with weights in bf16 can exceed it.
 ";
 

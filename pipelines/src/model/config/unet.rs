@@ -214,6 +214,9 @@ fn unet_levels(file: &UNetFile, check: &mut Check) -> Vec<UNetLevel> {
     let count = channels.len();
     check.count("down_block_types", file.down_block_types.len(), count);
     let layers = check.expand("layers_per_block", &file.layers_per_block, count);
+    if layers.contains(&0) {
+        check.refuse("layers_per_block", "0", "1 or more");
+    }
     let heads = check.expand("attention_head_dim", &file.attention_head_dim, count);
     let transformer_layers = check.expand("transformer_layers_per_block", &file.transformer_layers_per_block, count);
     let context_widths = check.expand("cross_attention_dim", &file.cross_attention_dim, count);

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::{DType, Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_numerics::ops::{AttentionMask, FrozenGroupNorm, FrozenLayerNorm, attention, geglu};
+use catelier_numerics::ops::{
+    Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded,
+};
 
+use super::prompt_keys::{Prompt, PromptKeys};
 use crate::error::Result;
 use crate::model::checkpoint::{Block, Pass};
 use crate::model::config::{UNetConfig, UNetLevel};
-use crate::model::slots::{Bias, Conv2dSlot, Convolution, LinearSlot, Place};
+use crate::model::slots::{Bias, Convolution, LinearSlot, Place, Projection};
 
 /// A stack of transformer blocks over a feature map (`Transformer2DModel`).
 #[derive(Debug)]
@@ -26,69 +29,47 @@ impl Transformer {
         let channels = level.channels;
         Ok(Self {
             norm: place.group_norm("norm", channels, config.norm_groups, NORM_EPS)?,
-            proj_in: Projection::load(place, "proj_in", channels, config)?,
+            proj_in: load_projection(place, "proj_in", channels, config)?,
             blocks: (0..level.transformer_layers)
                 .map(|index| TransformerBlock::load(&place.nth("transformer_blocks", index), level).map(Arc::new))
                 .collect::<Result<_>>()?,
-            proj_out: Projection::load(place, "proj_out", channels, config)?,
+            proj_out: load_projection(place, "proj_out", channels, config)?,
         })
     }
 
-    /// `x: [batch, channels, height, width]`, `context: [batch, tokens, width]`.
-    pub(super) fn forward(&self, x: &Tensor, context: &Tensor, pass: Pass<'_>) -> TensorResult<Tensor> {
-        let map = self.norm.forward(x)?;
-        let mut tokens = self.proj_in.to_tokens(&map, pass.adapters)?;
+    /// `x: [batch, channels, height, width]`.
+    pub(super) fn forward(&self, x: &Tensor, prompt: Prompt<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
+        let lead = Around::after(Prelude::GroupNorm(&self.norm));
+        let mut tokens = self.proj_in.to_tokens(x, lead, pass.adapters)?;
         for block in &self.blocks {
-            tokens = pass.run(block, &[&tokens, context])?;
+            tokens = match prompt {
+                Prompt::Context(context) => pass.run(block, &[&tokens, context])?,
+                Prompt::Keys(keys) => {
+                    let [keys, values] = keys.get(&block.path)?;
+                    pass.run(block, &[&tokens, keys, values])?
+                }
+            };
         }
-        self.proj_out.to_map(&tokens, x.dims4()?, pass.adapters)? + x
+        self.proj_out.to_map(&tokens, (height, width), Around::default().onto(x), pass.adapters)
+    }
+
+    /// Puts what its blocks make of `context: [batch, tokens, width]` into `keys`.
+    pub(super) fn read(&self, context: &Tensor, adapters: &AdapterSet, keys: &mut PromptKeys) -> TensorResult<()> {
+        for block in &self.blocks {
+            let (key, value) = block.attn2.keys(context, adapters)?;
+            keys.insert(&block.path, key, value);
+        }
+        Ok(())
     }
 }
 
-/// The projection at either end of a transformer; a linear layer sees tokens, a convolution the map.
-#[derive(Debug)]
-enum Projection {
-    Linear(LinearSlot),
-    Conv2d(Conv2dSlot),
-}
-
-impl Projection {
-    fn load(place: &Place, name: &str, channels: usize, config: &UNetConfig) -> Result<Self> {
-        if config.linear_projection {
-            Ok(Self::Linear(place.linear(name, channels, channels, Bias::With)?))
-        } else {
-            Ok(Self::Conv2d(place.conv2d(name, Convolution::same(channels, channels, 1))?))
-        }
+fn load_projection(place: &Place, name: &str, channels: usize, config: &UNetConfig) -> Result<Projection> {
+    if config.linear_projection {
+        Ok(Projection::Linear(place.linear(name, channels, channels, Bias::With)?))
+    } else {
+        Ok(Projection::Conv2d(place.conv2d(name, Convolution::same(channels, channels, 1))?))
     }
-
-    /// `[batch, channels, height, width]` to `[batch, height * width, channels]`.
-    fn to_tokens(&self, map: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        match self {
-            Self::Linear(linear) => linear.forward(&map_to_tokens(map)?, adapters),
-            Self::Conv2d(conv) => map_to_tokens(&conv.forward(map, adapters)?),
-        }
-    }
-
-    /// `[batch, height * width, channels]` back to a map of the shape `dims`.
-    fn to_map(
-        &self,
-        tokens: &Tensor,
-        dims: (usize, usize, usize, usize),
-        adapters: &AdapterSet,
-    ) -> TensorResult<Tensor> {
-        match self {
-            Self::Linear(linear) => tokens_to_map(&linear.forward(tokens, adapters)?, dims),
-            Self::Conv2d(conv) => conv.forward(&tokens_to_map(tokens, dims)?, adapters),
-        }
-    }
-}
-
-fn map_to_tokens(map: &Tensor) -> TensorResult<Tensor> {
-    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
-}
-
-fn tokens_to_map(tokens: &Tensor, dims: (usize, usize, usize, usize)) -> TensorResult<Tensor> {
-    tokens.transpose(1, 2)?.contiguous()?.reshape(dims)
 }
 
 /// Self-attention, attention to the prompt and a feed-forward layer, each with its residual
@@ -125,13 +106,19 @@ impl Block for TransformerBlock {
         &self.path
     }
 
-    /// `inputs`: tokens `[batch, cells, channels]` and context `[batch, tokens, width]`.
+    /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or the keys and values
+    /// that were made of it.
     fn forward(&self, inputs: &[Tensor], adapters: &AdapterSet) -> TensorResult<Tensor> {
-        let (x, context) = (&inputs[0], &inputs[1]);
+        let x = &inputs[0];
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &normed, adapters)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context, adapters)?)?;
-        &x + self.ff.forward(&self.norm3.forward(&x)?, adapters)?
+        let (key, value) = self.attn1.keys(&normed, adapters)?;
+        let x = (x + self.attn1.forward(&normed, &key, &value, adapters)?)?;
+        let (key, value) = match &inputs[1..] {
+            [key, value] => (key.clone(), value.clone()),
+            _ => self.attn2.keys(&inputs[1], adapters)?,
+        };
+        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, &key, &value, adapters)?)?;
+        self.ff.forward_onto(&x, &self.norm3, adapters)
     }
 }
 
@@ -143,6 +130,8 @@ struct Attention {
     to_v: LinearSlot,
     to_out: LinearSlot,
     heads: usize,
+    /// Whether its products have factors of bf16, as its projections have.
+    rounded: bool,
 }
 
 impl Attention {
@@ -153,15 +142,20 @@ impl Attention {
             to_v: place.linear("to_v", context_width, width, Bias::Without)?,
             to_out: place.linear("to_out.0", width, width, Bias::With)?,
             heads,
+            rounded: place.weights().dtype() == DType::BF16,
         })
     }
 
-    /// From `x: [batch, cells, width]` to `context: [batch, tokens, context_width]`.
-    fn forward(&self, x: &Tensor, context: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    /// Keys and values of `context: [batch, tokens, context_width]`: `[batch, tokens, width]` each.
+    fn keys(&self, context: &Tensor, adapters: &AdapterSet) -> TensorResult<(Tensor, Tensor)> {
+        Ok((self.to_k.forward(context, adapters)?, self.to_v.forward(context, adapters)?))
+    }
+
+    /// From `x: [batch, cells, width]` to what has these keys and values.
+    fn forward(&self, x: &Tensor, key: &Tensor, value: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
         let query = self.to_q.forward(x, adapters)?;
-        let key = self.to_k.forward(context, adapters)?;
-        let value = self.to_v.forward(context, adapters)?;
-        let mixed = attention(&query, &key, &value, self.heads, AttentionMask::None)?;
+        let attend = if self.rounded { attention_rounded } else { attention };
+        let mixed = attend(&query, key, value, self.heads, AttentionMask::None)?;
         self.to_out.forward(&mixed, adapters)
     }
 }
@@ -182,7 +176,9 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        self.narrow.forward(&geglu(&self.widen.forward(x, adapters)?)?, adapters)
+    /// `x` plus the layer behind its `norm`.
+    fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, adapters: &AdapterSet) -> TensorResult<Tensor> {
+        let wide = self.widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)), adapters)?;
+        self.narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x), adapters)
     }
 }

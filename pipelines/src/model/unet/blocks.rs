@@ -2,7 +2,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_numerics::ops::{FrozenGroupNorm, upsample_nearest};
+use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, upsample_nearest};
 
 use crate::error::Result;
 use crate::model::checkpoint::Block;
@@ -45,20 +45,16 @@ impl Block for ResnetBlock {
     /// `inputs`: a map `[batch, in, height, width]` and the activated time embedding `[batch, width]`.
     fn forward(&self, inputs: &[Tensor], adapters: &AdapterSet) -> TensorResult<Tensor> {
         let (x, time) = (&inputs[0], &inputs[1]);
-        let hidden = self.conv1.forward(&self.norm1.forward_silu(x)?, adapters)?;
         let time = self.time_emb_proj.forward(time, adapters)?;
-        let hidden = add_to_channels(&hidden, &time)?;
-        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden)?, adapters)?;
-        match &self.conv_shortcut {
-            Some(conv) => conv.forward(x, adapters)? + hidden,
-            None => x + hidden,
-        }
+        let lead = Around::after(Prelude::GroupNormSilu(&self.norm1));
+        let hidden = self.conv1.forward_around(x, Some(&time), lead, adapters)?;
+        let residual = match &self.conv_shortcut {
+            Some(conv) => conv.forward(x, adapters)?,
+            None => x.clone(),
+        };
+        let lead = Around::after(Prelude::GroupNormSilu(&self.norm2));
+        self.conv2.forward_around(&hidden, None, lead.onto(&residual), adapters)
     }
-}
-
-/// Adds `shift: [batch, channels]` to every cell of `map: [batch, channels, height, width]`.
-fn add_to_channels(map: &Tensor, shift: &Tensor) -> TensorResult<Tensor> {
-    map.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)
 }
 
 /// Halves the sides, rounding up, with a strided convolution (`Downsample2D`).

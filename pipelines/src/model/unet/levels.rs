@@ -6,6 +6,7 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use super::attention::Transformer;
 use super::blocks::{Downsample, ResnetBlock, Upsample};
+use super::prompt_keys::Prompt;
 use crate::error::Result;
 use crate::model::checkpoint::Pass;
 use crate::model::config::{UNetConfig, UNetLevel};
@@ -15,8 +16,7 @@ use crate::model::slots::Place;
 pub(super) struct Guidance<'a> {
     /// The activated time embedding: `[batch, width]`.
     pub(super) time: &'a Tensor,
-    /// The prompt: `[batch, tokens, width]`.
-    pub(super) context: &'a Tensor,
+    pub(super) prompt: Prompt<'a>,
     pub(super) pass: Pass<'a>,
 }
 
@@ -29,9 +29,13 @@ struct Layer {
 
 impl Layer {
     fn forward(&self, x: &Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
-        let x = guidance.pass.run(&self.resnet, &[x, guidance.time])?;
+        self.attend(guidance.pass.run(&self.resnet, &[x, guidance.time])?, guidance)
+    }
+
+    /// What follows the residual block.
+    fn attend(&self, x: Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
         match &self.attention {
-            Some(attention) => attention.forward(&x, guidance.context, guidance.pass),
+            Some(attention) => attention.forward(&x, guidance.prompt, guidance.pass),
             None => Ok(x),
         }
     }
@@ -83,10 +87,26 @@ impl DownLevel {
         Ok(Self { layers, downsample: halve.then(downsample).transpose()? })
     }
 
-    /// The smaller map; what the way up needs is pushed to `skips`.
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
-        let mut x = x.clone();
-        for layer in &self.layers {
+    /// Its transformers, in order.
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.layers.iter().filter_map(|layer| layer.attention.as_ref())
+    }
+
+    /// The map after the first residual block, which sees no prompt.
+    pub(super) fn begin(&self, x: &Tensor, time: &Tensor, pass: Pass<'_>) -> TensorResult<Tensor> {
+        pass.run(&self.layers[0].resnet, &[x, time])
+    }
+
+    /// The smaller map; what the way up needs is pushed to `skips`. `begun` is the result of [`begin`](Self::begin).
+    pub(super) fn forward(
+        &self,
+        begun: Tensor,
+        skips: &mut Vec<Tensor>,
+        guidance: &Guidance<'_>,
+    ) -> TensorResult<Tensor> {
+        let mut x = self.layers[0].attend(begun, guidance)?;
+        skips.push(x.clone());
+        for layer in &self.layers[1..] {
             x = layer.forward(&x, guidance)?;
             skips.push(x.clone());
         }
@@ -118,6 +138,11 @@ impl MiddleLevel {
     pub(super) fn forward(&self, x: &Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
         self.last.forward(&self.first.forward(x, guidance)?, guidance)
     }
+
+    /// Its transformers, in order.
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        [&self.first, &self.last].into_iter().filter_map(|layer| layer.attention.as_ref())
+    }
 }
 
 /// A level on the way up: each layer takes one skip, and the map grows to the next skip's sides.
@@ -147,6 +172,11 @@ impl UpLevel {
             levels.push(Self { layers, upsample: (index + 1 < count).then(upsample).transpose()? });
         }
         Ok(levels)
+    }
+
+    /// Its transformers, in order.
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.layers.iter().filter_map(|layer| layer.attention.as_ref())
     }
 
     /// The larger map; takes its skips from the end of `skips`.

@@ -3,15 +3,19 @@
 mod attention;
 mod blocks;
 mod levels;
+mod prompt_keys;
 mod time;
+
+pub use prompt_keys::PromptKeys;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
-use catelier_numerics::ops::{FrozenGroupNorm, silu};
+use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, silu};
 
 use self::levels::{DownLevel, Guidance, MiddleLevel, UpLevel};
+use self::prompt_keys::Prompt;
 use self::time::{AddedEmbedding, TimeEmbedding};
-use super::checkpoint::{Activations, Pass};
+use super::checkpoint::{Pass, Recompute};
 use super::slots::{Conv2dSlot, Convolution, Place};
 use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
@@ -23,7 +27,7 @@ pub struct UNet {
     config: UNetConfig,
     modules: Vec<ModuleInfo>,
     dtype: DType,
-    activations: Activations,
+    recompute: Recompute,
     time_embedding: TimeEmbedding,
     added_embedding: Option<AddedEmbedding>,
     conv_in: Conv2dSlot,
@@ -64,7 +68,7 @@ impl UNet {
         Ok(Self {
             modules: root.modules(),
             dtype: root.weights().activation_dtype(),
-            activations: Activations::Keep,
+            recompute: Recompute::Nothing,
             config,
             time_embedding,
             added_embedding,
@@ -77,12 +81,9 @@ impl UNet {
         })
     }
 
-    /// Whether the activations inside the blocks are computed again in the backward pass instead of kept: the same
-    /// result and gradients with less memory, for about one more forward pass.
-    #[must_use]
-    pub fn with_checkpointing(mut self, checkpointing: bool) -> Self {
-        self.activations = if checkpointing { Activations::Recompute } else { Activations::Keep };
-        self
+    /// Decides which blocks to [`Recompute`] from now on; after loading there are none.
+    pub fn recompute(&mut self, recompute: Recompute) {
+        self.recompute = recompute;
     }
 
     /// The configuration it was built from.
@@ -130,14 +131,86 @@ impl UNet {
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
-        self.check_inputs(latents, timesteps, condition)?;
-        let time = self.embed_time(timesteps, condition, adapters, observe)?;
-        let guidance = Guidance {
-            time: &silu(&time)?,
-            context: &condition.context.to_dtype(self.dtype)?,
-            pass: Pass { adapters, activations: self.activations },
+        let start = Start { latents: latents.clone(), timesteps: timesteps.clone(), stem: None };
+        self.run(&start, condition, None, adapters, observe)
+    }
+
+    /// Begins predictions for these latents and timesteps under several conditions and adapter sets: what neither changes
+    /// is computed here, once. Shapes as for [`predict`](Self::predict).
+    ///
+    /// # Errors
+    /// Those of [`predict`](Self::predict).
+    pub fn begin(&self, latents: &Tensor, timesteps: &Tensor, adapters: &[&AdapterSet]) -> Result<Start> {
+        self.check_latents(latents, timesteps)?;
+        let touched = |path: &str| adapters.iter().any(|set| !set.parameters_under(path).is_empty());
+        let shared = self.added_embedding.is_none() && !STEM.into_iter().any(touched);
+        let stem = || {
+            let time = silu(&self.time_embedding.forward(timesteps, &AdapterSet::base())?)?;
+            self.stem(latents, time, Pass { adapters: &AdapterSet::base(), recompute: &self.recompute })
         };
-        Ok(self.predict_guided(&latents.to_dtype(self.dtype)?, &guidance, observe)?)
+        let stem = shared.then(stem).transpose()?;
+        Ok(Start { latents: latents.clone(), timesteps: timesteps.clone(), stem })
+    }
+
+    /// [`predict`](Self::predict) from a [`Start`], with the `keys` of this very condition and adapter set where they are
+    /// known.
+    ///
+    /// # Errors
+    /// Those of [`predict`](Self::predict).
+    pub fn predict_from(
+        &self,
+        start: &Start,
+        condition: &Condition,
+        keys: Option<&PromptKeys>,
+        adapters: &AdapterSet,
+    ) -> Result<Tensor> {
+        self.run(start, condition, keys, adapters, &mut |_, _| {})
+    }
+
+    /// What every attention to the prompt makes of `condition` (`[batch, tokens, width]`) under `adapters`, without a graph;
+    /// rows as the condition has them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a context of another width.
+    pub fn prompt_keys(&self, condition: &Condition, adapters: &AdapterSet) -> Result<PromptKeys> {
+        let context = self.check_context(condition)?;
+        let mut keys = PromptKeys::default();
+        let down = self.down.iter().flat_map(DownLevel::transformers);
+        let transformers = down.chain(self.middle.transformers());
+        for transformer in transformers.chain(self.up.iter().flat_map(UpLevel::transformers)) {
+            transformer.read(&context, adapters, &mut keys)?;
+        }
+        Ok(keys)
+    }
+
+    fn run(
+        &self,
+        start: &Start,
+        condition: &Condition,
+        keys: Option<&PromptKeys>,
+        adapters: &AdapterSet,
+        observe: &mut dyn FnMut(&str, &Tensor),
+    ) -> Result<Tensor> {
+        self.check_latents(&start.latents, &start.timesteps)?;
+        self.check_condition(&start.latents, condition)?;
+        let context = self.check_context(condition)?;
+        let pass = Pass { adapters, recompute: &self.recompute };
+        let stem = match &start.stem {
+            Some(stem) => stem.clone(),
+            None => {
+                let time = self.embed_time(&start.timesteps, condition, adapters, observe)?;
+                self.stem(&start.latents, silu(&time)?, pass)?
+            }
+        };
+        let prompt = keys.map_or(Prompt::Context(&context), Prompt::Keys);
+        Ok(self.predict_guided(&stem, &Guidance { time: &stem.time, prompt, pass }, observe)?)
+    }
+
+    /// Up to the first attention.
+    fn stem(&self, latents: &Tensor, time: Tensor, pass: Pass<'_>) -> TensorResult<Stem> {
+        let map = self.conv_in.forward(&latents.to_dtype(self.dtype)?, pass.adapters)?;
+        let first = self.down[0].begin(&map, &time, pass)?;
+        Ok(Stem { time, map, first })
     }
 
     /// The vector that tells every residual block the timestep and, in SDXL, the pooled prompt and sizes.
@@ -159,16 +232,19 @@ impl UNet {
     /// Down, through the middle and up again.
     fn predict_guided(
         &self,
-        latents: &Tensor,
+        stem: &Stem,
         guidance: &Guidance<'_>,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> TensorResult<Tensor> {
         let adapters = guidance.pass.adapters;
-        let mut x = self.conv_in.forward(latents, adapters)?;
-        observe("conv_in", &x);
-        let mut skips = vec![x.clone()];
+        observe("conv_in", &stem.map);
+        let mut skips = vec![stem.map.clone()];
+        let mut x = stem.first.clone();
         for (index, level) in self.down.iter().enumerate() {
-            x = level.forward(&x, &mut skips, guidance)?;
+            if index > 0 {
+                x = level.begin(&x, guidance.time, guidance.pass)?;
+            }
+            x = level.forward(x, &mut skips, guidance)?;
             observe(&format!("down_blocks.{index}"), &x);
         }
         x = self.middle.forward(&x, guidance)?;
@@ -177,13 +253,23 @@ impl UNet {
             x = level.forward(&x, &mut skips, guidance)?;
             observe(&format!("up_blocks.{index}"), &x);
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?, adapters)
+        self.conv_out.forward_around(&x, None, Around::after(Prelude::GroupNormSilu(&self.norm_out)), adapters)
     }
 
-    fn check_inputs(&self, latents: &Tensor, timesteps: &Tensor, condition: &Condition) -> Result<()> {
+    fn check_latents(&self, latents: &Tensor, timesteps: &Tensor) -> Result<()> {
         let batch = latents.dims().first().copied().unwrap_or(0);
         expect_shape("latents", latents, &[Some(batch), Some(self.config.in_channels), None, None])?;
-        expect_shape("timesteps", timesteps, &[Some(batch)])?;
+        expect_shape("timesteps", timesteps, &[Some(batch)])
+    }
+
+    /// The context in the type that the model computes in.
+    fn check_context(&self, condition: &Condition) -> Result<Tensor> {
+        expect_shape("context", &condition.context, &[None, None, Some(self.config.context_width())])?;
+        Ok(condition.context.to_dtype(self.dtype)?)
+    }
+
+    fn check_condition(&self, latents: &Tensor, condition: &Condition) -> Result<()> {
+        let batch = latents.dim(0)?;
         expect_shape("context", &condition.context, &[Some(batch), None, Some(self.config.context_width())])?;
         match (&self.added_embedding, &condition.added) {
             (Some(embedding), Some(added)) => {
@@ -194,6 +280,49 @@ impl UNet {
             (Some(_), None) => Err(added_mismatch("a pooled prompt and picture sizes", "none")),
             (None, Some(_)) => Err(added_mismatch("none", "a pooled prompt and picture sizes")),
         }
+    }
+}
+
+/// Modules that are passed before the first attention.
+const STEM: [&str; 3] = ["unet.time_embedding", "unet.conv_in", "unet.down_blocks.0.resnets.0"];
+
+/// Where predictions for some latents begin; see [`UNet::begin`].
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// `[batch, in_channels, height, width]`.
+    latents: Tensor,
+    /// `[batch]`.
+    timesteps: Tensor,
+    /// `None` where the conditions or the adapters change it.
+    stem: Option<Stem>,
+}
+
+/// What comes before the first attention.
+#[derive(Debug, Clone)]
+struct Stem {
+    /// The activated time embedding: `[batch, width]`.
+    time: Tensor,
+    /// After the first convolution.
+    map: Tensor,
+    /// After the first residual block.
+    first: Tensor,
+}
+
+impl Start {
+    /// The same for all rows twice, one copy after the other.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when memory is short.
+    pub fn twice(&self) -> Result<Self> {
+        let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
+        let stem = |stem: &Stem| -> TensorResult<Stem> {
+            Ok(Stem { time: twice(&stem.time)?, map: twice(&stem.map)?, first: twice(&stem.first)? })
+        };
+        Ok(Self {
+            latents: twice(&self.latents)?,
+            timesteps: twice(&self.timesteps)?,
+            stem: self.stem.as_ref().map(stem).transpose()?,
+        })
     }
 }
 

@@ -55,6 +55,11 @@ impl Moments {
     }
 }
 
+/// [`Vae::encoding_bytes`] from the configuration alone.
+pub fn encoding_bytes(config: &VaeConfig, size: (usize, usize)) -> u64 {
+    memory::encoding(config, size)
+}
+
 impl Vae {
     /// Loads `vae/` of a base model, with its weights converted to `dtype` on `device`.
     ///
@@ -115,7 +120,7 @@ impl Vae {
 
     /// Bytes that activations take at most while one picture of `size` pixels (height, width) is encoded whole, in f32.
     pub fn encoding_bytes(&self, size: (usize, usize)) -> u64 {
-        memory::encoding(&self.config, size)
+        encoding_bytes(&self.config, size)
     }
 
     /// Whether a picture of `size` pixels (height, width) is decoded in tiles, if it is decoded alone.

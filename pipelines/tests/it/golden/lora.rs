@@ -5,7 +5,7 @@ use catelier_adapters::{Adapter, AdapterSet};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, TextEncoders, UNet};
+use catelier_pipelines::model::{Condition, Recompute, TextEncoders, UNet};
 use catelier_testkit::golden::{Fixture, Golden};
 use catelier_testkit::tolerance::GRADIENT;
 
@@ -145,7 +145,7 @@ fn sdxl_loss_and_gradients_agree() {
 #[test]
 fn gradients_agree_with_checkpointing_too() {
     let mut lesson = Lesson::open("lora_sd1", "tiny-sd1");
-    lesson.unet = lesson.unet.with_checkpointing(true);
+    lesson.unet.recompute(Recompute::All);
     lesson.assert_cat("shared", "train.");
 }
 

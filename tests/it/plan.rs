@@ -1,0 +1,78 @@
+//! Memory: what is planned, what is refused, and that it changes no bit.
+
+use std::fs;
+
+use crate::catelier::Studio;
+use crate::train::{SHORT, studio};
+
+/// Flags of `plan` for the short run.
+fn plan(studio: &Studio, flags: &str) -> serde_json::Value {
+    let short = SHORT.replace("train", "plan");
+    serde_json::from_str(&studio.done(&format!("{short} --json {flags}")).stdout).unwrap()
+}
+
+#[test]
+fn a_plan_says_what_a_run_will_take() {
+    let studio = studio();
+    let plan = plan(&studio, "--memory-limit 8GB");
+    assert_eq!((&plan["pictures"], &plan["steps"], &plan["epochs"]), (&4.into(), &4.into(), &1.0.into()));
+    assert!(plan["gflop_per_step"].as_f64().unwrap() > 1.0);
+    assert!(plan["seconds_per_step_at_least"].as_f64().unwrap() > 0.0);
+    assert_eq!(plan["memory"]["limit_bytes"], 8_000_000_000u64);
+    assert_eq!(plan["memory"]["blocks_computed_twice"], 0);
+    let peak = plan["memory"]["peak_bytes"].as_u64().unwrap();
+    assert!(peak > plan["memory"]["weight_bytes"].as_u64().unwrap() && peak < 1_000_000_000, "{peak}");
+}
+
+#[test]
+fn a_run_that_computes_blocks_twice_learns_the_same_to_the_last_bit() {
+    let studio = studio();
+    let peak = plan(&studio, "")["memory"]["peak_bytes"].as_u64().unwrap();
+    let limit = format!("--memory-limit {}B", peak - 2_000_000);
+    let tight = plan(&studio, &limit);
+    let twice = tight["memory"]["blocks_computed_twice"].as_u64().unwrap();
+    assert!(twice > 0 && twice < tight["memory"]["blocks"].as_u64().unwrap(), "{tight}");
+    studio.done(&format!("{SHORT} --out free"));
+    let ran = studio.done(&format!("{SHORT} {limit} --out tight"));
+    assert!(ran.stderr.contains("blocks are computed twice"), "{}", ran.stderr);
+    studio.done(&format!("{SHORT} --gradient-checkpointing --out all"));
+    let factors = |run: &str| crate::train::tensors(&studio, run);
+    assert!(factors("free") == factors("tight") && factors("free") == factors("all"));
+}
+
+#[test]
+fn a_run_that_cannot_fit_is_refused_before_it_begins() {
+    let studio = studio();
+    let ran = studio.run(&format!("{SHORT} --memory-limit 20MB --out run"));
+    assert_eq!(ran.code, Some(2));
+    let message = ran.message();
+    assert!(message.contains("even when nothing is kept") && message.contains("the limit is 20 MB"), "{message}");
+    assert!(message.contains("hint: lower `--resolution` or `--batch`"), "{message}");
+    assert!(!studio.path("run/adapter.safetensors").exists());
+}
+
+#[test]
+fn an_amount_of_memory_has_a_unit() {
+    let studio = studio();
+    let ran = studio.run(&format!("{SHORT} --memory-limit much --out run"));
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.message().contains("`--memory-limit much` is not an amount of memory"), "{}", ran.message());
+}
+
+#[test]
+fn a_run_on_a_bank_of_draws_resumes_to_the_same_bits() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --cat-bank 2 --out whole"));
+    studio.done(&format!("{SHORT} --cat-bank 2 --out parts").replace("--steps 4", "--steps 2"));
+    studio.done("train --resume --steps 4 --out parts");
+    assert!(crate::train::tensors(&studio, "whole") == crate::train::tensors(&studio, "parts"));
+}
+
+#[test]
+fn the_cat_term_can_be_taken_in_some_steps_alone() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --cat-every 2 --out run"));
+    let metrics = fs::read_to_string(studio.path("run/metrics.jsonl")).unwrap();
+    let has_cat = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["cat"].is_number();
+    assert_eq!(metrics.lines().map(has_cat).collect::<Vec<_>>(), [true, false, true, false]);
+}
