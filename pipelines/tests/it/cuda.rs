@@ -6,7 +6,7 @@ use catelier_numerics::optim::{AdamW, AdamWConfig};
 use catelier_numerics::params::{Gradients, Parameters};
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::generate::{GenerateRequest, generate};
-use catelier_pipelines::model::{AddedCondition, Condition, UNet};
+use catelier_pipelines::model::{AddedCondition, Condition, Recompute, UNet};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::tolerance::{LATENT, PIXEL_LEVEL, Tolerance};
 
@@ -26,7 +26,8 @@ fn placed(condition: &Condition, device: &Device) -> Condition {
 
 /// Gradients of a CAT step on tiny `model`, and the factors after AdamW took it.
 fn step(model: &str, dtype: DType, device: &Device, checkpointing: bool) -> (Gradients, Parameters) {
-    let loaded = UNet::load(&files(model), dtype, device).unwrap().with_checkpointing(checkpointing);
+    let mut loaded = UNet::load(&files(model), dtype, device).unwrap();
+    loaded.recompute(if checkpointing { Recompute::All } else { Recompute::Nothing });
     let here = unet(model);
     let (adapter, parameters) = full_adapter(&here).0.trainable(device).unwrap();
     let target = normal("target", &[2, 4, 8, 8]).to_device(device).unwrap();
