@@ -7,6 +7,7 @@ use catelier_adapters::ModuleInfo;
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecision};
+use catelier_pipelines::model::{UNetConfig, VaeConfig};
 
 use crate::cli::BaseArgs;
 use crate::failure::{Blame, Failure, Outcome};
@@ -61,11 +62,15 @@ impl BaseSource {
 
     /// The model, ready to predict.
     pub(crate) fn load(&self, dtype: DType, device: &Device) -> Outcome<BaseModel> {
-        let files = self.files()?;
+        self.load_from(&self.files()?, dtype, device)
+    }
+
+    /// The same from its `files`, where they have been asked for already.
+    pub(crate) fn load_from(&self, files: &ModelFiles, dtype: DType, device: &Device) -> Outcome<BaseModel> {
         if self.is_embedded() {
             terminal::say("base: embedded (a tiny model for trying things out, not for artists' work)");
         }
-        BaseModel::load(&files, dtype, device).request("cannot load the base")
+        BaseModel::load(files, dtype, device).request("cannot load the base")
     }
 }
 
@@ -111,5 +116,10 @@ pub(crate) fn prompt_set_name(is_embedded: bool) -> &'static str {
 
 /// The side in pixels of the pictures that the base was trained on.
 pub(crate) fn resolution(model: &BaseModel) -> usize {
-    model.unet.config().sample_size.unwrap_or(64) * model.vae.factor()
+    resolution_of(model.unet.config(), model.vae.config())
+}
+
+/// The same from the configurations alone.
+pub(crate) fn resolution_of(unet: &UNetConfig, vae: &VaeConfig) -> usize {
+    unet.sample_size.unwrap_or(64) * vae.factor()
 }

@@ -122,13 +122,20 @@ pub(crate) struct DemoArgs {
     pub(crate) seed: u64,
 }
 
+/// The settings of a run, as flags and as a file.
 #[derive(Debug, Args)]
-pub(crate) struct TrainArgs {
+pub(crate) struct SettingsArgs {
     #[command(flatten)]
-    pub(crate) settings: TrainSettings,
+    pub(crate) flags: TrainSettings,
     /// Read settings from this file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
     /// Go on from the newest state in --out
     #[arg(long)]
     pub(crate) resume: bool,
@@ -140,10 +147,7 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
-    pub(crate) settings: TrainSettings,
-    /// Read settings from this file; flags win over it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) settings: SettingsArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,5 +1,6 @@
 //! What a training run will need, from the files' configurations alone.
 
+use candle_core::Device;
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::{Recompute, TextEncoderConfig, UNetConfig, VaeConfig, encoding_bytes};
@@ -8,7 +9,7 @@ use catelier_pipelines::train::TrainConfig;
 
 use crate::failure::{Blame, Failure, Outcome};
 use crate::settings::{BaseDefaults, TrainSettings, stated};
-use crate::{device, memory, terminal};
+use crate::{base_source, memory, terminal};
 
 /// Share of what the machine has left that training may plan with: others need memory too.
 const SHARE: f64 = 0.9;
@@ -25,13 +26,13 @@ pub(crate) struct Plan {
 
 /// What a base is trained with unless told otherwise, from its configuration.
 pub(crate) fn defaults(files: &ModelFiles, embedded: bool) -> Outcome<BaseDefaults> {
-    let cells = UNetConfig::load(files).request("cannot read the base")?.sample_size.unwrap_or(64);
-    let factor = VaeConfig::load(files, "vae").request("cannot read the base")?.factor();
-    Ok(BaseDefaults { embedded, resolution: cells * factor })
+    let unet = UNetConfig::load(files).request("cannot read the base")?;
+    let vae = VaeConfig::load(files, "vae").request("cannot read the base")?;
+    Ok(BaseDefaults { embedded, resolution: base_source::resolution_of(&unet, &vae) })
 }
 
-/// The plan of a run with complete `settings`.
-pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings) -> Outcome<Plan> {
+/// The plan of a run with complete `settings` on `device`.
+pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device) -> Outcome<Plan> {
     let config = settings.train_config()?;
     let unet = UNetConfig::load(files).request("cannot read the base")?;
     NoiseSchedule::load(files).request("cannot read the base")?;
@@ -50,7 +51,7 @@ pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings) -> Outcome<Plan
     };
     let footprint = Footprint::of_step(&unet, &sizes);
     let step_flops = (footprint.forward_flops as f64 * passes(&config)) as u64;
-    if !device::parse(settings.device.as_deref().unwrap_or("auto"))?.is_cpu() {
+    if !device.is_cpu() {
         let all = settings.gradient_checkpointing == Some(true);
         let recompute = if all { Recompute::All } else { Recompute::Nothing };
         return Ok(Plan { recompute, memory: None, limit: None, step_flops });
@@ -78,7 +79,7 @@ fn passes(config: &TrainConfig) -> f64 {
 }
 
 fn fit(files: &ModelFiles, settings: &TrainSettings, footprint: &Footprint, limit: Option<u64>) -> Outcome<MemoryPlan> {
-    let dtype = device::dtype(settings.dtype.as_deref().unwrap_or("f32"))?;
+    let dtype = settings.weights_dtype()?;
     let components = ["vae", "text_encoder", "text_encoder_2"];
     let components: Vec<&str> =
         components.into_iter().filter(|name| files.exists(&format!("{name}/config.json"))).collect();

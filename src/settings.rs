@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device};
 use catelier_adapters::Targets;
 use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::train::{Curve, LatentDraw, LossKind, TrainConfig};
@@ -9,7 +10,8 @@ use catelier_prompts::CatCondition;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::FormatName;
+use crate::cli::{FormatName, SettingsArgs};
+use crate::device;
 use crate::failure::{Blame, Failure, Outcome};
 
 /// Declares the settings once: as flags, as keys of the run file, and how one set lays over another.
@@ -218,6 +220,14 @@ impl BaseDefaults {
     }
 }
 
+impl SettingsArgs {
+    /// Flags over run file.
+    pub(crate) fn resolve(self) -> Outcome<TrainSettings> {
+        let file = self.config.as_deref().map(TrainSettings::read).transpose()?.unwrap_or_default();
+        Ok(self.flags.over(file))
+    }
+}
+
 impl TrainSettings {
     /// Reads a run file.
     pub(crate) fn read(path: &Path) -> Outcome<Self> {
@@ -264,6 +274,16 @@ impl TrainSettings {
         let mut complete = self.over(defaults.settings());
         complete.alpha = complete.alpha.or(complete.rank.map(|rank| rank as f64));
         complete
+    }
+
+    /// The device that the run computes on.
+    pub(crate) fn device(&self) -> Outcome<Device> {
+        device::parse(self.device.as_deref().unwrap_or("auto"))
+    }
+
+    /// The type that the base's weights are loaded in.
+    pub(crate) fn weights_dtype(&self) -> Outcome<DType> {
+        device::dtype(self.dtype.as_deref().unwrap_or("f32"))
     }
 
     /// Whether the run is on the tiny model in this binary.

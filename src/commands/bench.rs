@@ -96,15 +96,16 @@ fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> 
 /// Loads no more of the model than the work needs; with it, the memory that a training step was planned for.
 fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, device: &Device) -> Outcome<Loaded> {
     let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: command.args().batch };
-    match command {
-        BenchCommand::Step { loss: BenchLoss::Lora, rank, memory_limit, .. } => {
-            training(command, files, sizes, (StepLoss::Lora, *rank), memory_limit.as_deref(), device)
-        }
-        BenchCommand::Step { loss: BenchLoss::Cat, rank, memory_limit, .. } => {
-            training(command, files, sizes, (StepLoss::Cat, *rank), memory_limit.as_deref(), device)
-        }
-        _ => Ok((inference(command, files, sizes, device).request("cannot set up the work")?, None)),
-    }
+    let without_training = || Ok((inference(command, files, sizes, device).request("cannot set up the work")?, None));
+    let BenchCommand::Step { loss, rank, memory_limit, .. } = command else {
+        return without_training();
+    };
+    let loss = match loss {
+        BenchLoss::None => return without_training(),
+        BenchLoss::Lora => StepLoss::Lora,
+        BenchLoss::Cat => StepLoss::Cat,
+    };
+    training(command, files, sizes, (loss, *rank), memory_limit.as_deref(), device)
 }
 
 /// Some work, and the memory that it was planned for.

@@ -13,7 +13,7 @@ use crate::failure::{Blame, Outcome};
 use crate::meter::measure;
 use crate::planning::{self, Plan};
 use crate::settings::{TrainSettings, stated};
-use crate::{device, terminal};
+use crate::terminal;
 
 /// What is printed.
 #[derive(Serialize)]
@@ -42,14 +42,13 @@ struct Memory {
 }
 
 pub(super) fn run(args: PlanArgs) -> Outcome<()> {
-    let file = args.config.as_deref().map(TrainSettings::read).transpose()?.unwrap_or_default();
-    let asked = args.settings.over(file);
+    let asked = args.settings.resolve()?;
     let source = BaseSource::parse(asked.base.as_deref().unwrap_or("embedded"))?;
     let files = source.files()?;
     let settings = asked.complete(&planning::defaults(&files, source.is_embedded())?);
     let trigger = Trigger::new(&stated("trigger", settings.trigger.clone())?).request("cannot use the trigger")?;
     let pictures = train::pictures(&settings, &trigger)?;
-    let plan = planning::plan(&files, &settings)?;
+    let plan = planning::plan(&files, &settings, &settings.device()?)?;
     let report = Report::new(files.name(), pictures.frame_count(), &settings, &plan)?;
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }
@@ -126,8 +125,8 @@ impl std::fmt::Display for Memory {
 /// Operations per second of a plain product with weights of the run's type, in units of 10⁹.
 fn product_rate(settings: &TrainSettings) -> Outcome<f64> {
     const SIDE: usize = 768;
-    let dtype = device::dtype(settings.dtype.as_deref().unwrap_or("f32"))?;
-    let mut product = MatrixProduct::new(SIDE, dtype, &Device::Cpu).run("cannot set up a matrix product")?;
+    let mut product =
+        MatrixProduct::new(SIDE, settings.weights_dtype()?, &Device::Cpu).run("cannot set up a matrix product")?;
     let measured = measure(&mut product, &Device::Cpu, 1, 3)?;
     Ok(measured.gflop() / measured.best_wall_seconds())
 }

@@ -25,7 +25,7 @@ use crate::planning;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::settings::{BaseDefaults, TrainSettings, stated};
-use crate::{device, signals, terminal};
+use crate::{signals, terminal};
 
 /// Where a run begins.
 pub(super) enum Start<'a> {
@@ -51,9 +51,10 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
     let source = BaseSource::parse(settings.base.as_deref().unwrap_or("embedded"))?;
     let files = source.files()?;
     let settings = settings.complete(&planning::defaults(&files, source.is_embedded())?);
-    let plan = planning::plan(&files, &settings)?;
+    let device = settings.device()?;
+    let plan = planning::plan(&files, &settings, &device)?;
     plan.tell();
-    let mut base = load(&source, &settings)?;
+    let mut base = source.load_from(&files, settings.weights_dtype()?, &device)?;
     base.unet.recompute(plan.recompute);
     let trained = train(&base, settings, &folder, start)?;
     if let Ending::Stopped { step } = trained.ending {
@@ -65,8 +66,7 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
 
 /// The run's folder and what is asked of it: flags over run file, or the saved settings of a run to resume.
 fn prepare(args: TrainArgs) -> Outcome<(RunFolder, TrainSettings, Start<'static>)> {
-    let file = args.config.as_deref().map(TrainSettings::read).transpose()?.unwrap_or_default();
-    let asked = args.settings.over(file);
+    let asked = args.settings.resolve()?;
     if !args.resume {
         stated("images", asked.images.as_ref())?;
         stated("trigger", asked.trigger.as_ref())?;
@@ -75,11 +75,6 @@ fn prepare(args: TrainArgs) -> Outcome<(RunFolder, TrainSettings, Start<'static>
     let folder = RunFolder::open(&args.out)?;
     let saved = TrainSettings::read(&folder.settings())?;
     Ok((folder, saved.resumed_with(asked)?, Start::Resume))
-}
-
-fn load(source: &BaseSource, settings: &TrainSettings) -> Outcome<BaseModel> {
-    let device = device::parse(settings.device.as_deref().unwrap_or("auto"))?;
-    source.load(device::dtype(settings.dtype.as_deref().unwrap_or("f32"))?, &device)
 }
 
 /// What `base` is trained with unless told otherwise.

@@ -62,13 +62,7 @@ impl FrozenConv2d {
         if computes_here(&self.weight, x) && !tracked {
             return frozen_layer(x, self.product(), self.constants_with(shift, x)?, around);
         }
-        around.run(x, |x| {
-            let y = self.alone(x)?;
-            match shift {
-                Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
-                None => Ok(y),
-            }
-        })
+        around.run(x, |x| shifted(self.alone(x)?, shift))
     }
 
     /// `layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
@@ -174,6 +168,16 @@ impl FrozenConv2d {
     }
 }
 
+/// `map: [batch, channels, height, width]` with `shift: [batch, channels]` added to every pixel of a channel.
+///
+/// **Gradient** to both. **Errors** for shapes that do not fit.
+pub fn shifted(map: Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
+    match shift {
+        Some(shift) => map.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
+        None => Ok(map),
+    }
+}
+
 pub(super) fn check_channels(x: &Tensor, sizes: &Convolution) -> Result<()> {
     let expected = sizes.in_channels;
     match x.dims() {
@@ -235,13 +239,8 @@ impl Product for Conv2d {
             let (data, channels) = (single(grad)?, self.sizes.out_channels);
             let grad = Source::Planes { x: data, channels, size: placed.output(), frame: placed.turned_frame() };
             let window = placed.turned_window();
-            return Ok(T::from_f32s(self.weight.sweep(
-                grad,
-                window,
-                Direction::Backward,
-                Start::ZERO,
-                Order::Planes,
-            )?));
+            let dx = self.weight.sweep(grad, window, Direction::Backward, Start::ZERO, Order::Planes)?;
+            return Ok(T::from_f32s(dx));
         };
         Ok(placed.input_gradient(grad, &lend::<T>(weight)?, x[0]))
     }

@@ -16,7 +16,7 @@ impl FrozenLinear {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_features(), self.out_features()), x) {
             return frozen_layer(x, product, self.constants(), around);
         }
-        around.run(x, |x| self.forward(&turn(x)?))
+        around.run(x, |x| self.forward(&map_to_tokens(x)?))
     }
 
     /// The layer over tokens `x: [batch, height · width, in]`, as a map `[batch, out, height, width]`.
@@ -26,7 +26,7 @@ impl FrozenLinear {
         if let Some(product) = ToMap::of(self.weight(), (self.in_features(), self.out_features()), size, x) {
             return frozen_layer(x, product, self.constants(), around);
         }
-        around.run(x, |x| turn_back(&self.forward(x)?, size))
+        around.run(x, |x| tokens_to_map(&self.forward(x)?, size))
     }
 }
 
@@ -39,7 +39,7 @@ impl FrozenConv2d {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_channels(), self.out_channels()), x) {
             return frozen_layer(x, product, self.constants(), around);
         }
-        around.run(x, |x| turn(&self.forward(x)?))
+        around.run(x, |x| map_to_tokens(&self.forward(x)?))
     }
 
     /// [`FrozenLinear::tokens_to_map`] with a 1×1 convolution.
@@ -50,7 +50,7 @@ impl FrozenConv2d {
         if let Some(product) = ToMap::of(self.weight(), (self.in_channels(), self.out_channels()), size, x) {
             return frozen_layer(x, product, self.constants(), around);
         }
-        around.run(x, |x| self.forward(&turn_back(x, size)?))
+        around.run(x, |x| self.forward(&tokens_to_map(x, size)?))
     }
 
     fn check_pointwise(&self) -> Result<()> {
@@ -61,13 +61,17 @@ impl FrozenConv2d {
     }
 }
 
-/// `[batch, channels, height, width]` to `[batch, height · width, channels]`.
-fn turn(map: &Tensor) -> Result<Tensor> {
+/// `[batch, channels, height, width]` to `[batch, height · width, channels]`, copied.
+///
+/// **Gradient** to `map`.
+pub fn map_to_tokens(map: &Tensor) -> Result<Tensor> {
     map.flatten_from(2)?.transpose(1, 2)?.contiguous()
 }
 
-/// `[batch, height · width, channels]` to `[batch, channels, height, width]`.
-fn turn_back(tokens: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+/// `[batch, height · width, channels]` to `[batch, channels, height, width]`, copied.
+///
+/// **Gradient** to `tokens`. **Errors** if there are not `height · width` of them.
+pub fn tokens_to_map(tokens: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     let (batch, _, channels) = tokens.dims3()?;
     tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
 }

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
-use catelier_numerics::ops::{Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
+use catelier_numerics::ops::{
+    Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, map_to_tokens, shifted, tokens_to_map,
+};
 
 use crate::error::Result;
 use crate::files::Weights;
@@ -178,13 +180,7 @@ impl Conv2dSlot {
         if !adapters.reaches(&self.path) {
             return self.op.forward_around(x, shift, around);
         }
-        around.run(x, |x| {
-            let y = self.forward(x, adapters)?;
-            match shift {
-                Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
-                None => Ok(y),
-            }
-        })
+        around.run(x, |x| shifted(self.forward(x, adapters)?, shift))
     }
 }
 
@@ -199,13 +195,12 @@ pub(super) enum Projection {
 impl Projection {
     /// `[batch, in, height, width]` to `[batch, height · width, out]`.
     pub(super) fn to_tokens(&self, map: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        let turn = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();
         match self {
             Self::Linear(slot) if adapters.reaches(&slot.path) => {
-                around.run(map, |map| slot.forward(&turn(map)?, adapters))
+                around.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
             }
             Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
-                around.run(map, |map| turn(&slot.forward(map, adapters)?))
+                around.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
             }
             Self::Linear(slot) => slot.op.map_to_tokens(map, around),
             Self::Conv2d(slot) => slot.op.map_to_tokens(map, around),
@@ -220,16 +215,12 @@ impl Projection {
         around: Around<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
-        let turn = |tokens: &Tensor| {
-            let (batch, _, channels) = tokens.dims3()?;
-            tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, size.0, size.1))
-        };
         match self {
             Self::Linear(slot) if adapters.reaches(&slot.path) => {
-                around.run(tokens, |tokens| turn(&slot.forward(tokens, adapters)?))
+                around.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
             }
             Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
-                around.run(tokens, |tokens| slot.forward(&turn(tokens)?, adapters))
+                around.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
             }
             Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, around),
             Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, around),

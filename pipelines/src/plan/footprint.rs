@@ -109,8 +109,8 @@ struct Walk<'a> {
     trained: u64,
     /// Numbers of the largest tensor.
     largest: u64,
-    /// Channels and cells of the maps that the way up needs.
-    skips: Vec<(u64, u64)>,
+    /// Channels of the maps that the way up needs.
+    skips: Vec<usize>,
     footprint: Footprint,
 }
 
@@ -158,8 +158,7 @@ impl Walk<'_> {
     fn up(&mut self, index: usize, channels: &mut usize, level: &UNetLevel, size: &mut (usize, usize)) {
         let path = format!("unet.up_blocks.{index}");
         for layer in 0..=level.layers {
-            let (skip, _) = self.skips.pop().unwrap_or((0, 0));
-            let inputs = *channels + skip as usize;
+            let inputs = *channels + self.skips.pop().unwrap_or(0);
             self.between(inputs, *size);
             self.layer(&path, layer, (inputs, level), self.config.up_attention[index], *size);
             *channels = level.channels;
@@ -266,6 +265,13 @@ impl Walk<'_> {
         self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
     }
 
+    fn conv2d(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize) -> bool {
+        let (stride, padding) = (1, kernel / 2);
+        let kind = ModuleKind::Conv2d { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
+        let inputs = inputs * kernel * kernel;
+        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
+    }
+
     /// A convolution outside the blocks, from a map of one size to one of another.
     fn between_blocks(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize, [from, to]: [Size; 2]) {
         let reached = self.conv2d(path, (inputs, outputs), kernel);
@@ -274,13 +280,6 @@ impl Walk<'_> {
             (0..2).for_each(|_| self.between(inputs, from));
             (0..2).for_each(|_| self.between(outputs, to));
         }
-    }
-
-    fn conv2d(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize) -> bool {
-        let (stride, padding) = (1, kernel / 2);
-        let kind = ModuleKind::Conv2d { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
-        let inputs = inputs * kernel * kernel;
-        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
     }
 
     fn module(&mut self, path: &str, kind: ModuleKind, weights: usize, factors: usize) -> bool {
@@ -304,7 +303,7 @@ impl Walk<'_> {
 
     /// A map that the way up needs too; its gradient waits for the way down.
     fn skip(&mut self, channels: usize, size: Size) {
-        self.skips.push((channels as u64, area(size)));
+        self.skips.push(channels);
         self.footprint.passing += ACTIVATION * self.numbers(channels, size);
     }
 

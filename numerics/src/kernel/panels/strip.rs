@@ -143,35 +143,27 @@ trait Lane: Copy {
     );
 }
 
-impl Lane for f32 {
-    #[expect(unsafe_code, reason = "vector instructions on pointers")]
-    #[inline(always)]
-    unsafe fn strip<const N: usize, const V: usize>(
-        a: Rows<*const Self>,
-        b: Rows<*const Self>,
-        c: Rows<*mut f32>,
-        depth: usize,
-        style: Style,
-    ) {
-        // SAFETY: as promised by the caller.
-        unsafe { strip::<N, V>(a, b, c, depth, style) }
-    }
+macro_rules! lane {
+    ($lane:ty, $strip:ident) => {
+        impl Lane for $lane {
+            #[expect(unsafe_code, reason = "vector instructions on pointers")]
+            #[inline(always)]
+            unsafe fn strip<const N: usize, const V: usize>(
+                a: Rows<*const Self>,
+                b: Rows<*const Self>,
+                c: Rows<*mut f32>,
+                depth: usize,
+                style: Style,
+            ) {
+                // SAFETY: as promised by the caller.
+                unsafe { $strip::<N, V>(a, b, c, depth, style) }
+            }
+        }
+    };
 }
 
-impl Lane for [bf16; 2] {
-    #[expect(unsafe_code, reason = "vector instructions on pointers")]
-    #[inline(always)]
-    unsafe fn strip<const N: usize, const V: usize>(
-        a: Rows<*const Self>,
-        b: Rows<*const Self>,
-        c: Rows<*mut f32>,
-        depth: usize,
-        style: Style,
-    ) {
-        // SAFETY: as promised by the caller.
-        unsafe { strip_bf16::<N, V>(a, b, c, depth, style) }
-    }
-}
+lane!(f32, strip);
+lane!([bf16; 2], strip_bf16);
 
 /// A product in strips; `depth` lanes are summed.
 fn in_strips<E: Lane>(
