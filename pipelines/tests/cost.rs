@@ -32,12 +32,12 @@ const EXPECTED: &[Cost] = &[
     cost(Portable, "tiny-sdxl",  Predict,    31829504,        5024,      89888),
     cost(Portable, "tiny-sdxl",  Lora,       60061440,       49909,    1367308),
     cost(Portable, "tiny-sdxl",  Cat,       141229056,       58862,    2396752),
-    cost(Wide,     "tiny-sd1",   Predict,    46137344,        1367,     254256),
-    cost(Wide,     "tiny-sd1",   Lora,       97596928,       11687,    1290052),
-    cost(Wide,     "tiny-sd1",   Cat,       234642432,       13657,    2532664),
-    cost(Wide,     "tiny-sdxl",  Predict,    28571648,        4427,      90048),
-    cost(Wide,     "tiny-sdxl",  Lora,       54206976,       47492,    1295788),
-    cost(Wide,     "tiny-sdxl",  Cat,       126262272,       53875,    2274032),
+    cost(Wide,     "tiny-sd1",   Predict,    34414592,        1376,     890744),
+    cost(Wide,     "tiny-sd1",   Lora,       75146752,       11705,    1854356),
+    cost(Wide,     "tiny-sd1",   Cat,       181779456,       13681,    3083144),
+    cost(Wide,     "tiny-sdxl",  Predict,    24479744,        4440,     633240),
+    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       47513,    1533868),
+    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       53909,    2534340),
 ];
 
 /// What one more repetition of some work costs.

@@ -37,12 +37,6 @@ fn a_training_step_tells_time_memory_and_operations() {
     }
 }
 
-#[test]
-fn weights_in_bf16_cost_the_same_operations() {
-    let gflop = |line: &str| measured(line)["gflop"].as_f64().unwrap();
-    assert_eq!(gflop("step --latent 8 --loss lora --dtype mixed"), gflop("step --latent 8 --loss lora"));
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn linux_tells_memory_and_processor_time() {

@@ -7,7 +7,7 @@ use half::bf16;
 
 use crate::kernel::{
     Direction, Field, Float, Frame, KEPT_TURNED, Order, Packed, Start, Window, has_bf16_instructions, has_wide_vectors,
-    lend, sweep,
+    lend, pays, sweep, winograd, winograd_bytes,
 };
 
 /// Bytes that a frozen weight of so many `numbers`, given as `dtype`, takes on this processor once a gradient has passed
@@ -19,6 +19,12 @@ pub fn weight_bytes(numbers: u64, dtype: DType) -> u64 {
         _ => 4 * numbers,
     };
     if has_wide_vectors() && bytes <= KEPT_TURNED as u64 { 2 * bytes } else { bytes }
+}
+
+/// Bytes that a 3 × 3 convolution of stride 1 holds at most on this processor besides its input in its frame and its result,
+/// for one map of `in_channels` and `pixels`.
+pub fn convolution_scratch_bytes(in_channels: usize, pixels: usize) -> u64 {
+    if has_wide_vectors() { winograd_bytes(in_channels, pixels, rayon::current_num_threads()) as u64 } else { 0 }
 }
 
 /// A weight that is not trained, `[out, taps, in]`; a linear layer has one tap.
@@ -71,6 +77,12 @@ impl Frozen {
         order: Order,
     ) -> Result<Vec<f32>> {
         match self {
+            Self::F32(weight) if pays::<f32>(window) => {
+                Ok(winograd(&source.as_it_lies(), window, weight, direction, start, order))
+            }
+            Self::Bf16(weight) if pays::<bf16>(window) => {
+                Ok(winograd(&source.as_it_lies(), window, weight, direction, start, order))
+            }
             Self::F32(weight) => Ok(sweep(&source.as_it_lies(), window, weight, direction, start, order)),
             Self::Bf16(weight) => Ok(sweep(&source.rounded(), window, weight, direction, start, order)),
             Self::Plain(_) | Self::Elsewhere(_) => candle_core::bail!("sweep: the weight is not packed"),

@@ -20,7 +20,7 @@ pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{AttentionMask, attention, attention_rounded};
 pub use checkpoint::{Segment, checkpoint};
 pub use conv::{FrozenConv2d, shifted};
-pub use frozen::weight_bytes;
+pub use frozen::{convolution_scratch_bytes, weight_bytes};
 pub use layer::{Around, Prelude};
 pub use linear::FrozenLinear;
 pub use low_rank::{low_rank_conv2d, low_rank_linear};

@@ -17,6 +17,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) taps: &'a [usize],
     /// Channels, a multiple of [`Element::GROUP`].
     pub(crate) channels: usize,
+    /// Whether the sums go on from what the tile holds.
+    pub(crate) add: bool,
 }
 
 /// A number type of weights.
@@ -26,7 +28,6 @@ pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'stat
 
     fn from_f32(value: f32) -> Self;
 
-    #[cfg(test)]
     fn to_f32(self) -> f32;
 
     /// Converts sixteen numbers.
@@ -35,7 +36,7 @@ pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'stat
     /// Turns `[channels / GROUP, outputs, GROUP]` into `[outputs / GROUP, channels, GROUP]`, 32 of each.
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]);
 
-    /// `tile[pixel][panel][output] = Σ x · panel` for the first `N` pixels and `P` panels.
+    /// `tile[pixel][panel][output] = Σ x · panel`, or `+=`, for the first `N` pixels and `P` panels.
     ///
     /// # Safety
     /// The processor has the instructions; `x` is valid for every element that `walk` reaches with `N` pixels, and
@@ -49,6 +50,32 @@ pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'stat
     );
 }
 
+/// [`Element::tile`] for up to [`PIXELS`] pixels.
+///
+/// # Safety
+/// As there.
+#[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
+#[inline(always)]
+pub(crate) unsafe fn tile<E: Element, const P: usize>(
+    pixels: usize,
+    x: *const E,
+    walk: Walk<'_>,
+    panels: [*const E; P],
+    tile: &mut Tile,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        match pixels {
+            1 => E::tile::<1, P>(x, walk, panels, tile),
+            2 => E::tile::<2, P>(x, walk, panels, tile),
+            3 => E::tile::<3, P>(x, walk, panels, tile),
+            4 => E::tile::<4, P>(x, walk, panels, tile),
+            5 => E::tile::<5, P>(x, walk, panels, tile),
+            _ => E::tile::<PIXELS, P>(x, walk, panels, tile),
+        }
+    }
+}
+
 impl Element for f32 {
     const GROUP: usize = 1;
 
@@ -56,7 +83,7 @@ impl Element for f32 {
         value
     }
 
-    #[cfg(test)]
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         self
     }
@@ -91,9 +118,9 @@ impl Element for bf16 {
         bf16::from_f32(value)
     }
 
-    #[cfg(test)]
+    #[inline(always)]
     fn to_f32(self) -> f32 {
-        self.to_f32()
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     #[expect(unsafe_code, reason = "the conversion instruction, where there is one")]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Element;
+use super::vectors::turn_small;
 
 /// Side of the squares in which maps are transposed: sixteen numbers are one cache line.
 const SQUARE: usize = 16;
@@ -113,8 +114,9 @@ impl Line<'_> {
     }
 
     /// A map's cache line is read whole, whatever the distance between maps.
+    #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn transpose_in_squares<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
-        let mut square = [[0.0f32; SQUARE]; SQUARE];
+        let (mut square, mut turned) = ([[0.0f32; SQUARE]; SQUARE], [[0.0f32; SQUARE]; SQUARE]);
         for first in columns.clone().step_by(SQUARE) {
             let count = SQUARE.min(columns.end - first);
             for channel in (0..channels).step_by(SQUARE) {
@@ -123,11 +125,12 @@ impl Line<'_> {
                     let from = (channel + row) * self.plane + self.start + first;
                     copy(&mut square[..count], &self.source[from..][..count]);
                 }
-                let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch).take(count);
-                for (column, pixel) in below.enumerate() {
-                    let values: [f32; SQUARE] = std::array::from_fn(|row| square[row][column]);
+                // SAFETY: fields are only made where these instructions exist.
+                unsafe { turn_small(&square, &mut turned) }
+                let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch);
+                for (pixel, values) in below.zip(&turned[..count]) {
                     let mut converted = [E::default(); SQUARE];
-                    E::convert(&values, &mut converted);
+                    E::convert(values, &mut converted);
                     copy(&mut pixel[channel..][..depth], &converted[..depth]);
                 }
             }
@@ -137,7 +140,7 @@ impl Line<'_> {
 
 /// Copies at most a square's line; a whole one without a call.
 #[inline(always)]
-fn copy<E: Copy>(into: &mut [E], from: &[E]) {
+pub(super) fn copy<E: Copy>(into: &mut [E], from: &[E]) {
     match (<&mut [E; SQUARE]>::try_from(&mut *into), <&[E; SQUARE]>::try_from(from)) {
         (Ok(into), Ok(from)) => *into = *from,
         _ => into.copy_from_slice(from),

@@ -11,17 +11,21 @@
 
 mod element;
 mod field;
+mod output;
 mod packed;
 mod strip;
 mod sweep;
 mod vectors;
+mod winograd;
 
 pub(crate) use element::Element;
 pub(crate) use field::{Field, Frame};
-pub(crate) use packed::{KEPT_TURNED, Packed};
+pub(crate) use output::{Order, Start};
+pub(crate) use packed::{Direction, KEPT_TURNED, Packed};
 pub(crate) use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
-pub(crate) use sweep::{Direction, Order, Start, Window, sweep};
+pub(crate) use sweep::{Window, sweep};
 pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
+pub(crate) use winograd::{pays, winograd, winograd_bytes};
 
 /// Outputs of a panel: two registers of sixteen numbers.
 pub(crate) const PANEL: usize = 32;

@@ -14,7 +14,7 @@ pub(crate) const KEPT_TURNED: usize = 2 << 20;
 /// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy)]
-struct Block<E>([E; PANEL]);
+pub(super) struct Block<E>(pub(super) [E; PANEL]);
 
 // Of two bytes or four each, or blocks would have gaps between them.
 const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf16>>() == 64);
@@ -72,12 +72,12 @@ impl<E: Element> Packed<E> {
         weight
     }
 
-    pub(crate) fn out_channels(&self) -> usize {
-        self.out_channels
-    }
-
-    pub(crate) fn in_channels(&self) -> usize {
-        self.in_channels
+    /// Channels of the result and of the left operand.
+    pub(super) fn sizes(&self, direction: Direction) -> (usize, usize) {
+        match direction {
+            Direction::Forward => (self.out_channels, self.in_channels),
+            Direction::Backward => (self.in_channels, self.out_channels),
+        }
     }
 
     fn panels(&self) -> usize {
@@ -161,6 +161,42 @@ impl<E> Block<E> {
     }
 }
 
+/// The weight as it is, or turned around for the gradient of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// The panels of a weight or of its turned around self.
+pub(super) enum Panels<'a, E: Clone + 'static> {
+    Kept(&'a Packed<E>),
+    /// Made when they are used.
+    Turning(&'a Packed<E>),
+    /// Made before, because they are used several times.
+    Turned(Vec<Panel<'a, E>>),
+}
+
+impl<'a, E: Element> Panels<'a, E> {
+    /// Those of `weight`, of which each is used once or `often`.
+    pub(super) fn of(weight: &'a Packed<E>, direction: Direction, often: bool) -> Self {
+        let all = || (0..weight.in_channels.div_ceil(PANEL)).into_par_iter();
+        match direction {
+            Direction::Forward => Self::Kept(weight),
+            Direction::Backward if often => Self::Turned(all().map(|index| weight.turned_panel(index)).collect()),
+            Direction::Backward => Self::Turning(weight),
+        }
+    }
+
+    pub(super) fn get(&self, index: usize) -> Panel<'_, E> {
+        match self {
+            Self::Kept(weight) => weight.panel(index),
+            Self::Turning(weight) => weight.turned_panel(index),
+            Self::Turned(panels) => panels[index].reborrow(),
+        }
+    }
+}
+
 /// The elements of one panel, aligned to 64 bytes.
 pub(super) struct Panel<'a, E: Clone>(Cow<'a, [Block<E>]>);
 
@@ -171,6 +207,18 @@ impl<E: Element> Panel<'_, E> {
 
     pub(super) fn len(&self) -> usize {
         self.0.len() * PANEL
+    }
+
+    /// Element `depth` (tap and channel) of all outputs.
+    #[inline(always)]
+    pub(super) fn outputs(&self, depth: usize) -> [f32; PANEL] {
+        let (mut outputs, blocks) = ([0.0; PANEL], &self.0[depth / E::GROUP * E::GROUP..][..E::GROUP]);
+        for (outputs, block) in outputs.chunks_exact_mut(PANEL / E::GROUP).zip(blocks) {
+            for (output, group) in outputs.iter_mut().zip(block.0.chunks_exact(E::GROUP)) {
+                *output = group[depth % E::GROUP].to_f32();
+            }
+        }
+        outputs
     }
 
     pub(super) fn as_ptr(&self) -> *const E {

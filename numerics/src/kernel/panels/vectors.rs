@@ -53,6 +53,18 @@ mod x86 {
         }
     }
 
+    /// Turns a square of 16 by 16.
+    #[expect(unsafe_code, reason = "vector loads and stores")]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) unsafe fn turn_small(square: &[[f32; 16]; 16], turned: &mut [[f32; 16]; 16]) {
+        // SAFETY: a row is one register.
+        let rows = std::array::from_fn(|row| unsafe { _mm512_loadu_ps(square[row].as_ptr()) });
+        for (turned, register) in turned.iter_mut().zip(transposed(rows)) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(turned.as_mut_ptr(), register) }
+        }
+    }
+
     /// Sixteen rows as sixteen columns: pairs of elements, then pairs of pairs, then quarters of registers change places.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -96,7 +108,7 @@ mod x86 {
         panels: [*const f32; P],
         tile: &mut Tile,
     ) {
-        let mut sums: Sums<N, P> = [[[_mm512_setzero_ps(); 2]; P]; N];
+        let mut sums: Sums<N, P> = start(tile, walk.add);
         let mut depth = 0;
         for &tap in walk.taps {
             for channel in 0..walk.channels {
@@ -128,7 +140,7 @@ mod x86 {
         panels: [*const bf16; P],
         tile: &mut Tile,
     ) {
-        let mut sums: Sums<N, P> = [[[_mm512_setzero_ps(); 2]; P]; N];
+        let mut sums: Sums<N, P> = start(tile, walk.add);
         let mut depth = 0;
         for &tap in walk.taps {
             for channel in (0..walk.channels).step_by(2) {
@@ -297,6 +309,23 @@ mod x86 {
     #[expect(unsafe_code, reason = "vector stores")]
     #[inline]
     #[target_feature(enable = "avx512f")]
+    fn start<const N: usize, const P: usize>(tile: &Tile, add: bool) -> Sums<N, P> {
+        let mut sums = [[[_mm512_setzero_ps(); 2]; P]; N];
+        if !add {
+            return sums;
+        }
+        for (sums, tile) in sums.iter_mut().zip(tile) {
+            for (sums, tile) in sums.iter_mut().zip(tile) {
+                // SAFETY: a row of a tile holds two registers.
+                *sums = unsafe { [_mm512_loadu_ps(tile.as_ptr()), _mm512_loadu_ps(tile.as_ptr().add(PANEL / 2))] };
+            }
+        }
+        sums
+    }
+
+    #[expect(unsafe_code, reason = "vector stores")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     fn write<const N: usize, const P: usize>(sums: Sums<N, P>, tile: &mut Tile) {
         for (sums, tile) in sums.iter().zip(tile) {
             for (sums, tile) in sums.iter().zip(tile) {
@@ -341,6 +370,7 @@ mod none {
 
     absent! {
         fn turn_f32(&[[f32; PANEL]; PANEL], &mut [[f32; PANEL]; PANEL]);
+        fn turn_small(&[[f32; 16]; 16], &mut [[f32; 16]; 16]);
         fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
         fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
         fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);

@@ -1,9 +1,10 @@
 //! How much memory a picture takes on its way through the autoencoder, known before it goes.
 //!
 //! The figures follow what the code holds at a time: the input of the level at work, the input of the block, and around a
-//! convolution the normalised map, its copy in a frame of zeros, and the result, which the portable kernels also hold
-//! with margins.
+//! convolution the normalised map, its copy in a frame of zeros, what it is computed with, and the result, which the portable
+//! kernels also hold with margins.
 
+use catelier_numerics::ops::convolution_scratch_bytes;
 use catelier_numerics::processor::{Kernels, kernels};
 
 use crate::model::config::VaeConfig;
@@ -18,12 +19,13 @@ pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
         most.level(config.layers_per_block + 1, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
             // The doubled map, in its frame, and the result.
-            most.see((inputs + width) * pixels + (2 + most.results) * width * 4 * pixels);
+            let convolution = (2 + most.results) * width * 4 * pixels + scratch(width, 4 * pixels);
+            most.see((inputs + width) * pixels + convolution);
             pixels *= 4;
         }
         inputs = width;
     }
-    most.see((3 * inputs + most.results * config.out_channels) * pixels);
+    most.see((3 * inputs + most.results * config.out_channels) * pixels + scratch(inputs, pixels));
     most.bytes()
 }
 
@@ -32,7 +34,7 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     let mut most = Most::nothing();
     let mut pixels = size.0 * size.1;
     let mut inputs = config.block_out_channels.first().copied().unwrap_or(0);
-    most.see((2 * config.in_channels + most.results * inputs) * pixels);
+    most.see((2 * config.in_channels + most.results * inputs) * pixels + scratch(config.in_channels, pixels));
     for (index, &width) in config.block_out_channels.iter().enumerate() {
         most.level(config.layers_per_block, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
@@ -44,6 +46,11 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     }
     most.middle(inputs, pixels);
     most.bytes()
+}
+
+/// Numbers that a 3 × 3 convolution holds besides its input and its result.
+fn scratch(channels: usize, pixels: usize) -> usize {
+    convolution_scratch_bytes(channels, pixels) as usize / size_of::<f32>()
 }
 
 /// The most numbers seen at a time.
@@ -82,8 +89,9 @@ impl Most {
     fn block(&mut self, held: usize, inputs: usize, width: usize, pixels: usize) {
         let shortcut = if inputs == width { 0 } else { 2 * inputs + 3 * width };
         let [first, second] = [3 * inputs, inputs + 3 * width].map(|channels| channels + self.results * width);
-        let channels = first.max(second).max(shortcut);
-        self.see((held + channels) * pixels);
+        self.see((held + first) * pixels + scratch(inputs, pixels));
+        self.see((held + second) * pixels + scratch(width, pixels));
+        self.see((held + shortcut) * pixels);
     }
 
     /// The blocks around the attention hold less than it does: two inputs, the normalised map and its tokens, query, key,

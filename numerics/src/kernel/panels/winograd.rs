@@ -1,0 +1,536 @@
+//! 3 × 3 convolutions with steps of one pixel, in a quarter of the products: Winograd's F(4 × 4, 3 × 3).
+//!
+//! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 pixels `d` that the tile
+//! looks at; over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, "Fast Algorithms for
+//! Convolutional Neural Networks", 2016, sections 4.1 and 4.3). Kernels are transformed while they are used, so that
+//! none is kept twice. All of it is f32, for weights of bf16 too: rounding pixels to bf16 costs 0.2 % of a typical result,
+//! rounding them and the kernels after their transforms would cost 1.1 %.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::element::{Tile, Walk, tile};
+use super::field::copy;
+use super::output::Output;
+use super::packed::{Block, Panel, Panels};
+use super::{Direction, Element, Field, Order, PANEL, PANELS, PIXELS, Packed, Start, Window};
+use crate::kernel::vector::{Loop, vectorized};
+use crate::work::count_product;
+
+/// Side of a tile of results.
+pub(super) const SIDE: usize = 4;
+/// Side of the pixels that it looks at.
+const SPAN: usize = 6;
+/// Places of a transformed tile or kernel.
+const PLACES: usize = SPAN * SPAN;
+/// Numbers that are transformed at a time.
+const LANES: usize = 16;
+/// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
+const DEPTH: usize = 64;
+/// Bytes of transformed pixels and their sums that are held at a time, but those of at least [`FEWEST`] tiles.
+const BAND: usize = 8 << 20;
+/// Tiles that are worth the transforms of all kernels.
+const FEWEST: usize = 64;
+
+/// Whether this is the faster way for a kernel of this element type: it must be 3 × 3, and there must be enough tiles to
+/// pay for the transforms of the kernel. It looks at one sample, whose bits then do not depend on the others.
+pub(crate) fn pays<E: Element>(window: Window) -> bool {
+    let (height, width) = window.output;
+    let tiles = height.div_ceil(SIDE) * width.div_ceil(SIDE);
+    let (products, transforms) = (PLACES * tiles, PLACES * 8);
+    window.kernel == (3, 3) && window.stride == 1 && (products + transforms) * E::GROUP < 9 * height * width
+}
+
+/// `y = start + Σ taps weight · field`, for a window that [`pays`].
+pub(crate) fn winograd<E: Element>(
+    field: &Field<'_, f32>,
+    window: Window,
+    weight: &Packed<E>,
+    direction: Direction,
+    start: Start<'_, f32>,
+    order: Order,
+) -> Vec<f32> {
+    winograd_in_bands(field, window, weight, direction, start, order, band(field.channels))
+}
+
+/// Tiles of so many channels that are transformed at a time.
+fn band(channels: usize) -> usize {
+    (BAND / (size_of::<f32>() * PLACES * (channels + PANELS * PANEL))).max(FEWEST)
+}
+
+/// Bytes that it holds on so many threads besides its field and its result, for a map of `channels` and `pixels`.
+pub(crate) fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
+    let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels));
+    let per_thread = PANELS * PANEL * (tiles + kernel_pitch(channels));
+    size_of::<f32>() * PLACES * (tiles * pitch(channels) + threads * per_thread)
+}
+
+/// From one transformed tile to the next: not a power of two, or all places would compete for the same lines of the cache.
+fn pitch(channels: usize) -> usize {
+    channels.next_multiple_of(LANES) + LANES
+}
+
+/// Channels from the kernels of one place to those of the next: odd, for the same reason.
+fn kernel_pitch(channels: usize) -> usize {
+    channels.min(DEPTH) | 1
+}
+
+/// The same, with the pixels of so many tiles transformed at a time.
+fn winograd_in_bands<E: Element>(
+    field: &Field<'_, f32>,
+    window: Window,
+    weight: &Packed<E>,
+    direction: Direction,
+    start: Start<'_, f32>,
+    order: Order,
+    tiles: usize,
+) -> Vec<f32> {
+    let (channels, inner) = weight.sizes(direction);
+    if field.batch * window.output.0 * window.output.1 * channels == 0 {
+        return Vec::new();
+    }
+    assert_eq!((window.kernel, window.stride, field.channels), ((3, 3), 1, inner), "a 3 × 3 window over the field");
+    let output = Output::new(field.batch, channels, window.output, start, order);
+    let grid = Grid::new(field, &output);
+    count_product(PLACES * grid.tiles(), channels, inner);
+    let bands = grid.bands(tiles);
+    let panels = Panels::of(weight, direction, bands.len() > 1);
+    let mut spread = Box::new_uninit_slice(bands[0].len().div_ceil(PIXELS) * grid.group_len());
+    for band in bands {
+        grid.spread(&band, &mut spread);
+        let work = Work { grid: &grid, band: &band, spread: &spread };
+        work.tasks().into_par_iter().for_each_init(Scratch::default, |scratch, task| work.run(&task, &panels, scratch));
+    }
+    output.finish()
+}
+
+/// A transform in one dimension, from `I` numbers to `O`.
+trait Transform<const I: usize, const O: usize> {
+    /// Must be marked `#[inline(always)]`.
+    fn column(x: [f32; I]) -> [f32; O];
+
+    /// `M · x · Mᵀ` in every lane.
+    #[inline(always)]
+    fn square<const L: usize>(x: &[[[f32; L]; I]; I], into: &mut [[[f32; L]; O]; O]) {
+        let mut columns = [[[0.0; L]; I]; O];
+        for column in 0..I {
+            for lane in 0..L {
+                let mut numbers = [0.0; I];
+                (0..I).for_each(|row| numbers[row] = x[row][column][lane]);
+                let sums = Self::column(numbers);
+                (0..O).for_each(|row| columns[row][column][lane] = sums[row]);
+            }
+        }
+        for (row, columns) in into.iter_mut().zip(&columns) {
+            for lane in 0..L {
+                let mut numbers = [0.0; I];
+                (0..I).for_each(|column| numbers[column] = columns[column][lane]);
+                let sums = Self::column(numbers);
+                (0..O).for_each(|column| row[column][lane] = sums[column]);
+            }
+        }
+    }
+}
+
+/// The points 0, ±[`NEAR`], ±[`FAR`] and infinity at which products of polynomials are taken. A pair near `c` and `1 / c`
+/// loses least to rounding (Alam and others, "Winograd Convolution for Deep Neural Networks: Efficient Point Selection",
+/// 2022): half of what 1 and 2 lose, as powers of two have short products with other numbers but not small ones.
+const NEAR: f32 = 0.625;
+const FAR: f32 = 1.5;
+/// Their squares, which like all that follows from them are exact.
+const NEAR_2: f32 = NEAR * NEAR;
+const FAR_2: f32 = FAR * FAR;
+
+/// `Bᵀ`, of pixels.
+struct OfPixels;
+
+impl Transform<SPAN, SPAN> for OfPixels {
+    #[inline(always)]
+    fn column([a, b, c, d, e, f]: [f32; SPAN]) -> [f32; SPAN] {
+        let (near_even, near_odd) = (e - FAR_2 * c, NEAR * (d - FAR_2 * b));
+        let (far_even, far_odd) = (e - NEAR_2 * c, FAR * (d - NEAR_2 * b));
+        let at_zero = e - (NEAR_2 + FAR_2) * c + NEAR_2 * FAR_2 * a;
+        let at_infinity = f - (NEAR_2 + FAR_2) * d + NEAR_2 * FAR_2 * b;
+        [at_zero, near_even + near_odd, near_even - near_odd, far_even + far_odd, far_even - far_odd, at_infinity]
+    }
+}
+
+/// `G`, of kernels.
+struct OfKernels;
+
+impl Transform<3, SPAN> for OfKernels {
+    #[inline(always)]
+    fn column([a, b, c]: [f32; 3]) -> [f32; SPAN] {
+        const NEAR_SCALE: f32 = 1.0 / (2.0 * NEAR_2 * (NEAR_2 - FAR_2));
+        const FAR_SCALE: f32 = 1.0 / (2.0 * FAR_2 * (FAR_2 - NEAR_2));
+        let (near_even, near_odd) = (NEAR_SCALE * (a + NEAR_2 * c), NEAR_SCALE * NEAR * b);
+        let (far_even, far_odd) = (FAR_SCALE * (a + FAR_2 * c), FAR_SCALE * FAR * b);
+        let at_zero = a * (1.0 / (NEAR_2 * FAR_2));
+        [at_zero, near_even + near_odd, near_even - near_odd, far_even + far_odd, far_even - far_odd, c]
+    }
+}
+
+/// `Aᵀ`, of sums.
+struct OfSums;
+
+impl Transform<SPAN, SIDE> for OfSums {
+    #[inline(always)]
+    fn column([a, b, c, d, e, f]: [f32; SPAN]) -> [f32; SIDE] {
+        let (near_even, near_odd, far_even, far_odd) = (b + c, NEAR * (b - c), d + e, FAR * (d - e));
+        [
+            a + near_even + far_even,
+            near_odd + far_odd,
+            NEAR_2 * near_even + FAR_2 * far_even,
+            NEAR_2 * near_odd + FAR_2 * far_odd + f,
+        ]
+    }
+}
+
+/// The tiles of an output over their field.
+struct Grid<'a> {
+    field: &'a Field<'a, f32>,
+    output: &'a Output<'a>,
+    /// Tiles of a sample from top to bottom and from left to right.
+    size: (usize, usize),
+}
+
+impl<'a> Grid<'a> {
+    fn new(field: &'a Field<'a, f32>, output: &'a Output<'a>) -> Self {
+        let (height, width) = output.size();
+        Self { field, output, size: (height.div_ceil(SIDE), width.div_ceil(SIDE)) }
+    }
+
+    fn tiles(&self) -> usize {
+        self.field.batch * self.size.0 * self.size.1
+    }
+
+    /// Transformed numbers of a group of [`PIXELS`] tiles: `[place, tile, channel]`.
+    fn group_len(&self) -> usize {
+        PLACES * PIXELS * pitch(self.field.channels)
+    }
+
+    /// All tiles in order, in bands of at least so many; the first band is the largest.
+    fn bands(&self, tiles: usize) -> Vec<Range<usize>> {
+        let tiles = tiles.next_multiple_of(PIXELS);
+        (0..self.tiles()).step_by(tiles).map(|first| first..self.tiles().min(first + tiles)).collect()
+    }
+
+    /// Sample, row and column of the first result of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let (line, column) = (tile / self.size.1, tile % self.size.1);
+        (line / self.size.0, line % self.size.0 * SIDE, column * SIDE)
+    }
+
+    /// Transforms the pixels of a band; what belongs to no channel of its tiles is left as it is.
+    fn spread(&self, band: &Range<usize>, into: &mut [MaybeUninit<f32>]) {
+        let groups = into.par_chunks_mut(self.group_len().max(1)).zip(band.clone().into_par_iter().step_by(PIXELS));
+        groups.for_each(|(group, first)| {
+            for tile in first..band.end.min(first + PIXELS) {
+                let place = self.place(tile);
+                let pixels = std::array::from_fn(|i| std::array::from_fn(|j| self.pixel(place, i, j)));
+                let into = &mut group[(tile - first) * pitch(self.field.channels)..];
+                vectorized::<Spread, _>((&pixels, self.group_len() / PLACES, into));
+            }
+        });
+    }
+
+    /// The channels of a pixel that a tile looks at; what is beyond the field is zero.
+    fn pixel(&self, (sample, row, column): (usize, usize, usize), below: usize, right: usize) -> Option<&'a [f32]> {
+        let (row, column, (height, width)) = (row + below, column + right, self.field.size);
+        let at = ((sample * height + row) * width + column) * self.field.channels;
+        (row < height && column < width).then(|| &self.field.data[at..][..self.field.channels])
+    }
+}
+
+type Pixels<'a> = [[Option<&'a [f32]>; SPAN]; SPAN];
+
+/// Transforms the pixels of one tile, to places so far apart.
+struct Spread;
+
+impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((pixels, apart, into): (&Pixels<'_>, usize, &mut [MaybeUninit<f32>])) {
+        let channels = pixels.as_flattened().iter().flatten().map(|pixel| pixel.len()).max().unwrap_or(0);
+        let (mut seen, mut spread) = ([[[0.0; LANES]; SPAN]; SPAN], [[[0.0; LANES]; SPAN]; SPAN]);
+        for first in (0..channels).step_by(LANES) {
+            let count = LANES.min(channels - first);
+            for (seen, pixel) in seen.as_flattened_mut().iter_mut().zip(pixels.as_flattened()) {
+                match pixel {
+                    Some(pixel) => copy(&mut seen[..count], &pixel[first..][..count]),
+                    None => *seen = [0.0; LANES],
+                }
+            }
+            OfPixels::square(&seen, &mut spread);
+            for (lanes, place) in spread.as_flattened().iter().zip(into.chunks_mut(apart)) {
+                place[first..][..LANES].iter_mut().zip(lanes).for_each(|(place, lane)| _ = place.write(*lane));
+            }
+        }
+    }
+}
+
+/// Some groups of tiles of one pair of panels.
+struct Task {
+    pair: usize,
+    groups: Range<usize>,
+}
+
+/// What a task needs besides, kept for the next one.
+#[derive(Default)]
+struct Scratch {
+    /// Transformed kernels: `[panel, place, channel, output]`.
+    kernels: Vec<Block<f32>>,
+    /// Products: `[group, place]`.
+    sums: Vec<Tile>,
+}
+
+impl Scratch {
+    /// Kernels so far apart and sums for that many groups of tiles, with anything in them.
+    fn sized(&mut self, kernel_pitch: usize, groups: usize) -> (&mut [Block<f32>], &mut [Tile]) {
+        self.kernels.resize(PANELS * PLACES * kernel_pitch, Block([0.0; PANEL]));
+        self.sums.resize(self.sums.len().max(groups * PLACES), [[[0.0; PANEL]; PANELS]; PIXELS]);
+        (&mut self.kernels, &mut self.sums[..groups * PLACES])
+    }
+}
+
+/// One band, seen from its tasks.
+struct Work<'a> {
+    grid: &'a Grid<'a>,
+    band: &'a Range<usize>,
+    spread: &'a [MaybeUninit<f32>],
+}
+
+impl Work<'_> {
+    /// A cut that leaves every thread several tasks.
+    fn tasks(&self) -> Vec<Task> {
+        let (groups, pairs) = (self.band.len().div_ceil(PIXELS), self.grid.output.panels().div_ceil(PANELS));
+        let threads = rayon::current_num_threads();
+        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        let parts = wanted.div_ceil(pairs).clamp(1, groups.div_ceil(FEWEST / PIXELS));
+        let part = |part: usize| groups * part / parts..groups * (part + 1) / parts;
+        (0..pairs).flat_map(|pair| (0..parts).map(move |p| Task { pair, groups: part(p) })).collect()
+    }
+
+    fn run<E: Element>(&self, task: &Task, panels: &Panels<'_, E>, scratch: &mut Scratch) {
+        let first = task.pair * PANELS;
+        match first + 1 < self.grid.output.panels() {
+            true => self.run_panels(task, [panels.get(first), panels.get(first + 1)], scratch),
+            false => self.run_panels(task, [panels.get(first)], scratch),
+        }
+    }
+
+    fn run_panels<E: Element, const P: usize>(&self, task: &Task, panels: [Panel<'_, E>; P], scratch: &mut Scratch) {
+        let channels = self.grid.field.channels;
+        let (groups, (kernels, sums)) = (&task.groups, scratch.sized(kernel_pitch(channels), task.groups.len()));
+        for start in (0..channels).step_by(DEPTH) {
+            let depth = start..channels.min(start + DEPTH);
+            for (panel, kernels) in panels.iter().zip(kernels.chunks_exact_mut(PLACES * kernel_pitch(channels))) {
+                vectorized::<TransformKernels, _>((panel, channels, &depth, kernels));
+            }
+            for place in 0..PLACES {
+                for (group, sums) in groups.clone().zip(sums.iter_mut().skip(place).step_by(PLACES)) {
+                    self.multiply::<P>((place, group), &depth, kernels, sums);
+                }
+            }
+        }
+        for (group, sums) in groups.clone().zip(sums.as_chunks::<PLACES>().0) {
+            self.write(task.pair * PANELS, P, group, sums);
+        }
+    }
+
+    /// Tiles in a group: fewer in the last one.
+    fn tiles_in(&self, group: usize) -> usize {
+        PIXELS.min(self.band.len() - group * PIXELS)
+    }
+
+    /// Adds the products of some channels at one place of a group of tiles.
+    #[expect(unsafe_code, reason = "the tile kernels take pointers")]
+    fn multiply<const P: usize>(
+        &self,
+        (place, group): (usize, usize),
+        depth: &Range<usize>,
+        kernels: &[Block<f32>],
+        sums: &mut Tile,
+    ) {
+        let (pitch, tiles) = (pitch(self.grid.field.channels), self.tiles_in(group));
+        let start = group * self.grid.group_len() + place * PIXELS * pitch + depth.start;
+        let x = &self.spread[start..][..(tiles - 1) * pitch + depth.len()];
+        let walk = Walk { pitch, taps: &[0], channels: depth.len(), add: depth.start > 0 };
+        let kernels = std::array::from_fn::<_, P, _>(|panel| {
+            kernels[(panel * PLACES + place) * kernel_pitch(self.grid.field.channels)..][..depth.len()].as_ptr().cast()
+        });
+        // SAFETY: panels are only made where their instructions exist; `x` reaches to the last channel of the last tile, all of
+        // which `spread` has written, and the kernels, in aligned blocks of one channel each, to the last channel.
+        unsafe { tile::<f32, P>(tiles, x.as_ptr().cast(), walk, kernels, sums) }
+    }
+
+    /// Writes the results of a group of tiles, of `panels` panels from `first` on.
+    fn write(&self, first: usize, panels: usize, group: usize, sums: &[Tile; PLACES]) {
+        let (height, width) = self.grid.output.size();
+        let mut results = [[[0.0; PANEL]; SIDE]; SIDE];
+        for tile in 0..self.tiles_in(group) {
+            let (sample, row, column) = self.grid.place(self.band.start + group * PIXELS + tile);
+            for panel in 0..panels {
+                vectorized::<Gather, _>((sums, tile, panel, &mut results));
+                for (below, results) in results.iter().enumerate().take(height - row) {
+                    let line = sample * height + row + below;
+                    let pixels = &results.each_ref()[..SIDE.min(width - column)];
+                    self.grid.output.write(first + panel, (line, column), pixels);
+                }
+            }
+        }
+    }
+}
+
+/// The results of one tile and panel from the sums at its places.
+struct Gather;
+
+impl Loop<(&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])> for Gather {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((sums, tile, panel, results): (&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])) {
+        let mut places = [[[0.0; PANEL]; SPAN]; SPAN];
+        for (place, sums) in places.as_flattened_mut().iter_mut().zip(sums) {
+            *place = sums[tile][panel];
+        }
+        OfSums::square(&places, results);
+    }
+}
+
+/// The kernels of some of all channels of a panel: `[place, channel, output]`.
+struct TransformKernels;
+
+impl<E: Element> Loop<(&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])> for TransformKernels {
+    type Output = ();
+
+    #[inline(always)]
+    fn run((panel, all, channels, kernels): (&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])) {
+        let (mut taps, mut places) = ([[[0.0; PANEL]; 3]; 3], [[[0.0; PANEL]; SPAN]; SPAN]);
+        let (all, apart) = (all.next_multiple_of(E::GROUP), kernels.len() / PLACES);
+        for channel in channels.clone() {
+            for (tap, outputs) in taps.as_flattened_mut().iter_mut().enumerate() {
+                *outputs = panel.outputs(tap * all + channel);
+            }
+            OfKernels::square(&taps, &mut places);
+            for (place, outputs) in places.as_flattened().iter().enumerate() {
+                kernels[place * apart + channel - channels.start].0 = *outputs;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::kernel::{Frame, has_wide_vectors, sweep};
+    use crate::noise::{Noise, Stream};
+
+    fn numbers(sample: u64, count: usize) -> Vec<f32> {
+        Noise::new(3).normals(Stream("winograd"), 0, sample, count)
+    }
+
+    /// A convolution of `channels` (in, out) of `batch` maps of `size`.
+    #[derive(Debug, Clone, Copy)]
+    struct Case {
+        batch: usize,
+        channels: (usize, usize),
+        size: (usize, usize),
+        padding: usize,
+    }
+
+    const CASES: [Case; 5] = [
+        Case { batch: 1, channels: (1, 1), size: (4, 4), padding: 1 },
+        Case { batch: 2, channels: (5, 33), size: (7, 9), padding: 1 },
+        Case { batch: 1, channels: (70, 3), size: (5, 17), padding: 0 },
+        Case { batch: 3, channels: (17, 65), size: (8, 6), padding: 2 },
+        Case { batch: 1, channels: (130, 96), size: (6, 13), padding: 1 },
+    ];
+
+    impl Case {
+        fn frame(self) -> Frame {
+            let (margin, origin) = (2 * self.padding, self.padding as isize);
+            Frame { size: (self.size.0 + margin, self.size.1 + margin), origin: (origin, origin), spread: 1 }
+        }
+
+        fn window(self) -> Window {
+            let size = self.frame().size;
+            Window { kernel: (3, 3), stride: 1, output: (size.0 - 2, size.1 - 2) }
+        }
+    }
+
+    /// Largest distance between this convolution and the plain one with the same weight, over the typical result.
+    fn distance<E: Element>(case: Case, direction: Direction, order: Order, tiles: usize) -> f32 {
+        let (inputs, outputs) = case.channels;
+        let weights = numbers(0, outputs * 9 * inputs);
+        let weight = Packed::<E>::new((outputs, 9, inputs), |index| weights[index]);
+        // The same weight after its rounding, multiplied in f32.
+        let plain = Packed::<f32>::new((outputs, 9, inputs), |index| E::from_f32(weights[index]).to_f32());
+        let (channels, inner) = weight.sizes(direction);
+        let x = numbers(1, case.batch * inner * case.size.0 * case.size.1);
+        let field = Field::planes(&x, inner, case.size, case.frame());
+        let window = case.window();
+        let area = window.output.0 * window.output.1;
+        let [bias, shift, residual] =
+            [channels, case.batch * channels, case.batch * channels * area].map(|count| numbers(2, count));
+        let start = Start { bias: Some(&bias), shift: Some(&shift), residual: Some(&residual) };
+        let found = winograd_in_bands(&field, window, &weight, direction, start, order, tiles);
+        let expected = sweep(&field, window, &plain, direction, start, order);
+        let largest = found.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        largest / (expected.iter().map(|y| y * y).sum::<f32>() / expected.len() as f32).sqrt()
+    }
+
+    #[test]
+    fn it_is_the_plain_convolution_for_every_shape_order_and_direction() {
+        if !has_wide_vectors() {
+            return;
+        }
+        for case in CASES {
+            for direction in [Direction::Forward, Direction::Backward] {
+                for order in [Order::Planes, Order::Tokens] {
+                    for tiles in [1, 1000] {
+                        let distances = [distance::<f32>, distance::<bf16>].map(|d| d(case, direction, order, tiles));
+                        let [single, half] = distances;
+                        assert!(single < 2e-5, "{case:?} {direction:?} {order:?} in bands of {tiles}: {single}");
+                        assert!(half < 2e-5, "{case:?} {direction:?} {order:?} bf16 in bands of {tiles}: {half}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads_or_on_other_samples() {
+        if !has_wide_vectors() {
+            return;
+        }
+        let (inputs, outputs, size) = (9, 70, (19, 23));
+        let weights = numbers(0, outputs * 9 * inputs);
+        let weight = Packed::<f32>::new((outputs, 9, inputs), |index| weights[index]);
+        let case = Case { batch: 2, channels: (inputs, outputs), size, padding: 1 };
+        let x = numbers(1, 2 * inputs * size.0 * size.1);
+        let run = |x: &[f32], threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let field = Field::planes(x, inputs, size, case.frame());
+            let run = || winograd(&field, case.window(), &weight, Direction::Forward, Start::ZERO, Order::Planes);
+            pool.install(run)
+        };
+        let both = run(&x, 1);
+        assert!(run(&x, 3) == both, "three threads");
+        let alone = [&x[..x.len() / 2], &x[x.len() / 2..]].map(|x| run(x, 1)).concat();
+        assert!(alone == both, "each sample by itself");
+    }
+
+    #[test]
+    fn it_pays_for_maps_of_some_size_and_only_for_the_window_it_computes() {
+        let window = |kernel, stride, side| Window { kernel: (kernel, kernel), stride, output: (side, side) };
+        assert!(pays::<f32>(window(3, 1, 8)) && pays::<bf16>(window(3, 1, 16)));
+        assert!(!pays::<f32>(window(3, 1, 4)) && !pays::<bf16>(window(3, 1, 8)));
+        assert!(!pays::<f32>(window(3, 2, 64)) && !pays::<f32>(window(1, 1, 64)) && !pays::<f32>(window(5, 1, 64)));
+    }
+}
