@@ -26,18 +26,18 @@ use Kind::{Cat, Lora, Predict};
 #[rustfmt::skip]
 const EXPECTED: &[Cost] = &[
     //   kernels   model         work          flops  allocations  peak bytes
-    cost(Portable, "tiny-sd1",   Predict,    54422528,        1671,     254096),
-    cost(Portable, "tiny-sd1",   Lora,      112734208,       12543,    1403764),
-    cost(Portable, "tiny-sd1",   Cat,       272105472,       15523,    2752872),
-    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5024,      89888),
-    cost(Portable, "tiny-sdxl",  Lora,       60061440,       49909,    1367308),
-    cost(Portable, "tiny-sdxl",  Cat,       141229056,       58862,    2396752),
-    cost(Wide,     "tiny-sd1",   Predict,    34414592,        1376,     890744),
-    cost(Wide,     "tiny-sd1",   Lora,       75146752,       11705,    1854356),
-    cost(Wide,     "tiny-sd1",   Cat,       181779456,       13681,    3083144),
-    cost(Wide,     "tiny-sdxl",  Predict,    24479744,        4440,     633240),
-    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       47513,    1533868),
-    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       53909,    2534340),
+    cost(Portable, "tiny-sd1",   Predict,    54422528,        1735,     254096),
+    cost(Portable, "tiny-sd1",   Lora,      112734208,       12879,    1403764),
+    cost(Portable, "tiny-sd1",   Cat,       272105472,       16259,    2752872),
+    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5296,      99592),
+    cost(Portable, "tiny-sdxl",  Lora,       60061440,       50725,    1367308),
+    cost(Portable, "tiny-sdxl",  Cat,       141229056,       60766,    2396752),
+    cost(Wide,     "tiny-sd1",   Predict,    34414592,        1440,     890744),
+    cost(Wide,     "tiny-sd1",   Lora,       75146752,       12041,    1854356),
+    cost(Wide,     "tiny-sd1",   Cat,       181779456,       14417,    3083144),
+    cost(Wide,     "tiny-sdxl",  Predict,    24479744,        4712,     633240),
+    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       48329,    1533868),
+    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       55813,    2534340),
 ];
 
 /// What one more repetition of some work costs.

@@ -102,8 +102,8 @@ impl RoundedPairs {
     }
 }
 
-/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32; for the first columns of `b`, as many as the
-/// result has.
+/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32; for the first columns and the first rows of `b`, as
+/// many as the result and `a` have.
 pub(crate) fn multiply_rounded(
     result: MatrixMut<'_, f32>,
     update: Update,
@@ -111,8 +111,7 @@ pub(crate) fn multiply_rounded(
     a: &RoundedRows,
     b: &RoundedPairs,
 ) {
-    assert_eq!((result.rows, a.depth), (a.rows, b.depth), "shape of the product");
-    assert!(result.columns <= b.columns, "columns of the product");
+    assert!(result.rows == a.rows && a.depth <= b.depth && result.columns <= b.columns, "shape of the product");
     count_product(a.rows, result.columns, 2 * a.depth);
     let (a_pairs, _) = a.data.as_chunks::<2>();
     let (left, right) =

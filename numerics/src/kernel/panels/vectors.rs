@@ -7,8 +7,8 @@ mod x86 {
         _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
         _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
         _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-        _mm512_unpacklo_ps,
+        _mm512_shuffle_f32x4, _mm512_storeu_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+        _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use half::bf16;
@@ -269,16 +269,21 @@ mod x86 {
         let order: [u16; 32] = std::array::from_fn(|place| (place / 2 + 16 * (place % 2)) as u16);
         // SAFETY: 64 bytes are loaded.
         let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
-        for first in (0..into.len()).step_by(16) {
-            let mask = u16::MAX >> (16 - (into.len() - first).min(16));
-            // SAFETY: columns beyond the rows are masked out.
+        let whole = into.len() / 16 * 16;
+        for first in (0..whole).step_by(16) {
+            // SAFETY: sixteen columns from here on are inside the rows.
             unsafe {
-                let top = _mm512_maskz_loadu_ps(mask, top.as_ptr().add(first));
-                let bottom = _mm512_maskz_loadu_ps(mask, bottom.as_ptr().add(first));
-                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(bottom, top));
-                let pairs = _mm512_permutexvar_epi16(order, halves);
-                _mm512_mask_storeu_epi32(into.as_mut_ptr().add(first).cast(), mask, pairs);
+                let [top, bottom] = [top, bottom].map(|row| _mm512_loadu_ps(row.as_ptr().add(first)));
+                let pairs = _mm512_permutexvar_epi16(order, as_integers(_mm512_cvtne2ps_pbh(bottom, top)));
+                _mm512_storeu_epi32(into.as_mut_ptr().add(first).cast(), pairs);
             }
+        }
+        let mask = (1 << (into.len() - whole)) - 1;
+        // SAFETY: columns beyond the rows are masked out.
+        unsafe {
+            let [top, bottom] = [top, bottom].map(|row| _mm512_maskz_loadu_ps(mask, row.as_ptr().add(whole)));
+            let pairs = _mm512_permutexvar_epi16(order, as_integers(_mm512_cvtne2ps_pbh(bottom, top)));
+            _mm512_mask_storeu_epi32(into.as_mut_ptr().add(whole).cast(), mask, pairs);
         }
     }
 
@@ -287,7 +292,16 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(in super::super) unsafe fn round_row(from: &[f32], into: &mut [bf16]) {
         assert_eq!(from.len(), into.len(), "rows of equal length");
-        for first in (0..from.len()).step_by(16) {
+        let whole = from.len() / 32 * 32;
+        for first in (0..whole).step_by(32) {
+            // SAFETY: 32 columns from here on are inside the rows.
+            unsafe {
+                let [low, high] = [0, 16].map(|half| _mm512_loadu_ps(from.as_ptr().add(first + half)));
+                let rounded = as_integers(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_epi32(into.as_mut_ptr().add(first).cast(), rounded);
+            }
+        }
+        for first in (whole..from.len()).step_by(16) {
             let mask = u16::MAX >> (16 - (from.len() - first).min(16));
             // SAFETY: columns beyond the rows are masked out.
             unsafe {
@@ -296,6 +310,14 @@ mod x86 {
                 _mm256_mask_storeu_epi16(into.as_mut_ptr().add(first).cast(), mask, row);
             }
         }
+    }
+
+    #[expect(unsafe_code, reason = "there is no intrinsic that casts between these register types")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn as_integers(register: __m512bh) -> __m512i {
+        // SAFETY: both are 64 bytes without invalid values.
+        unsafe { std::mem::transmute(register) }
     }
 
     #[expect(unsafe_code, reason = "there is no intrinsic that casts between these register types")]

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use crate::kernel::{Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded};
 
+/// Keys whose values are mixed before the next are read, so that they stay in the cache.
+pub(super) const KEYS: usize = 512;
 /// Keys whose scores are computed at a time: a strip of transposed keys stays in the first cache.
 const STRIP: usize = 64;
 
@@ -19,7 +21,8 @@ pub(super) trait Factors: Send + Sync + 'static {
     fn right<T: Float>(rows: Matrix<'_, T>) -> Self::Right<'_, T>;
     /// From `depth` rows of as many numbers as make them up.
     fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> Self::Kept<T>;
-    fn lend<T: Float>(kept: &Self::Kept<T>, columns: usize) -> Self::Right<'_, T>;
+    /// Its first rows and columns.
+    fn lend<T: Float>(kept: &Self::Kept<T>, rows: usize, columns: usize) -> Self::Right<'_, T>;
 
     /// `result = scale · left · right`, or `result += scale · left · right`.
     fn multiply<T: Float>(
@@ -51,8 +54,8 @@ impl Factors for Exact {
         (numbers, depth)
     }
 
-    fn lend<T: Float>((numbers, depth): &(Vec<T>, usize), columns: usize) -> Matrix<'_, T> {
-        Matrix::rows_apart(numbers, *depth, columns, numbers.len() / (*depth).max(1))
+    fn lend<T: Float>((numbers, depth): &(Vec<T>, usize), rows: usize, columns: usize) -> Matrix<'_, T> {
+        Matrix::rows_apart(numbers, rows, columns, numbers.len() / (*depth).max(1))
     }
 
     fn multiply<T: Float>(
@@ -86,7 +89,7 @@ impl Factors for Rounded {
         RoundedPairs::new(Matrix::new(&numbers, depth, numbers.len() / depth.max(1)).single())
     }
 
-    fn lend<T: Float>(kept: &RoundedPairs, _: usize) -> Cow<'_, RoundedPairs> {
+    fn lend<T: Float>(kept: &RoundedPairs, _: usize, _: usize) -> Cow<'_, RoundedPairs> {
         Cow::Borrowed(kept)
     }
 
@@ -98,6 +101,32 @@ impl Factors for Rounded {
         right: &Cow<'_, RoundedPairs>,
     ) {
         multiply_rounded(result.single(), update, scale.to_f64() as f32, left, right);
+    }
+}
+
+/// One head's keys or values, `[KEYS, head_width]` for each [`KEYS`] tokens.
+pub(super) struct Blocks<F: Factors, T: Float> {
+    blocks: Vec<F::Kept<T>>,
+    head_width: usize,
+}
+
+impl<F: Factors, T: Float> Blocks<F, T> {
+    pub(super) fn new(tokens: Matrix<'_, T>) -> Self {
+        let (count, head_width) = tokens.shape();
+        let block = |first: usize| {
+            let rows = first..count.min(first + KEYS);
+            let mut numbers = Vec::with_capacity(rows.len() * head_width);
+            rows.clone().for_each(|token| numbers.extend_from_slice(tokens.row(token)));
+            F::keep(numbers, rows.len())
+        };
+        Self { blocks: (0..count).step_by(KEYS).map(block).collect(), head_width }
+    }
+
+    /// `result = rows · tokens`, or `result += rows · tokens`, for as many tokens from `first` on, a multiple of [`KEYS`], as the
+    /// rows have columns: no more than [`KEYS`].
+    pub(super) fn multiply(&self, result: MatrixMut<'_, T>, update: Update, rows: Matrix<'_, T>, first: usize) {
+        let tokens = F::lend(&self.blocks[first / KEYS], rows.shape().1, self.head_width);
+        F::multiply(result, update, T::ONE, &F::left(rows), &tokens);
     }
 }
 
@@ -129,10 +158,10 @@ impl<F: Factors, T: Float> Strips<F, T> {
         result: &mut [T],
         pitch: usize,
     ) {
-        let (count, rows) = (rows.shape().0, F::left(rows));
+        let ((count, depth), rows) = (rows.shape(), F::left(rows));
         for start in (0..columns).step_by(STRIP) {
             let width = STRIP.min(columns - start);
-            let strip = F::lend(&self.0[(first + start) / STRIP], width);
+            let strip = F::lend(&self.0[(first + start) / STRIP], depth, width);
             let result = MatrixMut::rows_apart(&mut result[start..], count, width, pitch);
             F::multiply(result, Update::Replace, scale, &rows, &strip);
         }

@@ -14,14 +14,15 @@ use crate::kernel::{
     Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, has_bf16_instructions, sum_of_products,
     vectorized,
 };
-use factors::{Exact, Factors, Rounded, Strips};
+use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 
 /// Queries whose scores are held at a time in the forward pass: with 4096 keys they fill half a mebibyte.
 const QUERIES: usize = 32;
 /// Queries and keys of a square of scores in the backward pass.
 const BACKWARD_QUERIES: usize = 64;
-/// Keys whose values are mixed before the next are read, so that they stay in the cache.
-const KEYS: usize = 512;
+
+/// Numbers that are moved together when rows become columns: as many as a line of the cache holds.
+const LINE: usize = 16;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,15 +157,15 @@ impl<F: Factors> Kernel3 for Attention<F> {
             let samples = output.par_chunks_mut(sizes.queries * sizes.width());
             let samples = samples.zip(log_sums.par_chunks_mut(sizes.queries * sizes.heads)).enumerate();
             samples.for_each(|(sample, (output, log_sums))| {
-                let keys: Vec<_> = (0..sizes.heads)
-                    .into_par_iter()
-                    .map(|head| Strips::<F, T>::new(sizes.head(k.data, sizes.keys, sample, head, (0, sizes.keys))))
-                    .collect();
+                let head = |data, head| sizes.head(data, sizes.keys, sample, head, (0, sizes.keys));
+                let seen =
+                    |index| Seen { keys: Strips::new(head(k.data, index)), values: Blocks::new(head(v.data, index)) };
+                let heads: Vec<Seen<F, T>> = (0..sizes.heads).into_par_iter().map(seen).collect();
+                let q = &q.data[sample * sizes.queries * sizes.width()..];
                 let blocks = output.par_chunks_mut(QUERIES * sizes.width());
                 let blocks = blocks.zip(log_sums.par_chunks_mut(QUERIES * sizes.heads)).enumerate();
-                blocks.for_each(|(block, (output, log_sums))| {
-                    let first = block * QUERIES;
-                    forward_block(&sizes, (q.data, &keys, v.data), sample, first, output, log_sums);
+                blocks.for_each_init(Vec::new, |scores, (block, (output, log_sums))| {
+                    forward_block(&sizes, (q, &heads), block * QUERIES, scores, output, log_sums);
                 });
             });
         }
@@ -186,36 +187,37 @@ impl<F: Factors> Kernel3 for Attention<F> {
             .into_par_iter()
             .map(|index| HeadGradients::compute::<F>(&sizes, &forward, index / sizes.heads, index % sizes.heads))
             .collect();
-        let by_key = |token, channel| channel * sizes.keys + token;
+        let (by_query, by_key) = ((sizes.head_width, 1), (1, sizes.keys));
         Ok([
-            interleave(
-                &sizes,
-                sizes.queries,
-                &heads,
-                |head| &head.dq,
-                |token, channel| token * sizes.head_width + channel,
-            ),
+            interleave(&sizes, sizes.queries, &heads, |head| &head.dq, by_query),
             interleave(&sizes, sizes.keys, &heads, |head| &head.dk, by_key),
             interleave(&sizes, sizes.keys, &heads, |head| &head.dv, by_key),
         ])
     }
 }
 
-/// Output rows and log-sums of the queries from `first` on, for all heads.
+/// What one head of one sample looks at in the forward pass.
+struct Seen<F: Factors, T: Float> {
+    keys: Strips<F, T>,
+    values: Blocks<F, T>,
+}
+
+/// Output rows and log-sums of the queries from `first` on of a sample, for all heads.
 fn forward_block<F: Factors, T: Float>(
     sizes: &Sizes,
-    (q, keys, v): (&[T], &[Strips<F, T>], &[T]),
-    sample: usize,
+    (q, heads): (&[T], &[Seen<F, T>]),
     first: usize,
+    scores: &mut Vec<T>,
     output: &mut [T],
     log_sums: &mut [f64],
 ) {
     let rows = output.len() / sizes.width();
     let visible = sizes.visible(first + rows);
-    let (mut scores, mut factors) = (vec![T::ZERO; rows * visible], [T::ZERO; QUERIES]);
-    for (head, keys) in keys.iter().enumerate() {
-        let q = sizes.head(q, sizes.queries, sample, head, (first, rows));
-        keys.multiply(q, (0, visible), sizes.scale(), &mut scores, visible);
+    let mut factors = [T::ZERO; QUERIES];
+    scores.resize(rows * visible, T::ZERO);
+    for (head, Seen { keys, values }) in heads.iter().enumerate() {
+        let q = sizes.head(q, sizes.queries, 0, head, (first, rows));
+        keys.multiply(q, (0, visible), sizes.scale(), scores, visible);
         for (row, scores) in scores.chunks_exact_mut(visible).enumerate() {
             let (seen, hidden) = scores.split_at_mut(sizes.visible(first + row + 1));
             let (peak, total) = vectorized::<Exponentials, _>(seen);
@@ -224,13 +226,11 @@ fn forward_block<F: Factors, T: Float>(
             hidden.fill(T::ZERO);
         }
         for start in (0..visible).step_by(KEYS) {
-            let count = KEYS.min(visible - start);
-            let v = sizes.head(v, sizes.keys, sample, head, (start, count));
-            let scores = Matrix::rows_apart(&scores[start..], rows, count, visible);
+            let scores = Matrix::rows_apart(&scores[start..], rows, KEYS.min(visible - start), visible);
             let output = &mut output[head * sizes.head_width..];
             let output = MatrixMut::rows_apart(output, rows, sizes.head_width, sizes.width());
             let update = if start == 0 { Update::Replace } else { Update::Add };
-            F::multiply(output, update, T::ONE, &F::left(scores), &F::right(v));
+            values.multiply(output, update, scores, start);
         }
         // Dividing the few results by the sums is cheaper than dividing the many scores.
         for (row, factor) in output.chunks_exact_mut(sizes.width()).zip(factors) {
@@ -264,6 +264,7 @@ struct Head<'a, F: Factors, T: Float> {
     head: usize,
     keys: Strips<F, T>,
     values: Strips<F, T>,
+    key_rows: Blocks<F, T>,
     /// `[head_width, queries]` each.
     queries: Vec<T>,
     grads: Vec<T>,
@@ -277,11 +278,19 @@ impl<T: Float> HeadGradients<T> {
             dk: vec![T::ZERO; sizes.keys * width],
             dv: vec![T::ZERO; sizes.keys * width],
         };
-        let of_keys = |data| Strips::<F, T>::new(sizes.head(data, sizes.keys, sample, head, (0, sizes.keys)));
+        let of_keys = |data| sizes.head(data, sizes.keys, sample, head, (0, sizes.keys));
         let of_queries = |data| transposed(sizes.head(data, sizes.queries, sample, head, (0, sizes.queries)));
-        let (keys, values) = (of_keys(forward.k), of_keys(forward.v));
-        let (queries, grads) = (of_queries(forward.q), of_queries(forward.grad));
-        let head = Head { sizes: *sizes, forward, sample, head, keys, values, queries, grads };
+        let head = Head::<F, T> {
+            sizes: *sizes,
+            forward,
+            sample,
+            head,
+            keys: Strips::new(of_keys(forward.k)),
+            values: Strips::new(of_keys(forward.v)),
+            key_rows: Blocks::new(of_keys(forward.k)),
+            queries: of_queries(forward.q),
+            grads: of_queries(forward.grad),
+        };
         let block = BACKWARD_QUERIES.min(sizes.queries) * KEYS.min(sizes.keys);
         let mut scratch = (vec![T::ZERO; block], vec![T::ZERO; block]);
         for key in (0..sizes.keys).step_by(KEYS) {
@@ -333,9 +342,8 @@ impl<T: Float> HeadGradients<T> {
         };
         add_keys(&mut self.dv, &head.grads, p);
         add_keys(&mut self.dk, &head.queries, ds);
-        let k = sizes.head(forward.k, sizes.keys, head.sample, head.head, (key, keys));
         let dq = MatrixMut::new(&mut self.dq[first * width..][..count * width], count, width);
-        F::multiply(dq, Update::Add, T::ONE, &F::left(ds), &F::right(k));
+        head.key_rows.multiply(dq, Update::Add, ds, key);
     }
 }
 
@@ -343,9 +351,10 @@ impl<T: Float> HeadGradients<T> {
 fn transposed<T: Float>(tokens: Matrix<'_, T>) -> Vec<T> {
     let (count, width) = tokens.shape();
     let mut result = vec![T::ZERO; count * width];
-    for token in 0..count {
-        for (channel, value) in tokens.row(token).iter().enumerate() {
-            result[channel * count + token] = *value;
+    for first in (0..count).step_by(LINE) {
+        let tokens: Vec<&[T]> = (first..count.min(first + LINE)).map(|token| tokens.row(token)).collect();
+        for (channel, line) in result.chunks_exact_mut(count).enumerate() {
+            line[first..].iter_mut().zip(&tokens).for_each(|(value, token)| *value = token[channel]);
         }
     }
     result
@@ -384,22 +393,31 @@ impl<T: Float> Loop<ScoreRow<'_, T>> for Differentiate {
     }
 }
 
-/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`; `at(token, channel)` is the place of an
-/// element in its matrix.
+/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`; in a matrix, neighbouring tokens and
+/// neighbouring channels are so far apart.
 fn interleave<T: Float>(
     sizes: &Sizes,
     tokens: usize,
     heads: &[HeadGradients<T>],
     of: fn(&HeadGradients<T>) -> &[T],
-    at: impl Fn(usize, usize) -> usize + Sync,
+    (of_token, of_channel): (usize, usize),
 ) -> Vec<T> {
-    crate::kernel::map_rows(sizes.batch * tokens, sizes.width(), |first, rows| {
-        for (row, columns) in rows.chunks_exact_mut(sizes.width()).enumerate() {
-            let (sample, token) = ((first + row) / tokens, (first + row) % tokens);
-            for (head, columns) in columns.chunks_exact_mut(sizes.head_width).enumerate() {
-                let source = of(&heads[sample * sizes.heads + head]);
-                columns.iter_mut().enumerate().for_each(|(channel, value)| *value = source[at(token, channel)]);
+    let mut result = vec![T::ZERO; sizes.batch * tokens * sizes.width()];
+    if result.is_empty() {
+        return result;
+    }
+    let samples = result.par_chunks_exact_mut(tokens * sizes.width()).zip(heads.par_chunks_exact(sizes.heads));
+    samples.for_each(|(result, heads)| {
+        result.par_chunks_mut(LINE * sizes.width()).enumerate().for_each(|(block, rows)| {
+            for (place, head) in heads.iter().enumerate() {
+                let source = &of(head)[block * LINE * of_token..];
+                for channel in 0..sizes.head_width {
+                    let column = rows[place * sizes.head_width + channel..].iter_mut().step_by(sizes.width());
+                    let source = source[channel * of_channel..].iter().step_by(of_token);
+                    column.zip(source).for_each(|(value, number)| *value = *number);
+                }
             }
-        }
-    })
+        });
+    });
+    result
 }
