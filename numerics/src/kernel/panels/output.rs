@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
 
+use super::vectors::turn_small;
 use super::winograd::SIDE as TILE;
 use super::{PANEL, PIXELS};
 
@@ -81,10 +82,9 @@ impl<'a> Output<'a> {
             }
             Order::Planes => {
                 let planes = Planes { first: sample * self.channels + first, outputs, at: row * self.size.1 + column };
-                match (<&[_; TILE]>::try_from(pixels), <&[_; PIXELS]>::try_from(pixels)) {
-                    (Ok(pixels), _) => self.write_planes(planes, pixels),
-                    (_, Ok(pixels)) => self.write_planes(planes, pixels),
-                    _ => pixels.iter().enumerate().for_each(|(offset, pixel)| {
+                match <&[_; PIXELS]>::try_from(pixels) {
+                    Ok(pixels) => self.write_planes(planes, pixels),
+                    Err(_) => pixels.iter().enumerate().for_each(|(offset, pixel)| {
                         self.write_planes(Planes { at: planes.at + offset, ..planes }, &[*pixel]);
                     }),
                 }
@@ -104,6 +104,48 @@ impl<'a> Output<'a> {
             let mut values = pixels.map(|sums| sums[output] + bias + shift);
             add(&mut values, residual.map(|residual| &residual[at..][..N]));
             self.results.write(at, &values);
+        }
+    }
+
+    /// [`write`](Self::write) for a tile whose first result is at `row` and `column` of `sample`, as far as it is inside.
+    pub(super) fn write_tile(
+        &self,
+        panel: usize,
+        (sample, row, column): (usize, usize, usize),
+        tile: &[[[f32; PANEL]; TILE]; TILE],
+    ) {
+        let (height, width) = self.size;
+        if self.order == Order::Planes && row + TILE <= height && column + TILE <= width {
+            return self.write_whole_tile(panel, (sample, row, column), tile.as_flattened());
+        }
+        for (line, pixels) in tile.iter().enumerate().take(height - row) {
+            let pixels = &pixels.each_ref()[..TILE.min(width - column)];
+            self.write(panel, (sample * height + row + line, column), pixels);
+        }
+    }
+
+    /// Turns outputs that lie side by side into maps.
+    #[expect(unsafe_code, reason = "vector instructions, where there are any")]
+    fn write_whole_tile(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[[f32; PANEL]]) {
+        let Start { bias, shift, residual } = self.start;
+        let (mut square, mut turned) = ([[0.0; TILE * TILE]; TILE * TILE], [[0.0; TILE * TILE]; TILE * TILE]);
+        for first in (panel * PANEL..self.channels.min(panel * PANEL + PANEL)).step_by(TILE * TILE) {
+            for (row, pixel) in square.iter_mut().zip(pixels) {
+                row.copy_from_slice(&pixel[first % PANEL..][..TILE * TILE]);
+            }
+            // SAFETY: results of panels are only made where these instructions exist.
+            unsafe { turn_small(&square, &mut turned) }
+            for (channel, pixels) in (first..self.channels).zip(&turned) {
+                let plane = sample * self.channels + channel;
+                let bias = bias.map_or(0.0, |bias| bias[channel]);
+                let shift = shift.map_or(0.0, |shift| shift[plane]);
+                for (line, values) in pixels.as_chunks::<TILE>().0.iter().enumerate() {
+                    let at = (plane * self.size.0 + row + line) * self.size.1 + column;
+                    let mut values = values.map(|value| value + bias + shift);
+                    add(&mut values, residual.map(|residual| &residual[at..][..TILE]));
+                    self.results.write(at, &values);
+                }
+            }
         }
     }
 

@@ -369,17 +369,12 @@ impl Work<'_> {
 
     /// Writes the results of a group of tiles, of `panels` panels from `first` on.
     fn write(&self, first: usize, panels: usize, group: usize, sums: &[Tile; PLACES]) {
-        let (height, width) = self.grid.output.size();
         let mut results = [[[0.0; PANEL]; SIDE]; SIDE];
         for tile in 0..self.tiles_in(group) {
-            let (sample, row, column) = self.grid.place(self.band.start + group * PIXELS + tile);
+            let place = self.grid.place(self.band.start + group * PIXELS + tile);
             for panel in 0..panels {
                 vectorized::<Gather, _>((sums, tile, panel, &mut results));
-                for (below, results) in results.iter().enumerate().take(height - row) {
-                    let line = sample * height + row + below;
-                    let pixels = &results.each_ref()[..SIDE.min(width - column)];
-                    self.grid.output.write(first + panel, (line, column), pixels);
-                }
+                self.grid.output.write_tile(first + panel, place, &results);
             }
         }
     }
