@@ -11,3 +11,4 @@ mod generation;
 mod golden;
 mod hub;
 mod models;
+mod rounding;
