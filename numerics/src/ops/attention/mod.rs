@@ -187,11 +187,10 @@ impl<F: Factors> Kernel3 for Attention<F> {
             .into_par_iter()
             .map(|index| HeadGradients::compute::<F>(&sizes, &forward, index / sizes.heads, index % sizes.heads))
             .collect();
-        let (by_query, by_key) = ((sizes.head_width, 1), (1, sizes.keys));
         Ok([
-            interleave(&sizes, sizes.queries, &heads, |head| &head.dq, by_query),
-            interleave(&sizes, sizes.keys, &heads, |head| &head.dk, by_key),
-            interleave(&sizes, sizes.keys, &heads, |head| &head.dv, by_key),
+            interleave(&sizes, sizes.queries, &heads, |head| (&head.dq, Rows::Tokens)),
+            interleave(&sizes, sizes.keys, &heads, |head| (&head.dk, Rows::Channels)),
+            interleave(&sizes, sizes.keys, &heads, |head| (&head.dv, Rows::Channels)),
         ])
     }
 }
@@ -393,14 +392,19 @@ impl<T: Float> Loop<ScoreRow<'_, T>> for Differentiate {
     }
 }
 
-/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`; in a matrix, neighbouring tokens and
-/// neighbouring channels are so far apart.
+/// What the rows of a head's matrix are.
+#[derive(Clone, Copy)]
+enum Rows {
+    Tokens,
+    Channels,
+}
+
+/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`.
 fn interleave<T: Float>(
     sizes: &Sizes,
     tokens: usize,
     heads: &[HeadGradients<T>],
-    of: fn(&HeadGradients<T>) -> &[T],
-    (of_token, of_channel): (usize, usize),
+    of: fn(&HeadGradients<T>) -> (&[T], Rows),
 ) -> Vec<T> {
     let mut result = vec![T::ZERO; sizes.batch * tokens * sizes.width()];
     if result.is_empty() {
@@ -408,16 +412,28 @@ fn interleave<T: Float>(
     }
     let samples = result.par_chunks_exact_mut(tokens * sizes.width()).zip(heads.par_chunks_exact(sizes.heads));
     samples.for_each(|(result, heads)| {
-        result.par_chunks_mut(LINE * sizes.width()).enumerate().for_each(|(block, rows)| {
+        result.par_chunks_mut(LINE * sizes.width()).enumerate().for_each(|(block, result)| {
             for (place, head) in heads.iter().enumerate() {
-                let source = &of(head)[block * LINE * of_token..];
-                for channel in 0..sizes.head_width {
-                    let column = rows[place * sizes.head_width + channel..].iter_mut().step_by(sizes.width());
-                    let source = source[channel * of_channel..].iter().step_by(of_token);
-                    column.zip(source).for_each(|(value, number)| *value = *number);
-                }
+                put(&mut result[place * sizes.head_width..], sizes, of(head), block * LINE);
             }
         });
     });
     result
+}
+
+/// The tokens from `first` on of one head, in rows of all heads that begin with it.
+fn put<T: Float>(result: &mut [T], sizes: &Sizes, (matrix, rows): (&[T], Rows), first: usize) {
+    let width = sizes.head_width;
+    match rows {
+        Rows::Tokens => {
+            let tokens = matrix[first * width..].chunks_exact(width);
+            result.chunks_mut(sizes.width()).zip(tokens).for_each(|(row, token)| row[..width].copy_from_slice(token));
+        }
+        Rows::Channels => {
+            for (channel, row) in matrix.chunks_exact(matrix.len() / width).enumerate() {
+                let column = result[channel..].iter_mut().step_by(sizes.width());
+                column.zip(&row[first..]).for_each(|(value, number)| *value = *number);
+            }
+        }
+    }
 }
