@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static PORTABLE_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// The kinds of kernels there are for f32. They differ in rounding, in how weights are kept, and in how many products
-/// with margins they compute in vain.
+/// they make: with margins that are computed in vain, or filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
     /// For every processor.

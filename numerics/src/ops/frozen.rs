@@ -21,7 +21,7 @@ pub fn weight_bytes(numbers: u64, dtype: DType) -> u64 {
     if has_wide_vectors() && bytes <= KEPT_TURNED as u64 { 2 * bytes } else { bytes }
 }
 
-/// Bytes that a 3 × 3 convolution of stride 1 holds at most on this processor besides its input in its frame and its result,
+/// About how many bytes a 3 × 3 convolution of stride 1 holds on this processor besides its input in its frame and its result,
 /// for one map of `in_channels` and `pixels`.
 pub fn convolution_scratch_bytes(in_channels: usize, pixels: usize) -> u64 {
     if has_wide_vectors() { winograd_bytes(in_channels, pixels, rayon::current_num_threads()) as u64 } else { 0 }
@@ -36,7 +36,7 @@ pub(super) enum Frozen {
     Plain(Tensor),
     /// For processors with 512-bit vectors.
     F32(Arc<Packed<f32>>),
-    /// For processors that also multiply bf16. Products are of bf16, sums in f32.
+    /// For processors that also multiply bf16. Products are of bf16, but of f32 in filtered 3 × 3 convolutions; sums are in f32.
     Bf16(Arc<Packed<bf16>>),
 }
 

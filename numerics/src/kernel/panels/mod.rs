@@ -2,9 +2,10 @@
 //!
 //! A weight `[out, taps, in]` is cut into *panels* of [`PANEL`] outputs, each stored in the order in which the inner
 //! loop reads it: tap, input channel, output. The left operand is a [`Field`]: pixels (or tokens) with adjacent
-//! channels, so that a tap is an offset and neither an im2col matrix nor a transposed copy of tokens is made. A tile of
-//! up to six pixels by two panels stays in registers over the whole sum, so every result is one sum in one fixed
-//! order: bits do not depend on the number of threads.
+//! channels, so that a tap is an offset and neither an im2col matrix nor a transposed copy of tokens is made. In a
+//! [`sweep`](sweep()) a tile of up to six pixels by two panels stays in registers over the whole sum; 3 × 3 windows with enough
+//! tiles to pay for it take the filtered way, [`winograd`](winograd()). Either adds in one fixed order: bits do not depend on the
+//! number of threads.
 //!
 //! The gradient of the input is the same product with the weight's taps reversed and its panels transposed, one at a
 //! time while they are used: a large weight is kept once. A small one is kept turned around too.

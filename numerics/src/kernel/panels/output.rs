@@ -3,9 +3,9 @@
 use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
 
+use super::PANEL;
 use super::vectors::turn_small;
 use super::winograd::SIDE as TILE;
-use super::{PANEL, PIXELS};
 
 /// How results lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +82,11 @@ impl<'a> Output<'a> {
             }
             Order::Planes => {
                 let planes = Planes { first: sample * self.channels + first, outputs, at: row * self.size.1 + column };
-                match <&[_; PIXELS]>::try_from(pixels) {
-                    Ok(pixels) => self.write_planes(planes, pixels),
-                    Err(_) => pixels.iter().enumerate().for_each(|(offset, pixel)| {
+                match *pixels {
+                    [a, b, c, d, e, f] => self.write_planes(planes, &[a, b, c, d, e, f]),
+                    [a, b, c, d, e] => self.write_planes(planes, &[a, b, c, d, e]),
+                    [a, b, c, d] => self.write_planes(planes, &[a, b, c, d]),
+                    _ => pixels.iter().enumerate().for_each(|(offset, pixel)| {
                         self.write_planes(Planes { at: planes.at + offset, ..planes }, &[*pixel]);
                     }),
                 }
@@ -107,7 +109,8 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// [`write`](Self::write) for a tile whose first result is at `row` and `column` of `sample`, as far as it is inside.
+    /// [`write`](Self::write), with the same duty, for a tile whose first result is at `row` and `column` of `sample`, as far as it
+    /// is inside.
     pub(super) fn write_tile(
         &self,
         panel: usize,
@@ -149,7 +152,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// The whole result.
+    /// The whole result, once every pixel of every panel has been written.
     pub(super) fn finish(self) -> Vec<f32> {
         self.results.finish()
     }

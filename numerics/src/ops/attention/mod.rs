@@ -36,7 +36,7 @@ pub enum AttentionMask {
 /// Multi-head attention, `softmax(q kᵀ / √d) v` for each head.
 ///
 /// **Shapes** `q: [batch, t, heads · d]`, `k`, `v`: `[batch, s, heads · d]`; returns `[batch, t, heads · d]`. `t` and
-/// `s` may differ. Nothing is transposed or copied, and the scores are computed again in the backward pass.
+/// `s` may differ. Keys and values are laid out once for each head; the scores are computed again in the backward pass.
 ///
 /// **Gradient** to `q`, `k` and `v`.
 ///

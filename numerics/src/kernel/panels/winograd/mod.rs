@@ -28,7 +28,7 @@ const PLACES: usize = SPAN * SPAN;
 const LANES: usize = 16;
 /// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
 const DEPTH: usize = 64;
-/// Bytes of transformed pixels and their sums that are held at a time, but those of at least [`FEWEST`] tiles.
+/// Bytes of transformed pixels and of their sums that one thread holds at a time, but those of at least [`FEWEST`] tiles.
 const BAND: usize = 8 << 20;
 /// Tiles that are worth the transforms of all kernels.
 const FEWEST: usize = 64;
@@ -59,14 +59,15 @@ fn band(channels: usize) -> usize {
     (BAND / (size_of::<f32>() * PLACES * (channels + PANELS * PANEL))).max(FEWEST)
 }
 
-/// Bytes that it holds on so many threads besides its field and its result, for a map of `channels` and `pixels`.
+/// About how many bytes it holds on so many threads besides its field and its result, for a map of `channels` and `pixels`.
 pub(crate) fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
-    let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels));
+    let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels)).next_multiple_of(PIXELS);
     let per_thread = PANELS * PANEL * (tiles + kernel_pitch(channels));
     size_of::<f32>() * PLACES * (tiles * pitch(channels) + threads * per_thread)
 }
 
-/// From one transformed tile to the next: not a power of two, or all places would compete for the same lines of the cache.
+/// From one transformed tile to the next: a line more than the channels, which are often many times a power of two, so that
+/// all places would compete for the same lines of the cache.
 fn pitch(channels: usize) -> usize {
     channels.next_multiple_of(LANES) + LANES
 }
@@ -76,7 +77,7 @@ fn kernel_pitch(channels: usize) -> usize {
     channels.min(DEPTH) | 1
 }
 
-/// The same, with the pixels of so many tiles transformed at a time.
+/// [`winograd`], with the pixels of so many tiles transformed at a time.
 fn winograd_in_bands<E: Element>(
     field: &Field<'_, f32>,
     window: Window,
@@ -91,11 +92,13 @@ fn winograd_in_bands<E: Element>(
         return Vec::new();
     }
     assert_eq!((window.kernel, window.stride, field.channels), ((3, 3), 1, inner), "a 3 × 3 window over the field");
+    let (height, width) = (window.output.0 + SPAN - SIDE, window.output.1 + SPAN - SIDE);
+    assert!(height <= field.size.0 && width <= field.size.1, "the window leaves the field");
     let output = Output::new(field.batch, channels, window.output, start, order);
     let grid = Grid::new(field, &output);
     count_product(PLACES * grid.tiles(), channels, inner);
     let bands = grid.bands(tiles);
-    let panels = Panels::of(weight, direction, bands.len() > 1);
+    let panels = Panels::of(weight, direction, false);
     let mut spread = Box::new_uninit_slice(bands[0].len().div_ceil(PIXELS) * grid.group_len());
     for band in bands {
         grid.spread(&band, &mut spread);
@@ -226,7 +229,7 @@ impl Work<'_> {
         let (groups, pairs) = (self.band.len().div_ceil(PIXELS), self.grid.output.panels().div_ceil(PANELS));
         let threads = rayon::current_num_threads();
         let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let parts = wanted.div_ceil(pairs).clamp(1, groups.div_ceil(FEWEST / PIXELS));
+        let parts = wanted.div_ceil(pairs).clamp(1, (groups / (FEWEST / PIXELS)).max(1));
         let part = |part: usize| groups * part / parts..groups * (part + 1) / parts;
         (0..pairs).flat_map(|pair| (0..parts).map(move |p| Task { pair, groups: part(p) })).collect()
     }
