@@ -12,9 +12,8 @@ pub(crate) use convolution::{Convolution, OnImages};
 pub(crate) use float::Float;
 pub(crate) use operation::{AddedKernel, Kernel1, Kernel3, View, Wanted, apply_added, apply1, apply3, lend};
 pub(crate) use panels::{
-    Direction, Field, Frame, KEPT_TURNED, Order, Packed, RoundedPairs, RoundedRows, Start, Window,
-    has_bf16_instructions, has_wide_vectors, multiply_in_cache, multiply_rounded, pays, sweep, winograd,
-    winograd_bytes,
+    Field, Frame, Job, KEPT_TURNED, Order, Packed, RoundedPairs, RoundedRows, Start, Window, has_bf16_instructions,
+    has_wide_vectors, multiply_in_cache, multiply_rounded, pays, sweep, winograd, winograd_bytes,
 };
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
 pub(crate) use vector::{Loop, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};

@@ -11,7 +11,7 @@ use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::linear::{check_bias, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
-use crate::kernel::{Convolution, Direction, Float, OnImages, Order, Start, View, lend};
+use crate::kernel::{Convolution, Float, Job, OnImages, Order, Start, View, lend};
 
 /// A convolution that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -219,7 +219,7 @@ impl Product for Conv2d {
         let Frozen::Plain(weight) = &self.weight else {
             let (start, data, channels) = (single_start(start)?, single(x.data)?, self.sizes.in_channels);
             let x = Source::Planes { x: data, channels, size: (x.dims[2], x.dims[3]), frame: placed.frame() };
-            let y = self.weight.sweep(x, placed.window(), Direction::Forward, start, Order::Planes)?;
+            let y = self.weight.sweep(x, Job::forward(placed.window(), start, Order::Planes))?;
             return Ok(T::from_f32s(y));
         };
         let area = placed.output().0 * placed.output().1;
@@ -239,7 +239,7 @@ impl Product for Conv2d {
             let (data, channels) = (single(grad)?, self.sizes.out_channels);
             let grad = Source::Planes { x: data, channels, size: placed.output(), frame: placed.turned_frame() };
             let window = placed.turned_window();
-            let dx = self.weight.sweep(grad, window, Direction::Backward, Start::ZERO, Order::Planes)?;
+            let dx = self.weight.sweep(grad, Job::backward(window, Order::Planes))?;
             return Ok(T::from_f32s(dx));
         };
         Ok(placed.input_gradient(grad, &lend::<T>(weight)?, x[0]))

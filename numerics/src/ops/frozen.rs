@@ -6,8 +6,8 @@ use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
 use crate::kernel::{
-    Direction, Field, Float, Frame, KEPT_TURNED, Order, Packed, Start, Window, has_bf16_instructions, has_wide_vectors,
-    lend, pays, sweep, winograd, winograd_bytes,
+    Field, Float, Frame, Job, KEPT_TURNED, Packed, Start, has_bf16_instructions, has_wide_vectors, lend, pays, sweep,
+    winograd, winograd_bytes,
 };
 
 /// Bytes that a frozen weight of so many `numbers`, given as `dtype`, takes on this processor once a gradient has passed
@@ -68,23 +68,12 @@ impl Frozen {
     }
 
     /// The product with a packed weight. **Errors** if it is not packed, or the source is not f32.
-    pub(super) fn sweep(
-        &self,
-        source: Source<'_>,
-        window: Window,
-        direction: Direction,
-        start: Start<'_, f32>,
-        order: Order,
-    ) -> Result<Vec<f32>> {
+    pub(super) fn sweep(&self, source: Source<'_>, job: Job<'_>) -> Result<Vec<f32>> {
         match self {
-            Self::F32(weight) if pays::<f32>(window) => {
-                Ok(winograd(&source.as_it_lies(), window, weight, direction, start, order))
-            }
-            Self::Bf16(weight) if pays::<bf16>(window) => {
-                Ok(winograd(&source.as_it_lies(), window, weight, direction, start, order))
-            }
-            Self::F32(weight) => Ok(sweep(&source.as_it_lies(), window, weight, direction, start, order)),
-            Self::Bf16(weight) => Ok(sweep(&source.rounded(), window, weight, direction, start, order)),
+            Self::F32(weight) if pays::<f32>(job.window) => Ok(winograd(&source.as_it_lies(), weight, job)),
+            Self::Bf16(weight) if pays::<bf16>(job.window) => Ok(winograd(&source.as_it_lies(), weight, job)),
+            Self::F32(weight) => Ok(sweep(&source.as_it_lies(), weight, job)),
+            Self::Bf16(weight) => Ok(sweep(&source.rounded(), weight, job)),
             Self::Plain(_) | Self::Elsewhere(_) => candle_core::bail!("sweep: the weight is not packed"),
         }
     }

@@ -10,7 +10,7 @@ use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
-use crate::kernel::{Direction, Float, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
+use crate::kernel::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
 
 /// A linear layer that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ impl Product for Linear {
         let Frozen::Plain(weight) = &self.weight else {
             let start = single_start(start)?;
             let x = Source::Tokens { x: single(x.data)?, channels: self.in_features, size: (1, rows) };
-            let y = self.weight.sweep(x, Window::single(rows), Direction::Forward, start, Order::Tokens)?;
+            let y = self.weight.sweep(x, Job::forward(Window::single(rows), start, Order::Tokens))?;
             return Ok(T::from_f32s(y));
         };
         let weight = lend::<T>(weight)?;
@@ -182,7 +182,7 @@ impl Product for Linear {
         let rows = x.iter().product::<usize>() / (*in_features).max(1);
         let Frozen::Plain(weight) = weight else {
             let grad = Source::Tokens { x: single(grad)?, channels: *out_features, size: (1, rows) };
-            let dx = weight.sweep(grad, Window::single(rows), Direction::Backward, Start::ZERO, Order::Tokens)?;
+            let dx = weight.sweep(grad, Job::backward(Window::single(rows), Order::Tokens))?;
             return Ok(T::from_f32s(dx));
         };
         let weight = lend::<T>(weight)?;

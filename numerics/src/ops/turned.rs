@@ -6,7 +6,7 @@ use super::conv::FrozenConv2d;
 use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Product, frozen_layer};
 use super::linear::FrozenLinear;
-use crate::kernel::{Direction, Float, Frame, Order, Start, View, Window};
+use crate::kernel::{Float, Frame, Job, Order, Start, View, Window};
 
 impl FrozenLinear {
     /// The layer over the pixels of `x: [batch, in, height, width]`, as tokens `[batch, height · width, out]`.
@@ -126,13 +126,13 @@ impl Product for ToTokens {
     fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
         let size = self.size(x.dims)?;
         let (start, x) = (single_start(start)?, planes(x.data, self.in_channels, size)?);
-        self.weight.sweep(x, pixels(size), Direction::Forward, start, Order::Tokens).map(T::from_f32s)
+        self.weight.sweep(x, Job::forward(pixels(size), start, Order::Tokens)).map(T::from_f32s)
     }
 
     fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>> {
         let size = self.size(x)?;
         let grad = tokens(grad, self.out_channels, size)?;
-        self.weight.sweep(grad, pixels(size), Direction::Backward, Start::ZERO, Order::Planes).map(T::from_f32s)
+        self.weight.sweep(grad, Job::backward(pixels(size), Order::Planes)).map(T::from_f32s)
     }
 }
 
@@ -171,11 +171,11 @@ impl Product for ToMap {
     fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
         self.output(x.dims)?;
         let (start, x) = (single_start(start)?, tokens(x.data, self.in_channels, self.size)?);
-        self.weight.sweep(x, pixels(self.size), Direction::Forward, start, Order::Planes).map(T::from_f32s)
+        self.weight.sweep(x, Job::forward(pixels(self.size), start, Order::Planes)).map(T::from_f32s)
     }
 
     fn backward<T: Float>(&self, _: &[usize], grad: &[T]) -> Result<Vec<T>> {
         let grad = planes(grad, self.out_channels, self.size)?;
-        self.weight.sweep(grad, pixels(self.size), Direction::Backward, Start::ZERO, Order::Tokens).map(T::from_f32s)
+        self.weight.sweep(grad, Job::backward(pixels(self.size), Order::Tokens)).map(T::from_f32s)
     }
 }

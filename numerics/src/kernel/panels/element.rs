@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn_f32};
+use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn};
 use super::{PANEL, PANELS, PIXELS};
 
 /// Sums of a tile, pixel by pixel.
@@ -95,7 +95,7 @@ impl Element for f32 {
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
         // SAFETY: panels are only made where these instructions exist.
-        unsafe { turn_f32(square, turned) }
+        unsafe { turn(square, turned) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Element;
-use super::vectors::turn_small;
+use super::vectors::turn;
 
 /// Side of the squares in which maps are transposed: sixteen numbers are one cache line.
 const SQUARE: usize = 16;
@@ -126,7 +126,7 @@ impl Line<'_> {
                     copy(&mut square[..count], &self.source[from..][..count]);
                 }
                 // SAFETY: fields are only made where these instructions exist.
-                unsafe { turn_small(&square, &mut turned) }
+                unsafe { turn(&square, &mut turned) }
                 let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch);
                 for (pixel, values) in below.zip(&turned[..count]) {
                     let mut converted = [E::default(); SQUARE];

@@ -19,12 +19,14 @@ mod sweep;
 mod vectors;
 mod winograd;
 
+use std::ops::Range;
+
 pub(crate) use element::Element;
 pub(crate) use field::{Field, Frame};
 pub(crate) use output::{Order, Start};
 pub(crate) use packed::{Direction, KEPT_TURNED, Packed};
 pub(crate) use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
-pub(crate) use sweep::{Window, sweep};
+pub(crate) use sweep::{Job, Window, sweep};
 pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
 pub(crate) use winograd::{pays, winograd, winograd_bytes};
 
@@ -35,3 +37,16 @@ pub(crate) const PANELS: usize = 2;
 /// Pixels multiplied at a time: with four registers of sums each and the panels' four they fit the 32 registers, and
 /// their addresses the 16 others.
 pub(crate) const PIXELS: usize = 6;
+
+/// Tasks that keep every thread busy to the end.
+fn wanted_tasks() -> usize {
+    match rayon::current_num_threads() {
+        1 => 1,
+        threads => 4 * threads,
+    }
+}
+
+/// The `index`th of `parts` shares of `count` things, which differ by one at most.
+fn share(count: usize, index: usize, parts: usize) -> Range<usize> {
+    count * index / parts..count * (index + 1) / parts
+}

@@ -2,10 +2,11 @@
 
 use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ops::Range;
 
-use super::PANEL;
-use super::vectors::turn_small;
+use super::vectors::turn;
 use super::winograd::SIDE as TILE;
+use super::{Job, PANEL, Window};
 
 /// How results lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +44,8 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// For `batch` samples; nothing is written yet.
-    pub(super) fn new(
-        batch: usize,
-        channels: usize,
-        size: (usize, usize),
-        start: Start<'a, f32>,
-        order: Order,
-    ) -> Self {
+    pub(super) fn new(batch: usize, channels: usize, job: Job<'a>) -> Self {
+        let Job { window: Window { output: size, .. }, start, order, .. } = job;
         Self { channels, size, start, order, results: Results::of(batch * size.0 * size.1 * channels) }
     }
 
@@ -65,47 +61,17 @@ impl<'a> Output<'a> {
     /// Writes the sums of panel `panel` for neighbouring pixels of `line` (of all samples) from `column` on, on top of what
     /// is there to start from. Every pixel of every panel must be written by exactly one task.
     pub(super) fn write(&self, panel: usize, (line, column): (usize, usize), pixels: &[&[f32; PANEL]]) {
-        let first = panel * PANEL;
-        let outputs = PANEL.min(self.channels - first);
-        let (sample, row) = (line / self.size.0, line % self.size.0);
-        let bias = self.start.bias.map(|bias| &bias[first..][..outputs]);
-        let shift = self.start.shift.map(|shift| &shift[sample * self.channels + first..][..outputs]);
-        let residual = |at: usize, count: usize| self.start.residual.map(|residual| &residual[at..][..count]);
-        match self.order {
-            Order::Tokens => {
-                for (offset, sums) in pixels.iter().enumerate() {
-                    let at = (line * self.size.1 + column + offset) * self.channels + first;
-                    let mut values = **sums;
-                    [bias, shift, residual(at, outputs)].into_iter().for_each(|more| add(&mut values, more));
-                    self.results.write(at, &values[..outputs]);
+        let place = (line / self.size.0, line % self.size.0, column);
+        match (self.order, pixels) {
+            (Order::Tokens, _) => self.write_tokens(panel, place, pixels),
+            (Order::Planes, &[a, b, c, d, e, f]) => self.write_runs(panel, place, [a, b, c, d, e, f]),
+            (Order::Planes, &[a, b, c, d, e]) => self.write_runs(panel, place, [a, b, c, d, e]),
+            (Order::Planes, &[a, b, c, d]) => self.write_runs(panel, place, [a, b, c, d]),
+            (Order::Planes, _) => {
+                for (offset, pixel) in pixels.iter().enumerate() {
+                    self.write_runs(panel, (place.0, place.1, column + offset), [*pixel]);
                 }
             }
-            Order::Planes => {
-                let planes = Planes { first: sample * self.channels + first, outputs, at: row * self.size.1 + column };
-                match *pixels {
-                    [a, b, c, d, e, f] => self.write_planes(planes, &[a, b, c, d, e, f]),
-                    [a, b, c, d, e] => self.write_planes(planes, &[a, b, c, d, e]),
-                    [a, b, c, d] => self.write_planes(planes, &[a, b, c, d]),
-                    _ => pixels.iter().enumerate().for_each(|(offset, pixel)| {
-                        self.write_planes(Planes { at: planes.at + offset, ..planes }, &[*pixel]);
-                    }),
-                }
-            }
-        }
-    }
-
-    /// The same where each output is a map of its own.
-    #[inline(always)]
-    fn write_planes<const N: usize>(&self, planes: Planes, pixels: &[&[f32; PANEL]; N]) {
-        let Start { bias, shift, residual } = self.start;
-        for output in 0..planes.outputs {
-            let plane = planes.first + output;
-            let at = plane * self.size.0 * self.size.1 + planes.at;
-            let bias = bias.map_or(0.0, |bias| bias[plane % self.channels]);
-            let shift = shift.map_or(0.0, |shift| shift[plane]);
-            let mut values = pixels.map(|sums| sums[output] + bias + shift);
-            add(&mut values, residual.map(|residual| &residual[at..][..N]));
-            self.results.write(at, &values);
         }
     }
 
@@ -130,42 +96,64 @@ impl<'a> Output<'a> {
     /// Turns outputs that lie side by side into maps.
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn write_whole_tile(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[[f32; PANEL]]) {
-        let Start { bias, shift, residual } = self.start;
         let (mut square, mut turned) = ([[0.0; TILE * TILE]; TILE * TILE], [[0.0; TILE * TILE]; TILE * TILE]);
-        for first in (panel * PANEL..self.channels.min(panel * PANEL + PANEL)).step_by(TILE * TILE) {
+        for first in self.channels_of(panel).step_by(TILE * TILE) {
             for (row, pixel) in square.iter_mut().zip(pixels) {
                 row.copy_from_slice(&pixel[first % PANEL..][..TILE * TILE]);
             }
             // SAFETY: results of panels are only made where these instructions exist.
-            unsafe { turn_small(&square, &mut turned) }
+            unsafe { turn(&square, &mut turned) }
             for (channel, pixels) in (first..self.channels).zip(&turned) {
-                let plane = sample * self.channels + channel;
-                let bias = bias.map_or(0.0, |bias| bias[channel]);
-                let shift = shift.map_or(0.0, |shift| shift[plane]);
-                for (line, values) in pixels.as_chunks::<TILE>().0.iter().enumerate() {
-                    let at = (plane * self.size.0 + row + line) * self.size.1 + column;
-                    let mut values = values.map(|value| value + bias + shift);
-                    add(&mut values, residual.map(|residual| &residual[at..][..TILE]));
-                    self.results.write(at, &values);
+                for (line, sums) in pixels.as_chunks::<TILE>().0.iter().enumerate() {
+                    self.write_run(channel, (sample, row + line, column), *sums);
                 }
             }
         }
+    }
+
+    fn channels_of(&self, panel: usize) -> Range<usize> {
+        panel * PANEL..self.channels.min((panel + 1) * PANEL)
+    }
+
+    fn write_tokens(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[&[f32; PANEL]]) {
+        let Start { bias, shift, residual } = self.start;
+        let Range { start: first, end } = self.channels_of(panel);
+        for (offset, sums) in pixels.iter().enumerate() {
+            let at = ((sample * self.size.0 + row) * self.size.1 + column + offset) * self.channels + first;
+            let mut values = **sums;
+            let values = &mut values[..end - first];
+            add(values, bias.map(|bias| &bias[first..end]));
+            add(values, shift.map(|shift| &shift[sample * self.channels..][first..end]));
+            add(values, residual.map(|residual| &residual[at..][..end - first]));
+            self.results.write(at, values);
+        }
+    }
+
+    /// The same pixels of each output.
+    #[inline(always)]
+    fn write_runs<const N: usize>(&self, panel: usize, place: (usize, usize, usize), pixels: [&[f32; PANEL]; N]) {
+        for (output, channel) in self.channels_of(panel).enumerate() {
+            self.write_run(channel, place, pixels.map(|sums| sums[output]));
+        }
+    }
+
+    /// Neighbouring pixels of a channel's map.
+    #[inline(always)]
+    fn write_run<const N: usize>(&self, channel: usize, (sample, row, column): (usize, usize, usize), sums: [f32; N]) {
+        let Start { bias, shift, residual } = self.start;
+        let plane = sample * self.channels + channel;
+        let at = (plane * self.size.0 + row) * self.size.1 + column;
+        let bias = bias.map_or(0.0, |bias| bias[channel]);
+        let shift = shift.map_or(0.0, |shift| shift[plane]);
+        let mut values = sums.map(|sum| sum + bias + shift);
+        add(&mut values, residual.map(|residual| &residual[at..][..N]));
+        self.results.write(at, &values);
     }
 
     /// The whole result, once every pixel of every panel has been written.
     pub(super) fn finish(self) -> Vec<f32> {
         self.results.finish()
     }
-}
-
-/// Where neighbouring pixels of some outputs lie in their maps.
-#[derive(Clone, Copy)]
-struct Planes {
-    /// The map of the first output.
-    first: usize,
-    outputs: usize,
-    /// The first pixel in its map.
-    at: usize,
 }
 
 fn add(values: &mut [f32], more: Option<&[f32]>) {

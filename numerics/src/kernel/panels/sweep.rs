@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::element::{Tile, Walk, tile};
 use super::output::Output;
 use super::packed::{Panel, Panels};
-use super::{Direction, Element, Field, Order, PANEL, PANELS, PIXELS, Packed, Start};
+use super::{Direction, Element, Field, Order, PANEL, PANELS, PIXELS, Packed, Start, share, wanted_tasks};
 use crate::work::count_product;
 
 /// Which pixels each result sums over.
@@ -27,24 +27,38 @@ impl Window {
     }
 }
 
+/// What is summed over a field with a weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) window: Window,
+    pub(crate) direction: Direction,
+    pub(crate) start: Start<'a, f32>,
+    pub(crate) order: Order,
+}
+
+impl<'a> Job<'a> {
+    /// The product with the weight as it is.
+    pub(crate) fn forward(window: Window, start: Start<'a, f32>, order: Order) -> Self {
+        Self { window, direction: Direction::Forward, start, order }
+    }
+
+    /// The gradient of the input.
+    pub(crate) fn backward(window: Window, order: Order) -> Self {
+        Self { window, direction: Direction::Backward, start: Start::ZERO, order }
+    }
+}
+
 /// `y = start + Σ taps weight · field`.
-pub(crate) fn sweep<E: Element>(
-    field: &Field<'_, E>,
-    window: Window,
-    weight: &Packed<E>,
-    direction: Direction,
-    start: Start<'_, f32>,
-    order: Order,
-) -> Vec<f32> {
-    let (channels, inner) = weight.sizes(direction);
+pub(crate) fn sweep<E: Element>(field: &Field<'_, E>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
+    let (window, (channels, inner)) = (job.window, weight.sizes(job.direction));
     let pixels = field.batch * window.output.0 * window.output.1;
     if pixels * channels == 0 {
         return Vec::new();
     }
     count_product(pixels, channels, inner * window.kernel.0 * window.kernel.1);
-    let output = Output::new(field.batch, channels, window.output, start, order);
+    let output = Output::new(field.batch, channels, job);
     let work = Work::new(field, window, &output);
-    let panels = Panels::of(weight, direction, work.rows_first());
+    let panels = Panels::of(weight, job.direction, work.rows_first());
     work.tasks().into_par_iter().for_each(|task| work.run(&task, &panels));
     output.finish()
 }
@@ -108,8 +122,7 @@ impl<'a, E: Element> Work<'a, E> {
     /// odd one is the last.
     fn tasks(&self) -> Vec<Task> {
         let (panels, pairs, tiles) = (self.output.panels(), self.pairs(), self.tiles());
-        let threads = rayon::current_num_threads();
-        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        let wanted = wanted_tasks();
         let (groups, parts) = match self.rows_first() {
             true => {
                 let parts = tiles.div_ceil(self.block());
@@ -117,10 +130,12 @@ impl<'a, E: Element> Work<'a, E> {
             }
             false => (pairs, wanted.div_ceil(pairs).clamp(1, tiles)),
         };
-        let group = |group: usize| pairs * group / groups * PANELS..panels.min(pairs * (group + 1) / groups * PANELS);
-        let part = |part: usize| tiles * part / parts..tiles * (part + 1) / parts;
+        let group = |group: usize| {
+            let pairs = share(pairs, group, groups);
+            pairs.start * PANELS..panels.min(pairs.end * PANELS)
+        };
         let tasks = (0..groups).flat_map(|g| (0..parts).map(move |p| (g, p)));
-        tasks.map(|(g, p)| Task { panels: group(g), tiles: part(p) }).collect()
+        tasks.map(|(g, p)| Task { panels: group(g), tiles: share(tiles, p, parts) }).collect()
     }
 
     fn run(&self, task: &Task, panels: &Panels<'_, E>) {
@@ -137,8 +152,7 @@ impl<'a, E: Element> Work<'a, E> {
     fn run_tile(&self, tile: usize, index: usize, panels: (&Panel<'_, E>, Option<&Panel<'_, E>>)) {
         let mut sums: Tile = [[[0.0; PANEL]; PANELS]; PIXELS];
         let (line, within) = (tile / self.tiles_per_line, tile % self.tiles_per_line);
-        let width = self.window.output.1;
-        let columns = width * within / self.tiles_per_line..width * (within + 1) / self.tiles_per_line;
+        let columns = share(self.window.output.1, within, self.tiles_per_line);
         match panels {
             (first, Some(second)) => self.multiply(line, &columns, [first, second], &mut sums),
             (first, None) => self.multiply(line, &columns, [first], &mut sums),

@@ -38,30 +38,23 @@ mod x86 {
         *into = unsafe { std::mem::transmute::<__m256bh, [bf16; 16]>(converted) };
     }
 
-    /// Turns a square of 32 by 32.
+    /// Turns a square whose side is a multiple of 16.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn turn_f32(square: &[[f32; PANEL]; PANEL], turned: &mut [[f32; PANEL]; PANEL]) {
-        const HALF: usize = PANEL / 2;
-        for (row, column) in [(0, 0), (0, HALF), (HALF, 0), (HALF, HALF)] {
-            // SAFETY: sixteen elements from either half of a row are inside it.
-            let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[row + i].as_ptr().add(column)) });
-            for (i, register) in transposed(rows).into_iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { _mm512_storeu_ps(turned[column + i].as_mut_ptr().add(row), register) }
+    pub(in super::super) unsafe fn turn<const SIDE: usize>(
+        square: &[[f32; SIDE]; SIDE],
+        turned: &mut [[f32; SIDE]; SIDE],
+    ) {
+        const { assert!(SIDE.is_multiple_of(16), "registers of sixteen numbers") };
+        for row in (0..SIDE).step_by(16) {
+            for column in (0..SIDE).step_by(16) {
+                // SAFETY: sixteen elements from a multiple of sixteen on are inside a row.
+                let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[row + i].as_ptr().add(column)) });
+                for (i, register) in transposed(rows).into_iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { _mm512_storeu_ps(turned[column + i].as_mut_ptr().add(row), register) }
+                }
             }
-        }
-    }
-
-    /// Turns a square of 16 by 16.
-    #[expect(unsafe_code, reason = "vector loads and stores")]
-    #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn turn_small(square: &[[f32; 16]; 16], turned: &mut [[f32; 16]; 16]) {
-        // SAFETY: a row is one register.
-        let rows = std::array::from_fn(|row| unsafe { _mm512_loadu_ps(square[row].as_ptr()) });
-        for (turned, register) in turned.iter_mut().zip(transposed(rows)) {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(turned.as_mut_ptr(), register) }
         }
     }
 
@@ -391,8 +384,7 @@ mod none {
     }
 
     absent! {
-        fn turn_f32(&[[f32; PANEL]; PANEL], &mut [[f32; PANEL]; PANEL]);
-        fn turn_small(&[[f32; 16]; 16], &mut [[f32; 16]; 16]);
+        fn turn<const SIDE>(&[[f32; SIDE]; SIDE], &mut [[f32; SIDE]; SIDE]);
         fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
         fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
         fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);

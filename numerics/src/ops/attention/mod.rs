@@ -18,9 +18,8 @@ use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 
 /// Queries whose scores are held at a time in the forward pass: with 4096 keys they fill half a mebibyte.
 const QUERIES: usize = 32;
-/// Queries and keys of a square of scores in the backward pass.
+/// Queries whose scores with [`KEYS`] keys are held at a time in the backward pass.
 const BACKWARD_QUERIES: usize = 64;
-
 /// Numbers that are moved together when rows become columns: as many as a line of the cache holds.
 const LINE: usize = 16;
 
@@ -255,7 +254,7 @@ struct HeadGradients<T> {
     dv: Vec<T>,
 }
 
-/// One head of one sample in the backward pass, with what is needed transposed.
+/// One head of one sample in the backward pass, with what is needed laid out for it.
 struct Head<'a, F: Factors, T: Float> {
     sizes: Sizes,
     forward: &'a Forward<'a, T>,

@@ -16,7 +16,7 @@ use super::element::{Tile, Walk, tile};
 use super::field::copy;
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
-use super::{Direction, Element, Field, Order, PANEL, PANELS, PIXELS, Packed, Start, Window};
+use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
 use crate::kernel::vector::{Loop, vectorized};
 use crate::work::count_product;
 pub(super) use transform::SIDE;
@@ -43,15 +43,8 @@ pub(crate) fn pays<E: Element>(window: Window) -> bool {
 }
 
 /// `y = start + Σ taps weight · field`, for a window that [`pays`].
-pub(crate) fn winograd<E: Element>(
-    field: &Field<'_, f32>,
-    window: Window,
-    weight: &Packed<E>,
-    direction: Direction,
-    start: Start<'_, f32>,
-    order: Order,
-) -> Vec<f32> {
-    winograd_in_bands(field, window, weight, direction, start, order, band(field.channels))
+pub(crate) fn winograd<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
+    winograd_in_bands(field, weight, job, band(field.channels))
 }
 
 /// Tiles of so many channels that are transformed at a time.
@@ -78,27 +71,19 @@ fn kernel_pitch(channels: usize) -> usize {
 }
 
 /// [`winograd`], with the pixels of so many tiles transformed at a time.
-fn winograd_in_bands<E: Element>(
-    field: &Field<'_, f32>,
-    window: Window,
-    weight: &Packed<E>,
-    direction: Direction,
-    start: Start<'_, f32>,
-    order: Order,
-    tiles: usize,
-) -> Vec<f32> {
-    let (channels, inner) = weight.sizes(direction);
+fn winograd_in_bands<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>, tiles: usize) -> Vec<f32> {
+    let (window, (channels, inner)) = (job.window, weight.sizes(job.direction));
     if field.batch * window.output.0 * window.output.1 * channels == 0 {
         return Vec::new();
     }
     assert_eq!((window.kernel, window.stride, field.channels), ((3, 3), 1, inner), "a 3 × 3 window over the field");
     let (height, width) = (window.output.0 + SPAN - SIDE, window.output.1 + SPAN - SIDE);
     assert!(height <= field.size.0 && width <= field.size.1, "the window leaves the field");
-    let output = Output::new(field.batch, channels, window.output, start, order);
+    let output = Output::new(field.batch, channels, job);
     let grid = Grid::new(field, &output);
     count_product(PLACES * grid.tiles(), channels, inner);
     let bands = grid.bands(tiles);
-    let panels = Panels::of(weight, direction, false);
+    let panels = Panels::of(weight, job.direction, false);
     let mut spread = Box::new_uninit_slice(bands[0].len().div_ceil(PIXELS) * grid.group_len());
     for band in bands {
         grid.spread(&band, &mut spread);
@@ -227,11 +212,8 @@ impl Work<'_> {
     /// A cut that leaves every thread several tasks.
     fn tasks(&self) -> Vec<Task> {
         let (groups, pairs) = (self.band.len().div_ceil(PIXELS), self.grid.output.panels().div_ceil(PANELS));
-        let threads = rayon::current_num_threads();
-        let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let parts = wanted.div_ceil(pairs).clamp(1, (groups / (FEWEST / PIXELS)).max(1));
-        let part = |part: usize| groups * part / parts..groups * (part + 1) / parts;
-        (0..pairs).flat_map(|pair| (0..parts).map(move |p| Task { pair, groups: part(p) })).collect()
+        let parts = wanted_tasks().div_ceil(pairs).clamp(1, (groups / (FEWEST / PIXELS)).max(1));
+        (0..pairs).flat_map(|pair| (0..parts).map(move |p| Task { pair, groups: share(groups, p, parts) })).collect()
     }
 
     fn run<E: Element>(&self, task: &Task, panels: &Panels<'_, E>, scratch: &mut Scratch) {
@@ -343,7 +325,8 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::{Frame, has_wide_vectors, sweep};
+    use crate::kernel::panels::Direction;
+    use crate::kernel::{Frame, Order, Start, has_wide_vectors, sweep};
     use crate::noise::{Noise, Stream};
 
     fn numbers(sample: u64, count: usize) -> Vec<f32> {
@@ -394,8 +377,9 @@ mod tests {
         let [bias, shift, residual] =
             [channels, case.batch * channels, case.batch * channels * area].map(|count| numbers(2, count));
         let start = Start { bias: Some(&bias), shift: Some(&shift), residual: Some(&residual) };
-        let found = winograd_in_bands(&field, window, &weight, direction, start, order, tiles);
-        let expected = sweep(&field, window, &plain, direction, start, order);
+        let job = Job { window, direction, start, order };
+        let found = winograd_in_bands(&field, &weight, job, tiles);
+        let expected = sweep(&field, &plain, job);
         let largest = found.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         largest / (expected.iter().map(|y| y * y).sum::<f32>() / expected.len() as f32).sqrt()
     }
@@ -439,8 +423,9 @@ mod tests {
         let sums: Vec<f64> =
             pixels.flat_map(|(row, column)| (0..outputs).map(move |output| exact(output, row, column))).collect();
         let typical = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+        let job = Job::forward(window, Start::ZERO, Order::Tokens);
         [winograd::<f32>, sweep::<f32>].map(|convolve| {
-            let found = convolve(&field, window, &weight, Direction::Forward, Start::ZERO, Order::Tokens);
+            let found = convolve(&field, &weight, job);
             let apart = typical(&mut found.iter().zip(&sums).map(|(found, sum)| f64::from(*found) - sum));
             apart / typical(&mut sums.iter().copied())
         })
@@ -473,8 +458,8 @@ mod tests {
         let run = |x: &[f32], threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let field = Field::planes(x, inputs, size, case.frame());
-            let run = || winograd(&field, case.window(), &weight, Direction::Forward, Start::ZERO, Order::Planes);
-            pool.install(run)
+            let job = Job::forward(case.window(), Start::ZERO, Order::Planes);
+            pool.install(|| winograd(&field, &weight, job))
         };
         let both = run(&x, 1);
         assert!(run(&x, 3) == both, "three threads");
