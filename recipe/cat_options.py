@@ -83,9 +83,8 @@ def table(rows):
 PAGE = """# Cheaper CAT steps, and what they cost
 
 A CAT step is three forward passes (the base and the adapter without the trigger, the adapter with it) and the backward
-passes of two. What is shared exactly is always shared: the layers before the first attention, the keys and values that the
-frozen base makes of a caption, and, where the latents are small, one batch for both adapted passes. The options below are
-not exact, and off unless asked for:
+passes of two. What can be shared exactly always is, and saves little ([cat-sharing.md](cat-sharing.md)). The options below
+are not exact, and off unless asked for:
 
 - `--cat-every N` has the CAT term in one of N batches, N times as heavy: the expected gradient is the same, its variance
   is not.

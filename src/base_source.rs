@@ -11,7 +11,7 @@ use catelier_pipelines::model::{UNetConfig, VaeConfig};
 
 use crate::cli::BaseArgs;
 use crate::failure::{Blame, Failure, Outcome};
-use crate::{device, embedded, terminal};
+use crate::{device, embedded, memory, terminal};
 
 /// A base model as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,9 @@ impl BaseSource {
         if self.is_embedded() {
             terminal::say("base: embedded (a tiny model for trying things out, not for artists' work)");
         }
-        BaseModel::load(files, dtype, device).request("cannot load the base")
+        let base = BaseModel::load(files, dtype, device).request("cannot load the base")?;
+        memory::settle();
+        Ok(base)
     }
 }
 

@@ -34,7 +34,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STACK_BYTES: usize = 256 << 20;
 
 fn main() -> ExitCode {
-    keep_memory();
     quiet_candle();
     let cli = cli::Cli::parse();
     // The command itself runs on one of the threads that share the work: from outside, every loop would wait for one of
@@ -49,17 +48,6 @@ fn main() -> ExitCode {
         Ok(Err(failure)) => failure.report(),
         Err(_) => ExitCode::from(failure::BUG),
     }
-}
-
-/// Keeps the memory of freed tensors for the next ones for good: given back after a while and taken again, every page is
-/// cleared again, which was a fifth of a training step.
-#[expect(unsafe_code, reason = "the allocator's options are set by a C function")]
-fn keep_memory() {
-    /// `mi_option_purge_delay`, in milliseconds.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    const NEVER: std::ffi::c_long = -1;
-    // SAFETY: options may be set at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, NEVER) }
 }
 
 /// Keeps candle's own threads out of the way: they spin while they wait for each other at every addition, which costs

@@ -37,9 +37,14 @@ fn the_graph_keeps_what_the_planner_says() {
             let footprint = Footprint::of_step(unet.config(), &sizes);
             let inside: u64 = footprint.blocks.iter().map(|block| block.inside).sum();
             let packed: u64 = footprint.blocks.iter().map(|block| block.packed).sum();
-            for (recompute, expected) in
-                [(Recompute::Nothing, footprint.between + inside), (Recompute::All, footprint.between + packed)]
-            {
+            let layers = || footprint.blocks.iter().filter(|block| block.path.ends_with(".ff"));
+            let apart: u64 = layers().map(|layer| layer.inside).sum();
+            let layers = Recompute::Blocks(layers().map(|layer| layer.path.clone()).collect());
+            for (recompute, expected) in [
+                (Recompute::Nothing, footprint.between + inside),
+                (Recompute::All, footprint.between + packed),
+                (layers, footprint.between + inside - apart),
+            ] {
                 unet.recompute(recompute.clone());
                 let held = held(&unet, &targets, dropout) as f64;
                 let ratio = expected as f64 / held;

@@ -14,7 +14,7 @@ use catelier_pipelines::workload::{
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::meter::{Measured, measure};
-use crate::{device, embedded, planning, terminal};
+use crate::{device, embedded, memory, planning, terminal};
 use report::{MachinePeaks, Rate, Report};
 
 /// Seed of the made-up weights.
@@ -38,6 +38,7 @@ pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
     let latent = latent(command, &files)?;
     let device = device::parse(&args.device)?;
     let (mut work, planned) = load(command, &files, latent, &device)?;
+    memory::settle();
     let measured = measure(work.as_mut(), &device, args.warmup, args.repeat)?;
     drop(work);
     let report = Report::new(command, latent, &device, &measured, machine_peaks(&device)?).with_plan(planned);

@@ -6,6 +6,7 @@ mod float;
 mod operation;
 mod panels;
 mod product;
+mod spent;
 mod vector;
 
 pub(crate) use convolution::{Convolution, OnImages};
@@ -16,4 +17,6 @@ pub(crate) use panels::{
     has_wide_vectors, multiply_in_cache, multiply_rounded, pays, sweep, winograd, winograd_bytes,
 };
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
+pub use spent::backward;
+pub(crate) use spent::spent;
 pub(crate) use vector::{Loop, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};

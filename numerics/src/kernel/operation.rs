@@ -8,7 +8,7 @@ use candle_core::{
     Tensor,
 };
 
-use super::Float;
+use super::{Float, spent};
 
 /// A contiguous tensor as a kernel sees it.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +165,7 @@ impl<K: Kernel1> CustomOp1 for Node<K> {
             let (y, grad) = (see(&y_data, y), see(&grad_data, &grad));
             own(self.0.backward(see(&x_data, x), y, grad)?)
         });
+        spent(y)?;
         tensor(values, x.shape()).map(Some)
     }
 }
@@ -210,8 +211,10 @@ impl<K: AddedKernel> CustomOp1 for Added<K> {
         self.forward((storage, layout), None)
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        self.backward(x, grad)
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = self.backward(x, grad)?;
+        spent(y)?;
+        Ok(gradient)
     }
 }
 
@@ -228,10 +231,12 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
         &self,
         x: &Tensor,
         residual: &Tensor,
-        _: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((self.backward(x, grad)?, residual.track_op().then(|| grad.clone())))
+        let gradient = self.backward(x, grad)?;
+        spent(y)?;
+        Ok((gradient, residual.track_op().then(|| grad.clone())))
     }
 }
 
@@ -271,6 +276,7 @@ impl<K: Kernel3> CustomOp3 for Node<K> {
             let gradients = self.0.backward(arguments, see(&y_data, y), see(&grad_data, &grad), wanted)?;
             gradients.map(own)
         });
+        spent(y)?;
         let give =
             |position: usize, values, like: &Tensor| wanted[position].then(|| tensor(values, like.shape())).transpose();
         Ok((give(0, da, a)?, give(1, db, b)?, give(2, dc, c)?))

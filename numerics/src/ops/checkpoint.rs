@@ -8,6 +8,7 @@ use candle_core::{
 };
 
 use super::prepared::Prepared;
+use crate::kernel::{backward, spent};
 
 /// A stretch of computation, `(inputs, parameters) -> output`.
 ///
@@ -142,13 +143,14 @@ impl CustomOp2 for Checkpoint {
         &self,
         inputs: &Tensor,
         parameters: &Tensor,
-        _: &Tensor,
+        result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        spent(result)?;
         let inputs = self.inputs.variables(&inputs.detach())?;
         let parameters = self.parameters.variables(&parameters.detach())?;
         let y = (self.f)(&inputs, &parameters)?;
-        let store = (y * grad.detach())?.sum_all()?.backward()?;
+        let store = backward((y * grad.detach())?.sum_all()?)?;
         Ok((self.inputs.gradient(&inputs, &store)?, self.parameters.gradient(&parameters, &store)?))
     }
 }

@@ -121,7 +121,7 @@ pub(super) trait Leading: Kernel1 {
 }
 
 /// What leads from the input of a node to its product.
-trait Lead: Send + Sync + 'static {
+pub(super) trait Lead: Send + Sync + 'static {
     fn output(&self, x: &[usize]) -> Vec<usize>;
     fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>>;
     fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>>;
@@ -160,10 +160,11 @@ impl<K: Leading> Lead for K {
     }
 }
 
-struct Layer<L, P> {
-    lead: L,
-    product: P,
-    constants: Constants,
+/// A frozen layer and what leads to it.
+pub(super) struct Layer<L, P> {
+    pub(super) lead: L,
+    pub(super) product: P,
+    pub(super) constants: Constants,
 }
 
 impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {

@@ -76,7 +76,7 @@ impl FrozenLinear {
         adapted_layer([x, down, up], self.product(), self.bias.clone(), LowRankLinear { scale })
     }
 
-    fn product(&self) -> Linear {
+    pub(super) fn product(&self) -> Linear {
         let Self { weight, in_features, out_features, .. } = self;
         Linear { weight: weight.clone(), in_features: *in_features, out_features: *out_features }
     }
@@ -141,7 +141,7 @@ pub(super) fn computes_here(weight: &Frozen, x: &Tensor) -> bool {
 }
 
 #[derive(Clone)]
-struct Linear {
+pub(super) struct Linear {
     weight: Frozen,
     in_features: usize,
     out_features: usize,

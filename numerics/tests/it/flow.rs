@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor, Var};
 use catelier_numerics::ops::{
-    AttentionMask, FrozenConv2d, FrozenLinear, attention, checkpoint, gelu, low_rank_linear, softmax,
+    AttentionMask, FrozenConv2d, FrozenLinear, attention, backward, checkpoint, gelu, low_rank_linear, softmax,
 };
 
 use crate::material::{every_operation, normal, run, values};
@@ -54,6 +54,25 @@ fn an_untracked_input_costs_nothing_and_breaks_nothing() {
     let store = low_rank_linear(&x, &down, &up, 2.0).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(store.get(&x).is_none());
     assert!(store.get(&down).is_some() && store.get(&up).is_some());
+}
+
+#[test]
+fn a_graph_that_is_used_up_gives_the_same_gradients_and_its_memory_back() {
+    for case in every_operation(DType::F32, 5) {
+        let variables: Vec<Var> = case.inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
+        let tracked: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+        let result = (case.f)(&tracked).unwrap();
+        let objective = result.sqr().unwrap().sum_all().unwrap();
+        let (kept, used_up) = (objective.backward().unwrap(), backward(objective).unwrap());
+        for variable in &variables {
+            let [kept, used_up] = [&kept, &used_up].map(|gradients| values(gradients.get(variable).unwrap()));
+            assert_eq!(kept, used_up, "{}", case.name);
+            assert_eq!(values(variable).len(), variable.elem_count(), "variables stay");
+        }
+        let (storage, _) = result.storage_and_layout();
+        let Storage::Cpu(CpuStorage::U8(nothing)) = &*storage else { panic!("{} keeps its result", case.name) };
+        assert!(nothing.is_empty());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use catelier_numerics::ops::{
     self, Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, composed,
+    feed_forward,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -81,10 +82,12 @@ proptest! {
         let wide = FrozenLinear::new(&normal(3, &[2 * out, width], dtype), Some(&normal(4, &[2 * out], dtype))).unwrap();
         let back = FrozenLinear::new(&normal(5, &[width, out], dtype), Some(&normal(6, &[width], dtype))).unwrap();
         let x = normal(0, &[batch, rows, width], dtype);
-        agree(&[x], &|t| {
+        let plain = |t: &[Tensor]| &t[0] + back.forward(&composed::geglu(&wide.forward(&norm.forward(&t[0])?)?)?)?;
+        agree(std::slice::from_ref(&x), &|t| {
             let wide = wide.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
             back.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
-        }, &|t| &t[0] + back.forward(&composed::geglu(&wide.forward(&norm.forward(&t[0])?)?)?)?)?;
+        }, &plain)?;
+        agree(&[x], &|t| feed_forward(&t[0], &norm, &wide, &back), &plain)?;
     }
 
     #[test]
@@ -255,5 +258,25 @@ fn gelu_is_the_textbook_function() {
     let expected = [-4.976_768e-15, -0.004_049_694, -0.158_655_25, 0.0, 0.345_731_24, 1.954_499_7];
     for (found, expected) in values(&ops::gelu(&x).unwrap()).into_iter().zip(expected) {
         assert!((found - expected).abs() <= 1e-6 * f64::abs(expected), "expected {expected}, found {found}");
+    }
+}
+
+#[test]
+fn a_feed_forward_layer_in_pieces_is_the_same_bit_for_bit() {
+    const ROWS: usize = 1100;
+    for dtype in [DType::F32, DType::BF16] {
+        let weight = |sample, shape: &[usize]| normal(sample, shape, DType::F32).to_dtype(dtype).unwrap();
+        let norm = FrozenLayerNorm::new(&weight(1, &[24]), &weight(2, &[24]), 1e-5).unwrap();
+        let widen = FrozenLinear::new(&weight(3, &[40, 24]), Some(&weight(4, &[40]))).unwrap();
+        let narrow = FrozenLinear::new(&weight(5, &[24, 20]), Some(&weight(6, &[24]))).unwrap();
+        let x = [normal(0, &[1, ROWS, 24], DType::F32)];
+        let pieces = run(&x, &|t| feed_forward(&t[0], &norm, &widen, &narrow)).unwrap();
+        let whole = run(&x, &|t| {
+            let wide = widen.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
+            narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+        });
+        for (piece, whole) in pieces.iter().zip(&whole.unwrap()) {
+            assert_eq!(values(piece), values(whole), "weights of {dtype:?}");
+        }
     }
 }

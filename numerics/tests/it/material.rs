@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::ops::{
-    Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, attention, geglu,
-    gelu, low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
+    Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, attention,
+    feed_forward, geglu, gelu, low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
 };
 
 /// Normal numbers that depend on `sample` and the shape alone.
@@ -96,6 +96,10 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
         vec![n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])],
         move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7),
     ));
+    let norm = FrozenLayerNorm::new(&n(12, &[6]), &n(13, &[6]), 1e-5).unwrap();
+    let widen = FrozenLinear::new(&n(29, &[8, 6]), Some(&n(30, &[8]))).unwrap();
+    let narrow = FrozenLinear::new(&n(31, &[6, 4]), Some(&n(32, &[6]))).unwrap();
+    cases.push(case("feed-forward", vec![n(0, &[2, size, 6])], move |t| feed_forward(&t[0], &norm, &widen, &narrow)));
     for (kernel, stride, padding) in
         [((1, 1), 1, 0), ((3, 3), 1, 1), ((3, 3), 2, 1), ((3, 3), 2, 0), ((2, 2), 2, 0), ((3, 2), 1, 2)]
     {

@@ -13,14 +13,14 @@ pub(super) trait Block: Send + Sync + 'static {
     fn path(&self) -> &str;
 
     /// One tensor from `inputs`.
-    fn forward(&self, inputs: &[Tensor], adapters: &AdapterSet) -> TensorResult<Tensor>;
+    fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor>;
 }
 
 /// What a forward pass carries through every block.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) adapters: &'a AdapterSet,
-    pub(super) recompute: &'a Recompute,
+    pub(super) recompute: &'a Arc<Recompute>,
 }
 
 /// Which blocks' inner activations are computed again in the backward pass instead of kept: the same result and gradients
@@ -30,14 +30,14 @@ pub enum Recompute {
     /// None.
     #[default]
     Nothing,
-    /// Every one.
+    /// Every one, and every feed-forward layer in it.
     All,
-    /// Those with these module paths.
+    /// Those with these module paths, and feed-forward layers with these.
     Blocks(BTreeSet<String>),
 }
 
 impl Recompute {
-    fn has(&self, path: &str) -> bool {
+    pub(super) fn has(&self, path: &str) -> bool {
         match self {
             Self::Nothing => false,
             Self::All => true,
@@ -51,13 +51,14 @@ impl Pass<'_> {
     pub(super) fn run<B: Block>(&self, block: &Arc<B>, inputs: &[&Tensor]) -> TensorResult<Tensor> {
         if !self.recompute.has(block.path()) {
             let inputs = inputs.iter().map(|input| own_node(input)).collect::<TensorResult<Vec<Tensor>>>()?;
-            return block.forward(&inputs, self.adapters);
+            return block.forward(&inputs, *self);
         }
         let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
-        let (block, adapters) = (block.clone(), self.adapters.clone());
+        let (block, adapters, recompute) = (block.clone(), self.adapters.clone(), self.recompute.clone());
         let parameters = adapters.parameters_under(block.path());
         let again = move |inputs: &[Tensor], parameters: &[Tensor]| {
-            block.forward(inputs, &adapters.rebound(block.path(), parameters))
+            let adapters = adapters.rebound(block.path(), parameters);
+            block.forward(inputs, Pass { adapters: &adapters, recompute: &recompute })
         };
         checkpoint(&inputs, &parameters, Arc::new(again))
     }

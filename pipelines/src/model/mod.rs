@@ -17,5 +17,6 @@ pub use config::{
     Activation, AddedEmbeddingConfig, TextEncoderConfig, TimestepConfig, UNetConfig, UNetLevel, VaeConfig,
 };
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
+pub(crate) use unet::keeps_wide;
 pub use unet::{PromptKeys, Start, UNet};
 pub use vae::{Moments, Tiling, Vae, encoding_bytes};

@@ -146,11 +146,16 @@ impl LinearSlot {
         adapters.linear(&self.path, x, &self.op)
     }
 
+    /// The layer itself, if no adapter reaches it.
+    pub(super) fn frozen(&self, adapters: &AdapterSet) -> Option<&FrozenLinear> {
+        (!adapters.reaches(&self.path)).then_some(&self.op)
+    }
+
     /// The same with what is around the layer, in one node where no adapter needs the layer's input.
     pub(super) fn forward_around(&self, x: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        match adapters.reaches(&self.path) {
-            true => around.run(x, |x| self.forward(x, adapters)),
-            false => self.op.forward_around(x, around),
+        match self.frozen(adapters) {
+            Some(layer) => layer.forward_around(x, around),
+            None => around.run(x, |x| self.forward(x, adapters)),
         }
     }
 }

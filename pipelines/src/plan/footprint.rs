@@ -7,7 +7,7 @@ use candle_core::DType;
 use catelier_adapters::{ModuleInfo, ModuleKind, Targets};
 use catelier_numerics::ops::weight_bytes;
 
-use crate::model::{UNetConfig, UNetLevel};
+use crate::model::{UNetConfig, UNetLevel, keeps_wide};
 use crate::train::conditions_together;
 
 /// Bytes of an activation.
@@ -49,7 +49,7 @@ pub struct Footprint {
     pub weights: Vec<u64>,
 }
 
-/// What one block keeps inside, unless it is computed again.
+/// What one block, or the feed-forward layer of one apart from it, keeps inside, unless it is computed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockFootprint {
     /// Its module path.
@@ -58,6 +58,8 @@ pub struct BlockFootprint {
     pub inside: u64,
     /// Bytes kept instead if it is computed again: its inputs side by side, where several have a gradient.
     pub packed: u64,
+    /// Bytes held meanwhile if it is computed again.
+    pub again: u64,
     /// Operations of computing it once more.
     pub flops: u64,
 }
@@ -245,18 +247,29 @@ impl Walk<'_> {
         let narrow = self.linear(&format!("{path}.ff.net.2"), 4 * width, width);
         self.tracked |= reached || widen || narrow;
         // Twice: norm, query, mixture, projection, sum; and keys and values of the map itself.
-        let mut inside = 12 * tokens + 2 * prompt + 8 * tokens;
+        let mut inside = 12 * tokens + 2 * prompt;
         inside += if widen { tokens } else { 0 } + if narrow { 5 * tokens } else { 0 };
+        let wide = 8 * tokens;
+        if widen || narrow {
+            inside += wide;
+        }
         inside += 4 * self.rows * area(size) * level.heads as u64;
         if self.sizes.dropout {
             dropped += if widen { 18 * tokens } else { 0 } + if narrow { 10 * tokens } else { 0 };
             inside += dropped;
         }
-        self.largest = self.largest.max(8 * tokens);
         let linear = area(size) * (6 * width * width + 12 * width * width) as u64;
         let prompt = (self.sizes.tokens * 2 * context * width) as u64;
         let scores = 2 * area(size) * (area(size) + self.sizes.tokens as u64) * width as u64;
         self.block(path, inside, 0, 2 * self.rows * (linear + prompt + scores));
+        if !widen && !narrow && keeps_wide(wide) {
+            let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
+            let inside = if self.tracked { ACTIVATION * wide } else { 0 };
+            self.largest = self.largest.max(wide);
+            // In pieces, of which none is large.
+            let layer = BlockFootprint { path: format!("{path}.ff"), inside, packed: 0, again: 0, flops };
+            self.footprint.blocks.push(layer);
+        }
     }
 
     /// Counts a module; whether the adapter reaches it.
@@ -291,7 +304,8 @@ impl Walk<'_> {
 
     fn block(&mut self, path: &str, inside: u64, packed: u64, flops: u64) {
         let [inside, packed] = [inside, packed].map(|numbers| if self.tracked { ACTIVATION * numbers } else { 0 });
-        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, flops });
+        self.footprint.forward_flops += flops;
+        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, again: inside, flops });
     }
 
     /// A map that stays between blocks.
@@ -321,8 +335,7 @@ impl Walk<'_> {
         let mut footprint = self.footprint;
         footprint.passing += AT_THE_LARGEST * ACTIVATION * self.largest;
         footprint.adapter = OF_A_FACTOR * 4 * self.trained;
-        let flops: u64 = footprint.blocks.iter().map(|block| block.flops).sum();
-        footprint.forward_flops = flops / self.rows * self.sizes.batch as u64;
+        footprint.forward_flops = footprint.forward_flops / self.rows * self.sizes.batch as u64;
         footprint
     }
 }

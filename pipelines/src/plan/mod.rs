@@ -100,7 +100,7 @@ impl MemoryPlan {
         let Footprint { between, passing, adapter, blocks, .. } = footprint;
         let (again, kept): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| given_up.contains(&block.path));
         let kept = kept.iter().map(|block| block.inside).chain(again.iter().map(|block| block.packed)).sum::<u64>();
-        let largest_again = again.iter().map(|block| block.inside).max().unwrap_or(0);
+        let largest_again = again.iter().map(|block| block.again).max().unwrap_or(0);
         Self {
             peak: held_with(weights) + between + passing + adapter + kept + largest_again,
             weights,
@@ -140,7 +140,8 @@ mod tests {
     use super::*;
 
     fn footprint() -> Footprint {
-        let block = |path: &str, inside, flops| BlockFootprint { path: path.into(), inside, packed: 0, flops };
+        let block =
+            |path: &str, inside, flops| BlockFootprint { path: path.into(), inside, packed: 0, again: inside, flops };
         let blocks = vec![block("cheap", 100, 10), block("dear", 100, 1000), block("small", 1, 1)];
         Footprint { between: 10, passing: 5, adapter: 1, blocks, forward_flops: 0, weights: vec![] }
     }
@@ -159,7 +160,8 @@ mod tests {
     #[test]
     fn the_cheapest_block_is_given_up_first() {
         let two_equal = |mut footprint: Footprint| {
-            footprint.blocks.push(BlockFootprint { path: "other".into(), inside: 100, packed: 0, flops: 20 });
+            let other = BlockFootprint { path: "other".into(), inside: 100, packed: 0, again: 100, flops: 20 };
+            footprint.blocks.push(other);
             footprint
         };
         let footprint = two_equal(footprint());

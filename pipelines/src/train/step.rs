@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
+use catelier_numerics::ops::backward;
 use catelier_numerics::params::{Gradients, Parameters};
 
 use super::TrainError;
@@ -161,7 +162,7 @@ impl Objective<'_> {
         }
         match objective {
             Some(objective) if numbers.iter().flatten().all(|value| value.is_finite()) => {
-                Ok((numbers, self.parameters.collect_gradients(&objective.backward()?)?))
+                Ok((numbers, self.parameters.collect_gradients(&backward(objective)?)?))
             }
             _ => Ok((numbers, Gradients::default())),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{
-    Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded,
+    Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded, feed_forward,
 };
 
 use super::prompt_keys::{Prompt, PromptKeys};
@@ -108,8 +108,8 @@ impl Block for TransformerBlock {
 
     /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or the keys and values
     /// that were made of it.
-    fn forward(&self, inputs: &[Tensor], adapters: &AdapterSet) -> TensorResult<Tensor> {
-        let x = &inputs[0];
+    fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor> {
+        let (x, adapters) = (&inputs[0], pass.adapters);
         let normed = self.norm1.forward(x)?;
         let (key, value) = self.attn1.keys(&normed, adapters)?;
         let x = (x + self.attn1.forward(&normed, &key, &value, adapters)?)?;
@@ -118,7 +118,7 @@ impl Block for TransformerBlock {
             _ => self.attn2.keys(&inputs[1], adapters)?,
         };
         let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, &key, &value, adapters)?)?;
-        self.ff.forward_onto(&x, &self.norm3, adapters)
+        self.ff.forward_onto(&x, &self.norm3, pass)
     }
 }
 
@@ -163,6 +163,7 @@ impl Attention {
 /// A gated feed-forward layer, four times as wide inside (GEGLU, Shazeer 2020).
 #[derive(Debug)]
 struct FeedForward {
+    path: String,
     widen: LinearSlot,
     narrow: LinearSlot,
 }
@@ -171,14 +172,31 @@ impl FeedForward {
     fn load(place: &Place, width: usize) -> Result<Self> {
         let inner = 4 * width;
         Ok(Self {
+            path: place.path().into(),
             widen: place.linear("net.0.proj", width, 2 * inner, Bias::With)?,
             narrow: place.linear("net.2", inner, width, Bias::With)?,
         })
     }
 
-    /// `x` plus the layer behind its `norm`.
-    fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        let wide = self.widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)), adapters)?;
-        self.narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x), adapters)
+    /// `x` plus the layer behind its `norm`. What lies between the two projections is kept for a backward pass unless it was
+    /// given up; the bits are the same.
+    fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, pass: Pass<'_>) -> TensorResult<Tensor> {
+        let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(WIDER * x.elem_count() as u64);
+        match (self.widen.frozen(pass.adapters), self.narrow.frozen(pass.adapters)) {
+            (Some(widen), Some(narrow)) if !kept => feed_forward(x, norm, widen, narrow),
+            _ => {
+                let wide = self.widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)), pass.adapters)?;
+                self.narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x), pass.adapters)
+            }
+        }
     }
+}
+
+/// How much wider a feed-forward layer is between its projections: values and gates, four times its width each.
+const WIDER: u64 = 8;
+
+/// Whether so many `numbers` between the projections of a feed-forward layer are kept for the backward pass. More do not stay in
+/// the cache of a processor: then computing them again, in pieces, takes no longer than writing and reading them.
+pub(crate) fn keeps_wide(numbers: u64) -> bool {
+    numbers <= 8 << 20
 }

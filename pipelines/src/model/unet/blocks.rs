@@ -5,7 +5,7 @@ use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, upsample_nearest};
 
 use crate::error::Result;
-use crate::model::checkpoint::Block;
+use crate::model::checkpoint::{Block, Pass};
 use crate::model::config::UNetConfig;
 use crate::model::slots::{Bias, Conv2dSlot, Convolution, LinearSlot, Place};
 
@@ -43,7 +43,7 @@ impl Block for ResnetBlock {
     }
 
     /// `inputs`: a map `[batch, in, height, width]` and the activated time embedding `[batch, width]`.
-    fn forward(&self, inputs: &[Tensor], adapters: &AdapterSet) -> TensorResult<Tensor> {
+    fn forward(&self, inputs: &[Tensor], Pass { adapters, .. }: Pass<'_>) -> TensorResult<Tensor> {
         let (x, time) = (&inputs[0], &inputs[1]);
         let time = self.time_emb_proj.forward(time, adapters)?;
         let lead = Around::after(Prelude::GroupNormSilu(&self.norm1));

@@ -6,7 +6,10 @@ mod levels;
 mod prompt_keys;
 mod time;
 
+pub(crate) use attention::keeps_wide;
 pub use prompt_keys::PromptKeys;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
@@ -27,7 +30,7 @@ pub struct UNet {
     config: UNetConfig,
     modules: Vec<ModuleInfo>,
     dtype: DType,
-    recompute: Recompute,
+    recompute: Arc<Recompute>,
     time_embedding: TimeEmbedding,
     added_embedding: Option<AddedEmbedding>,
     conv_in: Conv2dSlot,
@@ -68,7 +71,7 @@ impl UNet {
         Ok(Self {
             modules: root.modules(),
             dtype: root.weights().activation_dtype(),
-            recompute: Recompute::Nothing,
+            recompute: Arc::default(),
             config,
             time_embedding,
             added_embedding,
@@ -83,7 +86,7 @@ impl UNet {
 
     /// Decides which blocks to [`Recompute`] from now on; after loading there are none.
     pub fn recompute(&mut self, recompute: Recompute) {
-        self.recompute = recompute;
+        self.recompute = Arc::new(recompute);
     }
 
     /// The configuration it was built from.

@@ -1,0 +1,73 @@
+//! A gated feed-forward layer as one node that keeps its input alone.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::activation::Geglu;
+use super::layer::{Around, Layer, Prelude};
+use super::linear::{FrozenLinear, Linear, computes_here};
+use super::norm::{FrozenLayerNorm, LayerNorm};
+use crate::kernel::{AddedKernel, Float, Kernel1, View, apply1};
+
+/// Rows that go through both layers at a time: what lies between them is the widest tensor of a transformer, and this much
+/// of it stays in the cache.
+const PIECE: usize = 512;
+
+/// `x + narrow(geglu(widen(norm(x))))`, piece by piece. What lies between the layers is computed again in the backward pass
+/// instead of being kept.
+///
+/// **Shapes** `x: [..., n]`, `widen` from n to 2m, `narrow` from m to n features; returns `[..., n]`.
+///
+/// **Gradient** to `x`. **Errors** for shapes that do not fit.
+///
+/// **Source** Shazeer, arXiv 2002.05202; recomputation as in Chen et al., arXiv 1604.06174.
+pub fn feed_forward(x: &Tensor, norm: &FrozenLayerNorm, widen: &FrozenLinear, narrow: &FrozenLinear) -> Result<Tensor> {
+    if !computes_here(widen.weight(), x) || !computes_here(narrow.weight(), x) {
+        let wide = widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)))?;
+        return narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x));
+    }
+    let (inner, width) = (2 * narrow.in_features(), x.dims().last());
+    if widen.out_features() != inner || width != Some(&narrow.out_features()) {
+        let (widened, narrowed) = (widen.out_features(), narrow.out_features());
+        candle_core::bail!("feed-forward: {widened} features to {inner}, and {narrowed} onto {width:?}, do not fit");
+    }
+    let widen = Layer { lead: norm.kernel(x)?, product: widen.product(), constants: widen.constants() };
+    let narrow = Layer { lead: Geglu, product: narrow.product(), constants: narrow.constants() };
+    apply1(x, FeedForward { widen, narrow })
+}
+
+struct FeedForward {
+    widen: Layer<LayerNorm, Linear>,
+    narrow: Layer<Geglu, Linear>,
+}
+
+/// Some rows of `x`, and of another tensor of its shape, as matrices of their own.
+fn pieces<'a, T>(x: &View<'a, T>, other: &'a [T]) -> impl Iterator<Item = ([usize; 2], &'a [T], &'a [T])> + use<'a, T> {
+    let (_, width) = x.rows();
+    let piece = PIECE * width.max(1);
+    x.data.chunks(piece).zip(other.chunks(piece)).map(move |(x, other)| ([x.len() / width, width], x, other))
+}
+
+impl Kernel1 for FeedForward {
+    const NAME: &'static str = "feed-forward";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let mut y = Vec::with_capacity(x.data.len());
+        for (dims, data, residual) in pieces(&x, x.data) {
+            let (wide, shape) = self.widen.forward(View { data, dims: &dims }, None)?;
+            y.extend(self.narrow.forward(View { data: &wide, dims: shape.dims() }, Some(residual))?.0);
+        }
+        Ok((y, x.dims.into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        let mut gradient = Vec::with_capacity(x.data.len());
+        for (dims, data, grad) in pieces(&x, grad.data) {
+            let x = View { data, dims: &dims };
+            let (wide, shape) = self.widen.forward(x, None)?;
+            let d_wide = self.narrow.backward(View { data: &wide, dims: shape.dims() }, grad)?;
+            let dx = self.widen.backward(x, &d_wide)?;
+            gradient.extend(dx.into_iter().zip(grad).map(|(dx, grad)| dx + *grad));
+        }
+        Ok(gradient)
+    }
+}
