@@ -48,6 +48,7 @@ pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device
         targets: config.targets.clone(),
         cat: config.uses_cat(),
         dropout: config.dropout > 0.0,
+        weights: settings.weights_dtype()?,
     };
     let footprint = Footprint::of_step(&unet, &sizes);
     let step_flops = (footprint.forward_flops as f64 * passes(&config)) as u64;

@@ -33,6 +33,7 @@ fn the_graph_keeps_what_the_planner_says() {
                 targets: targets.clone(),
                 cat: false,
                 dropout,
+                weights: DType::F32,
             };
             let footprint = Footprint::of_step(unet.config(), &sizes);
             let inside: u64 = footprint.blocks.iter().map(|block| block.inside).sum();

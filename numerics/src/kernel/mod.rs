@@ -7,9 +7,10 @@ mod operation;
 mod panels;
 mod product;
 mod spent;
+mod transform;
 mod vector;
 
-pub(crate) use convolution::{Convolution, OnImages};
+pub(crate) use convolution::{Convolution, OnImages, scratch_bytes};
 pub(crate) use float::Float;
 pub(crate) use operation::{AddedKernel, Kernel1, Kernel3, View, Wanted, apply_added, apply1, apply3, lend};
 pub(crate) use panels::{

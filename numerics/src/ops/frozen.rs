@@ -6,8 +6,8 @@ use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
 use crate::kernel::{
-    Field, Float, Frame, Job, KEPT_TURNED, Packed, Start, has_bf16_instructions, has_wide_vectors, lend, pays, sweep,
-    winograd, winograd_bytes,
+    Field, Float, Frame, Job, KEPT_TURNED, Packed, Start, has_bf16_instructions, has_wide_vectors, lend, pays,
+    scratch_bytes, sweep, winograd, winograd_bytes,
 };
 
 /// Bytes that a frozen weight of so many `numbers`, given as `dtype`, takes on this processor once a gradient has passed
@@ -22,9 +22,14 @@ pub fn weight_bytes(numbers: u64, dtype: DType) -> u64 {
 }
 
 /// About how many bytes a 3 × 3 convolution of stride 1 holds on this processor besides its input in its frame and its result,
-/// for one map of `in_channels` and `pixels`.
-pub fn convolution_scratch_bytes(in_channels: usize, pixels: usize) -> u64 {
-    if has_wide_vectors() { winograd_bytes(in_channels, pixels, rayon::current_num_threads()) as u64 } else { 0 }
+/// for one map of so many `pixels` and channels before and after it.
+pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -> u64 {
+    let threads = rayon::current_num_threads();
+    let bytes = match has_wide_vectors() {
+        true => winograd_bytes(inputs, pixels, threads),
+        false => scratch_bytes([inputs, outputs], pixels, threads),
+    };
+    bytes as u64
 }
 
 /// A weight that is not trained, `[out, taps, in]`; a linear layer has one tap.

@@ -30,6 +30,8 @@ pub struct StepSizes {
     pub cat: bool,
     /// Whether the adapter's inputs are dropped out, which keeps masks and takes nodes apart.
     pub dropout: bool,
+    /// Type that the frozen weights are loaded as.
+    pub weights: DType,
 }
 
 /// What a step needs besides the frozen weights.
@@ -262,7 +264,7 @@ impl Walk<'_> {
         let prompt = (self.sizes.tokens * 2 * context * width) as u64;
         let scores = 2 * area(size) * (area(size) + self.sizes.tokens as u64) * width as u64;
         self.block(path, inside, 0, 2 * self.rows * (linear + prompt + scores));
-        if !widen && !narrow && keeps_wide(wide) {
+        if !widen && !narrow && keeps_wide(wide, self.sizes.weights) {
             let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
             let inside = if self.tracked { ACTIVATION * wide } else { 0 };
             self.largest = self.largest.max(wide);

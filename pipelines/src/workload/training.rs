@@ -85,13 +85,13 @@ impl TrainingStep {
     /// # Errors
     /// [`DoesNotFit`].
     pub fn plan(&mut self, dtype: DType, limit: Option<u64>) -> Result<MemoryPlan, DoesNotFit> {
-        let footprint = Footprint::of_step(self.unet.config(), &self.sizes());
+        let footprint = Footprint::of_step(self.unet.config(), &self.sizes(dtype));
         let plan = MemoryPlan::fit(&footprint, footprint.weight_bytes(dtype), limit)?;
         self.unet.recompute(plan.recompute.clone());
         Ok(plan)
     }
 
-    fn sizes(&self) -> StepSizes {
+    fn sizes(&self, weights: DType) -> StepSizes {
         let (latents, context) = (self.batch.latents.dims(), self.batch.condition.context.dims());
         StepSizes {
             latent: (latents[2], latents[3]),
@@ -101,6 +101,7 @@ impl TrainingStep {
             targets: Targets::attention(),
             cat: self.without_trigger.is_some(),
             dropout: false,
+            weights,
         }
     }
 }

@@ -4,14 +4,17 @@
 //!
 //! With stride 1 no column matrix is built. The image is padded once; the whole output is then the sum over taps of
 //! (matrix of the tap) · (padded image from the tap's offset on), where rows of the result are as wide as the padded
-//! image and the surplus at the end of each row is dropped. Other strides gather columns (`im2col`) first.
+//! image and the surplus at the end of each row is dropped. Kernels of 3 × 3 on maps that are large enough are filtered tile by
+//! tile instead. Other strides gather columns (`im2col`) first.
 
 mod by_columns;
 mod by_taps;
+mod by_tiles;
 
 use candle_core::{Result, bail};
 
 use super::{Float, Frame, Window};
+pub(crate) use by_tiles::scratch_bytes;
 
 /// What a convolution is, apart from its weight.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +98,9 @@ impl OnImages {
         let images =
             images(x, in_channels * area(self.input)).zip(images_mut(&mut y, out_channels * area(self.output)));
         for (x, y) in images {
-            if self.of.stride == 1 {
+            if self.goes_by_tiles::<T>(self.output) {
+                self.forward_by_tiles(single(x), single(weight), bias.map(single), single_mut(y));
+            } else if self.of.stride == 1 {
                 self.forward_by_taps(x, weight, bias, y);
             } else {
                 self.forward_by_columns(x, weight, bias, y);
@@ -111,7 +116,9 @@ impl OnImages {
         let images =
             images(dy, out_channels * area(self.output)).zip(images_mut(&mut dx, in_channels * area(self.input)));
         for (dy, dx) in images {
-            if self.turns_around() {
+            if self.goes_by_tiles::<T>(self.input) {
+                self.input_gradient_by_tiles(single(dy), single(weight), single_mut(dx));
+            } else if self.turns_around() {
                 self.input_gradient_by_taps(dy, weight, dx);
             } else {
                 self.input_gradient_by_columns(dy, weight, dx);
@@ -149,6 +156,18 @@ fn images<T>(data: &[T], size: usize) -> std::slice::ChunksExact<'_, T> {
 
 fn images_mut<T>(data: &mut [T], size: usize) -> std::slice::ChunksExactMut<'_, T> {
     data.chunks_exact_mut(size.max(1))
+}
+
+const NOT_SINGLE: &str = "only f32 goes by tiles";
+
+fn single<T: Float>(numbers: &[T]) -> &[f32] {
+    let Some(numbers) = T::as_f32(numbers) else { unreachable!("{NOT_SINGLE}") };
+    numbers
+}
+
+fn single_mut<T: Float>(numbers: &mut [T]) -> &mut [f32] {
+    let Some(numbers) = T::as_f32_mut(numbers) else { unreachable!("{NOT_SINGLE}") };
+    numbers
 }
 
 fn fill_rows<T: Float>(rows: &mut [T], width: usize, values: Option<&[T]>) {

@@ -5,8 +5,8 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 
 use super::vectors::turn;
-use super::winograd::SIDE as TILE;
 use super::{Job, PANEL, Window};
+use crate::kernel::transform::SIDE as TILE;
 
 /// How results lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

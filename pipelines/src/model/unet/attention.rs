@@ -164,6 +164,7 @@ impl Attention {
 #[derive(Debug)]
 struct FeedForward {
     path: String,
+    dtype: DType,
     widen: LinearSlot,
     narrow: LinearSlot,
 }
@@ -173,6 +174,7 @@ impl FeedForward {
         let inner = 4 * width;
         Ok(Self {
             path: place.path().into(),
+            dtype: place.weights().dtype(),
             widen: place.linear("net.0.proj", width, 2 * inner, Bias::With)?,
             narrow: place.linear("net.2", inner, width, Bias::With)?,
         })
@@ -181,7 +183,8 @@ impl FeedForward {
     /// `x` plus the layer behind its `norm`. What lies between the two projections is kept for a backward pass unless it was
     /// given up; the bits are the same.
     fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, pass: Pass<'_>) -> TensorResult<Tensor> {
-        let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(WIDER * x.elem_count() as u64);
+        let numbers = WIDER * x.elem_count() as u64;
+        let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(numbers, self.dtype);
         match (self.widen.frozen(pass.adapters), self.narrow.frozen(pass.adapters)) {
             (Some(widen), Some(narrow)) if !kept => feed_forward(x, norm, widen, narrow),
             _ => {
@@ -195,8 +198,9 @@ impl FeedForward {
 /// How much wider a feed-forward layer is between its projections: values and gates, four times its width each.
 const WIDER: u64 = 8;
 
-/// Whether so many `numbers` between the projections of a feed-forward layer are kept for the backward pass. More do not stay in
-/// the cache of a processor: then computing them again, in pieces, takes no longer than writing and reading them.
-pub(crate) fn keeps_wide(numbers: u64) -> bool {
-    numbers <= 8 << 20
+/// Whether so many `numbers` between the projections of a feed-forward layer with weights of this type are kept for the backward
+/// pass. More do not stay in the cache of a processor: with bf16's quick products, computing them again in pieces then takes no
+/// longer than writing and reading them.
+pub(crate) fn keeps_wide(numbers: u64, weights: DType) -> bool {
+    weights != DType::BF16 || numbers <= 8 << 20
 }

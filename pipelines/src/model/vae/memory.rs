@@ -1,11 +1,9 @@
 //! How much memory a picture takes on its way through the autoencoder, known before it goes.
 //!
 //! The figures follow what the code holds at a time: the input of the level at work, the input of the block, and around a
-//! convolution the normalised map, its copy in a frame of zeros, what it is computed with, and the result, which the portable
-//! kernels also hold with margins.
+//! convolution the normalised map, its copy in a frame of zeros, what it is computed with, and the result.
 
 use catelier_numerics::ops::convolution_scratch_bytes;
-use catelier_numerics::processor::{Kernels, kernels};
 
 use crate::model::config::VaeConfig;
 
@@ -19,13 +17,13 @@ pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
         most.level(config.layers_per_block + 1, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
             // The doubled map, in its frame, and the result.
-            let convolution = (2 + most.results) * width * 4 * pixels + scratch(width, 4 * pixels);
+            let convolution = 3 * width * 4 * pixels + scratch([width, width], 4 * pixels);
             most.see((inputs + width) * pixels + convolution);
             pixels *= 4;
         }
         inputs = width;
     }
-    most.see((3 * inputs + most.results * config.out_channels) * pixels + scratch(inputs, pixels));
+    most.see((3 * inputs + config.out_channels) * pixels + scratch([inputs, config.out_channels], pixels));
     most.bytes()
 }
 
@@ -34,7 +32,7 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     let mut most = Most::nothing();
     let mut pixels = size.0 * size.1;
     let mut inputs = config.block_out_channels.first().copied().unwrap_or(0);
-    most.see((2 * config.in_channels + most.results * inputs) * pixels + scratch(config.in_channels, pixels));
+    most.see((2 * config.in_channels + inputs) * pixels + scratch([config.in_channels, inputs], pixels));
     for (index, &width) in config.block_out_channels.iter().enumerate() {
         most.level(config.layers_per_block, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
@@ -48,25 +46,19 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     most.bytes()
 }
 
-/// Numbers that a 3 × 3 convolution holds besides its input and its result.
-fn scratch(channels: usize, pixels: usize) -> usize {
+/// Numbers that a 3 × 3 convolution between so many channels holds besides its input and its result.
+fn scratch(channels: [usize; 2], pixels: usize) -> usize {
     convolution_scratch_bytes(channels, pixels) as usize / size_of::<f32>()
 }
 
 /// The most numbers seen at a time.
 struct Most {
     numbers: usize,
-    /// How often a convolution holds its result.
-    results: usize,
 }
 
 impl Most {
     fn nothing() -> Self {
-        let results = match kernels() {
-            Kernels::Portable => 2,
-            Kernels::Wide => 1,
-        };
-        Self { numbers: 0, results }
+        Self { numbers: 0 }
     }
 
     fn see(&mut self, numbers: usize) {
@@ -88,9 +80,8 @@ impl Most {
     /// A residual block: either convolution, then the one that brings the input to the width of the result.
     fn block(&mut self, held: usize, inputs: usize, width: usize, pixels: usize) {
         let shortcut = if inputs == width { 0 } else { 2 * inputs + 3 * width };
-        let [first, second] = [3 * inputs, inputs + 3 * width].map(|channels| channels + self.results * width);
-        self.see((held + first) * pixels + scratch(inputs, pixels));
-        self.see((held + second) * pixels + scratch(width, pixels));
+        self.see((held + 3 * inputs + width) * pixels + scratch([inputs, width], pixels));
+        self.see((held + inputs + 4 * width) * pixels + scratch([width, width], pixels));
         self.see((held + shortcut) * pixels);
     }
 

@@ -1,12 +1,12 @@
 //! The transforms of F(4 × 4, 3 × 3), lane by lane.
 
 /// Side of a tile of results.
-pub(in super::super) const SIDE: usize = 4;
+pub(crate) const SIDE: usize = 4;
 /// Side of the pixels that it looks at.
-pub(super) const SPAN: usize = 6;
+pub(crate) const SPAN: usize = 6;
 
 /// A transform in one dimension, from `I` numbers to `O`.
-pub(super) trait Transform<const I: usize, const O: usize> {
+pub(crate) trait Transform<const I: usize, const O: usize> {
     /// Must be marked `#[inline(always)]`.
     fn column(x: [f32; I]) -> [f32; O];
 
@@ -43,7 +43,7 @@ const NEAR_2: f32 = NEAR * NEAR;
 const FAR_2: f32 = FAR * FAR;
 
 /// `Bᵀ`, of pixels.
-pub(super) struct OfPixels;
+pub(crate) struct OfPixels;
 
 impl Transform<SPAN, SPAN> for OfPixels {
     #[inline(always)]
@@ -57,7 +57,7 @@ impl Transform<SPAN, SPAN> for OfPixels {
 }
 
 /// `G`, of kernels.
-pub(super) struct OfKernels;
+pub(crate) struct OfKernels;
 
 impl Transform<3, SPAN> for OfKernels {
     #[inline(always)]
@@ -72,7 +72,7 @@ impl Transform<3, SPAN> for OfKernels {
 }
 
 /// `Aᵀ`, of sums.
-pub(super) struct OfSums;
+pub(crate) struct OfSums;
 
 impl Transform<SPAN, SIDE> for OfSums {
     #[inline(always)]

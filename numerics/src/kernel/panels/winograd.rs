@@ -5,8 +5,6 @@
 //! Convolutional Neural Networks", 2016, sections 4.1 and 4.3). Kernels are transformed while they are used, so that
 //! none is kept twice. All of it is f32, for weights of bf16 too: the transforms enlarge what is rounded after them.
 
-mod transform;
-
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -17,10 +15,9 @@ use super::field::copy;
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
 use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
+use crate::kernel::transform::{OfKernels, OfPixels, OfSums, SIDE, SPAN, Transform};
 use crate::kernel::vector::{Loop, vectorized};
 use crate::work::count_product;
-pub(super) use transform::SIDE;
-use transform::{OfKernels, OfPixels, OfSums, SPAN, Transform};
 
 /// Places of a transformed tile or kernel.
 const PLACES: usize = SPAN * SPAN;
