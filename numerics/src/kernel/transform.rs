@@ -4,6 +4,10 @@
 pub(crate) const SIDE: usize = 4;
 /// Side of the pixels that it looks at.
 pub(crate) const SPAN: usize = 6;
+/// Places of a transformed tile or kernel.
+pub(crate) const PLACES: usize = SPAN * SPAN;
+/// Numbers that are transformed at a time.
+pub(crate) const LANES: usize = 16;
 
 /// A transform in one dimension, from `I` numbers to `O`.
 pub(crate) trait Transform<const I: usize, const O: usize> {

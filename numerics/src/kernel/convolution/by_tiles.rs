@@ -8,14 +8,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Convolution, OnImages, area};
-use crate::kernel::transform::{OfKernels, OfPixels, OfSums, SIDE, SPAN, Transform};
+use crate::kernel::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
 use crate::kernel::vector::{Loop, vectorized};
 use crate::kernel::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
-/// Places of a transformed tile or kernel.
-const PLACES: usize = SPAN * SPAN;
-/// Numbers that are transformed at a time.
-const LANES: usize = 16;
 /// Channels of the result that one task makes.
 const BLOCK: usize = 64;
 /// Numbers of transformed pixels that are held at a time, or those of [`FEWEST`] tiles if they are more.

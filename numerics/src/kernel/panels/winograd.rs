@@ -15,14 +15,10 @@ use super::field::copy;
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
 use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
-use crate::kernel::transform::{OfKernels, OfPixels, OfSums, SIDE, SPAN, Transform};
+use crate::kernel::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
 use crate::kernel::vector::{Loop, vectorized};
 use crate::work::count_product;
 
-/// Places of a transformed tile or kernel.
-const PLACES: usize = SPAN * SPAN;
-/// Numbers that are transformed at a time.
-const LANES: usize = 16;
 /// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
 const DEPTH: usize = 64;
 /// Bytes of transformed pixels and of their sums that one thread holds at a time, but those of at least [`FEWEST`] tiles.
