@@ -85,7 +85,7 @@ fn fit(files: &ModelFiles, settings: &TrainSettings, footprint: &Footprint, limi
     let components: Vec<&str> =
         components.into_iter().filter(|name| files.exists(&format!("{name}/config.json"))).collect();
     let others = weight_bytes(files, &components, dtype).request("cannot read the base")?;
-    let weights = footprint.weight_bytes(dtype) + others;
+    let weights = footprint.weights + others;
     match settings.gradient_checkpointing {
         Some(true) => Ok(MemoryPlan::recomputing_all(footprint, weights)),
         _ => MemoryPlan::fit(footprint, weights, limit).map_err(|error| too_much(&error)),

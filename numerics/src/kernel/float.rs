@@ -33,6 +33,20 @@ pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     }
 }
 
+const NOT_SINGLE: &str = "only kernels of f32 ask for the numbers as f32";
+
+/// The same numbers, which are f32.
+pub(crate) fn single<T: Float>(numbers: &[T]) -> &[f32] {
+    let Some(numbers) = T::as_f32(numbers) else { unreachable!("{NOT_SINGLE}") };
+    numbers
+}
+
+/// The same numbers, which are f32.
+pub(crate) fn single_mut<T: Float>(numbers: &mut [T]) -> &mut [f32] {
+    let Some(numbers) = T::as_f32_mut(numbers) else { unreachable!("{NOT_SINGLE}") };
+    numbers
+}
+
 impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;

@@ -12,6 +12,7 @@ mod vector;
 
 pub(crate) use convolution::{Convolution, OnImages, scratch_bytes};
 pub(crate) use float::Float;
+use float::{single, single_mut};
 pub(crate) use operation::{AddedKernel, Kernel1, Kernel3, View, Wanted, apply_added, apply1, apply3, lend};
 pub(crate) use panels::{
     Field, Frame, Job, KEPT_TURNED, Order, Packed, RoundedPairs, RoundedRows, Start, Window, has_bf16_instructions,

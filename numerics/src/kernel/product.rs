@@ -2,7 +2,7 @@
 
 use gemm::Parallelism;
 
-use super::Float;
+use super::{Float, single, single_mut};
 use crate::work::count_product;
 
 /// A read-only strided view of a matrix.
@@ -73,14 +73,11 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
-const NOT_SINGLE: &str = "only kernels of f32 ask for the numbers as f32";
-
 impl<'a, T: Float> Matrix<'a, T> {
     /// The same matrix, which is of f32.
     pub(crate) fn single(self) -> Matrix<'a, f32> {
         let Self { rows, columns, row_stride, column_stride, .. } = self;
-        let Some(data) = T::as_f32(self.data) else { unreachable!("{NOT_SINGLE}") };
-        Matrix { data, rows, columns, row_stride, column_stride }
+        Matrix { data: single(self.data), rows, columns, row_stride, column_stride }
     }
 }
 
@@ -88,8 +85,7 @@ impl<'a, T: Float> MatrixMut<'a, T> {
     /// The same matrix, which is of f32.
     pub(crate) fn single(self) -> MatrixMut<'a, f32> {
         let Self { rows, columns, row_stride, .. } = self;
-        let Some(data) = T::as_f32_mut(self.data) else { unreachable!("{NOT_SINGLE}") };
-        MatrixMut { data, rows, columns, row_stride }
+        MatrixMut { data: single_mut(self.data), rows, columns, row_stride }
     }
 }
 

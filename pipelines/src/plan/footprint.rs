@@ -47,8 +47,8 @@ pub struct Footprint {
     pub blocks: Vec<BlockFootprint>,
     /// Operations of the blocks in one forward pass of a batch.
     pub forward_flops: u64,
-    /// Numbers of each frozen weight of the UNet.
-    pub weights: Vec<u64>,
+    /// Bytes of the UNet's frozen weights on the processor.
+    pub weights: u64,
 }
 
 /// What one block, or the feed-forward layer of one apart from it, keeps inside, unless it is computed again.
@@ -80,22 +80,10 @@ impl Footprint {
             trained: 0,
             largest: 0,
             skips: Vec::new(),
-            footprint: Self {
-                between: 0,
-                passing: 0,
-                adapter: 0,
-                blocks: Vec::new(),
-                forward_flops: 0,
-                weights: Vec::new(),
-            },
+            footprint: Self { between: 0, passing: 0, adapter: 0, blocks: Vec::new(), forward_flops: 0, weights: 0 },
         };
         walk.unet();
         walk.finish()
-    }
-
-    /// Bytes of the UNet's frozen weights, loaded as `dtype` on the processor.
-    pub fn weight_bytes(&self, dtype: DType) -> u64 {
-        self.weights.iter().map(|numbers| weight_bytes(*numbers, dtype)).sum()
     }
 }
 
@@ -298,7 +286,7 @@ impl Walk<'_> {
     }
 
     fn module(&mut self, path: &str, kind: ModuleKind, weights: usize, factors: usize) -> bool {
-        self.footprint.weights.push(weights as u64);
+        self.footprint.weights += weight_bytes(weights as u64, self.sizes.weights);
         let reached = self.sizes.targets.chooses(&ModuleInfo { path: path.into(), kind });
         self.trained += if reached { factors as u64 } else { 0 };
         reached

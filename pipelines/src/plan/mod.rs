@@ -143,7 +143,7 @@ mod tests {
         let block =
             |path: &str, inside, flops| BlockFootprint { path: path.into(), inside, packed: 0, again: inside, flops };
         let blocks = vec![block("cheap", 100, 10), block("dear", 100, 1000), block("small", 1, 1)];
-        Footprint { between: 10, passing: 5, adapter: 1, blocks, forward_flops: 0, weights: vec![] }
+        Footprint { between: 10, passing: 5, adapter: 1, blocks, forward_flops: 0, weights: 0 }
     }
 
     fn fit(room: u64) -> std::result::Result<MemoryPlan, DoesNotFit> {

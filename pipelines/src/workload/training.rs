@@ -86,7 +86,7 @@ impl TrainingStep {
     /// [`DoesNotFit`].
     pub fn plan(&mut self, dtype: DType, limit: Option<u64>) -> Result<MemoryPlan, DoesNotFit> {
         let footprint = Footprint::of_step(self.unet.config(), &self.sizes(dtype));
-        let plan = MemoryPlan::fit(&footprint, footprint.weight_bytes(dtype), limit)?;
+        let plan = MemoryPlan::fit(&footprint, footprint.weights, limit)?;
         self.unet.recompute(plan.recompute.clone());
         Ok(plan)
     }

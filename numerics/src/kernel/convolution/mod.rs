@@ -13,7 +13,7 @@ mod by_tiles;
 
 use candle_core::{Result, bail};
 
-use super::{Float, Frame, Window};
+use super::{Float, Frame, Window, single, single_mut};
 pub(crate) use by_tiles::scratch_bytes;
 
 /// What a convolution is, apart from its weight.
@@ -156,18 +156,6 @@ fn images<T>(data: &[T], size: usize) -> std::slice::ChunksExact<'_, T> {
 
 fn images_mut<T>(data: &mut [T], size: usize) -> std::slice::ChunksExactMut<'_, T> {
     data.chunks_exact_mut(size.max(1))
-}
-
-const NOT_SINGLE: &str = "only f32 goes by tiles";
-
-fn single<T: Float>(numbers: &[T]) -> &[f32] {
-    let Some(numbers) = T::as_f32(numbers) else { unreachable!("{NOT_SINGLE}") };
-    numbers
-}
-
-fn single_mut<T: Float>(numbers: &mut [T]) -> &mut [f32] {
-    let Some(numbers) = T::as_f32_mut(numbers) else { unreachable!("{NOT_SINGLE}") };
-    numbers
 }
 
 fn fill_rows<T: Float>(rows: &mut [T], width: usize, values: Option<&[T]>) {

@@ -46,9 +46,8 @@ pub(crate) fn multiply_in_cache<T: Float>(
     assert!(a.column_stride == 1 && b.column_stride == 1, "rows of adjacent elements");
     count_product(a.rows, b.columns, a.columns);
     let depth = a.columns;
-    let Some(c_data) = T::as_f32_mut(result.data) else { unreachable!("the result has the type of its factors") };
     let (a, b) = (Factor { data: a_data, pitch: a.row_stride }, Factor { data: b_data, pitch: b.row_stride });
-    let c = MatrixMut::rows_apart(c_data, result.rows, result.columns, result.row_stride);
+    let c = result.single();
     in_strips(c, (scale.to_f64() as f32, update), a, b, depth);
 }
 
