@@ -1,11 +1,14 @@
 //! Low-rank updates of frozen layers: the trainable part, as one node of the graph.
 
 use candle_core::{DType, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 use super::conv::{check_channels, taps_first};
 use super::elsewhere;
 use super::layer::LowRank;
-use crate::kernel::{Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply};
+use crate::kernel::{
+    Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply, multiply_in_cache,
+};
 
 /// `scale · (x · downᵀ) · upᵀ`.
 ///
@@ -98,13 +101,6 @@ fn together(
     f(&x.to_dtype(wide)?, &down.to_dtype(wide)?, &up.to_dtype(wide)?)?.to_dtype(x.dtype())
 }
 
-/// `a · b` as a new matrix.
-fn product<T: Float>(rows: usize, columns: usize, scale: T, a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
-    let mut result = vec![T::ZERO; rows * columns];
-    multiply(MatrixMut::new(&mut result, rows, columns), Update::Replace, scale, a, b, Threads::All);
-    result
-}
-
 /// `result += scale · a · b`, `result: [rows, columns]`.
 fn add_product<T: Float>(
     result: &mut [T],
@@ -147,13 +143,26 @@ pub(super) struct LowRankLinear {
     pub(super) scale: f64,
 }
 
+/// Rows that are multiplied together, so that they are read from memory once: gradients of the factors are summed over as
+/// many, then in order, at any number of threads.
+const ROWS: usize = 128;
+
 impl LowRank for LowRankLinear {
     fn add_to<T: Float>(&self, [x, down, up]: [View<'_, T>; 3], y: &mut [T]) -> Result<()> {
-        let ((rows, in_features), rank, out_features) = (x.rows(), down.dims[0], up.dims[0]);
-        let (x, down) = (Matrix::new(x.data, rows, in_features), Matrix::new(down.data, rank, in_features));
-        let narrow = product(rows, rank, T::ONE, x, down.t());
-        let (narrow, up) = (Matrix::new(&narrow, rows, rank), Matrix::new(up.data, out_features, rank));
-        add_product(y, (rows, out_features), T::from_f64(self.scale), narrow, up.t());
+        let (down, up) = (Factor::new(down), Factor::new(up));
+        let pieces = y.par_chunks_mut((ROWS * up.rows).max(1)).zip(x.data.par_chunks((ROWS * down.columns).max(1)));
+        pieces.for_each(|(y, x)| {
+            let rows = y.len() / up.rows;
+            let narrow = product(T::ONE, Matrix::new(x, rows, down.columns), down.turned());
+            let narrow = Matrix::new(&narrow, rows, up.columns);
+            multiply_in_cache(
+                MatrixMut::new(y, rows, up.rows),
+                Update::Add,
+                T::from_f64(self.scale),
+                narrow,
+                up.turned(),
+            );
+        });
         Ok(())
     }
 
@@ -161,31 +170,92 @@ impl LowRank for LowRankLinear {
         &self,
         [x, down, up]: [View<'_, T>; 3],
         grad: View<'_, T>,
-        wanted: Wanted,
+        _: Wanted,
         mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
-        let ((rows, in_features), rank, out_features) = (x.rows(), down.dims[0], up.dims[0]);
-        let scale = T::from_f64(self.scale);
-        let x = Matrix::new(x.data, rows, in_features);
-        let down = Matrix::new(down.data, rank, in_features);
-        let up = Matrix::new(up.data, out_features, rank);
-        let grad = Matrix::new(grad.data, rows, out_features);
-
-        let d_narrow = product(rows, rank, scale, grad, up);
-        let d_narrow = Matrix::new(&d_narrow, rows, rank);
-        if wanted[0] {
-            add_product(&mut dx, (rows, in_features), T::ONE, d_narrow, down);
-        }
-        let when = |position: usize, f: &dyn Fn() -> Vec<T>| if wanted[position] { f() } else { Vec::new() };
-        Ok([
-            dx,
-            when(1, &|| product(rank, in_features, T::ONE, d_narrow.t(), x)),
-            when(2, &|| {
-                let narrow = product(rows, rank, T::ONE, x, down.t());
-                product(out_features, rank, scale, grad.t(), Matrix::new(&narrow, rows, rank))
-            }),
-        ])
+        let (down, up) = (Factor::new(down), Factor::new(up));
+        let pieces = x.data.par_chunks((ROWS * down.columns).max(1));
+        let pieces = pieces.zip(grad.data.par_chunks((ROWS * up.rows).max(1)));
+        let pieces: Vec<_> = pieces.map(|(x, grad)| self.differentiate(x, grad, (&down, &up))).collect();
+        dx.par_chunks_mut((ROWS * down.columns).max(1)).zip(&pieces).for_each(|(dx, piece)| {
+            let rows = dx.len() / down.columns;
+            let d_narrow = Matrix::new(&piece.d_narrow, rows, down.rows);
+            multiply_in_cache(MatrixMut::new(dx, rows, down.columns), Update::Add, T::ONE, d_narrow, down.matrix());
+        });
+        let gradients = pieces.into_iter().map(|piece| [piece.d_down, piece.d_up_turned]);
+        let none = || [&down, &up].map(|factor| vec![T::ZERO; factor.data.len()]);
+        let [d_down, d_up_turned] = gradients.reduce(add_each).unwrap_or_else(none);
+        Ok([dx, d_down, turned(&d_up_turned, up.columns)])
     }
+}
+
+impl LowRankLinear {
+    /// What some rows of `x` and of the gradient of the result say of the factors.
+    fn differentiate<T: Float>(&self, x: &[T], grad: &[T], (down, up): (&Factor<'_, T>, &Factor<'_, T>)) -> Piece<T> {
+        let rows = grad.len() / up.rows;
+        let (x, grad) = (Matrix::new(x, rows, down.columns), Matrix::new(grad, rows, up.rows));
+        let scale = T::from_f64(self.scale);
+        let narrow = product(T::ONE, x, down.turned());
+        let d_narrow = product(scale, grad, up.matrix());
+        let columns = [&narrow, &d_narrow].map(|narrow| turned(narrow, rows));
+        let [narrow, d_narrow_turned] = columns.each_ref().map(|columns| Matrix::new(columns, down.rows, rows));
+        Piece { d_up_turned: product(scale, narrow, grad), d_down: product(T::ONE, d_narrow_turned, x), d_narrow }
+    }
+}
+
+/// Gradients of the narrow activation, of `down` and of the transpose of `up` from some rows.
+struct Piece<T> {
+    d_narrow: Vec<T>,
+    d_down: Vec<T>,
+    d_up_turned: Vec<T>,
+}
+
+fn add_each<T: Float>(mut sums: [Vec<T>; 2], more: [Vec<T>; 2]) -> [Vec<T>; 2] {
+    for (sums, more) in sums.iter_mut().zip(&more) {
+        sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += *more);
+    }
+    sums
+}
+
+/// A factor and its transpose.
+struct Factor<'a, T> {
+    data: &'a [T],
+    turned: Vec<T>,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a, T: Float> Factor<'a, T> {
+    fn new(factor: View<'a, T>) -> Self {
+        let (rows, columns) = factor.rows();
+        Self { data: factor.data, turned: turned(factor.data, rows), rows, columns }
+    }
+
+    fn matrix(&self) -> Matrix<'_, T> {
+        Matrix::new(self.data, self.rows, self.columns)
+    }
+
+    fn turned(&self) -> Matrix<'_, T> {
+        Matrix::new(&self.turned, self.columns, self.rows)
+    }
+}
+
+/// The transpose of a matrix of so many rows.
+fn turned<T: Float>(matrix: &[T], rows: usize) -> Vec<T> {
+    let mut result = vec![T::ZERO; matrix.len()];
+    for (column, result) in result.chunks_exact_mut(rows.max(1)).enumerate() {
+        let numbers = matrix[column..].iter().step_by(matrix.len() / rows);
+        result.iter_mut().zip(numbers).for_each(|(value, number)| *value = *number);
+    }
+    result
+}
+
+/// `scale · a · b` as a new matrix; rows of both are of adjacent elements.
+fn product<T: Float>(scale: T, a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
+    let (rows, columns) = (a.shape().0, b.shape().1);
+    let mut result = vec![T::ZERO; rows * columns];
+    multiply_in_cache(MatrixMut::new(&mut result, rows, columns), Update::Replace, scale, a, b);
+    result
 }
 
 pub(super) struct LowRankConv2d {
