@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn};
+use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn, turn_pairs};
 use super::{PANEL, PANELS, PIXELS};
 
 /// Sums of a tile, pixel by pixel.
@@ -28,7 +28,8 @@ pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'stat
 
     fn from_f32(value: f32) -> Self;
 
-    fn to_f32(self) -> f32;
+    /// Number `place` of a group of [`GROUP`](Self::GROUP).
+    fn pick(group: &[Self], place: usize) -> f32;
 
     /// Converts sixteen numbers.
     fn convert(values: &[f32; 16], into: &mut [Self; 16]);
@@ -84,8 +85,8 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
+    fn pick(group: &[Self], _: usize) -> f32 {
+        group[0]
     }
 
     fn convert(values: &[f32; 16], into: &mut [Self; 16]) {
@@ -118,9 +119,11 @@ impl Element for bf16 {
         bf16::from_f32(value)
     }
 
+    /// From the whole pair: to read one of them would be to read across the lines of the cache.
     #[inline(always)]
-    fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+    fn pick(group: &[Self], place: usize) -> f32 {
+        let pair = u32::from(group[0].to_bits()) | u32::from(group[1].to_bits()) << 16;
+        f32::from_bits(pair << (16 - 16 * place) & 0xffff_0000)
     }
 
     #[expect(unsafe_code, reason = "the conversion instruction, where there is one")]
@@ -129,16 +132,10 @@ impl Element for bf16 {
         unsafe { convert_bf16(values, into) }
     }
 
+    #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        // Two rows hold the pairs of two channels for 32 outputs; the same holds for the result with the roles changed.
-        let (square, turned) = (square.as_flattened(), turned.as_flattened_mut());
-        for channels in 0..PANEL / 2 {
-            let pairs: &[Self; 2 * PANEL] = square[channels * 2 * PANEL..].first_chunk().unwrap_or(&[bf16::ZERO; 64]);
-            for outputs in 0..PANEL / 2 {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|place| pairs[4 * outputs + place]);
-                turned[(outputs * PANEL + 2 * channels) * 2..][..4].copy_from_slice(&[a, c, b, d]);
-            }
-        }
+        // SAFETY: bf16 panels are only made where these instructions exist.
+        unsafe { turn_pairs(square, turned) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]

@@ -116,17 +116,26 @@ impl<'a> Output<'a> {
     }
 
     fn write_tokens(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[&[f32; PANEL]]) {
-        let Start { bias, shift, residual } = self.start;
-        let Range { start: first, end } = self.channels_of(panel);
+        let channels = self.channels_of(panel);
         for (offset, sums) in pixels.iter().enumerate() {
-            let at = ((sample * self.size.0 + row) * self.size.1 + column + offset) * self.channels + first;
-            let mut values = **sums;
-            let values = &mut values[..end - first];
-            add(values, bias.map(|bias| &bias[first..end]));
-            add(values, shift.map(|shift| &shift[sample * self.channels..][first..end]));
-            add(values, residual.map(|residual| &residual[at..][..end - first]));
-            self.results.write(at, values);
+            let place = (sample, (sample * self.size.0 + row) * self.size.1 + column + offset);
+            if channels.len() == PANEL {
+                self.write_token(place, channels.start, **sums);
+            } else {
+                channels.clone().zip(*sums).for_each(|(channel, sum)| self.write_token(place, channel, [*sum]));
+            }
         }
+    }
+
+    /// Neighbouring channels, from `first` on, of a pixel of all samples.
+    #[inline(always)]
+    fn write_token<const N: usize>(&self, (sample, pixel): (usize, usize), first: usize, sums: [f32; N]) {
+        let Start { bias, shift, residual } = self.start;
+        let (at, mut values) = (pixel * self.channels + first, sums);
+        add(&mut values, bias.map(|bias| &bias[first..][..N]));
+        add(&mut values, shift.map(|shift| &shift[sample * self.channels + first..][..N]));
+        add(&mut values, residual.map(|residual| &residual[at..][..N]));
+        self.results.write(at, values);
     }
 
     /// The same pixels of each output.
@@ -147,7 +156,7 @@ impl<'a> Output<'a> {
         let shift = shift.map_or(0.0, |shift| shift[plane]);
         let mut values = sums.map(|sum| sum + bias + shift);
         add(&mut values, residual.map(|residual| &residual[at..][..N]));
-        self.results.write(at, &values);
+        self.results.write(at, values);
     }
 
     /// The whole result, once every pixel of every panel has been written.
@@ -156,6 +165,7 @@ impl<'a> Output<'a> {
     }
 }
 
+#[inline(always)]
 fn add(values: &mut [f32], more: Option<&[f32]>) {
     values.iter_mut().zip(more.unwrap_or(&[])).for_each(|(value, more)| *value += more);
 }
@@ -182,11 +192,11 @@ impl Results {
 
     /// Writes `values` from `at` on.
     #[expect(unsafe_code, reason = "tasks write disjoint elements of one result")]
-    #[inline]
-    fn write(&self, at: usize, values: &[f32]) {
-        for (cell, value) in self.0[at..][..values.len()].iter().zip(values) {
+    #[inline(always)]
+    fn write<const N: usize>(&self, at: usize, values: [f32; N]) {
+        for (cell, value) in self.0[at..][..N].iter().zip(values) {
             // SAFETY: these cells belong to the calling task alone, as `Output::write` demands.
-            unsafe { (*cell.0.get()).write(*value) };
+            unsafe { (*cell.0.get()).write(value) };
         }
     }
 

@@ -65,7 +65,8 @@ impl<E: Element> Packed<E> {
             for tap in 0..self.taps {
                 weight.extend((0..self.in_channels).map(|channel| {
                     let (block, place) = position::<E>(tap * padded + channel, output % PANEL);
-                    blocks[block].0[place].to_f32()
+                    let group = &blocks[block].0[place / E::GROUP * E::GROUP..][..E::GROUP];
+                    E::pick(group, place % E::GROUP)
                 }));
             }
         }
@@ -215,7 +216,7 @@ impl<E: Element> Panel<'_, E> {
         let (mut outputs, blocks) = ([0.0; PANEL], &self.0[depth / E::GROUP * E::GROUP..][..E::GROUP]);
         for (outputs, block) in outputs.chunks_exact_mut(PANEL / E::GROUP).zip(blocks) {
             for (output, group) in outputs.iter_mut().zip(block.0.chunks_exact(E::GROUP)) {
-                *output = group[depth % E::GROUP].to_f32();
+                *output = E::pick(group, depth % E::GROUP);
             }
         }
         outputs
@@ -251,7 +252,7 @@ mod tests {
         comes_back::<bf16>();
     }
 
-    fn turns<E: Element>() {
+    fn turns<E: Element + Into<f32>>() {
         for (out, taps, inputs) in [(33, 9, 5), (64, 1, 70), (7, 2, 32)] {
             let packed = Packed::<E>::new((out, taps, inputs), weight);
             let turned = Packed::<E>::new((inputs, taps, out), |index| {
@@ -260,7 +261,7 @@ mod tests {
             });
             for panel in 0..turned.panels() {
                 let numbers = |panel: Panel<'_, E>| -> Vec<f32> {
-                    panel.0.iter().flat_map(|block| block.0.map(E::to_f32)).collect()
+                    panel.0.iter().flat_map(|block| block.0.map(Into::<f32>::into)).collect()
                 };
                 assert!(numbers(packed.turned_panel(panel)) == numbers(turned.panel(panel)), "{out} {taps} {inputs}");
             }

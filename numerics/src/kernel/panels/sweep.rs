@@ -139,23 +139,23 @@ impl<'a, E: Element> Work<'a, E> {
     }
 
     fn run(&self, task: &Task, panels: &Panels<'_, E>) {
+        let mut sums: Tile = [[[0.0; PANEL]; PANELS]; PIXELS];
         for index in task.panels.clone().step_by(PANELS) {
             let first = panels.get(index);
             let second = (index + 1 < task.panels.end).then(|| panels.get(index + 1));
             for tile in task.tiles.clone() {
-                self.run_tile(tile, index, (&first, second.as_ref()));
+                self.run_tile(tile, index, (&first, second.as_ref()), &mut sums);
             }
         }
     }
 
     /// One tile of panel `index`, and of the next if it is given.
-    fn run_tile(&self, tile: usize, index: usize, panels: (&Panel<'_, E>, Option<&Panel<'_, E>>)) {
-        let mut sums: Tile = [[[0.0; PANEL]; PANELS]; PIXELS];
+    fn run_tile(&self, tile: usize, index: usize, panels: (&Panel<'_, E>, Option<&Panel<'_, E>>), sums: &mut Tile) {
         let (line, within) = (tile / self.tiles_per_line, tile % self.tiles_per_line);
         let columns = share(self.window.output.1, within, self.tiles_per_line);
         match panels {
-            (first, Some(second)) => self.multiply(line, &columns, [first, second], &mut sums),
-            (first, None) => self.multiply(line, &columns, [first], &mut sums),
+            (first, Some(second)) => self.multiply(line, &columns, [first, second], sums),
+            (first, None) => self.multiply(line, &columns, [first], sums),
         }
         for place in 0..1 + usize::from(panels.1.is_some()) {
             let pixels = sums.each_ref().map(|pixel| &pixel[place]);

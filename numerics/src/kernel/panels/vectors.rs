@@ -4,11 +4,12 @@
 mod x86 {
     use std::arch::x86_64::{
         __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
-        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
-        _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_shuffle_f32x4, _mm512_storeu_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-        _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+        _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
+        _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+        _mm512_shufflehi_epi16, _mm512_shufflelo_epi16, _mm512_storeu_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd,
+        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use half::bf16;
@@ -62,8 +63,6 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
-        const EVEN: i32 = 0x88;
-        const ODD: i32 = 0xdd;
         let mut quads = rows;
         for (rows, quads) in rows.as_chunks::<4>().0.iter().zip(quads.as_chunks_mut::<4>().0) {
             let low = [_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpacklo_ps(rows[2], rows[3])];
@@ -79,15 +78,72 @@ mod x86 {
         }
         let mut columns = quads;
         for column in 0..4 {
-            let [a, b, c, d] = [0, 4, 8, 12].map(|first| quads[first + column]);
-            let even = [_mm512_shuffle_f32x4::<EVEN>(a, b), _mm512_shuffle_f32x4::<EVEN>(c, d)];
-            let odd = [_mm512_shuffle_f32x4::<ODD>(a, b), _mm512_shuffle_f32x4::<ODD>(c, d)];
-            columns[column] = _mm512_shuffle_f32x4::<EVEN>(even[0], even[1]);
-            columns[column + 4] = _mm512_shuffle_f32x4::<EVEN>(odd[0], odd[1]);
-            columns[column + 8] = _mm512_shuffle_f32x4::<ODD>(even[0], even[1]);
-            columns[column + 12] = _mm512_shuffle_f32x4::<ODD>(odd[0], odd[1]);
+            let turned = quarters_transposed([0, 4, 8, 12].map(|first| quads[first + column]));
+            turned.into_iter().enumerate().for_each(|(quarter, register)| columns[column + 4 * quarter] = register);
         }
         columns
+    }
+
+    /// Turns 32 channels, in pairs `[channels / 2, outputs, 2]`, by 32 outputs into pairs of outputs `[outputs / 2, channels, 2]`.
+    #[expect(unsafe_code, reason = "vector loads and stores")]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in super::super) unsafe fn turn_pairs(square: &[[bf16; PANEL]; PANEL], turned: &mut [[bf16; PANEL]; PANEL]) {
+        /// Two channels of two outputs.
+        type Quad = [bf16; 4];
+        const SIDE: usize = PANEL / 2;
+        let (square, turned): (&[Quad], &mut [Quad]) =
+            (square.as_flattened().as_chunks().0, turned.as_flattened_mut().as_chunks_mut().0);
+        for row in (0..SIDE).step_by(8) {
+            for column in (0..SIDE).step_by(8) {
+                let rows = std::array::from_fn(|i| {
+                    let quads: &[Quad] = &square[(row + i) * SIDE + column..][..8];
+                    // SAFETY: eight elements of eight bytes are loaded.
+                    quads_turned(unsafe { _mm512_loadu_ps(quads.as_ptr().cast()) })
+                });
+                for (i, register) in octets_transposed(rows).into_iter().enumerate() {
+                    let quads: &mut [Quad] = &mut turned[(column + i) * SIDE + row..][..8];
+                    // SAFETY: eight elements of eight bytes are stored.
+                    unsafe { _mm512_storeu_ps(quads.as_mut_ptr().cast(), register) }
+                }
+            }
+        }
+    }
+
+    /// Exchanges the second and the third of every four bf16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn quads_turned(quads: __m512) -> __m512 {
+        const INNER: i32 = 0b11_01_10_00;
+        let quads = _mm512_castps_si512(quads);
+        _mm512_castsi512_ps(_mm512_shufflehi_epi16::<INNER>(_mm512_shufflelo_epi16::<INNER>(quads)))
+    }
+
+    /// Eight rows of eight elements, of two f32 each, as eight columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn octets_transposed(rows: [__m512; 8]) -> [__m512; 8] {
+        let rows = rows.map(|row| _mm512_castps_pd(row));
+        let rows = rows.as_chunks::<2>().0;
+        let even = std::array::from_fn(|i| _mm512_castpd_ps(_mm512_unpacklo_pd(rows[i][0], rows[i][1])));
+        let odd = std::array::from_fn(|i| _mm512_castpd_ps(_mm512_unpackhi_pd(rows[i][0], rows[i][1])));
+        let (even, odd) = (quarters_transposed(even), quarters_transposed(odd));
+        std::array::from_fn(|column| if column % 2 == 0 { even[column / 2] } else { odd[column / 2] })
+    }
+
+    /// Four rows of four quarters as four columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn quarters_transposed([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        const EVEN: i32 = 0x88;
+        const ODD: i32 = 0xdd;
+        let even = [_mm512_shuffle_f32x4::<EVEN>(a, b), _mm512_shuffle_f32x4::<EVEN>(c, d)];
+        let odd = [_mm512_shuffle_f32x4::<ODD>(a, b), _mm512_shuffle_f32x4::<ODD>(c, d)];
+        [
+            _mm512_shuffle_f32x4::<EVEN>(even[0], even[1]),
+            _mm512_shuffle_f32x4::<EVEN>(odd[0], odd[1]),
+            _mm512_shuffle_f32x4::<ODD>(even[0], even[1]),
+            _mm512_shuffle_f32x4::<ODD>(odd[0], odd[1]),
+        ]
     }
 
     /// Sums of a tile: two registers for each pixel and panel.
@@ -385,6 +441,7 @@ mod none {
 
     absent! {
         fn turn<const SIDE>(&[[f32; SIDE]; SIDE], &mut [[f32; SIDE]; SIDE]);
+        fn turn_pairs(&[[bf16; PANEL]; PANEL], &mut [[bf16; PANEL]; PANEL]);
         fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
         fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
         fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);
