@@ -21,4 +21,4 @@ pub(crate) use panels::{
 pub(crate) use product::{Matrix, MatrixMut, Threads, Update, multiply};
 pub use spent::backward;
 pub(crate) use spent::spent;
-pub(crate) use vector::{Loop, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};
+pub(crate) use vector::{Loop, Simd, largest, map_rows, replace_and_sum, sum, sum_of_products, vectorized};

@@ -1,5 +1,10 @@
 //! The transforms of F(4 × 4, 3 × 3), lane by lane.
 
+use std::mem::MaybeUninit;
+use std::ops::{Add, Sub};
+
+use super::Simd;
+
 /// Side of a tile of results.
 pub(crate) const SIDE: usize = 4;
 /// Side of the pixels that it looks at.
@@ -9,30 +14,116 @@ pub(crate) const PLACES: usize = SPAN * SPAN;
 /// Numbers that are transformed at a time.
 pub(crate) const LANES: usize = 16;
 
+/// As many numbers as the processor of `S` works on at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbers<S: Simd> {
+    simd: S,
+    register: S::f32s,
+}
+
+impl<S: Simd> Numbers<S> {
+    /// How many there are: a divisor of [`LANES`].
+    pub(crate) const COUNT: usize = S::F32_LANES;
+
+    #[inline(always)]
+    pub(crate) fn zeros(simd: S) -> Self {
+        Self { simd, register: simd.splat_f32s(0.0) }
+    }
+
+    /// The first ones, and zeros for those that are missing.
+    #[inline(always)]
+    pub(crate) fn load(simd: S, from: &[f32]) -> Self {
+        Self { simd, register: simd.partial_load_f32s(from) }
+    }
+
+    /// The same of what has all of them.
+    #[inline(always)]
+    pub(crate) fn load_whole(simd: S, from: &[f32]) -> Self {
+        Self { simd, register: S::as_simd_f32s(from).0[0] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(self, into: &mut [f32]) {
+        S::as_mut_simd_f32s(into).0[0] = self.register;
+    }
+
+    #[inline(always)]
+    pub(crate) fn store_new(self, into: &mut [MaybeUninit<f32>]) {
+        S::as_uninit_mut_simd_f32s(into).0[0].write(self.register);
+    }
+
+    /// `self · factor`.
+    #[inline(always)]
+    fn times(self, factor: f32) -> Self {
+        Self { register: self.simd.mul_f32s(self.register, self.simd.splat_f32s(factor)), ..self }
+    }
+
+    /// `self + factor · more`.
+    #[inline(always)]
+    fn plus(self, factor: f32, more: Self) -> Self {
+        let factor = self.simd.splat_f32s(factor);
+        Self { register: self.simd.mul_add_e_f32s(factor, more.register, self.register), ..self }
+    }
+}
+
+impl<S: Simd> Add for Numbers<S> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, more: Self) -> Self {
+        Self { register: self.simd.add_f32s(self.register, more.register), ..self }
+    }
+}
+
+impl<S: Simd> Sub for Numbers<S> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, less: Self) -> Self {
+        Self { register: self.simd.sub_f32s(self.register, less.register), ..self }
+    }
+}
+
 /// A transform in one dimension, from `I` numbers to `O`.
 pub(crate) trait Transform<const I: usize, const O: usize> {
     /// Must be marked `#[inline(always)]`.
-    fn column(x: [f32; I]) -> [f32; O];
+    fn column<S: Simd>(x: [Numbers<S>; I]) -> [Numbers<S>; O];
 
-    /// `M · x · Mᵀ` in every lane.
+    /// `M · x · Mᵀ`, from and to numbers at a row and a column. The arguments must be marked `#[inline(always)]`.
     #[inline(always)]
-    fn square<const L: usize>(x: &[[[f32; L]; I]; I], into: &mut [[[f32; L]; O]; O]) {
-        let mut columns = [[[0.0; L]; I]; O];
+    fn square<S: Simd>(
+        simd: S,
+        load: impl Fn(usize, usize) -> Numbers<S>,
+        mut store: impl FnMut(usize, usize, Numbers<S>),
+    ) {
+        let mut columns = [[Numbers::zeros(simd); I]; O];
+        let mut numbers = [Numbers::zeros(simd); I];
         for column in 0..I {
-            for lane in 0..L {
-                let mut numbers = [0.0; I];
-                (0..I).for_each(|row| numbers[row] = x[row][column][lane]);
-                let sums = Self::column(numbers);
-                (0..O).for_each(|row| columns[row][column][lane] = sums[row]);
+            for (row, number) in numbers.iter_mut().enumerate() {
+                *number = load(row, column);
+            }
+            for (sum, columns) in Self::column(numbers).into_iter().zip(&mut columns) {
+                columns[column] = sum;
             }
         }
-        for (row, columns) in into.iter_mut().zip(&columns) {
-            for lane in 0..L {
-                let mut numbers = [0.0; I];
-                (0..I).for_each(|column| numbers[column] = columns[column][lane]);
-                let sums = Self::column(numbers);
-                (0..O).for_each(|column| row[column][lane] = sums[column]);
+        for (row, columns) in columns.into_iter().enumerate() {
+            for (column, sum) in Self::column(columns).into_iter().enumerate() {
+                store(row, column, sum);
             }
+        }
+    }
+
+    /// The same in every lane of arrays.
+    #[inline(always)]
+    fn squares<S: Simd>(simd: S, x: &[[[f32; LANES]; I]; I], into: &mut [[[f32; LANES]; O]; O]) {
+        for first in (0..LANES).step_by(Numbers::<S>::COUNT) {
+            Self::square(
+                simd,
+                #[inline(always)]
+                |row, column| Numbers::load_whole(simd, &x[row][column][first..]),
+                #[inline(always)]
+                |row, column, numbers| numbers.store(&mut into[row][column][first..]),
+            );
         }
     }
 }
@@ -51,12 +142,19 @@ pub(crate) struct OfPixels;
 
 impl Transform<SPAN, SPAN> for OfPixels {
     #[inline(always)]
-    fn column([a, b, c, d, e, f]: [f32; SPAN]) -> [f32; SPAN] {
-        let (near_even, near_odd) = (e - FAR_2 * c, NEAR * (d - FAR_2 * b));
-        let (far_even, far_odd) = (e - NEAR_2 * c, FAR * (d - NEAR_2 * b));
-        let at_zero = e - (NEAR_2 + FAR_2) * c + NEAR_2 * FAR_2 * a;
-        let at_infinity = f - (NEAR_2 + FAR_2) * d + NEAR_2 * FAR_2 * b;
-        [at_zero, near_even + near_odd, near_even - near_odd, far_even + far_odd, far_even - far_odd, at_infinity]
+    fn column<S: Simd>([a, b, c, d, e, f]: [Numbers<S>; SPAN]) -> [Numbers<S>; SPAN] {
+        let (near_even, near_odd) = (e.plus(-FAR_2, c), d.plus(-FAR_2, b));
+        let (far_even, far_odd) = (e.plus(-NEAR_2, c), d.plus(-NEAR_2, b));
+        let at_zero = e.plus(-NEAR_2 - FAR_2, c).plus(NEAR_2 * FAR_2, a);
+        let at_infinity = f.plus(-NEAR_2 - FAR_2, d).plus(NEAR_2 * FAR_2, b);
+        [
+            at_zero,
+            near_even.plus(NEAR, near_odd),
+            near_even.plus(-NEAR, near_odd),
+            far_even.plus(FAR, far_odd),
+            far_even.plus(-FAR, far_odd),
+            at_infinity,
+        ]
     }
 }
 
@@ -65,13 +163,19 @@ pub(crate) struct OfKernels;
 
 impl Transform<3, SPAN> for OfKernels {
     #[inline(always)]
-    fn column([a, b, c]: [f32; 3]) -> [f32; SPAN] {
+    fn column<S: Simd>([a, b, c]: [Numbers<S>; 3]) -> [Numbers<S>; SPAN] {
         const NEAR_SCALE: f32 = 1.0 / (2.0 * NEAR_2 * (NEAR_2 - FAR_2));
         const FAR_SCALE: f32 = 1.0 / (2.0 * FAR_2 * (FAR_2 - NEAR_2));
-        let (near_even, near_odd) = (NEAR_SCALE * (a + NEAR_2 * c), NEAR_SCALE * NEAR * b);
-        let (far_even, far_odd) = (FAR_SCALE * (a + FAR_2 * c), FAR_SCALE * FAR * b);
-        let at_zero = a * (1.0 / (NEAR_2 * FAR_2));
-        [at_zero, near_even + near_odd, near_even - near_odd, far_even + far_odd, far_even - far_odd, c]
+        // Scaled at the end: the points' powers are exact, and so is what cancels.
+        let (near, far) = (a.plus(NEAR_2, c), a.plus(FAR_2, c));
+        [
+            a.times(1.0 / (NEAR_2 * FAR_2)),
+            near.plus(NEAR, b).times(NEAR_SCALE),
+            near.plus(-NEAR, b).times(NEAR_SCALE),
+            far.plus(FAR, b).times(FAR_SCALE),
+            far.plus(-FAR, b).times(FAR_SCALE),
+            c,
+        ]
     }
 }
 
@@ -80,13 +184,13 @@ pub(crate) struct OfSums;
 
 impl Transform<SPAN, SIDE> for OfSums {
     #[inline(always)]
-    fn column([a, b, c, d, e, f]: [f32; SPAN]) -> [f32; SIDE] {
-        let (near_even, near_odd, far_even, far_odd) = (b + c, NEAR * (b - c), d + e, FAR * (d - e));
+    fn column<S: Simd>([a, b, c, d, e, f]: [Numbers<S>; SPAN]) -> [Numbers<S>; SIDE] {
+        let (near_even, near_odd, far_even, far_odd) = (b + c, b - c, d + e, d - e);
         [
             a + near_even + far_even,
-            near_odd + far_odd,
-            NEAR_2 * near_even + FAR_2 * far_even,
-            NEAR_2 * near_odd + FAR_2 * far_odd + f,
+            near_odd.times(NEAR).plus(FAR, far_odd),
+            near_even.times(NEAR_2).plus(FAR_2, far_even),
+            f.plus(NEAR_2 * NEAR, near_odd).plus(FAR_2 * FAR, far_odd),
         ]
     }
 }

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+pub(crate) use pulp::Simd;
 use rayon::prelude::*;
 
 use super::Float;
@@ -18,8 +19,8 @@ const BLOCK: usize = 1024;
 pub(crate) trait Loop<A> {
     type Output;
 
-    /// Must be marked `#[inline(always)]`, and so must all that it calls.
-    fn run(arguments: A) -> Self::Output;
+    /// The loop in the instructions of `simd`. Must be marked `#[inline(always)]`, and so must all that it calls.
+    fn run<S: Simd>(simd: S, arguments: A) -> Self::Output;
 }
 
 /// Runs the loop `L`, compiled for the widest vector instructions the processor has.
@@ -37,8 +38,8 @@ impl<A, L: Loop<A>> pulp::WithSimd for Call<L, A> {
     type Output = L::Output;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> L::Output {
-        L::run(self.arguments)
+    fn with_simd<S: Simd>(self, simd: S) -> L::Output {
+        L::run(simd, self.arguments)
     }
 }
 
@@ -57,13 +58,18 @@ pub(crate) fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &m
 /// `Σ term(xᵢ)` in f64, in a fixed order.
 #[inline(always)]
 pub(crate) fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
-    x.chunks(BLOCK).map(|block| block_sum(block, block, |x, _| term(x))).sum()
+    sum_of_products(x, x, |x, _| term(x))
 }
 
 /// `Σ term(xᵢ, yᵢ)` in f64, in a fixed order.
 #[inline(always)]
 pub(crate) fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
-    x.chunks(BLOCK).zip(y.chunks(BLOCK)).map(|(x, y)| block_sum(x, y, &term)).sum()
+    // A loop: the functions behind an iterator's `sum` may stay out of line, like closures.
+    let mut total = 0.0;
+    for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
+        total += block_sum(x, y, &term);
+    }
+    total
 }
 
 /// Replaces every `x` by `value(x)`; returns their sum in f64, in a fixed order.
@@ -83,7 +89,7 @@ pub(crate) fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> 
             *x = value(*x);
             *lane += *x;
         }
-        total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total += across(lanes);
     }
     total
 }
@@ -98,7 +104,11 @@ pub(crate) fn largest<T: Float>(x: &[T]) -> T {
             lanes[lane] = larger(lanes[lane], x[lane]);
         }
     }
-    lanes.into_iter().chain(rest.iter().copied()).fold(T::NEG_INFINITY, larger)
+    let mut peak = T::NEG_INFINITY;
+    for x in lanes.iter().chain(rest) {
+        peak = larger(peak, *x);
+    }
+    peak
 }
 
 #[inline(always)]
@@ -118,7 +128,16 @@ fn block_sum<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
     for (lane, (x, y)) in lanes.iter_mut().zip(x_rest.iter().zip(y_rest)) {
         *lane += term(*x, *y);
     }
-    lanes.iter().map(|lane| lane.to_f64()).sum()
+    across(lanes)
+}
+
+#[inline(always)]
+fn across<T: Float>(lanes: [T; LANES]) -> f64 {
+    let mut total = 0.0;
+    for lane in lanes {
+        total += lane.to_f64();
+    }
+    total
 }
 
 #[cfg(test)]

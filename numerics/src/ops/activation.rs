@@ -7,7 +7,7 @@ use candle_core::{Result, Shape, Tensor};
 use super::composed::widened;
 use super::elsewhere;
 use super::layer::Leading;
-use crate::kernel::{Float, Kernel1, Loop, View, apply1, map_rows, vectorized};
+use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
 ///
@@ -48,20 +48,20 @@ pub(super) fn on_processor<K: Kernel1>(
 
 /// A function of one number and its derivative; a type, so that loops are compiled for each.
 pub(super) trait Activation: Send + Sync + 'static {
-    fn value<T: Float>(x: T) -> T;
-    fn slope<T: Float>(x: T) -> T;
+    fn value<S: Simd, T: Float>(x: T) -> T;
+    fn slope<S: Simd, T: Float>(x: T) -> T;
 }
 
 pub(super) struct Identity;
 
 impl Activation for Identity {
     #[inline(always)]
-    fn value<T: Float>(x: T) -> T {
+    fn value<S: Simd, T: Float>(x: T) -> T {
         x
     }
 
     #[inline(always)]
-    fn slope<T: Float>(_: T) -> T {
+    fn slope<S: Simd, T: Float>(_: T) -> T {
         T::ONE
     }
 }
@@ -70,13 +70,13 @@ pub(super) struct Silu;
 
 impl Activation for Silu {
     #[inline(always)]
-    fn value<T: Float>(x: T) -> T {
-        x * x.sigmoid()
+    fn value<S: Simd, T: Float>(x: T) -> T {
+        x * x.sigmoid::<S>()
     }
 
     #[inline(always)]
-    fn slope<T: Float>(x: T) -> T {
-        let s = x.sigmoid();
+    fn slope<S: Simd, T: Float>(x: T) -> T {
+        let s = x.sigmoid::<S>();
         s * (T::ONE + x * (T::ONE - s))
     }
 }
@@ -88,14 +88,14 @@ const QUICK: f64 = 1.702;
 
 impl Activation for QuickGelu {
     #[inline(always)]
-    fn value<T: Float>(x: T) -> T {
-        x * (x * T::from_f64(QUICK)).sigmoid()
+    fn value<S: Simd, T: Float>(x: T) -> T {
+        x * (x * T::from_f64(QUICK)).sigmoid::<S>()
     }
 
     #[inline(always)]
-    fn slope<T: Float>(x: T) -> T {
+    fn slope<S: Simd, T: Float>(x: T) -> T {
         let steep = x * T::from_f64(QUICK);
-        let s = steep.sigmoid();
+        let s = steep.sigmoid::<S>();
         s * (T::ONE + steep * (T::ONE - s))
     }
 }
@@ -104,13 +104,13 @@ struct Gelu;
 
 impl Activation for Gelu {
     #[inline(always)]
-    fn value<T: Float>(x: T) -> T {
-        x * x.normal().0
+    fn value<S: Simd, T: Float>(x: T) -> T {
+        x * x.normal::<S>().0
     }
 
     #[inline(always)]
-    fn slope<T: Float>(x: T) -> T {
-        let (cdf, density) = x.normal();
+    fn slope<S: Simd, T: Float>(x: T) -> T {
+        let (cdf, density) = x.normal::<S>();
         cdf + x * density
     }
 }
@@ -139,9 +139,9 @@ impl<A: Activation, T: Float> Loop<(&[T], &mut [T])> for Values<A> {
     type Output = ();
 
     #[inline(always)]
-    fn run((x, y): (&[T], &mut [T])) {
+    fn run<S: Simd>(_: S, (x, y): (&[T], &mut [T])) {
         for (y, x) in y.iter_mut().zip(x) {
-            *y = A::value(*x);
+            *y = A::value::<S, _>(*x);
         }
     }
 }
@@ -152,9 +152,9 @@ impl<A: Activation, T: Float> Loop<(&[T], &[T], &mut [T])> for Chained<A> {
     type Output = ();
 
     #[inline(always)]
-    fn run((x, grad, dx): (&[T], &[T], &mut [T])) {
+    fn run<S: Simd>(_: S, (x, grad, dx): (&[T], &[T], &mut [T])) {
         for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
-            *dx = *grad * A::slope(*x);
+            *dx = *grad * A::slope::<S, _>(*x);
         }
     }
 }
@@ -207,9 +207,9 @@ impl<T: Float> Loop<(&[T], &[T], &mut [T])> for Gated {
     type Output = ();
 
     #[inline(always)]
-    fn run((value, gate, y): (&[T], &[T], &mut [T])) {
+    fn run<S: Simd>(_: S, (value, gate, y): (&[T], &[T], &mut [T])) {
         for ((y, value), gate) in y.iter_mut().zip(value).zip(gate) {
-            *y = *value * Gelu::value(*gate);
+            *y = *value * Gelu::value::<S, _>(*gate);
         }
     }
 }
@@ -221,11 +221,11 @@ impl<T: Float> Loop<(&[T], &[T], &[T], &mut [T])> for GatedBackward {
     type Output = ();
 
     #[inline(always)]
-    fn run((value, gate, grad, dx): (&[T], &[T], &[T], &mut [T])) {
+    fn run<S: Simd>(_: S, (value, gate, grad, dx): (&[T], &[T], &[T], &mut [T])) {
         let (d_value, d_gate) = dx.split_at_mut(value.len());
         let inputs = value.iter().zip(gate).zip(grad);
         for (((value, gate), grad), (d_value, d_gate)) in inputs.zip(d_value.iter_mut().zip(d_gate)) {
-            let (cdf, density) = gate.normal();
+            let (cdf, density) = gate.normal::<S>();
             *d_value = *grad * *gate * cdf;
             *d_gate = *grad * *value * (cdf + *gate * density);
         }

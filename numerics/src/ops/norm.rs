@@ -10,7 +10,7 @@ use super::composed::widened;
 use super::elsewhere::{self, Curve};
 use super::layer::Leading;
 use super::linear::stored;
-use crate::kernel::{Float, Kernel1, Loop, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
+use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
 
 /// Layer normalisation over the last dimension that is not trained.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ impl<T: Float> Loop<(&[T], &[T], &[T], f64, &mut [T])> for LayerNormRow {
     type Output = ();
 
     #[inline(always)]
-    fn run((x, weight, bias, eps, y): (&[T], &[T], &[T], f64, &mut [T])) {
+    fn run<S: Simd>(_: S, (x, weight, bias, eps, y): (&[T], &[T], &[T], f64, &mut [T])) {
         let (mean, rate) = moments(x, eps);
         for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
             *y = (*x - mean) * rate * *weight + *bias;
@@ -190,7 +190,7 @@ impl<T: Float> Loop<(&[T], &[T], &[T], f64, &mut [T])> for LayerNormRowBackward 
     type Output = ();
 
     #[inline(always)]
-    fn run((x, grad, weight, eps, dx): (&[T], &[T], &[T], f64, &mut [T])) {
+    fn run<S: Simd>(_: S, (x, grad, weight, eps, dx): (&[T], &[T], &[T], f64, &mut [T])) {
         let (mean, rate) = moments(x, eps);
         for (dx, (grad, weight)) in dx.iter_mut().zip(grad.iter().zip(weight)) {
             *dx = *grad * *weight;
@@ -290,13 +290,13 @@ impl<A: Activation, T: Float> Loop<(&[T], Affine<'_, T>, f64, &mut [T])> for Gro
     type Output = ();
 
     #[inline(always)]
-    fn run((x, (weight, bias), eps, y): (&[T], Affine<'_, T>, f64, &mut [T])) {
+    fn run<S: Simd>(_: S, (x, (weight, bias), eps, y): (&[T], Affine<'_, T>, f64, &mut [T])) {
         let area = x.len() / weight.len();
         let (mean, rate) = moments(x, eps);
         let channels = x.chunks_exact(area).zip(y.chunks_exact_mut(area));
         for ((x, y), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
             for (y, x) in y.iter_mut().zip(x) {
-                *y = A::value((*x - mean) * rate * *weight + *bias);
+                *y = A::value::<S, _>((*x - mean) * rate * *weight + *bias);
             }
         }
     }
@@ -309,13 +309,13 @@ impl<A: Activation, T: Float> Loop<(&[T], &[T], Affine<'_, T>, f64, &mut [T])> f
     type Output = ();
 
     #[inline(always)]
-    fn run((x, grad, (weight, bias), eps, dx): (&[T], &[T], Affine<'_, T>, f64, &mut [T])) {
+    fn run<S: Simd>(_: S, (x, grad, (weight, bias), eps, dx): (&[T], &[T], Affine<'_, T>, f64, &mut [T])) {
         let area = x.len() / weight.len();
         let (mean, rate) = moments(x, eps);
         let channels = x.chunks_exact(area).zip(grad.chunks_exact(area)).zip(dx.chunks_exact_mut(area));
         for (((x, grad), dx), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
             for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
-                *dx = *grad * A::slope((*x - mean) * rate * *weight + *bias) * *weight;
+                *dx = *grad * A::slope::<S, _>((*x - mean) * rate * *weight + *bias) * *weight;
             }
         }
         let correction = Correction::of(x, dx, mean, rate);

@@ -4,7 +4,9 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::on_processor;
 use super::elsewhere;
-use crate::kernel::{Float, Kernel1, Loop, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized};
+use crate::kernel::{
+    Float, Kernel1, Loop, Simd, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized,
+};
 
 /// Softmax over the last dimension; `x: [..., n]`, minus infinity allowed as long as a row is not all of it.
 ///
@@ -47,8 +49,8 @@ impl<T: Float> Loop<&mut [T]> for SoftmaxRow {
     type Output = ();
 
     #[inline(always)]
-    fn run(row: &mut [T]) {
-        let (_, total) = Exponentials::run(row);
+    fn run<S: Simd>(simd: S, row: &mut [T]) {
+        let (_, total) = Exponentials::run(simd, row);
         let factor = T::ONE / total;
         for x in row.iter_mut() {
             *x *= factor;
@@ -63,9 +65,9 @@ impl<T: Float> Loop<&mut [T]> for Exponentials {
     type Output = (T, T);
 
     #[inline(always)]
-    fn run(row: &mut [T]) -> (T, T) {
+    fn run<S: Simd>(_: S, row: &mut [T]) -> (T, T) {
         let peak = largest(row);
-        let total = replace_and_sum(row, |x| (x - peak).exp());
+        let total = replace_and_sum(row, |x| (x - peak).exp::<S>());
         (peak, T::from_f64(total))
     }
 }
@@ -77,7 +79,7 @@ impl<T: Float> Loop<(&[T], &[T], &mut [T])> for SoftmaxRowBackward {
     type Output = ();
 
     #[inline(always)]
-    fn run((y, grad, dx): (&[T], &[T], &mut [T])) {
+    fn run<S: Simd>(_: S, (y, grad, dx): (&[T], &[T], &mut [T])) {
         let dot = T::from_f64(sum_of_products(y, grad, |y, grad| y * grad));
         for (dx, (y, grad)) in dx.iter_mut().zip(y.iter().zip(grad)) {
             *dx = *y * (*grad - dot);

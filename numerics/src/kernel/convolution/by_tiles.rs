@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Convolution, OnImages, area};
 use crate::kernel::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
-use crate::kernel::vector::{Loop, vectorized};
+use crate::kernel::vector::{Loop, Simd, vectorized};
 use crate::kernel::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
 /// Channels of the result that one task makes.
@@ -93,7 +93,7 @@ impl Loop<(&[f32], usize, &Range<usize>, bool, &mut [f32])> for TransformKernels
     type Output = ();
 
     #[inline(always)]
-    fn run((taps, all, ins, turned, into): (&[f32], usize, &Range<usize>, bool, &mut [f32])) {
+    fn run<S: Simd>(simd: S, (taps, all, ins, turned, into): (&[f32], usize, &Range<usize>, bool, &mut [f32])) {
         let (mut seen, mut places) = ([[[0.0; LANES]; 3]; 3], [[[0.0; LANES]; SPAN]; SPAN]);
         for first in ins.clone().step_by(LANES) {
             let count = LANES.min(ins.end - first);
@@ -101,7 +101,7 @@ impl Loop<(&[f32], usize, &Range<usize>, bool, &mut [f32])> for TransformKernels
                 let tap = if turned { 8 - tap } else { tap };
                 seen[..count].copy_from_slice(&taps[tap * all + first..][..count]);
             }
-            OfKernels::square(&seen, &mut places);
+            OfKernels::squares(simd, &seen, &mut places);
             for (into, place) in into.chunks_exact_mut(ins.len()).zip(places.as_flattened()) {
                 into[first - ins.start..][..count].copy_from_slice(&place[..count]);
             }
@@ -186,7 +186,7 @@ impl Loop<(&Tiled, &Range<usize>, &[f32], &mut [f32])> for Spread {
     type Output = ();
 
     #[inline(always)]
-    fn run((tiled, tiles, map, spread): (&Tiled, &Range<usize>, &[f32], &mut [f32])) {
+    fn run<S: Simd>(simd: S, (tiled, tiles, map, spread): (&Tiled, &Range<usize>, &[f32], &mut [f32])) {
         let (mut seen, mut places) = ([[[0.0; LANES]; SPAN]; SPAN], [[[0.0; LANES]; SPAN]; SPAN]);
         for first in tiles.clone().step_by(LANES) {
             let count = LANES.min(tiles.end - first);
@@ -197,7 +197,7 @@ impl Loop<(&Tiled, &Range<usize>, &[f32], &mut [f32])> for Spread {
                     seen.iter_mut().zip(pixels).for_each(|(seen, pixel)| seen[lane] = *pixel);
                 }
             }
-            OfPixels::square(&seen, &mut places);
+            OfPixels::squares(simd, &seen, &mut places);
             for (into, place) in spread.chunks_exact_mut(tiles.len()).zip(places.as_flattened()) {
                 into[first - tiles.start..][..count].copy_from_slice(&place[..count]);
             }
@@ -212,7 +212,7 @@ impl Loop<(&Tiled, &Range<usize>, &[f32], f32, &mut [f32])> for Gather {
     type Output = ();
 
     #[inline(always)]
-    fn run((tiled, tiles, sums, bias, map): (&Tiled, &Range<usize>, &[f32], f32, &mut [f32])) {
+    fn run<S: Simd>(simd: S, (tiled, tiles, sums, bias, map): (&Tiled, &Range<usize>, &[f32], f32, &mut [f32])) {
         let (mut places, mut results) = ([[[0.0; LANES]; SPAN]; SPAN], [[[0.0; LANES]; SIDE]; SIDE]);
         let (height, width) = tiled.output;
         for first in tiles.clone().step_by(LANES) {
@@ -220,7 +220,7 @@ impl Loop<(&Tiled, &Range<usize>, &[f32], f32, &mut [f32])> for Gather {
             for (place, sums) in places.as_flattened_mut().iter_mut().zip(sums.chunks_exact(tiles.len())) {
                 place[..count].copy_from_slice(&sums[first - tiles.start..][..count]);
             }
-            OfSums::square(&places, &mut results);
+            OfSums::squares(simd, &places, &mut results);
             for lane in 0..count {
                 let (row, column) = tiled.corner(first + lane);
                 for (below, results) in results.iter().enumerate().take(height - row) {

@@ -11,12 +11,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::element::{Tile, Walk, tile};
-use super::field::copy;
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
 use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
-use crate::kernel::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
-use crate::kernel::vector::{Loop, vectorized};
+use crate::kernel::transform::{LANES, Numbers, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
+use crate::kernel::vector::{Loop, Simd, vectorized};
 use crate::work::count_product;
 
 /// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
@@ -151,21 +150,19 @@ impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
     type Output = ();
 
     #[inline(always)]
-    fn run((pixels, apart, into): (&Pixels<'_>, usize, &mut [MaybeUninit<f32>])) {
+    fn run<S: Simd>(simd: S, (pixels, apart, into): (&Pixels<'_>, usize, &mut [MaybeUninit<f32>])) {
         let channels = pixels.as_flattened().iter().flatten().map(|pixel| pixel.len()).max().unwrap_or(0);
-        let (mut seen, mut spread) = ([[[0.0; LANES]; SPAN]; SPAN], [[[0.0; LANES]; SPAN]; SPAN]);
-        for first in (0..channels).step_by(LANES) {
-            let count = LANES.min(channels - first);
-            for (seen, pixel) in seen.as_flattened_mut().iter_mut().zip(pixels.as_flattened()) {
-                match pixel {
-                    Some(pixel) => copy(&mut seen[..count], &pixel[first..][..count]),
-                    None => *seen = [0.0; LANES],
-                }
-            }
-            OfPixels::square(&seen, &mut spread);
-            for (lanes, place) in spread.as_flattened().iter().zip(into.chunks_mut(apart)) {
-                place[first..][..LANES].iter_mut().zip(lanes).for_each(|(place, lane)| _ = place.write(*lane));
-            }
+        for first in (0..channels).step_by(Numbers::<S>::COUNT) {
+            OfPixels::square(
+                simd,
+                #[inline(always)]
+                |row, column| match pixels[row][column] {
+                    Some(pixel) => Numbers::load(simd, &pixel[first..]),
+                    None => Numbers::zeros(simd),
+                },
+                #[inline(always)]
+                |row, column, numbers| numbers.store_new(&mut into[(row * SPAN + column) * apart + first..]),
+            );
         }
     }
 }
@@ -282,12 +279,19 @@ impl Loop<(&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])> fo
     type Output = ();
 
     #[inline(always)]
-    fn run((sums, tile, panel, results): (&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])) {
-        let mut places = [[[0.0; PANEL]; SPAN]; SPAN];
-        for (place, sums) in places.as_flattened_mut().iter_mut().zip(sums) {
-            *place = sums[tile][panel];
+    fn run<S: Simd>(
+        simd: S,
+        (sums, tile, panel, results): (&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE]),
+    ) {
+        for first in (0..PANEL).step_by(Numbers::<S>::COUNT) {
+            OfSums::square(
+                simd,
+                #[inline(always)]
+                |row, column| Numbers::load_whole(simd, &sums[row * SPAN + column][tile][panel][first..]),
+                #[inline(always)]
+                |row, column, numbers| numbers.store(&mut results[row][column][first..]),
+            );
         }
-        OfSums::square(&places, results);
     }
 }
 
@@ -298,16 +302,25 @@ impl<E: Element> Loop<(&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])> 
     type Output = ();
 
     #[inline(always)]
-    fn run((panel, all, channels, kernels): (&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])) {
-        let (mut taps, mut places) = ([[[0.0; PANEL]; 3]; 3], [[[0.0; PANEL]; SPAN]; SPAN]);
+    fn run<S: Simd>(
+        simd: S,
+        (panel, all, channels, kernels): (&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>]),
+    ) {
+        let mut taps = [[0.0; PANEL]; 9];
         let (all, apart) = (all.next_multiple_of(E::GROUP), kernels.len() / PLACES);
         for channel in channels.clone() {
-            for (tap, outputs) in taps.as_flattened_mut().iter_mut().enumerate() {
+            for (tap, outputs) in taps.iter_mut().enumerate() {
                 *outputs = panel.outputs(tap * all + channel);
             }
-            OfKernels::square(&taps, &mut places);
-            for (place, outputs) in places.as_flattened().iter().enumerate() {
-                kernels[place * apart + channel - channels.start].0 = *outputs;
+            let kernels = &mut kernels[channel - channels.start..];
+            for first in (0..PANEL).step_by(Numbers::<S>::COUNT) {
+                OfKernels::square(
+                    simd,
+                    #[inline(always)]
+                    |row, column| Numbers::load_whole(simd, &taps[row * 3 + column][first..]),
+                    #[inline(always)]
+                    |row, column, numbers| numbers.store(&mut kernels[(row * SPAN + column) * apart].0[first..]),
+                );
             }
         }
     }
@@ -356,12 +369,12 @@ mod tests {
     }
 
     /// Largest distance between this convolution and the plain one with the same weight, over the typical result.
-    fn distance<E: Element>(case: Case, direction: Direction, order: Order, tiles: usize) -> f32 {
+    fn distance<E: Element + Into<f32>>(case: Case, direction: Direction, order: Order, tiles: usize) -> f32 {
         let (inputs, outputs) = case.channels;
         let weights = numbers(0, outputs * 9 * inputs);
         let weight = Packed::<E>::new((outputs, 9, inputs), |index| weights[index]);
         // The same weight after its rounding, multiplied in f32.
-        let plain = Packed::<f32>::new((outputs, 9, inputs), |index| E::from_f32(weights[index]).to_f32());
+        let plain = Packed::<f32>::new((outputs, 9, inputs), |index| E::from_f32(weights[index]).into());
         let (channels, inner) = weight.sizes(direction);
         let x = numbers(1, case.batch * inner * case.size.0 * case.size.1);
         let field = Field::planes(&x, inner, case.size, case.frame());

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use super::elsewhere;
 use super::softmax::Exponentials;
 use crate::kernel::{
-    Float, Kernel3, Loop, Matrix, MatrixMut, Update, View, Wanted, apply3, has_bf16_instructions, sum_of_products,
-    vectorized,
+    Float, Kernel3, Loop, Matrix, MatrixMut, Simd, Update, View, Wanted, apply3, has_bf16_instructions,
+    sum_of_products, vectorized,
 };
 use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 
@@ -266,6 +266,8 @@ struct Head<'a, F: Factors, T: Float> {
     /// `[head_width, queries]` each.
     queries: Vec<T>,
     grads: Vec<T>,
+    /// `Σ y · dy` of each query: how the sum of its scores' exponentials depends on them.
+    slopes: Vec<T>,
 }
 
 impl<T: Float> HeadGradients<T> {
@@ -277,7 +279,8 @@ impl<T: Float> HeadGradients<T> {
             dv: vec![T::ZERO; sizes.keys * width],
         };
         let of_keys = |data| sizes.head(data, sizes.keys, sample, head, (0, sizes.keys));
-        let of_queries = |data| transposed(sizes.head(data, sizes.queries, sample, head, (0, sizes.queries)));
+        let of_queries = |data| sizes.head(data, sizes.queries, sample, head, (0, sizes.queries));
+        let (y, grad) = (of_queries(forward.y), of_queries(forward.grad));
         let head = Head::<F, T> {
             sizes: *sizes,
             forward,
@@ -286,8 +289,9 @@ impl<T: Float> HeadGradients<T> {
             keys: Strips::new(of_keys(forward.k)),
             values: Strips::new(of_keys(forward.v)),
             key_rows: Blocks::new(of_keys(forward.k)),
-            queries: of_queries(forward.q),
-            grads: of_queries(forward.grad),
+            queries: transposed(of_queries(forward.q)),
+            grads: transposed(grad),
+            slopes: (0..sizes.queries).map(|query| vectorized::<Slope, _>((y.row(query), grad.row(query)))).collect(),
         };
         let block = BACKWARD_QUERIES.min(sizes.queries) * KEYS.min(sizes.keys);
         let mut scratch = (vec![T::ZERO; block], vec![T::ZERO; block]);
@@ -320,14 +324,12 @@ impl<T: Float> HeadGradients<T> {
         head.values.multiply(of_queries(forward.grad), (key, keys), T::ONE, ds, keys);
         for (row, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
             let token = head.sample * sizes.queries + first + row;
-            let at = token * sizes.width() + head.head * width;
             let row = ScoreRow {
                 p,
                 ds,
                 seen: sizes.visible(first + row + 1).saturating_sub(key).min(keys),
                 log_sum: T::from_f64(forward.log_sums[token * sizes.heads + head.head]),
-                y: &forward.y[at..][..width],
-                grad: &forward.grad[at..][..width],
+                slope: head.slopes[first + row],
                 scale: sizes.scale(),
             };
             vectorized::<Differentiate, _>(row);
@@ -358,6 +360,18 @@ fn transposed<T: Float>(tokens: Matrix<'_, T>) -> Vec<T> {
     result
 }
 
+/// `Σ y · dy`.
+struct Slope;
+
+impl<T: Float> Loop<(&[T], &[T])> for Slope {
+    type Output = T;
+
+    #[inline(always)]
+    fn run<S: Simd>(_: S, (y, grad): (&[T], &[T])) -> T {
+        T::from_f64(sum_of_products(y, grad, |y, grad| y * grad))
+    }
+}
+
 /// The scores of one query in the backward pass.
 struct ScoreRow<'a, T> {
     /// Scores, to become probabilities.
@@ -367,24 +381,21 @@ struct ScoreRow<'a, T> {
     /// How many keys the query may look at.
     seen: usize,
     log_sum: T,
-    /// The query's result and its gradient.
-    y: &'a [T],
-    grad: &'a [T],
+    slope: T,
     scale: T,
 }
 
-/// `p = exp(s − log Σ exp s)` and `ds = p · (dp − Σ y · dy) · scale`.
+/// `p = exp(s − log Σ exp s)` and `ds = p · (dp − slope) · scale`.
 struct Differentiate;
 
 impl<T: Float> Loop<ScoreRow<'_, T>> for Differentiate {
     type Output = ();
 
     #[inline(always)]
-    fn run(row: ScoreRow<'_, T>) {
-        let delta = T::from_f64(sum_of_products(row.y, row.grad, |y, grad| y * grad));
+    fn run<S: Simd>(_: S, row: ScoreRow<'_, T>) {
         for (p, ds) in row.p[..row.seen].iter_mut().zip(&mut row.ds[..row.seen]) {
-            *p = (*p - row.log_sum).exp();
-            *ds = *p * (*ds - delta) * row.scale;
+            *p = (*p - row.log_sum).exp::<S>();
+            *ds = *p * (*ds - row.slope) * row.scale;
         }
         row.p[row.seen..].fill(T::ZERO);
         row.ds[row.seen..].fill(T::ZERO);
