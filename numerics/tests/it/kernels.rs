@@ -14,9 +14,18 @@ type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
 /// Results and gradients agree within `1e-10` of their largest value, in f64, and within `3e-5` in f32.
 fn agree(inputs: &[Tensor], kernel: Operation, oracle: Operation) -> std::result::Result<(), TestCaseError> {
+    agree_within(if inputs[0].dtype() == DType::F64 { 1e-10 } else { 3e-5 }, inputs, kernel, oracle)
+}
+
+/// They agree within this share of their largest value.
+fn agree_within(
+    tolerance: f64,
+    inputs: &[Tensor],
+    kernel: Operation,
+    oracle: Operation,
+) -> std::result::Result<(), TestCaseError> {
     let fail = |error: candle_core::Error| TestCaseError::fail(error.to_string());
     let (found, expected) = (run(inputs, kernel).map_err(fail)?, run(inputs, oracle).map_err(fail)?);
-    let tolerance = if inputs[0].dtype() == DType::F64 { 1e-10 } else { 3e-5 };
     for (position, (found, expected)) in found.iter().zip(&expected).enumerate() {
         prop_assert_eq!(found.dims(), expected.dims());
         let (found, expected) = (values(found), values(expected));
@@ -160,6 +169,49 @@ proptest! {
     }
 
     #[test]
+    fn layers_of_bf16_weights_round_and_do_no_more(
+        (batch, rows, width, rank, out) in (1..3usize, 1..40usize, 1..100usize, 1..6usize, 1..100usize),
+        (height, width_of_map, kernel) in (4..20usize, 4..20usize, prop_oneof![Just(1usize), Just(3)]),
+        (stride, adapted) in (1..3usize, any::<bool>()),
+    ) {
+        // What a factor loses in rounding, 2^-9 of it at most, on either side.
+        const ROUNDING: f64 = 8e-3;
+        let bias = normal(2, &[out], DType::F32);
+        let half = |shape: &[usize]| (normal(1, shape, DType::BF16), normal(1, shape, DType::BF16).to_dtype(DType::F32).unwrap());
+        let (rounded, weight) = half(&[out, width]);
+        let layer = FrozenLinear::new(&rounded, Some(&bias)).unwrap();
+        let (down, up) = (normal(3, &[rank, width], DType::F32), normal(4, &[out, rank], DType::F32));
+        let x = normal(0, &[batch, rows, width], DType::F32);
+        if adapted {
+            agree_within(ROUNDING, &[x, down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
+                composed::linear(&t[0], &weight, Some(&bias))? + composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)?
+            })?;
+        } else {
+            agree_within(ROUNDING, &[x], &|t| layer.forward(&t[0]), &|t| composed::linear(&t[0], &weight, Some(&bias)))?;
+        }
+        let (rounded, weight) = half(&[out, width, kernel, kernel]);
+        let layer = FrozenConv2d::new(&rounded, Some(&bias), stride, kernel / 2).unwrap();
+        let x = normal(0, &[batch, width, height, width_of_map], DType::F32);
+        agree_within(ROUNDING, &[x], &|t| layer.forward(&t[0]), &|t| {
+            composed::conv2d(&t[0], &weight, Some(&bias), stride, kernel / 2)
+        })?;
+    }
+
+    #[test]
+    fn attention_over_several_blocks_of_keys(
+        (heads, width) in (1..3usize, 1..50usize),
+        (queries, keys) in (1..150usize, 500..1100usize),
+        causal: bool,
+    ) {
+        let mask = if causal { AttentionMask::Causal } else { AttentionMask::None };
+        let q = normal(0, &[1, queries, heads * width], DType::F32);
+        let (k, v) = (normal(1, &[1, keys, heads * width], DType::F32), normal(2, &[1, keys, heads * width], DType::F32));
+        agree(&[q, k, v], &|t| ops::attention(&t[0], &t[1], &t[2], heads, mask), &|t| {
+            composed::attention(&t[0], &t[1], &t[2], heads, mask)
+        })?;
+    }
+
+    #[test]
     fn low_rank_conv2d(
         (batch, channels, rank, out) in (1..3usize, 1..6usize, 1..4usize, 1..6usize),
         (height, width, kernel) in (4..10usize, 4..10usize, 1..4usize),
@@ -174,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn low_rank_linear(rows in 1..40usize, width in 1..50usize, rank in 1..9usize, out in 1..50usize, dtype in dtype()) {
+    fn low_rank_linear(rows in 1..300usize, width in 1..50usize, rank in 1..9usize, out in 1..50usize, dtype in dtype()) {
         let (x, down, up) = (normal(0, &[2, rows, width], dtype), normal(1, &[rank, width], dtype), normal(2, &[out, rank], dtype));
         agree(&[x, down, up], &|t| ops::low_rank_linear(&t[0], &t[1], &t[2], 0.3), &|t| {
             composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)

@@ -141,9 +141,9 @@ impl TrainConfig {
         self.loss == LossKind::Cat && self.cat_weight > 0.0
     }
 
-    /// Whether batch `draw` has the CAT term.
-    pub(super) fn uses_cat_at(&self, draw: usize) -> bool {
-        self.uses_cat() && draw.is_multiple_of(self.cat_every)
+    /// Weight of the CAT term in batch `draw`, where it is taken.
+    pub(super) fn cat_weight_at(&self, draw: usize) -> Option<f64> {
+        if self.uses_cat() { taken_at(draw, self.cat_every, self.cat_weight) } else { None }
     }
 
     /// Whether a step needs pictures of the class drawn by the base.
@@ -205,4 +205,23 @@ fn within(setting: &'static str, value: f64, low: f64, high: f64) -> Result<(), 
         return Err(TrainError::setting(setting, value, rule));
     }
     Ok(())
+}
+
+/// The weight in batch `draw` of a term that is taken in every so many. Its mean over the batches is `weight`: the expected
+/// gradient is that of taking the term in each.
+fn taken_at(draw: usize, every: usize, weight: f64) -> Option<f64> {
+    draw.is_multiple_of(every).then_some(weight * every as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_that_is_taken_now_and_then_weighs_as_much_on_average() {
+        for every in 1..=6 {
+            let weights: Vec<f64> = (0..60).filter_map(|draw| taken_at(draw, every, 0.5)).collect();
+            assert_eq!((weights.len(), weights.iter().sum()), (60 / every, 30.0), "every {every}");
+        }
+    }
 }

@@ -298,14 +298,13 @@ impl<'a> Trainer<'a> {
         let places = self.places(&picked, draw);
         let lessons: Vec<&Lesson> = picked.iter().map(|(_, lesson)| *lesson).collect();
         let batch = self.batch(&lessons, &places, &ARTIST)?;
-        if !self.config.uses_cat_at(draw) {
+        let Some(cat_weight) = self.config.cat_weight_at(draw) else {
             let (denoising, gradients) = objective.denoising(&batch, share)?;
             let terms = Terms { denoising, ..Terms::default() };
             return Ok(Part { batch, terms, gradients, base_predictions: vec![] });
-        }
+        };
         let target = self.cat_target(&lessons, &places, draw)?;
-        let cat_weight = share * self.config.cat_weight * self.config.cat_every as f64;
-        let both = objective.denoising_and_cat(&batch, &target, share, cat_weight)?;
+        let both = objective.denoising_and_cat(&batch, &target, share, share * cat_weight)?;
         let base_predictions = self.for_the_bank(&places, &both.noise_pred_base)?;
         let terms = Terms { denoising: both.denoising, cat: both.cat, prior: vec![] };
         Ok(Part { batch, terms, gradients: both.gradients, base_predictions })

@@ -91,6 +91,11 @@ impl TrainingStep {
         Ok(plan)
     }
 
+    fn objective<'a>(&'a self, adapters: &'a AdapterSet) -> Objective<'a> {
+        let Self { unet, schedule, parameters, .. } = self;
+        Objective { unet, schedule, adapters, parameters, min_snr_gamma: None }
+    }
+
     fn sizes(&self, weights: DType) -> StepSizes {
         let (latents, context) = (self.batch.latents.dims(), self.batch.condition.context.dims());
         StepSizes {
@@ -108,13 +113,8 @@ impl TrainingStep {
 
 impl Workload for TrainingStep {
     fn run(&mut self) -> Result<(), TrainError> {
-        let objective = Objective {
-            unet: &self.unet,
-            schedule: &self.schedule,
-            adapters: &AdapterSet::single(&self.adapter, 1.0),
-            parameters: &self.parameters,
-            min_snr_gamma: None,
-        };
+        let adapters = AdapterSet::single(&self.adapter, 1.0);
+        let objective = self.objective(&adapters);
         let mut gradients = match &self.without_trigger {
             None => objective.denoising(&self.batch, 1.0)?.1,
             Some(target) => objective.denoising_and_cat(&self.batch, target, 1.0, 1.0)?.gradients,
@@ -123,3 +123,6 @@ impl Workload for TrainingStep {
         Ok(self.optimizer.step(&self.parameters, &gradients, LEARNING_RATE)?)
     }
 }
+
+#[cfg(test)]
+mod tests;
