@@ -28,6 +28,7 @@ pub fn use_portable_kernels(portable: bool) {
 }
 
 /// Whether wider instructions are to be left alone.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(crate) fn is_portable_only() -> bool {
     PORTABLE_ONLY.load(Ordering::Relaxed)
 }

@@ -10,6 +10,7 @@ pub(crate) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
 
 /// Where a tile's pixels are found: `row · pitch + tap + channel` from the first on.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(crate) struct Walk<'a> {
     /// Elements from one pixel to the next.
     pub(crate) pitch: usize,

@@ -8,6 +8,7 @@ use crate::work::count_product;
 
 /// Rows of adjacent elements that begin `pitch` apart.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(crate) struct Rows<P> {
     pub(crate) start: P,
     pub(crate) pitch: usize,
@@ -15,6 +16,7 @@ pub(crate) struct Rows<P> {
 
 /// What becomes of the sums of a strip.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(crate) struct Style {
     pub(crate) scale: f32,
     /// Whether they are added to what is there.
