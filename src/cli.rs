@@ -493,7 +493,7 @@ pub(crate) enum BenchLoss {
 pub(crate) enum BenchPrecision {
     /// Everything in f32
     F32,
-    /// Frozen weights in bf16, the rest in f32; activations in bf16 too, unless on the processor
+    /// Frozen weights in bf16 (`bf16` of the other commands), the rest in f32; activations in bf16 too, unless on the processor
     #[value(alias = "bf16")]
     Mixed,
 }

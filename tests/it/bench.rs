@@ -44,6 +44,7 @@ fn linux_tells_memory_and_processor_time() {
     let bytes = |key: &str| report["memory_bytes"][key].as_u64().unwrap();
     // The embedded UNet alone has 24 MB of weights in f32.
     assert!(bytes("after_loading") > 24_000_000 && bytes("peak") > 24_000_000, "{report}");
+    assert_eq!(bytes("over_loading"), bytes("peak").saturating_sub(bytes("after_loading")));
     assert!(report["cpu_seconds"]["median"].as_f64().is_some_and(|seconds| seconds > 0.0), "{report}");
 }
 

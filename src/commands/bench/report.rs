@@ -54,6 +54,8 @@ struct CpuSeconds {
 struct MemoryBytes {
     after_loading: Option<u64>,
     peak: Option<u64>,
+    /// The peak without what was held after loading.
+    over_loading: Option<u64>,
     /// What the planner expects of a training step on the processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     planned: Option<u64>,
@@ -110,6 +112,10 @@ impl Report {
             memory_bytes: MemoryBytes {
                 after_loading: measured.resident_bytes,
                 peak: measured.peak_bytes,
+                over_loading: measured
+                    .peak_bytes
+                    .zip(measured.resident_bytes)
+                    .map(|(peak, held)| peak.saturating_sub(held)),
                 planned: None,
             },
             matrix_product,
@@ -139,8 +145,9 @@ impl Report {
             (
                 "memory",
                 format!(
-                    "{} after loading, {} at most",
+                    "{} after loading, {} more at most, {} in all",
                     gigabytes(self.memory_bytes.after_loading),
+                    gigabytes(self.memory_bytes.over_loading),
                     gigabytes(self.memory_bytes.peak)
                 ),
             ),
