@@ -27,17 +27,17 @@ use Kind::{Cat, Lora, Predict};
 const EXPECTED: &[Cost] = &[
     //   kernels   model         work          flops  allocations  peak bytes
     cost(Portable, "tiny-sd1",   Predict,    54422528,        1723,     262096),
-    cost(Portable, "tiny-sd1",   Lora,      112734208,       13303,    1331752),
-    cost(Portable, "tiny-sd1",   Cat,       272105472,       16771,    2655328),
+    cost(Portable, "tiny-sd1",   Lora,      112734208,       13095,    1331752),
+    cost(Portable, "tiny-sd1",   Cat,       272105472,       16355,    2655328),
     cost(Portable, "tiny-sdxl",  Predict,    31829504,        5245,      99592),
-    cost(Portable, "tiny-sdxl",  Lora,       60061440,       52536,    1105184),
-    cost(Portable, "tiny-sdxl",  Cat,       141229056,       63104,    2088120),
+    cost(Portable, "tiny-sdxl",  Lora,       60061440,       52264,    1105184),
+    cost(Portable, "tiny-sdxl",  Cat,       141229056,       62560,    2088120),
     cost(Wide,     "tiny-sd1",   Predict,    34414592,        1428,     890744),
-    cost(Wide,     "tiny-sd1",   Lora,       75146752,       12249,    1552404),
-    cost(Wide,     "tiny-sd1",   Cat,       181779456,       14665,    2588524),
+    cost(Wide,     "tiny-sd1",   Lora,       75146752,       12041,    1552404),
+    cost(Wide,     "tiny-sd1",   Cat,       181779456,       14249,    2588524),
     cost(Wide,     "tiny-sdxl",  Predict,    24479744,        4661,     633240),
-    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       49215,    1533868),
-    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       57022,    2534340),
+    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       48943,    1533868),
+    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       56478,    2534340),
 ];
 
 /// What one more repetition of some work costs.

@@ -74,6 +74,20 @@ impl<'a, T> MatrixMut<'a, T> {
 }
 
 impl<'a, T: Float> Matrix<'a, T> {
+    /// The transpose, moved, of a matrix whose rows are of adjacent elements: dense, row after row.
+    pub(crate) fn transposed(self) -> Vec<T> {
+        /// Numbers that are moved together: as many as a line of the cache holds.
+        const LINE: usize = 16;
+        let mut result = vec![T::ZERO; self.rows * self.columns];
+        for first in (0..self.rows).step_by(LINE) {
+            let rows: [&[T]; LINE] = std::array::from_fn(|row| self.row((first + row).min(self.rows - 1)));
+            for (column, line) in result.chunks_exact_mut(self.rows).enumerate() {
+                line[first..].iter_mut().zip(&rows).for_each(|(value, row)| *value = row[column]);
+            }
+        }
+        result
+    }
+
     /// The same matrix, which is of f32.
     pub(crate) fn single(self) -> Matrix<'a, f32> {
         let Self { rows, columns, row_stride, column_stride, .. } = self;
@@ -209,6 +223,17 @@ mod tests {
             Matrix::new(&[0.0; 6], 2, 3),
             Threads::All,
         );
+    }
+
+    #[test]
+    fn a_transpose_has_each_row_as_a_column() {
+        let data = numbers(0, 40 * 13);
+        for (rows, columns) in [(1, 1), (5, 13), (16, 3), (33, 9), (40, 13), (0, 4), (4, 0)] {
+            let matrix = Matrix::rows_apart(&data, rows, columns, 13);
+            let expected = (0..columns).flat_map(|column| (0..rows).map(move |row| (row, column)));
+            let expected: Vec<f32> = expected.map(|(row, column)| data[row * 13 + column]).collect();
+            assert!(matrix.transposed() == expected, "{rows} x {columns}");
+        }
     }
 
     #[test]

@@ -147,10 +147,15 @@ pub(super) struct LowRankLinear {
 /// many, then in order, at any number of threads.
 const ROWS: usize = 128;
 
+/// Numbers of a piece of [`ROWS`] rows.
+fn piece(width: usize) -> usize {
+    (ROWS * width).max(1)
+}
+
 impl LowRank for LowRankLinear {
     fn add_to<T: Float>(&self, [x, down, up]: [View<'_, T>; 3], y: &mut [T]) -> Result<()> {
         let (down, up) = (Factor::new(down), Factor::new(up));
-        let pieces = y.par_chunks_mut((ROWS * up.rows).max(1)).zip(x.data.par_chunks((ROWS * down.columns).max(1)));
+        let pieces = y.par_chunks_mut(piece(up.rows)).zip(x.data.par_chunks(piece(down.columns)));
         pieces.for_each(|(y, x)| {
             let rows = y.len() / up.rows;
             let narrow = product(T::ONE, Matrix::new(x, rows, down.columns), down.turned());
@@ -174,10 +179,10 @@ impl LowRank for LowRankLinear {
         mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
         let (down, up) = (Factor::new(down), Factor::new(up));
-        let pieces = x.data.par_chunks((ROWS * down.columns).max(1));
-        let pieces = pieces.zip(grad.data.par_chunks((ROWS * up.rows).max(1)));
+        let pieces = x.data.par_chunks(piece(down.columns));
+        let pieces = pieces.zip(grad.data.par_chunks(piece(up.rows)));
         let pieces: Vec<_> = pieces.map(|(x, grad)| self.differentiate(x, grad, (&down, &up))).collect();
-        dx.par_chunks_mut((ROWS * down.columns).max(1)).zip(&pieces).for_each(|(dx, piece)| {
+        dx.par_chunks_mut(piece(down.columns)).zip(&pieces).for_each(|(dx, piece)| {
             let rows = dx.len() / down.columns;
             let d_narrow = Matrix::new(&piece.d_narrow, rows, down.rows);
             multiply_in_cache(MatrixMut::new(dx, rows, down.columns), Update::Add, T::ONE, d_narrow, down.matrix());
@@ -185,7 +190,7 @@ impl LowRank for LowRankLinear {
         let gradients = pieces.into_iter().map(|piece| [piece.d_down, piece.d_up_turned]);
         let none = || [&down, &up].map(|factor| vec![T::ZERO; factor.data.len()]);
         let [d_down, d_up_turned] = gradients.reduce(add_each).unwrap_or_else(none);
-        Ok([dx, d_down, turned(&d_up_turned, up.columns)])
+        Ok([dx, d_down, Matrix::new(&d_up_turned, up.columns, up.rows).transposed()])
     }
 }
 
@@ -197,7 +202,7 @@ impl LowRankLinear {
         let scale = T::from_f64(self.scale);
         let narrow = product(T::ONE, x, down.turned());
         let d_narrow = product(scale, grad, up.matrix());
-        let columns = [&narrow, &d_narrow].map(|narrow| turned(narrow, rows));
+        let columns = [&narrow, &d_narrow].map(|narrow| Matrix::new(narrow, rows, down.rows).transposed());
         let [narrow, d_narrow_turned] = columns.each_ref().map(|columns| Matrix::new(columns, down.rows, rows));
         Piece { d_up_turned: product(scale, narrow, grad), d_down: product(T::ONE, d_narrow_turned, x), d_narrow }
     }
@@ -228,7 +233,7 @@ struct Factor<'a, T> {
 impl<'a, T: Float> Factor<'a, T> {
     fn new(factor: View<'a, T>) -> Self {
         let (rows, columns) = factor.rows();
-        Self { data: factor.data, turned: turned(factor.data, rows), rows, columns }
+        Self { data: factor.data, turned: Matrix::new(factor.data, rows, columns).transposed(), rows, columns }
     }
 
     fn matrix(&self) -> Matrix<'_, T> {
@@ -238,16 +243,6 @@ impl<'a, T: Float> Factor<'a, T> {
     fn turned(&self) -> Matrix<'_, T> {
         Matrix::new(&self.turned, self.columns, self.rows)
     }
-}
-
-/// The transpose of a matrix of so many rows.
-fn turned<T: Float>(matrix: &[T], rows: usize) -> Vec<T> {
-    let mut result = vec![T::ZERO; matrix.len()];
-    for (column, result) in result.chunks_exact_mut(rows.max(1)).enumerate() {
-        let numbers = matrix[column..].iter().step_by(matrix.len() / rows);
-        result.iter_mut().zip(numbers).for_each(|(value, number)| *value = *number);
-    }
-    result
 }
 
 /// `scale · a · b` as a new matrix; rows of both are of adjacent elements.

@@ -20,7 +20,7 @@ use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 const QUERIES: usize = 32;
 /// Queries whose scores with [`KEYS`] keys are held at a time in the backward pass.
 const BACKWARD_QUERIES: usize = 64;
-/// Numbers that are moved together when rows become columns: as many as a line of the cache holds.
+/// Tokens whose rows are written together: as many numbers as a line of the cache holds.
 const LINE: usize = 16;
 
 /// Which keys a query may look at.
@@ -289,8 +289,8 @@ impl<T: Float> HeadGradients<T> {
             keys: Strips::new(of_keys(forward.k)),
             values: Strips::new(of_keys(forward.v)),
             key_rows: Blocks::new(of_keys(forward.k)),
-            queries: transposed(of_queries(forward.q)),
-            grads: transposed(grad),
+            queries: of_queries(forward.q).transposed(),
+            grads: grad.transposed(),
             slopes: (0..sizes.queries).map(|query| vectorized::<Slope, _>((y.row(query), grad.row(query)))).collect(),
         };
         let block = BACKWARD_QUERIES.min(sizes.queries) * KEYS.min(sizes.keys);
@@ -345,19 +345,6 @@ impl<T: Float> HeadGradients<T> {
         let dq = MatrixMut::new(&mut self.dq[first * width..][..count * width], count, width);
         head.key_rows.multiply(dq, Update::Add, ds, key);
     }
-}
-
-/// `[tokens, width]` to `[width, tokens]`.
-fn transposed<T: Float>(tokens: Matrix<'_, T>) -> Vec<T> {
-    let (count, width) = tokens.shape();
-    let mut result = vec![T::ZERO; count * width];
-    for first in (0..count).step_by(LINE) {
-        let tokens: Vec<&[T]> = (first..count.min(first + LINE)).map(|token| tokens.row(token)).collect();
-        for (channel, line) in result.chunks_exact_mut(count).enumerate() {
-            line[first..].iter_mut().zip(&tokens).for_each(|(value, token)| *value = token[channel]);
-        }
-    }
-    result
 }
 
 /// `Σ y · dy`.
