@@ -40,11 +40,6 @@ pub const GRADIENT: Tolerance = Tolerance::OfLargest(2e-4);
 /// room for the second without hiding a wrong bias correction (2e-3 at the first step).
 pub const PARAMETER: Tolerance = Tolerance::Absolute(1e-4);
 
-/// Latents of a whole generation: 1e-4 of the largest value. Guidance 7.5 multiplies the float32
-/// error of every model call, the sampler scales it as it scales the latents (samplers that count
-/// in sigmas work on values ten times as large), and it is carried through all steps.
-pub const LATENT: Tolerance = Tolerance::OfLargest(1e-4);
-
 /// Pixels: two of 255 levels, for values in [0, 1]. Rounding to eight bits turns the smallest
 /// difference into one level; the decoder adds less than one more.
 pub const PIXEL: Tolerance = Tolerance::Absolute(2.0 / 255.0);
