@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -67,8 +68,7 @@ def main():
         print(json.dumps(rounds[-1]), file=sys.stderr)
     for name in ("import", "diffusers"):
         ratios = sorted(times["catelier"] / times[name] for times in rounds)
-        middle = ratios[len(ratios) // 2]
-        print(f"catelier / {name}: {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+        print(f"catelier / {name}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 
 if __name__ == "__main__":
