@@ -46,6 +46,23 @@ pub fn largest_difference(actual: &Tensor, expected: &Tensor) -> f64 {
     worst(&flat_values(actual), &flat_values(expected)).map_or(0.0, |(_, difference)| difference)
 }
 
+/// ‖actual − expected‖ / ‖expected‖ of several tensors as one vector.
+///
+/// # Panics
+/// When shapes differ.
+#[must_use]
+#[track_caller]
+pub fn relative_error<'a>(pairs: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>) -> f64 {
+    let (mut apart, mut whole) = (0.0, 0.0);
+    for (actual, expected) in pairs {
+        assert!(actual.dims() == expected.dims(), "shapes {:?} and {:?}", actual.dims(), expected.dims());
+        let (actual, expected) = (flat_values(actual), flat_values(expected));
+        apart += actual.iter().zip(&expected).map(|(a, e)| (a - e).powi(2)).sum::<f64>();
+        whole += expected.iter().map(|value| value * value).sum::<f64>();
+    }
+    (apart / whole).sqrt()
+}
+
 #[track_caller]
 fn assert_values_close(what: &str, actual: &[f64], expected: &[f64], dims: &[usize], tolerance: Tolerance) {
     let Some((position, difference)) = worst(actual, expected) else {
@@ -116,6 +133,13 @@ mod tests {
     fn another_shape_is_not_close() {
         let expected = tensor(&[[1.0, 2.0], [3.0, 4.0]]);
         assert_close("flat", &expected.flatten_all().unwrap(), &expected, Tolerance::Exact);
+    }
+
+    #[test]
+    fn a_relative_error_is_of_all_tensors_together() {
+        let (zeros, values) = (tensor(&[[0.0, 0.0], [0.0, 0.0]]), tensor(&[[1.0, 2.0], [2.0, 4.0]]));
+        assert_eq!(relative_error([(&values, &values), (&zeros, &zeros)]), 0.0);
+        assert_eq!(relative_error([(&values, &values), (&zeros, &values)]), 0.5_f64.sqrt());
     }
 
     #[test]

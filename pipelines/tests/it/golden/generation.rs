@@ -6,15 +6,15 @@ use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::generate::{GenerateRequest, Generator, to_picture};
 use catelier_pipelines::sampler::SamplerKind;
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::{self, PIXEL, PIXEL_LEVEL};
 use serde_json::Value;
 
 use super::adapted::adapter;
-use super::check;
+use super::{check, reference};
 
 fn base(model: &str) -> BaseModel {
-    let files = ModelFiles::folder(Golden::open().model(model));
+    let files = ModelFiles::folder(reference().model(model));
     BaseModel::load(&files, DType::F32, &Device::Cpu).unwrap()
 }
 
@@ -39,7 +39,7 @@ fn request(golden: &Fixture, name: &str, facts: &Value, base: &BaseModel) -> Gen
 
 fn adapters(facts: &Value) -> AdapterSet {
     let Some(topic) = facts["lora"].as_str() else { return AdapterSet::base() };
-    let lora = Golden::open().fixture(topic);
+    let lora = reference().fixture(topic);
     AdapterSet::single(&adapter(&lora, "weight.", lora.facts()["alpha"].as_f64().unwrap()), 1.0)
 }
 
@@ -68,7 +68,7 @@ fn follow(golden: &Fixture, name: &str, facts: &Value) {
 
 #[test]
 fn every_generation_ends_in_the_reference_pixels() {
-    let golden = Golden::open().fixture("generate");
+    let golden = reference().fixture("generate");
     let generations = golden.facts().as_object().unwrap();
     assert!(generations.len() >= 6, "only {} generations in the fixtures", generations.len());
     for (name, facts) in generations {

@@ -6,11 +6,11 @@ use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::loss;
 use catelier_pipelines::model::{Condition, Recompute, TextEncoders, UNet};
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::GRADIENT;
 
 use super::adapted::{adapter_of, assert_all_close, trainable};
-use super::{assert_output, condition, files, load_unet};
+use super::{assert_output, condition, files, load_unet, reference};
 
 /// A model with the stored adapter as trainable parameters.
 struct Lesson {
@@ -22,7 +22,7 @@ struct Lesson {
 
 impl Lesson {
     fn open(topic: &str, model: &str) -> Self {
-        let fixture = Golden::open().fixture(topic);
+        let fixture = reference().fixture(topic);
         let (adapter, parameters) = trainable(&fixture, "weight.", fixture.facts()["alpha"].as_f64().unwrap());
         Self { unet: load_unet(model), adapter, parameters, fixture }
     }
@@ -74,7 +74,7 @@ impl Lesson {
 #[test]
 fn the_adapter_changes_outputs_by_its_strength() {
     let lesson = Lesson::open("lora_sd1", "tiny-sd1");
-    let inputs = Golden::open().fixture("unet");
+    let inputs = reference().fixture("unet");
     let sets = [
         ("out_base", AdapterSet::base()),
         ("out", lesson.adapted()),
@@ -152,12 +152,12 @@ fn gradients_agree_with_checkpointing_too() {
 #[test]
 fn text_encoder_and_unet_train_together() {
     let lesson = Lesson::open("lora_sd1", "tiny-sd1");
-    let fixture = Golden::open().fixture("lora_text_sd1");
+    let fixture = reference().fixture("lora_text_sd1");
     let alpha = lesson.fixture.facts()["alpha"].as_f64().unwrap();
     let text_adapter = adapter_of("text_encoder", &fixture, "weight.", alpha);
     let (text_adapter, text_parameters) = text_adapter.trainable(&Device::Cpu).unwrap();
     let encoders = TextEncoders::load(&files("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
-    let prompts = Golden::open().fixture("text").facts()["prompts"].clone();
+    let prompts = reference().fixture("text").facts()["prompts"].clone();
     let prompts = [prompts[0].as_str().unwrap(), prompts[1].as_str().unwrap()];
     let text_set = AdapterSet::single(&text_adapter, 1.0);
     let hidden = encoders.encode_with(&prompts, 0, &text_set).unwrap();

@@ -4,8 +4,10 @@ use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::loss;
 use catelier_testkit::close::assert_numbers_close;
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::output;
+
+use super::reference;
 
 fn values(tensor: &candle_core::Tensor) -> Vec<f64> {
     tensor.to_dtype(candle_core::DType::F64).unwrap().to_vec1().unwrap()
@@ -21,11 +23,11 @@ fn assert_loss(golden: &Fixture, name: &str, found: f64) {
 
 #[test]
 fn denoising_and_min_snr_agree() {
-    let golden = Golden::open().fixture("lora_sd1");
+    let golden = reference().fixture("lora_sd1");
     let rows = values(&loss::denoising(&golden.tensor("train.pred"), &golden.tensor("train.noise")).unwrap());
     assert_loss(&golden, "train.loss", mean(&rows));
 
-    let schedule = NoiseSchedule::load(&ModelFiles::folder(Golden::open().model("tiny-sd1"))).unwrap();
+    let schedule = NoiseSchedule::load(&ModelFiles::folder(reference().model("tiny-sd1"))).unwrap();
     let weights = loss::min_snr_weight(&schedule, &golden.whole_numbers("train.timesteps"), 5.0);
     let weighted: Vec<f64> = rows.iter().zip(&weights).map(|(row, weight)| row * weight).collect();
     assert_loss(&golden, "train.loss_min_snr_5", mean(&weighted));
@@ -33,7 +35,7 @@ fn denoising_and_min_snr_agree() {
 
 #[test]
 fn both_forms_of_cat_agree() {
-    let golden = Golden::open().fixture("lora_sd1");
+    let golden = reference().fixture("lora_sd1");
     let cat_weight = golden.facts()["lambda"].as_f64().unwrap();
     let denoising = loss::denoising(&golden.tensor("train.pred"), &golden.tensor("train.noise")).unwrap();
     let instance = mean(&values(&denoising));

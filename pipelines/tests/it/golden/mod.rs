@@ -4,6 +4,7 @@
 
 mod adapted;
 mod adapter_files;
+mod bf16;
 mod cat_training;
 mod generation;
 mod lora;
@@ -25,8 +26,14 @@ use catelier_testkit::tolerance::{self, Tolerance};
 /// The models, and how their tensors are called in fixtures.
 const MODELS: [(&str, &str); 3] = [("tiny-sd1", "sd1"), ("tiny-sd2", "sd2"), ("tiny-sdxl", "sdxl")];
 
+/// The golden folder, with the kernels that this program tests.
+fn reference() -> Golden {
+    crate::choose_kernels();
+    Golden::open()
+}
+
 fn files(model: &str) -> ModelFiles {
-    ModelFiles::folder(Golden::open().model(model))
+    ModelFiles::folder(reference().model(model))
 }
 
 fn load_unet(model: &str) -> UNet {

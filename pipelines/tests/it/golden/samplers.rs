@@ -3,11 +3,11 @@
 use candle_core::Tensor;
 use catelier_pipelines::sampler::{SamplerKind, SamplerSettings, prepare};
 use catelier_testkit::close::{assert_close, assert_numbers_close};
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::SCHEDULE;
 use serde_json::Value;
 
-use super::schedule_of;
+use super::{reference, schedule_of};
 
 /// The scheduler configuration of a set-up, with the class that it is stored beside.
 fn configuration(facts: &Value) -> Value {
@@ -56,7 +56,7 @@ fn follow(golden: &Fixture, name: &str, facts: &Value) {
 
 #[test]
 fn every_setup_follows_its_reference_call_by_call() {
-    let golden = Golden::open().fixture("schedulers");
+    let golden = reference().fixture("schedulers");
     let setups = golden.facts().as_object().unwrap();
     assert!(setups.len() >= 21, "only {} sampler set-ups in the fixtures", setups.len());
     for (name, facts) in setups {

@@ -2,14 +2,13 @@
 
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_testkit::close::{assert_close, assert_numbers_close};
-use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::SCHEDULE;
 use serde_json::json;
 
-use super::schedule_of;
+use super::{reference, schedule_of};
 
 fn tiny_sd1(changes: serde_json::Value) -> NoiseSchedule {
-    let path = Golden::open().model("tiny-sd1").join("scheduler/scheduler_config.json");
+    let path = reference().model("tiny-sd1").join("scheduler/scheduler_config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     schedule_of(&config)
@@ -17,7 +16,7 @@ fn tiny_sd1(changes: serde_json::Value) -> NoiseSchedule {
 
 #[test]
 fn betas_and_their_products_agree() {
-    let golden = Golden::open().fixture("schedulers");
+    let golden = reference().fixture("schedulers");
     for (prefix, rescaled) in [("", false), ("zero_snr.", true)] {
         let schedule = tiny_sd1(json!({ "rescale_betas_zero_snr": rescaled }));
         for (name, found) in [("betas", schedule.betas()), ("alphas_cumprod", schedule.alphas_cumprod())] {
@@ -29,7 +28,7 @@ fn betas_and_their_products_agree() {
 
 #[test]
 fn noisy_latents_and_velocity_agree() {
-    let golden = Golden::open().fixture("schedulers");
+    let golden = reference().fixture("schedulers");
     let (x0, noise) = (golden.tensor("add_noise.x0"), golden.tensor("add_noise.noise"));
     let timesteps = golden.whole_numbers("add_noise.timesteps");
     let schedule = tiny_sd1(json!({}));
@@ -42,8 +41,8 @@ fn noisy_latents_and_velocity_agree() {
 #[test]
 fn the_target_is_what_the_model_was_trained_on() {
     for (model, topic) in [("tiny-sd2", "lora_sd2"), ("tiny-sdxl", "lora_sdxl")] {
-        let golden = Golden::open().fixture(topic);
-        let path = Golden::open().model(model).join("scheduler/scheduler_config.json");
+        let golden = reference().fixture(topic);
+        let path = reference().model(model).join("scheduler/scheduler_config.json");
         let schedule = schedule_of(&serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap());
         let (x0, noise) = (golden.tensor("train.x0"), golden.tensor("train.noise"));
         let timesteps = golden.whole_numbers("train.timesteps");

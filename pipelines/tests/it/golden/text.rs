@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_pipelines::model::{TextEncoder, TextEncoders};
-use catelier_testkit::golden::{Fixture, Golden};
+use catelier_testkit::golden::Fixture;
 
-use super::{assert_output, files};
+use super::{assert_output, files, reference};
 
 fn prompts(fixture: &Fixture) -> Vec<String> {
     let prompts = fixture.facts()["prompts"].as_array().unwrap();
@@ -24,7 +24,7 @@ fn load(model: &str, component: &str) -> TextEncoder {
 
 #[test]
 fn every_layer_the_last_one_and_the_pooled_row_agree() {
-    let fixture = Golden::open().fixture("text");
+    let fixture = reference().fixture("text");
     for (model, short) in [("tiny-sd1", "sd1"), ("tiny-sd2", "sd2")] {
         let encoder = load(model, "text_encoder");
         let output = encoder.encode(&ids(&fixture, &format!("{short}.ids")), &AdapterSet::base()).unwrap();
@@ -37,7 +37,7 @@ fn every_layer_the_last_one_and_the_pooled_row_agree() {
 
 #[test]
 fn prompts_become_the_context_the_unet_is_given() {
-    let fixture = Golden::open().fixture("text");
+    let fixture = reference().fixture("text");
     let prompts = prompts(&fixture);
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     for (model, short) in [("tiny-sd1", "sd1"), ("tiny-sd2", "sd2")] {
@@ -50,7 +50,7 @@ fn prompts_become_the_context_the_unet_is_given() {
 
 #[test]
 fn sdxl_takes_penultimate_layers_side_by_side_and_the_projected_row() {
-    let fixture = Golden::open().fixture("text");
+    let fixture = reference().fixture("text");
     let prompts = prompts(&fixture);
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let encoders = TextEncoders::load(&files("tiny-sdxl"), DType::F32, &Device::Cpu).unwrap();
@@ -61,7 +61,7 @@ fn sdxl_takes_penultimate_layers_side_by_side_and_the_projected_row() {
 
 #[test]
 fn sdxl_token_ids_come_from_each_encoders_own_tokenizer() {
-    let fixture = Golden::open().fixture("text");
+    let fixture = reference().fixture("text");
     let second = load("tiny-sdxl", "text_encoder_2");
     let output = second.encode(&ids(&fixture, "sdxl.ids_2"), &AdapterSet::base()).unwrap();
     assert_output(&fixture, "sdxl.text_embeds", &output.projected.unwrap());

@@ -2,9 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_testkit::golden::Golden;
 
-use super::{MODELS, assert_output, condition, load_unet};
+use super::{MODELS, assert_output, condition, load_unet, reference};
 
 /// The name of an activation in the fixture: `down_blocks.0` is `down_0`.
 fn fixture_name(activation: &str) -> String {
@@ -13,7 +12,7 @@ fn fixture_name(activation: &str) -> String {
 
 #[test]
 fn outputs_and_activations_agree_on_all_three_models() {
-    let fixture = Golden::open().fixture("unet");
+    let fixture = reference().fixture("unet");
     for (model, short) in MODELS {
         let unet = load_unet(model);
         let prefix = format!("{short}.");
@@ -37,7 +36,7 @@ fn outputs_and_activations_agree_on_all_three_models() {
 
 #[test]
 fn a_wide_input_agrees_on_all_three_models() {
-    let fixture = Golden::open().fixture("unet");
+    let fixture = reference().fixture("unet");
     for (model, short) in MODELS {
         let out = load_unet(model)
             .predict(

@@ -3,14 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 use catelier_pipelines::model::{Tiling, Vae};
 use catelier_testkit::close::assert_close;
-use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::{self, Tolerance};
 
-use super::{assert_output, check, files, show};
+use super::{assert_output, check, files, reference, show};
 
 #[test]
 fn encoding_sampling_and_decoding_agree() {
-    let fixture = Golden::open().fixture("vae");
+    let fixture = reference().fixture("vae");
     for (model, short) in [("tiny-sd1", "sd1"), ("tiny-sdxl", "sdxl")] {
         let vae = Vae::load(&files(model), DType::F32, &Device::Cpu).unwrap();
         let stored = |name: &str| fixture.tensor(&format!("{short}.{name}"));
@@ -25,7 +24,7 @@ fn encoding_sampling_and_decoding_agree() {
 
 #[test]
 fn legacy_attention_names_are_the_same_autoencoder() {
-    let fixture = Golden::open().fixture("vae");
+    let fixture = reference().fixture("vae");
     let image = fixture.tensor("sd1.image");
     let means = ["vae", "vae_legacy_keys"].map(|component| {
         let vae = Vae::load_component(&files("tiny-sd1"), component, DType::F32, &Device::Cpu).unwrap();
@@ -37,7 +36,7 @@ fn legacy_attention_names_are_the_same_autoencoder() {
 
 #[test]
 fn tiles_are_cut_and_blended_as_diffusers_does() {
-    let golden = Golden::open();
+    let golden = reference();
     if !golden.folder().join("fixtures/vae_tiled.safetensors").is_file() {
         return show("tiles: this folder has no reference for them; skipped", 0.0);
     }
