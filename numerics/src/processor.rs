@@ -19,6 +19,11 @@ pub fn kernels() -> Kernels {
     if crate::kernel::has_wide_vectors() { Kernels::Wide } else { Kernels::Portable }
 }
 
+/// Whether weights of bf16 are multiplied as they are; they are widened to f32 otherwise.
+pub fn multiplies_bf16() -> bool {
+    crate::kernel::has_bf16_instructions()
+}
+
 /// From now on the portable kernels are used even where the processor could do better, or no longer.
 ///
 /// For tests of what other processors do. It holds for the whole process; layers keep the kind they were made with.

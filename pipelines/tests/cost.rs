@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use catelier_numerics::processor::{Kernels, kernels, use_portable_kernels};
+use catelier_numerics::processor::{Kernels, kernels, multiplies_bf16, use_portable_kernels};
 use catelier_numerics::work;
 use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::Recompute;
 use catelier_pipelines::workload::{Prediction, StepLoss, TrainingStep, Workload, WorkloadSizes};
 use catelier_testkit::allocations::CountingAllocator;
 
@@ -18,26 +19,41 @@ use catelier_testkit::allocations::CountingAllocator;
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 use Kernels::{Portable, Wide};
-use Kind::{Cat, Lora, Predict};
+use Kind::{Cat, Lora, LoraAgain, LoraBf16, Predict};
 
 /// The figures of a warm repetition on one thread, the same on every machine with such kernels. **An intended change is
 /// recorded here**: a failing test prints the rows to put in their place, all of them on a processor with wide vectors
 /// and the portable ones on others.
 #[rustfmt::skip]
 const EXPECTED: &[Cost] = &[
-    //   kernels   model         work          flops  allocations  peak bytes
-    cost(Portable, "tiny-sd1",   Predict,    54422528,        1723,     262096),
-    cost(Portable, "tiny-sd1",   Lora,      112734208,       13095,    1331752),
-    cost(Portable, "tiny-sd1",   Cat,       272105472,       16355,    2655328),
-    cost(Portable, "tiny-sdxl",  Predict,    31829504,        5245,      99592),
-    cost(Portable, "tiny-sdxl",  Lora,       60061440,       52264,    1105184),
-    cost(Portable, "tiny-sdxl",  Cat,       141229056,       62560,    2088120),
-    cost(Wide,     "tiny-sd1",   Predict,    34414592,        1428,     890744),
-    cost(Wide,     "tiny-sd1",   Lora,       75146752,       12041,    1552404),
-    cost(Wide,     "tiny-sd1",   Cat,       181779456,       14249,    2588524),
-    cost(Wide,     "tiny-sdxl",  Predict,    24479744,        4661,     633240),
-    cost(Wide,     "tiny-sdxl",  Lora,       46963200,       48943,    1533868),
-    cost(Wide,     "tiny-sdxl",  Cat,       107682816,       56478,    2534340),
+    //   kernels   model         work             flops  allocations  peak bytes
+    cost(Portable, "tiny-sd1",   Predict,      54422528,        1723,     262096),
+    cost(Portable, "tiny-sd1",   Lora,        112734208,       13095,    1331752),
+    cost(Portable, "tiny-sd1",   LoraAgain,   162015744,       19206,     796736),
+    cost(Portable, "tiny-sd1",   Cat,         272105472,       16355,    2655328),
+    cost(Portable, "tiny-sd2",   Predict,      21800448,        2340,     137600),
+    cost(Portable, "tiny-sd2",   Lora,         49116672,       18939,    1008272),
+    cost(Portable, "tiny-sd2",   LoraAgain,    70589696,       27998,     545128),
+    cost(Portable, "tiny-sd2",   Cat,         117287936,       22882,    1973960),
+    cost(Portable, "tiny-sdxl",  Predict,      31829504,        5245,      99592),
+    cost(Portable, "tiny-sdxl",  Lora,         60061440,       52264,    1105184),
+    cost(Portable, "tiny-sdxl",  LoraAgain,    91696384,       75164,     769636),
+    cost(Portable, "tiny-sdxl",  Cat,         141229056,       62560,    2088120),
+    cost(Wide,     "tiny-sd1",   Predict,      34414592,        1428,     890744),
+    cost(Wide,     "tiny-sd1",   Lora,         75146752,       12041,    1552404),
+    cost(Wide,     "tiny-sd1",   LoraAgain,   111562752,       17938,    1135820),
+    cost(Wide,     "tiny-sd1",   Cat,         181779456,       14249,    2588524),
+    cost(Wide,     "tiny-sd1",   LoraBf16,     97625600,       12685,    1226504),
+    cost(Wide,     "tiny-sd2",   Predict,      14745600,        1978,     637544),
+    cost(Wide,     "tiny-sd2",   Lora,         35649792,       17541,    1107252),
+    cost(Wide,     "tiny-sd2",   LoraAgain,    51924992,       26361,     856748),
+    cost(Wide,     "tiny-sd2",   Cat,          84584960,       20219,    1933068),
+    cost(Wide,     "tiny-sd2",   LoraBf16,     43579648,       18149,     915864),
+    cost(Wide,     "tiny-sdxl",  Predict,      24479744,        4661,     633240),
+    cost(Wide,     "tiny-sdxl",  Lora,         46963200,       48943,    1533868),
+    cost(Wide,     "tiny-sdxl",  LoraAgain,    73953280,       71386,    1043088),
+    cost(Wide,     "tiny-sdxl",  Cat,         107682816,       56478,    2534340),
+    cost(Wide,     "tiny-sdxl",  LoraBf16,     54223360,       51511,    1032416),
 ];
 
 /// What one more repetition of some work costs.
@@ -72,6 +88,10 @@ enum Kind {
     Predict,
     /// An optimizer step of plain LoRA.
     Lora,
+    /// The same with every block computed again in the backward pass.
+    LoraAgain,
+    /// The same with weights in bf16.
+    LoraBf16,
     /// An optimizer step with the CAT term.
     Cat,
 }
@@ -101,8 +121,9 @@ fn measure_all() -> Vec<Cost> {
     for portable in [true, false] {
         use_portable_kernels(portable);
         if portable == (kernels() == Portable) {
-            for model in ["tiny-sd1", "tiny-sdxl"] {
-                costs.extend([Predict, Lora, Cat].map(|kind| measure(model, kind)));
+            for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
+                costs.extend([Predict, Lora, LoraAgain, Cat].map(|kind| measure(model, kind)));
+                costs.extend(multiplies_bf16().then(|| measure(model, LoraBf16)));
             }
         }
     }
@@ -129,11 +150,17 @@ impl Kind {
     fn work(self, files: &ModelFiles) -> Box<dyn Workload> {
         const RANK: usize = 4;
         let sizes = WorkloadSizes { latent: 8, batch: 1 };
-        let step = |loss| TrainingStep::new(files, sizes, loss, RANK, DType::F32, &Device::Cpu).unwrap();
+        let step = |loss, dtype| TrainingStep::new(files, sizes, loss, RANK, dtype, &Device::Cpu).unwrap();
         match self {
             Self::Predict => Box::new(Prediction::new(files, sizes, DType::F32, &Device::Cpu).unwrap()),
-            Self::Lora => Box::new(step(StepLoss::Lora)),
-            Self::Cat => Box::new(step(StepLoss::Cat)),
+            Self::Lora => Box::new(step(StepLoss::Lora, DType::F32)),
+            Self::LoraAgain => {
+                let mut step = step(StepLoss::Lora, DType::F32);
+                step.recompute(Recompute::All);
+                Box::new(step)
+            }
+            Self::LoraBf16 => Box::new(step(StepLoss::Lora, DType::BF16)),
+            Self::Cat => Box::new(step(StepLoss::Cat, DType::F32)),
         }
     }
 }
@@ -157,6 +184,6 @@ fn change(expected: Option<&Cost>, found: &Cost) -> Option<String> {
 fn row(cost: &Cost) -> String {
     let Cost { kernels, model, kind, flops, allocations, peak_bytes } = cost;
     let (kernels, model, kind) = (format!("{kernels:?},"), format!("{model:?},"), format!("{kind:?},"));
-    let names = format!("{kernels:9} {model:13} {kind:8}");
+    let names = format!("{kernels:9} {model:13} {kind:10}");
     format!("    cost({names} {flops:11}, {allocations:11}, {peak_bytes:10}),")
 }

@@ -4,14 +4,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device};
-use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
+use candle_core::{DType, Device, Tensor};
+use catelier_adapters::{Adapter, AdapterSet, LoraConfig, ModuleInfo, ModuleKind, Targets};
+use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::processor::{Kernels, kernels};
 use catelier_numerics::work;
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::generate::{GenerateRequest, Generator};
-use catelier_pipelines::model::UNet;
+use catelier_pipelines::model::{Condition, UNet};
 use catelier_pipelines::workload::{Prediction, Shape, Workload, WorkloadSizes};
 use catelier_testkit::golden::Golden;
 
@@ -23,6 +24,10 @@ fn counted<R>(work: impl FnOnce() -> R) -> u64 {
     let before = work::flops();
     work();
     work::flops() - before
+}
+
+fn golden(model: &str) -> ModelFiles {
+    ModelFiles::folder(Golden::open().model(model))
 }
 
 /// What is predicted for.
@@ -38,8 +43,7 @@ struct Sizes {
 #[test]
 fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() {
     let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
-    let files = ModelFiles::folder(Golden::open().model("tiny-sd1"));
-    let base = BaseModel::load(&files, DType::F32, &Device::Cpu).unwrap();
+    let base = BaseModel::load(&golden("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
     let request = |steps, pictures| GenerateRequest {
         prompts: vec!["a red teapot".into(); pictures],
         seeds: (1..=pictures as u64).collect(),
@@ -66,7 +70,6 @@ fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() 
 #[test]
 fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
     let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
-    let golden = |name: &str| ModelFiles::folder(Golden::open().model(name));
     for (files, latent, batch) in [
         (golden("tiny-sd1"), 8, 2),
         (golden("tiny-sd2"), 8, 1),
@@ -79,6 +82,51 @@ fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
         let sizes = Sizes { latent, batch, tokens: 77, levels: work.unet().config().levels.len() };
         assert_eq!(counted, total(work.unet(), sizes, kernels()), "{name}");
     }
+}
+
+#[test]
+fn a_backward_pass_ends_at_the_first_adapted_module() {
+    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let unet = UNet::load(&golden("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
+    let modules = |ending: &str| -> Vec<&ModuleInfo> {
+        unet.modules().iter().filter(|module| module.path.ends_with(ending)).collect()
+    };
+    let of_up_blocks = |module: &&ModuleInfo| module.path.contains(".up_blocks.");
+
+    // Only what follows the last feed-forward layer is passed: the way out of its transformer, and out of the UNet.
+    let sizes = Sizes { latent: 8, batch: 1, tokens: 7, levels: unet.config().levels.len() };
+    let last = *modules(".ff.net.2").iter().filter(|module| of_up_blocks(module)).max_by_key(|m| &m.path).unwrap();
+    let proj_out = *modules(".proj_out").iter().filter(|module| of_up_blocks(module)).max_by_key(|m| &m.path).unwrap();
+    let passed = [proj_out, modules("unet.conv_out")[0]].map(|module| of_module(module, sizes, kernels()));
+    assert_eq!(backward(&unet, last, sizes), passed.iter().sum::<u64>() + of_update(last, sizes));
+
+    // The earlier the module, the longer the way.
+    let mut queries: Vec<&ModuleInfo> = modules(".attn1.to_q").into_iter().filter(of_up_blocks).collect();
+    queries.sort_by_key(|module| &module.path);
+    let costs: Vec<u64> = queries.iter().map(|query| backward(&unet, query, sizes)).collect();
+    assert!(costs.len() > 1 && costs.is_sorted_by(|earlier, later| earlier > later), "{costs:?}");
+}
+
+/// Operations of the backward pass with an adapter of one module.
+fn backward(unet: &UNet, module: &ModuleInfo, sizes: Sizes) -> u64 {
+    let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: Targets::everything() };
+    let (adapter, _) = Adapter::init(&lora, std::slice::from_ref(module), 1, &Device::Cpu).unwrap();
+    let normal = |stream, shape: &[usize]| Noise::new(1).normal(Stream(stream), 0, 0, shape, &Device::Cpu).unwrap();
+    let latents = normal("latents", &[sizes.batch, 4, sizes.latent, sizes.latent]);
+    let context = normal("context", &[sizes.batch, sizes.tokens, unet.config().context_width()]);
+    let timesteps = Tensor::new(&[500u32], &Device::Cpu).unwrap();
+    let condition = Condition { context, added: None };
+    let noise_pred = unet.predict(&latents, &timesteps, &condition, &AdapterSet::single(&adapter, 1.0)).unwrap();
+    let loss = noise_pred.sqr().unwrap().mean_all().unwrap();
+    counted(|| loss.backward().unwrap())
+}
+
+const RANK: usize = 2;
+
+/// Gradients of a linear update's factors: the narrow activation again, its gradient, and either factor's.
+fn of_update(module: &ModuleInfo, sizes: Sizes) -> u64 {
+    let ModuleKind::Linear { in_features, out_features } = module.kind else { panic!("{} is not linear", module.path) };
+    4 * (rows(&module.path, sizes) * RANK * (in_features + out_features)) as u64
 }
 
 /// Operations of a forward pass of the whole UNet; a multiply-add is two.

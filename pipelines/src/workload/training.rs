@@ -9,7 +9,7 @@ use super::Workload;
 use super::inputs::{WorkloadSizes, condition};
 use crate::diffusion::NoiseSchedule;
 use crate::files::ModelFiles;
-use crate::model::UNet;
+use crate::model::{Recompute, UNet};
 use crate::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
 use crate::train::{Batch, CatTarget, Objective, TrainError};
 
@@ -87,8 +87,13 @@ impl TrainingStep {
     pub fn plan(&mut self, dtype: DType, limit: Option<u64>) -> Result<MemoryPlan, DoesNotFit> {
         let footprint = Footprint::of_step(self.unet.config(), &self.sizes(dtype));
         let plan = MemoryPlan::fit(&footprint, footprint.weights, limit)?;
-        self.unet.recompute(plan.recompute.clone());
+        self.recompute(plan.recompute.clone());
         Ok(plan)
+    }
+
+    /// Computes these blocks again in the backward pass of every step from now on.
+    pub fn recompute(&mut self, recompute: Recompute) {
+        self.unet.recompute(recompute);
     }
 
     fn objective<'a>(&'a self, adapters: &'a AdapterSet) -> Objective<'a> {
