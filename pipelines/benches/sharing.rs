@@ -63,7 +63,7 @@ impl Step {
         let prompt =
             |stream| Condition { context: normal(stream, &[batch, 77, unet.config().context_width()]), added: None };
         let without_trigger = prompt("without");
-        let keys = unet.prompt_keys(&without_trigger, &AdapterSet::base()).unwrap();
+        let keys = unet.prompt_keys(&without_trigger.context, &AdapterSet::base()).unwrap();
         let (latents, noise) = (map("latents"), map("noise"));
         let timesteps = Tensor::full(500u32, batch, &Device::Cpu).unwrap();
         let with_trigger = prompt("with");
@@ -72,16 +72,18 @@ impl Step {
 
     fn gradients(&self, shared: Shared) -> Gradients {
         let (adapters, none) = (AdapterSet::single(&self.adapter, 1.0), AdapterSet::base());
-        let start = self.unet.begin(&self.latents, &self.timesteps, &[&adapters]).unwrap();
-        let predict = |condition, keys, adapters| match shared {
+        let beginning = self.unet.begin(&self.latents, &self.timesteps, &[&adapters]).unwrap();
+        let start = self.unet.start(&beginning, None).unwrap();
+        let predict = |condition: &Condition, keys, adapters| match shared {
             Shared::Nothing => self.unet.predict(&self.latents, &self.timesteps, condition, adapters).unwrap(),
-            _ => self.unet.predict_from(&start, condition, keys, adapters).unwrap(),
+            _ => self.unet.predict_from(&start, &condition.context, keys, adapters).unwrap(),
         };
         let keys = (shared >= Shared::Keys).then_some(&self.keys);
         let base = predict(&self.without_trigger, keys, &none);
         if shared == Shared::Batch {
-            let both = Condition::cat(&[&self.with_trigger, &self.without_trigger]).unwrap();
-            let both = self.unet.predict_from(&start.twice().unwrap(), &both, None, &adapters).unwrap();
+            let contexts = [&self.with_trigger.context, &self.without_trigger.context];
+            let (start, contexts) = (start.before(&start).unwrap(), Tensor::cat(&contexts, 0).unwrap());
+            let both = self.unet.predict_from(&start, &contexts, None, &adapters).unwrap();
             let rows = both.dim(0).unwrap() / 2;
             let style = denoising(&both.narrow(0, 0, rows).unwrap(), &self.noise).unwrap();
             let kept = cat(&both.narrow(0, rows, rows).unwrap(), &base).unwrap();

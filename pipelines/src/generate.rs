@@ -14,7 +14,7 @@ use image::RgbImage;
 
 use crate::base::{BaseModel, EmptyNegative};
 use crate::error::{Error, Result};
-use crate::model::{Condition, ImageSizes, PromptKeys};
+use crate::model::{AddedCondition, Condition, ImageSizes, PromptKeys};
 use crate::sampler::{self, Sampler};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
@@ -50,6 +50,16 @@ pub struct Generator<'a> {
 struct Batch<'a> {
     prompts: &'a [String],
     seeds: &'a [u64],
+}
+
+/// What a batch is conditioned on: rows of the negative prompts before those of the positive ones when guided.
+struct Prompt {
+    context: Tensor,
+    keys: PromptKeys,
+    /// What SDXL takes besides, of the positive prompts.
+    positive: Option<AddedCondition>,
+    /// The same of the negative ones; `None` without guidance.
+    negative: Option<Option<AddedCondition>>,
 }
 
 impl<'a> Generator<'a> {
@@ -153,15 +163,13 @@ impl<'a> Generator<'a> {
         adapters: &AdapterSet,
         after: &mut dyn FnMut(usize, usize, &Tensor),
     ) -> Result<()> {
-        let condition = self.condition(request, batch, adapters)?;
-        let keys = self.base.unet.prompt_keys(&condition, adapters)?;
-        let prompt = (&condition, &keys);
+        let prompt = self.prompt(request, batch, adapters)?;
         let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
         let timesteps = sampler.timesteps().to_vec();
         let mut latents = (start * sampler.initial_noise_scale())?;
         for (call, timestep) in timesteps.iter().enumerate() {
             let input = sampler.scale_input(&latents, call)?;
-            let output = self.guided(request, &input, *timestep, prompt, adapters)?;
+            let output = self.guided(request, &input, *timestep, &prompt, adapters)?;
             let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
             latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
             for index in 0..batch.prompts.len() {
@@ -180,14 +188,17 @@ impl<'a> Generator<'a> {
         request: &GenerateRequest,
         latents: &Tensor,
         timestep: f64,
-        (condition, keys): (&Condition, &PromptKeys),
+        prompt: &Prompt,
         adapters: &AdapterSet,
     ) -> Result<Tensor> {
-        let rows = latents.dim(0)?;
+        let (rows, unet) = (latents.dim(0)?, &self.base.unet);
         let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
-        let start = self.base.unet.begin(latents, &timesteps, &[adapters])?;
-        let start = if request.is_guided() { start.twice()? } else { start };
-        let output = self.base.unet.predict_from(&start, condition, Some(keys), adapters)?;
+        let beginning = unet.begin(latents, &timesteps, &[adapters])?;
+        let mut start = unet.start(&beginning, prompt.positive.as_ref())?;
+        if let Some(negative) = &prompt.negative {
+            start = unet.start(&beginning, negative.as_ref())?.before(&start)?;
+        }
+        let output = unet.predict_from(&start, &prompt.context, Some(&prompt.keys), adapters)?;
         let output = output.to_dtype(latents.dtype())?;
         if !request.is_guided() {
             return Ok(output);
@@ -197,18 +208,19 @@ impl<'a> Generator<'a> {
         Ok((&negative + ((positive - &negative)? * request.guidance)?)?)
     }
 
-    /// What the batch is conditioned on: negative rows before positive ones when guided.
-    fn condition(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Condition> {
+    /// What the batch is conditioned on.
+    fn prompt(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Prompt> {
         let positive = self.prompts.rows(&self.base.text, batch.prompts, adapters)?;
-        let condition = if request.is_guided() {
-            let negative = self.negative(request, &positive, adapters)?;
-            Condition::cat(&[&negative, &positive])?
-        } else {
-            positive
+        let sizes = vec![ImageSizes::uncropped(request.height, request.width); positive.batch()?];
+        let negative = request.is_guided().then(|| self.negative(request, &positive, adapters)).transpose()?;
+        let positive = positive.with_sizes(&sizes)?;
+        let negative = negative.map(|negative| negative.with_sizes(&sizes)).transpose()?;
+        let context = match &negative {
+            Some(negative) => Tensor::cat(&[&negative.context, &positive.context], 0)?,
+            None => positive.context.clone(),
         };
-        let sizes = ImageSizes::uncropped(request.height, request.width);
-        let rows = condition.batch()?;
-        condition.with_sizes(&vec![sizes; rows])
+        let keys = self.base.unet.prompt_keys(&context, adapters)?;
+        Ok(Prompt { context, keys, positive: positive.added, negative: negative.map(|negative| negative.added) })
     }
 
     /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.

@@ -164,15 +164,15 @@ fn lessons(
     let lessons = Lessons::encode(base, pictures, config.cat_condition, class, &mut tell);
     let lessons = lessons.request("cannot encode the pictures")?;
     drop(progress);
-    if config.uses_cat() {
-        return lessons.with_keys(base).run("cannot prepare the captions");
-    }
-    if config.loss != LossKind::Dreambooth {
-        return Ok(lessons);
-    }
-    let class = stated("class", settings.class.clone())?;
-    let drawn = class_pictures(base, &class, settings)?;
-    lessons.with_class_pictures(base, &class, &drawn).run("cannot encode the class pictures")
+    let lessons = match config.loss {
+        LossKind::Dreambooth => {
+            let class = stated("class", settings.class.clone())?;
+            let drawn = class_pictures(base, &class, settings)?;
+            lessons.with_class_pictures(base, &class, &drawn).run("cannot encode the class pictures")?
+        }
+        _ => lessons,
+    };
+    lessons.with_keys(base, config).request("cannot train")
 }
 
 fn warn_of_cut_captions(base: &BaseModel, pictures: &TrainingPictures) {

@@ -153,7 +153,8 @@ impl Condition {
 }
 
 impl AddedCondition {
-    fn cat(parts: &[&Self]) -> Result<Self> {
+    /// The rows of all `parts`, one after another.
+    pub(super) fn cat(parts: &[&Self]) -> Result<Self> {
         let pooled: Vec<&Tensor> = parts.iter().map(|part| &part.pooled).collect();
         let time_ids: Vec<&Tensor> = parts.iter().map(|part| &part.time_ids).collect();
         Ok(Self { pooled: Tensor::cat(&pooled, 0)?, time_ids: Tensor::cat(&time_ids, 0)? })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::TensorId;
-use catelier_adapters::AdapterSet;
+use catelier_adapters::{AdapterSet, ModuleInfo};
 use catelier_numerics::noise::Stream;
 use catelier_prompts::CatCondition;
 use image::RgbImage;
@@ -11,7 +11,7 @@ use image::RgbImage;
 use super::{TrainConfig, TrainError};
 use crate::base::BaseModel;
 use crate::data::{Embeddings, Frame, LatentCache, Order, TrainingPictures};
-use crate::model::{Condition, ImageSizes, Moments, PromptKeys};
+use crate::model::{Condition, ImageSizes, Moments, PromptKeys, UNet};
 
 const ORDER: Stream = Stream("train/order");
 const CLASS_ORDER: Stream = Stream("train/class-order");
@@ -23,8 +23,8 @@ pub struct Lesson {
     pub name: String,
     /// The autoencoder's distribution, `[1, 4, height/8, width/8]`, not scaled.
     pub moments: Moments,
-    /// Its caption with the trigger, `[1, tokens, width]`.
-    pub with_trigger: Condition,
+    /// Its caption with the trigger.
+    pub with_trigger: Caption,
     /// What the CAT term is conditioned on.
     pub without_trigger: Caption,
     /// Times that it is seen in an epoch, at least 1.
@@ -38,7 +38,7 @@ pub struct Lessons {
     pub lessons: Vec<Lesson>,
     /// Pictures of the class, drawn by the base; only DreamBooth needs them.
     pub class: Vec<Lesson>,
-    /// The empty caption, `[1, tokens, width]`.
+    /// The empty caption.
     pub empty: Caption,
     digest: String,
 }
@@ -53,10 +53,11 @@ pub struct Caption {
 }
 
 impl Caption {
-    /// What the base makes of all `captions`, one after another, if it is known of each.
-    pub(super) fn keys(captions: &[&Self]) -> Result<Option<PromptKeys>, TrainError> {
+    /// All `captions`, one after another, and what the base makes of them, if it is known of each.
+    pub(super) fn cat(captions: &[&Self]) -> Result<(Condition, Option<PromptKeys>), TrainError> {
+        let condition = Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?;
         let keys: Option<Vec<&PromptKeys>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
-        Ok(keys.map(|keys| PromptKeys::cat(&keys)).transpose()?)
+        Ok((condition, keys.map(|keys| PromptKeys::cat(&keys)).transpose()?))
     }
 }
 
@@ -81,7 +82,7 @@ impl Lessons {
             lessons.push(Lesson {
                 name: picture.name.clone(),
                 moments: frame.moments.clone(),
-                with_trigger: captions.condition(&picture.captions.with_trigger)?.with_sizes(&[frame.sizes])?,
+                with_trigger: captions.caption(&picture.captions.with_trigger, frame.sizes)?,
                 without_trigger: captions.caption(without_trigger, frame.sizes)?,
                 repeats: picture.repeats,
             });
@@ -106,7 +107,7 @@ impl Lessons {
             self.class.push(Lesson {
                 name: format!("class picture {}", number + 1),
                 moments: base.vae.encode(&frame.tensor(base.device())?)?,
-                with_trigger: without_trigger.condition.clone(),
+                with_trigger: without_trigger.clone(),
                 without_trigger,
                 repeats: 1,
             });
@@ -114,21 +115,23 @@ impl Lessons {
         Ok(self)
     }
 
-    /// The same with what the base makes of the captions that the CAT term asks it about, while there is room.
+    /// The same with what the base makes of captions, while there is room: of those that the CAT term asks it about, and of
+    /// those with the trigger too where `config` adapts no layer that reads prompts.
     ///
     /// # Errors
-    /// Those of [`UNet::prompt_keys`](crate::model::UNet::prompt_keys).
-    pub fn with_keys(mut self, base: &BaseModel) -> Result<Self, TrainError> {
-        let (mut known, mut held): (HashMap<TensorId, PromptKeys>, usize) = (HashMap::new(), 0);
-        let captions = self.lessons.iter_mut().map(|lesson| &mut lesson.without_trigger);
-        for caption in captions.chain([&mut self.empty]) {
-            let context = caption.condition.context.id();
-            if !known.contains_key(&context) && held < KEYS {
-                let keys = base.unet.prompt_keys(&caption.condition, &AdapterSet::base())?;
-                held += keys.bytes();
-                known.insert(context, keys);
-            }
-            caption.keys = known.get(&context).cloned();
+    /// Those of [`UNet::prompt_keys`], and targets that select nothing.
+    pub fn with_keys(mut self, base: &BaseModel, config: &TrainConfig) -> Result<Self, TrainError> {
+        let adapted = config.targets.select(base.unet.modules())?;
+        let stays = |reader: &ModuleInfo| adapted.iter().all(|module| module.path != reader.path);
+        let frozen = base.unet.prompt_readers().all(stays);
+        let mut keys = KnownKeys { unet: &base.unet, known: HashMap::new(), held: 0 };
+        if config.uses_cat() {
+            let captions = self.lessons.iter_mut().map(|lesson| &mut lesson.without_trigger);
+            captions.chain([&mut self.empty]).try_for_each(|caption| keys.give(caption))?;
+        }
+        if frozen {
+            let lessons = self.lessons.iter_mut().chain(&mut self.class);
+            lessons.map(|lesson| &mut lesson.with_trigger).try_for_each(|caption| keys.give(caption))?;
         }
         Ok(self)
     }
@@ -176,6 +179,27 @@ impl Orders {
 
 /// Bytes of keys that are kept for captions; they save little where they are large.
 const KEYS: usize = 64 << 20;
+
+/// Keys of captions, made on first use while there is room.
+struct KnownKeys<'a> {
+    unet: &'a UNet,
+    known: HashMap<TensorId, PromptKeys>,
+    /// Bytes of all that are known.
+    held: usize,
+}
+
+impl KnownKeys<'_> {
+    fn give(&mut self, caption: &mut Caption) -> Result<(), TrainError> {
+        let context = &caption.condition.context;
+        if !self.known.contains_key(&context.id()) && self.held < KEYS {
+            let keys = self.unet.prompt_keys(context, &AdapterSet::base())?;
+            self.held += keys.bytes();
+            self.known.insert(context.id(), keys);
+        }
+        caption.keys = self.known.get(&context.id()).cloned();
+        Ok(())
+    }
+}
 
 /// Captions encoded on first use.
 struct Captions<'a> {

@@ -32,6 +32,8 @@ use crate::model::Condition;
 use drift::DriftProbe;
 use lessons::Orders;
 use state::RunState;
+#[cfg(test)]
+pub(crate) use step::DenoisingAndCat;
 pub(crate) use step::{Batch, CatTarget, Objective, conditions_together};
 use step::{Terms, mean};
 
@@ -355,11 +357,14 @@ impl<'a> Trainer<'a> {
             latents.push(self.base.vae.scale(&drawn)?);
             noise.push(normal(streams.noise)?);
         }
+        let captions: Vec<&Caption> = picked.iter().map(|lesson| &lesson.with_trigger).collect();
+        let (condition, keys) = Caption::cat(&captions)?;
         Ok(Batch {
             latents: Tensor::cat(&latents, 0)?,
             noise: Tensor::cat(&noise, 0)?,
             timesteps: self.timesteps(places, streams.timestep),
-            condition: Condition::cat(&picked.iter().map(|lesson| &lesson.with_trigger).collect::<Vec<_>>())?,
+            condition,
+            keys,
             names: picked.iter().map(|lesson| lesson.name.clone()).collect(),
         })
     }
@@ -382,11 +387,9 @@ impl<'a> Trainer<'a> {
         };
         let captions: Vec<&Caption> = picked.iter().enumerate().map(choose).collect();
         let known: Option<Vec<&Tensor>> = places.iter().map(|place| self.bank.get(place)).collect();
-        Ok(CatTarget {
-            condition: Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?,
-            keys: Caption::keys(&captions)?,
-            noise_pred_base: known.map(|rows| Tensor::cat(&rows, 0)).transpose()?,
-        })
+        let (condition, keys) = Caption::cat(&captions)?;
+        let noise_pred_base = known.map(|rows| Tensor::cat(&rows, 0)).transpose()?;
+        Ok(CatTarget { condition, keys, noise_pred_base })
     }
 
     /// The base's predictions that are worth keeping for the next time these places of the bank are drawn.

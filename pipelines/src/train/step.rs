@@ -8,7 +8,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::TrainError;
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Condition, PromptKeys, Start, UNet};
+use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Batch {
     pub(crate) timesteps: Vec<u32>,
     /// Captions to denoise under.
     pub(crate) condition: Condition,
+    /// What the base makes of them, where it is known.
+    pub(crate) keys: Option<PromptKeys>,
     /// One name per sample, for messages.
     pub(crate) names: Vec<String>,
 }
@@ -75,7 +77,8 @@ impl Objective<'_> {
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
     pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let noise_pred = self.unet.predict_from(&self.begin(batch)?, &batch.condition, None, self.adapters)?;
+        let start = self.unet.start(&self.begin(batch)?, batch.condition.added.as_ref())?;
+        let noise_pred = self.adapted(&start, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
@@ -91,14 +94,18 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
-        let start = self.begin(batch)?;
+        let beginning = self.begin(batch)?;
+        let [start, start_without] = [&batch.condition, &target.condition]
+            .map(|condition| self.unet.start(&beginning, condition.added.as_ref()));
+        let (start, start_without) = (start?, start_without?);
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
-                self.unet.predict_from(&start, &target.condition, target.keys.as_ref(), &AdapterSet::base())?.detach()
+                let (context, keys) = (&target.condition.context, target.keys.as_ref());
+                self.unet.predict_from(&start_without, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let predictions = Predictions { batch, start, target, noise_pred_base: &noise_pred_base };
+        let predictions = Predictions { batch, start, target, start_without, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width) {
             true => self.together(&predictions, weight, cat_weight)?,
@@ -109,12 +116,15 @@ impl Objective<'_> {
 
     /// Both terms from one batch of twice the size, and one backward pass.
     fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let both = Condition::cat(&[&given.batch.condition, &given.target.condition])?;
-        let noise_pred = self.unet.predict_from(&given.start.twice()?, &both, None, self.adapters)?;
+        let Predictions { batch, start, target, start_without, .. } = given;
+        let keys = batch.keys.as_ref().zip(target.keys.as_ref());
+        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
+        let both = Condition::cat(&[&batch.condition, &target.condition])?;
+        let noise_pred = self.adapted(&start.before(start_without)?, &both, keys.as_ref())?;
         let rows = noise_pred.dim(0)? / 2;
-        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, given.batch)?;
+        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, batch)?;
         let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
-        self.backward([(&denoising, weight), (&cat, cat_weight)], &given.batch.timesteps)
+        self.backward([(&denoising, weight), (&cat, cat_weight)], &batch.timesteps)
     }
 
     /// Each term goes backward by itself, so only one graph is alive at a time.
@@ -124,19 +134,27 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<Valued<2>, TrainError> {
-        let noise_pred = self.unet.predict_from(&given.start, &given.batch.condition, None, self.adapters)?;
-        let values = self.denoising_values(&noise_pred, given.batch)?;
+        let Predictions { batch, start, target, start_without, noise_pred_base } = given;
+        let noise_pred = self.adapted(start, &batch.condition, batch.keys.as_ref())?;
+        let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
-        let ([denoising], mut gradients) = self.backward([(&values, weight)], &given.batch.timesteps)?;
+        let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.unet.predict_from(&given.start, &given.target.condition, None, self.adapters)?;
-        let values = loss::cat(&noise_pred, given.noise_pred_base)?;
-        let ([cat], more) = self.backward([(&values, cat_weight)], &given.batch.timesteps)?;
+        let noise_pred = self.adapted(start_without, &target.condition, target.keys.as_ref())?;
+        let values = loss::cat(&noise_pred, noise_pred_base)?;
+        let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    fn begin(&self, batch: &Batch) -> Result<Start, TrainError> {
+    /// The adapted prediction; `keys` are what the base makes of the condition, which serve where the adapter leaves those
+    /// layers alone.
+    fn adapted(&self, start: &Start, condition: &Condition, keys: Option<&PromptKeys>) -> Result<Tensor, TrainError> {
+        let keys = keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
+        Ok(self.unet.predict_from(start, &condition.context, keys, self.adapters)?)
+    }
+
+    fn begin(&self, batch: &Batch) -> Result<Beginning, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
         Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
@@ -184,6 +202,7 @@ struct Predictions<'a> {
     batch: &'a Batch,
     start: Start,
     target: &'a CatTarget,
+    start_without: Start,
     noise_pred_base: &'a Tensor,
 }
 

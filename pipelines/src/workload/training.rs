@@ -66,13 +66,14 @@ impl TrainingStep {
             noise: sizes.noise(unet.config(), device)?,
             timesteps: sizes.timesteps(schedule.alphas_cumprod().len()),
             condition: condition(files, &unet, sizes, 0, device)?,
+            keys: None,
             names: (1..=sizes.batch).map(|sample| format!("sample {sample}")).collect(),
         };
         let without_trigger = match loss {
             StepLoss::Lora => None,
             StepLoss::Cat => {
                 let condition = condition(files, &unet, sizes, 1, device)?;
-                let keys = Some(unet.prompt_keys(&condition, &AdapterSet::base())?);
+                let keys = Some(unet.prompt_keys(&condition.context, &AdapterSet::base())?);
                 Some(CatTarget { condition, keys, noise_pred_base: None })
             }
         };

@@ -44,6 +44,7 @@ impl Transformer {
         let mut tokens = self.proj_in.to_tokens(x, lead, pass.adapters)?;
         for block in &self.blocks {
             tokens = match prompt {
+                Prompt::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
                 Prompt::Context(context) => pass.run(block, &[&tokens, context])?,
                 Prompt::Keys(keys) => {
                     let [keys, values] = keys.get(&block.path)?;

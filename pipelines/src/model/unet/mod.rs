@@ -4,19 +4,22 @@ mod attention;
 mod blocks;
 mod levels;
 mod prompt_keys;
+mod start;
 mod time;
 
 pub(crate) use attention::keeps_wide;
 pub use prompt_keys::PromptKeys;
+pub use start::{Beginning, Start};
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
-use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, silu};
+use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude};
 
 use self::levels::{DownLevel, Guidance, MiddleLevel, UpLevel};
 use self::prompt_keys::Prompt;
+use self::start::Stem;
 use self::time::{AddedEmbedding, TimeEmbedding};
 use super::checkpoint::{Pass, Recompute};
 use super::slots::{Conv2dSlot, Convolution, Place};
@@ -134,49 +137,31 @@ impl UNet {
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
-        let start = Start { latents: latents.clone(), timesteps: timesteps.clone(), stem: None };
-        self.run(&start, condition, None, adapters, observe)
+        let start = Start::fresh(latents, timesteps, condition.added.as_ref());
+        self.run(&start, &condition.context, None, adapters, observe)
     }
 
-    /// Begins predictions for these latents and timesteps under several conditions and adapter sets: what neither changes
-    /// is computed here, once. Shapes as for [`predict`](Self::predict).
-    ///
-    /// # Errors
-    /// Those of [`predict`](Self::predict).
-    pub fn begin(&self, latents: &Tensor, timesteps: &Tensor, adapters: &[&AdapterSet]) -> Result<Start> {
-        self.check_latents(latents, timesteps)?;
-        let touched = |path: &str| adapters.iter().any(|set| !set.parameters_under(path).is_empty());
-        let shared = self.added_embedding.is_none() && !STEM.into_iter().any(touched);
-        let stem = || {
-            let time = silu(&self.time_embedding.forward(timesteps, &AdapterSet::base())?)?;
-            self.stem(latents, time, Pass { adapters: &AdapterSet::base(), recompute: &self.recompute })
-        };
-        let stem = shared.then(stem).transpose()?;
-        Ok(Start { latents: latents.clone(), timesteps: timesteps.clone(), stem })
-    }
-
-    /// [`predict`](Self::predict) from a [`Start`], with the `keys` of this very condition and adapter set where they are
-    /// known.
+    /// [`predict`](Self::predict) from a [`Start`] under `context: [batch, tokens, width]`, with the `keys` of this very
+    /// context and adapter set where they are known.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
     pub fn predict_from(
         &self,
         start: &Start,
-        condition: &Condition,
+        context: &Tensor,
         keys: Option<&PromptKeys>,
         adapters: &AdapterSet,
     ) -> Result<Tensor> {
-        self.run(start, condition, keys, adapters, &mut |_, _| {})
+        self.run(start, context, keys, adapters, &mut |_, _| {})
     }
 
-    /// What every attention to the prompt makes of `condition` (`[batch, tokens, width]`) under `adapters`, without a graph;
-    /// rows as the condition has them.
+    /// What every attention to the prompt makes of `context: [batch, tokens, width]` under `adapters`, without a graph.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a context of another width.
-    pub fn prompt_keys(&self, condition: &Condition, adapters: &AdapterSet) -> Result<PromptKeys> {
-        let context = self.check_context(condition)?;
+    pub fn prompt_keys(&self, context: &Tensor, adapters: &AdapterSet) -> Result<PromptKeys> {
+        let context = self.check_context(context, None)?;
         let mut keys = PromptKeys::default();
         let down = self.down.iter().flat_map(DownLevel::transformers);
         let transformers = down.chain(self.middle.transformers());
@@ -186,65 +171,46 @@ impl UNet {
         Ok(keys)
     }
 
+    /// The layers that make keys and values of the prompt, in order.
+    pub fn prompt_readers(&self) -> impl Iterator<Item = &ModuleInfo> {
+        let reads = |path: &str| path.ends_with(".attn2.to_k") || path.ends_with(".attn2.to_v");
+        self.modules.iter().filter(move |module| reads(&module.path))
+    }
+
+    /// Whether the model makes the same keys and values of every prompt under `adapters` as without them.
+    pub fn reads_prompts_as_the_base(&self, adapters: &AdapterSet) -> bool {
+        self.prompt_readers().all(|reader| adapters.parameters_under(&reader.path).is_empty())
+    }
+
     fn run(
         &self,
         start: &Start,
-        condition: &Condition,
+        context: &Tensor,
         keys: Option<&PromptKeys>,
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
         self.check_latents(&start.latents, &start.timesteps)?;
-        self.check_condition(&start.latents, condition)?;
-        let context = self.check_context(condition)?;
+        let context = self.check_context(context, Some(start.latents.dim(0)?))?;
+        self.check_added(&start.latents, start.added.as_ref())?;
         let pass = Pass { adapters, recompute: &self.recompute };
-        let stem = match &start.stem {
-            Some(stem) => stem.clone(),
-            None => {
-                let time = self.embed_time(&start.timesteps, condition, adapters, observe)?;
-                self.stem(&start.latents, silu(&time)?, pass)?
-            }
-        };
+        let Stem { time, skips, begun } = self.stem_of(start, pass, observe)?;
         let prompt = keys.map_or(Prompt::Context(&context), Prompt::Keys);
-        Ok(self.predict_guided(&stem, &Guidance { time: &stem.time, prompt, pass }, observe)?)
+        Ok(self.predict_guided(begun, skips, &Guidance { time: &time, prompt, pass }, observe)?)
     }
 
-    /// Up to the first attention.
-    fn stem(&self, latents: &Tensor, time: Tensor, pass: Pass<'_>) -> TensorResult<Stem> {
-        let map = self.conv_in.forward(&latents.to_dtype(self.dtype)?, pass.adapters)?;
-        let first = self.down[0].begin(&map, &time, pass)?;
-        Ok(Stem { time, map, first })
-    }
-
-    /// The vector that tells every residual block the timestep and, in SDXL, the pooled prompt and sizes.
-    fn embed_time(
-        &self,
-        timesteps: &Tensor,
-        condition: &Condition,
-        adapters: &AdapterSet,
-        observe: &mut dyn FnMut(&str, &Tensor),
-    ) -> TensorResult<Tensor> {
-        let time = self.time_embedding.forward(timesteps, adapters)?;
-        observe("time_embedding", &time);
-        match (&self.added_embedding, &condition.added) {
-            (Some(embedding), Some(added)) => time + embedding.forward(added, adapters)?,
-            _ => Ok(time),
-        }
-    }
-
-    /// Down, through the middle and up again.
+    /// Down from the first attention, through the middle and up again.
     fn predict_guided(
         &self,
-        stem: &Stem,
+        mut x: Tensor,
+        mut skips: Vec<Tensor>,
         guidance: &Guidance<'_>,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> TensorResult<Tensor> {
         let adapters = guidance.pass.adapters;
-        observe("conv_in", &stem.map);
-        let mut skips = vec![stem.map.clone()];
-        let mut x = stem.first.clone();
-        for (index, level) in self.down.iter().enumerate() {
-            if index > 0 {
+        let first = self.first_attention();
+        for (index, level) in self.down.iter().enumerate().skip(first) {
+            if index > first {
                 x = level.begin(&x, guidance.time, guidance.pass)?;
             }
             x = level.forward(x, &mut skips, guidance)?;
@@ -266,66 +232,9 @@ impl UNet {
     }
 
     /// The context in the type that the model computes in.
-    fn check_context(&self, condition: &Condition) -> Result<Tensor> {
-        expect_shape("context", &condition.context, &[None, None, Some(self.config.context_width())])?;
-        Ok(condition.context.to_dtype(self.dtype)?)
-    }
-
-    fn check_condition(&self, latents: &Tensor, condition: &Condition) -> Result<()> {
-        let batch = latents.dim(0)?;
-        expect_shape("context", &condition.context, &[Some(batch), None, Some(self.config.context_width())])?;
-        match (&self.added_embedding, &condition.added) {
-            (Some(embedding), Some(added)) => {
-                expect_shape("pooled", &added.pooled, &[Some(batch), Some(embedding.pooled_width())])?;
-                expect_shape("time_ids", &added.time_ids, &[Some(batch), Some(6)])
-            }
-            (None, None) => Ok(()),
-            (Some(_), None) => Err(added_mismatch("a pooled prompt and picture sizes", "none")),
-            (None, Some(_)) => Err(added_mismatch("none", "a pooled prompt and picture sizes")),
-        }
-    }
-}
-
-/// Modules that are passed before the first attention.
-const STEM: [&str; 3] = ["unet.time_embedding", "unet.conv_in", "unet.down_blocks.0.resnets.0"];
-
-/// Where predictions for some latents begin; see [`UNet::begin`].
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// `[batch, in_channels, height, width]`.
-    latents: Tensor,
-    /// `[batch]`.
-    timesteps: Tensor,
-    /// `None` where the conditions or the adapters change it.
-    stem: Option<Stem>,
-}
-
-/// What comes before the first attention.
-#[derive(Debug, Clone)]
-struct Stem {
-    /// The activated time embedding: `[batch, width]`.
-    time: Tensor,
-    /// After the first convolution.
-    map: Tensor,
-    /// After the first residual block.
-    first: Tensor,
-}
-
-impl Start {
-    /// The same for all rows twice, one copy after the other.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] when memory is short.
-    pub fn twice(&self) -> Result<Self> {
-        let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
-        let stem = |stem: &Stem| -> TensorResult<Stem> {
-            Ok(Stem { time: twice(&stem.time)?, map: twice(&stem.map)?, first: twice(&stem.first)? })
-        };
-        Ok(Self {
-            latents: twice(&self.latents)?,
-            timesteps: twice(&self.timesteps)?,
-            stem: self.stem.as_ref().map(stem).transpose()?,
-        })
+    fn check_context(&self, context: &Tensor, batch: Option<usize>) -> Result<Tensor> {
+        expect_shape("context", context, &[batch, None, Some(self.config.context_width())])?;
+        Ok(context.to_dtype(self.dtype)?)
     }
 }
 

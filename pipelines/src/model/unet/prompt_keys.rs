@@ -17,6 +17,8 @@ pub struct PromptKeys {
 /// What a prediction knows of the prompt.
 #[derive(Clone, Copy)]
 pub(super) enum Prompt<'a> {
+    /// Nothing: there is no attention before the first.
+    Unseen,
     /// Hidden states of the text encoder: `[batch, tokens, width]`.
     Context(&'a Tensor),
     /// What the blocks make of them.

@@ -10,7 +10,7 @@ use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 use super::*;
 use crate::loss;
 use crate::model::Condition;
-use crate::train::conditions_together;
+use crate::train::{DenoisingAndCat, conditions_together};
 
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;
@@ -91,10 +91,49 @@ fn a_known_prediction_of_the_base_changes_no_bit() {
     };
     let fresh = run(&step);
     assert!(!fresh.noise_pred_base.track_op(), "the base keeps no graph");
-    step.without_trigger.as_mut().unwrap().noise_pred_base = Some(fresh.noise_pred_base);
+    step.without_trigger.as_mut().unwrap().noise_pred_base = Some(fresh.noise_pred_base.clone());
     let known = run(&step);
-    assert_eq!((&known.denoising, &known.cat), (&fresh.denoising, &fresh.cat));
-    for (name, expected) in fresh.gradients.iter() {
-        assert_close(name, known.gradients.get(name).unwrap(), expected, Tolerance::Exact);
+    assert_same_bits(&known, &fresh);
+}
+
+fn assert_same_bits(found: &DenoisingAndCat, expected: &DenoisingAndCat) {
+    assert_eq!((&found.denoising, &found.cat), (&expected.denoising, &expected.cat));
+    assert_eq!(found.gradients.len(), expected.gradients.len());
+    for (name, expected) in expected.gradients.iter() {
+        assert_close(name, found.gradients.get(name).unwrap(), expected, Tolerance::Exact);
     }
+}
+
+#[test]
+fn known_keys_of_prompts_change_no_bit_where_the_adapter_leaves_those_layers_alone() {
+    for (model, latent) in [("tiny-sd1", 16), ("tiny-sdxl", 16), ("tiny-sd2", 48)] {
+        let mut step = step(model, latent, 1);
+        let lora = LoraConfig { rank: 2, alpha: 2.0, dropout: 0.0, targets: "*.attn1.*".parse().unwrap() };
+        (step.adapter, step.parameters) = Adapter::init(&lora, step.unet.modules(), 3, &Device::Cpu).unwrap();
+        for (_, parameter) in step.parameters.iter() {
+            parameter.set(&(parameter.as_tensor() + 0.01).unwrap()).unwrap();
+        }
+        let adapters = AdapterSet::single(&step.adapter, 1.0);
+        assert!(step.unet.reads_prompts_as_the_base(&adapters));
+        step.without_trigger.as_mut().unwrap().keys = None;
+        let run = |step: &TrainingStep| {
+            step.objective(&adapters).denoising_and_cat(&step.batch, step.target(), WEIGHT, CAT_WEIGHT).unwrap()
+        };
+        let fresh = run(&step);
+        let keys = |context| Some(step.unet.prompt_keys(context, &AdapterSet::base()).unwrap());
+        step.batch.keys = keys(&step.batch.condition.context);
+        step.without_trigger.as_mut().unwrap().keys = keys(&step.target().condition.context);
+        assert_same_bits(&run(&step), &fresh);
+    }
+}
+
+#[test]
+fn known_keys_of_prompts_are_not_used_where_the_adapter_changes_them() {
+    let mut step = step("tiny-sd1", 16, 1);
+    let adapters = AdapterSet::single(&step.adapter, 1.0);
+    assert!(!step.unet.reads_prompts_as_the_base(&adapters));
+    let run = |step: &TrainingStep| step.objective(&adapters).denoising(&step.batch, WEIGHT).unwrap();
+    let fresh = run(&step);
+    step.batch.keys = Some(step.unet.prompt_keys(&step.batch.condition.context, &AdapterSet::base()).unwrap());
+    assert_eq!(run(&step).0, fresh.0);
 }
