@@ -127,18 +127,11 @@ impl Plan {
     /// Tells a person what was decided, if anything was.
     pub(crate) fn tell(&self) {
         if let Some(memory) = &self.memory
-            && memory.blocks.0 > 0
+            && !memory.again.is_empty()
         {
-            terminal::say(&format!("memory: about {}, {}", Bytes(memory.peak), again(memory)));
+            let (peak, again, blocks) = (Bytes(memory.peak), memory.again.len(), memory.blocks);
+            terminal::say(&format!("memory: about {peak}, {again} of {blocks} blocks are computed twice"));
         }
-    }
-}
-
-/// How many blocks are computed twice.
-pub(crate) fn again(memory: &MemoryPlan) -> String {
-    match memory.blocks {
-        (0, _) => "nothing is computed twice".into(),
-        (again, all) => format!("{again} of {all} blocks are computed twice"),
     }
 }
 

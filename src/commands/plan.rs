@@ -36,7 +36,8 @@ struct Memory {
     peak_bytes: u64,
     weight_bytes: u64,
     limit_bytes: Option<u64>,
-    blocks_computed_twice: usize,
+    /// Module paths, in the order the data meets them.
+    blocks_computed_twice: Vec<String>,
     blocks: usize,
     extra_gflop_per_backward_pass: f64,
 }
@@ -98,8 +99,8 @@ impl Memory {
             peak_bytes: plan.peak,
             weight_bytes: plan.weights,
             limit_bytes,
-            blocks_computed_twice: plan.blocks.0,
-            blocks: plan.blocks.1,
+            blocks_computed_twice: plan.again.clone(),
+            blocks: plan.blocks,
             extra_gflop_per_backward_pass: plan.extra_flops as f64 / 1e9,
         }
     }
@@ -111,15 +112,42 @@ impl std::fmt::Display for Memory {
         if let Some(limit) = self.limit_bytes {
             write!(out, "; limit {}", Bytes(limit))?;
         }
-        match self.blocks_computed_twice {
+        match self.blocks_computed_twice.len() {
             0 => write!(out, "; nothing is computed twice"),
             again => write!(
                 out,
-                "; {again} of {} blocks are computed twice, {:.1} GFLOP more in each backward pass",
-                self.blocks, self.extra_gflop_per_backward_pass
+                "; {again} of {} blocks are computed twice, {:.1} GFLOP more in each backward pass{}",
+                self.blocks,
+                self.extra_gflop_per_backward_pass,
+                self.levels()
             ),
         }
     }
+}
+
+impl Memory {
+    /// The blocks that are computed twice, a line for each level of the UNet.
+    fn levels(&self) -> String {
+        let blocks = self.blocks_computed_twice.iter().map(|path| level_and_block(path));
+        let mut lines: Vec<String> = Vec::new();
+        let mut last = "";
+        for (level, block) in blocks {
+            match lines.last_mut() {
+                Some(line) if level == last => line.extend([", ", block]),
+                _ => lines.push(format!("\n          {level}: {block}")),
+            }
+            last = level;
+        }
+        lines.concat()
+    }
+}
+
+/// `down_blocks.0` and `resnets.1` of `unet.down_blocks.0.resnets.1`.
+fn level_and_block(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix("unet.").unwrap_or(path);
+    let names = if path.starts_with("mid_block") { 1 } else { 2 };
+    let end = path.match_indices('.').nth(names - 1).map_or(path.len(), |(position, _)| position);
+    (&path[..end], path[end..].trim_start_matches('.'))
 }
 
 /// Operations per second of a plain product with weights of the run's type, in units of 10⁹.

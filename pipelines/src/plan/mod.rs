@@ -22,8 +22,10 @@ pub struct MemoryPlan {
     pub peak: u64,
     /// Bytes of frozen weights among them.
     pub weights: u64,
-    /// Blocks that are computed again, and all that could be.
-    pub blocks: (usize, usize),
+    /// Module paths of the blocks that are computed again, in the order the data meets them.
+    pub again: Vec<String>,
+    /// How many blocks could be.
+    pub blocks: usize,
     /// Operations that this costs in every backward pass.
     pub extra_flops: u64,
 }
@@ -104,8 +106,9 @@ impl MemoryPlan {
         Self {
             peak: held_with(weights) + between + passing + adapter + kept + largest_again,
             weights,
-            blocks: (again.len(), blocks.len()),
             extra_flops: again.iter().map(|block| block.flops).sum(),
+            again: again.iter().map(|block| block.path.clone()).collect(),
+            blocks: blocks.len(),
             recompute: if again.is_empty() { Recompute::Nothing } else { Recompute::Blocks(given_up.clone()) },
         }
     }
@@ -153,7 +156,7 @@ mod tests {
     #[test]
     fn what_fits_is_kept() {
         let plan = fit(201).unwrap();
-        assert_eq!((plan.recompute, plan.blocks, plan.extra_flops), (Recompute::Nothing, (0, 3), 0));
+        assert_eq!((plan.recompute, plan.again, plan.blocks, plan.extra_flops), (Recompute::Nothing, vec![], 3, 0));
         assert_eq!(MemoryPlan::fit(&footprint(), 1000, None).unwrap().peak, plan.peak);
     }
 
@@ -167,7 +170,7 @@ mod tests {
         let footprint = two_equal(footprint());
         let plan = MemoryPlan::fit(&footprint, 1000, Some(PROGRAM + 1076 + 301 - 100)).unwrap();
         assert_eq!(plan.recompute, Recompute::Blocks(["cheap".into(), "other".into()].into()));
-        assert_eq!(plan.extra_flops, 30);
+        assert_eq!((plan.again, plan.extra_flops), (vec!["cheap".into(), "other".into()], 30));
     }
 
     #[test]
