@@ -47,6 +47,7 @@ struct WallSeconds {
 #[derive(Serialize)]
 struct CpuSeconds {
     median: f64,
+    best: f64,
 }
 
 /// `None` where the system does not tell.
@@ -106,7 +107,7 @@ impl Report {
             warmup: args.warmup,
             repeat: args.repeat,
             wall_seconds: WallSeconds { median: wall, best: measured.best_wall_seconds() },
-            cpu_seconds: cpu.map(|median| CpuSeconds { median }),
+            cpu_seconds: cpu.zip(measured.best_cpu_seconds()).map(|(median, best)| CpuSeconds { median, best }),
             gflop,
             rate: Rate { gflop_per_second: gflop / wall, gflop_per_cpu_second: cpu.map(|cpu| gflop / cpu) },
             memory_bytes: MemoryBytes {
