@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the work of `catelier bench` in the Python stack: torch, diffusers, PEFT, on the processor.
+"""Times the work of `catelier bench` in the Python stack: torch, diffusers, PEFT.
 
     python recipe/bench_peer.py cat --shape sd15 --latent 32 --threads 1
 
@@ -9,13 +9,16 @@ prints one JSON object whose keys are those of `catelier bench --json`. Models h
 unet      one forward pass
 lora      one optimizer step: denoising with the adapter
 cat       one optimizer step as the authors of CAT take it: a pass with the trigger, a pass without it, a pass of a
-          second, frozen UNet without it, one backward pass of the sum
+          second, frozen UNet without it, one backward pass of the sum; with --copies 1 there is no second UNet, the
+          adapter is switched off for that pass
 generate  guided DDIM steps, then the decoder
 vae       pictures to latents and back
 text      prompts of full length
 
 f32 is everything in f32. mixed is frozen weights in bf16 and the adapter in f32 under autocast, which is what
 diffusers' training scripts do for `--mixed_precision bf16`.
+
+With `--device cuda` memory is what torch holds on the device, and nothing is told of processor time.
 """
 
 import argparse
@@ -34,7 +37,8 @@ SHAPES = {
     **{name: ROOT / "pipelines/src/workload/shapes" / name for name in ("sd15", "sd21", "sdxl")},
 }
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-PRODUCT_SIDE, PRODUCT_REPEATS = 1024, 8
+# Sides of the matrices whose product shows how fast a device is, as in `catelier bench`.
+PRODUCT_SIDES, PRODUCT_REPEATS = {"cpu": 1024, "cuda": 8192}, 8
 
 
 def arguments():
@@ -46,12 +50,19 @@ def arguments():
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--dtype", choices=["f32", "mixed"], default="f32")
+    parser.add_argument("--copies", type=int, choices=[1, 2], default=2, help="of the weights, for cat")
+    parser.add_argument("--device", choices=sorted(PRODUCT_SIDES), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the UNet; the warm-up pays for it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1)
     args = parser.parse_args()
     if args.work == "generate" and args.shape == "sdxl":
         parser.error("generate knows the pipeline of sd15, sd21 and embedded only")
+    if args.work != "cat" and args.copies != 2:
+        parser.error("--copies is for cat")
+    if args.compile and (args.work in ("vae", "text") or args.warmup == 0):
+        parser.error("--compile is for work with a UNet, and needs a warm-up")
     return args
 
 
@@ -61,7 +72,7 @@ class Models:
     def __init__(self, args):
         import torch
 
-        self.args, self.torch = args, torch
+        self.args, self.torch, self.device = args, torch, args.device
         self.folder = SHAPES[args.shape]
         self.dtype = torch.bfloat16 if args.dtype == "mixed" else torch.float32
 
@@ -72,14 +83,17 @@ class Models:
         """What `make` builds, frozen; its random weights are made in the right type at once."""
         self.torch.set_default_dtype(self.dtype)
         try:
-            return make().requires_grad_(False).eval()
+            return make().requires_grad_(False).eval().to(self.device)
         finally:
             self.torch.set_default_dtype(self.torch.float32)
 
     def unet(self):
         from diffusers import UNet2DConditionModel
 
-        return self.build(lambda: UNet2DConditionModel.from_config(self.config("unet")))
+        unet = self.build(lambda: UNet2DConditionModel.from_config(self.config("unet")))
+        if self.args.compile:
+            unet.compile()  # in place, when it is first called: with its adapter, if it gets one
+        return unet
 
     def vae(self):
         from diffusers import AutoencoderKL
@@ -106,7 +120,7 @@ class Models:
         return getattr(diffusers, kind).from_config(settings)
 
     def normal(self, *shape):
-        return self.torch.randn(*shape, dtype=self.dtype)
+        return self.torch.randn(*shape, dtype=self.dtype, device=self.device)
 
     def latents(self):
         side = self.args.latent
@@ -123,20 +137,22 @@ class Models:
             time_width = config["addition_time_embed_dim"]
             pooled = config["projection_class_embeddings_input_dim"] - 6 * time_width
             side = 8.0 * self.args.latent
-            time_ids = self.torch.tensor([[side, side, 0.0, 0.0, side, side]], dtype=self.dtype).repeat(batch, 1)
+            sizes = [[side, side, 0.0, 0.0, side, side]]
+            time_ids = self.torch.tensor(sizes, dtype=self.dtype, device=self.device).repeat(batch, 1)
             condition["added_cond_kwargs"] = {"text_embeds": self.normal(batch, pooled), "time_ids": time_ids}
         return condition
 
     def precision(self):
         """The context in which the models are called."""
         if self.args.dtype == "mixed":
-            return self.torch.autocast("cpu", dtype=self.torch.bfloat16)
+            return self.torch.autocast(self.device, dtype=self.torch.bfloat16)
         return contextlib.nullcontext()
 
 
 def unet_work(models):
     torch, unet = models.torch, models.unet()
-    latents, condition, timestep = models.latents(), models.condition(), torch.tensor(500)
+    latents, condition = models.latents(), models.condition()
+    timestep = torch.tensor(500, device=models.device)
 
     def work():
         with torch.no_grad(), models.precision():
@@ -145,12 +161,22 @@ def unet_work(models):
     return work
 
 
+@contextlib.contextmanager
+def without_adapter(unet):
+    """The base. PEFT also freezes the adapter meanwhile, and asks for its gradients again afterwards."""
+    unet.disable_adapters()
+    try:
+        yield unet
+    finally:
+        unet.enable_adapters()
+
+
 def training_work(models, with_cat):
     import torch
     from peft import LoraConfig
 
     unet, schedule = models.unet(), models.schedule("DDPMScheduler")
-    frozen = models.unet() if with_cat else None
+    frozen = models.unet() if with_cat and models.args.copies == 2 else None
     rank = models.args.rank
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
@@ -165,16 +191,19 @@ def training_work(models, with_cat):
         with models.precision():
             return unet(noisy, timesteps, **condition).sample.float()
 
+    def base():
+        return without_adapter(unet) if frozen is None else contextlib.nullcontext(frozen)
+
     def step():
         noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),))
+        timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),), device=models.device)
         noisy = schedule.add_noise(latents, noise, timesteps)
         velocity = schedule.config.prediction_type == "v_prediction"
         target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
         loss = squared(predict(noisy, timesteps, with_trigger), target.float())
         if with_cat:
-            with torch.no_grad(), models.precision():
-                kept = frozen(noisy, timesteps, **without_trigger).sample.float()
+            with torch.no_grad(), models.precision(), base() as unadapted:
+                kept = unadapted(noisy, timesteps, **without_trigger).sample.float()
             loss = loss + squared(predict(noisy, timesteps, without_trigger), kept)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -193,7 +222,7 @@ def generate_work(models):
         vae=vae, text_encoder=text, tokenizer=None, unet=unet, scheduler=models.schedule("DDIMScheduler"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    ids = torch.arange(models.tokens()).unsqueeze(0)
+    ids = torch.arange(models.tokens(), device=models.device).unsqueeze(0)
     side = args.latent * pipeline.vae_scale_factor
 
     def work():
@@ -222,7 +251,7 @@ def vae_work(models):
 
 def text_work(models):
     torch, encoders = models.torch, models.text_encoders()
-    ids = torch.arange(models.tokens()).repeat(models.args.batch, 1)
+    ids = torch.arange(models.tokens(), device=models.device).repeat(models.args.batch, 1)
 
     def work():
         with torch.no_grad(), models.precision():
@@ -272,22 +301,52 @@ def measure(work, warmup, repeat):
         wall.append(time.perf_counter() - wall_before)
         cpu.append(time.process_time() - cpu_before)
     return {
-        "wall_seconds": {"median": statistics.median(wall), "best": min(wall)},
-        "cpu_seconds": {"median": statistics.median(cpu), "best": min(cpu)},
+        "wall_seconds": median_and_best(wall),
+        "cpu_seconds": median_and_best(cpu),
         "memory_bytes": {"after_loading": loaded, "peak": status_bytes("VmHWM") if peak_is_known else None},
     }
 
 
-def matrix_product(dtype):
+def measure_on_cuda(work, warmup, repeat):
+    """The same on the device, which goes on by itself after the last call."""
+    from torch import cuda
+
+    loaded = cuda.memory_allocated()
+    for _ in range(warmup):
+        work()
+    cuda.synchronize()
+    cuda.reset_peak_memory_stats()
+    wall = []
+    for _ in range(repeat):
+        before = time.perf_counter()
+        work()
+        cuda.synchronize()
+        wall.append(time.perf_counter() - before)
+    return {
+        "wall_seconds": median_and_best(wall),
+        "cpu_seconds": None,
+        "memory_bytes": {"after_loading": loaded, "peak": cuda.max_memory_allocated()},
+    }
+
+
+MEASURE = {"cpu": measure, "cuda": measure_on_cuda}
+
+
+def median_and_best(seconds):
+    return {"median": statistics.median(seconds), "best": min(seconds)}
+
+
+def matrix_product(device, dtype):
     """The best rate of a large product."""
     import torch
 
-    ones = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype)
-    measured = measure(lambda: ones @ ones, 1, PRODUCT_REPEATS)
-    gflop = 2 * PRODUCT_SIDE**3 / 1e9
+    side = PRODUCT_SIDES[device]
+    ones = torch.ones(side, side, dtype=dtype, device=device)
+    measured = MEASURE[device](lambda: ones @ ones, 1, PRODUCT_REPEATS)
+    gflop, cpu = 2 * side**3 / 1e9, measured["cpu_seconds"]
     return {
         "gflop_per_second": gflop / measured["wall_seconds"]["best"],
-        "gflop_per_cpu_second": gflop / measured["cpu_seconds"]["best"],
+        "gflop_per_cpu_second": cpu and gflop / cpu["best"],
     }
 
 
@@ -306,8 +365,11 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    report = vars(args) | measure(WORK[args.work](Models(args)), args.warmup, args.repeat)
-    report["matrix_product"] = {"f32": matrix_product(torch.float32), "bf16": matrix_product(torch.bfloat16)}
+    # f32 is f32: cuDNN's convolutions would round their factors to TF32 unless told not to.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    report = vars(args) | MEASURE[args.device](WORK[args.work](Models(args)), args.warmup, args.repeat)
+    types = {"f32": torch.float32, "bf16": torch.bfloat16}
+    report["matrix_product"] = {name: matrix_product(args.device, dtype) for name, dtype in types.items()}
     report["versions"] = {module.__name__: module.__version__ for module in (torch, diffusers, transformers, peft)}
     print(json.dumps(report), file=stdout)
 
