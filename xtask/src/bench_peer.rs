@@ -3,17 +3,23 @@
 mod case;
 mod page;
 mod programs;
+mod row;
+mod spread;
+mod standard;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use case::{Case, Dtype, Work};
-use page::{Page, Row};
+use case::Case;
+use page::Page;
 use programs::Programs;
+use row::Row;
+use standard::STANDARD;
 
-/// What is compared, how often, and where the result goes.
+/// What is compared, and where the result goes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = case::help())]
 pub(crate) struct Args {
     /// A Python that has what recipe/requirements.txt names
     #[arg(long, value_name = "PATH")]
@@ -21,79 +27,43 @@ pub(crate) struct Args {
     /// The program to measure [default: a release build made now]
     #[arg(long, value_name = "PATH")]
     catelier: Option<PathBuf>,
-    /// Which work
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "unet,lora,cat,generate,vae,text")]
-    work: Vec<Work>,
-    /// Which shapes: sd15, sd21, sdxl, embedded
-    #[arg(long, value_delimiter = ',', default_value = "sd15", value_name = "NAME")]
-    shape: Vec<String>,
-    /// Sides of the latents
-    #[arg(long, value_delimiter = ',', default_value = "32", value_name = "N")]
-    latent: Vec<usize>,
-    /// Which precisions
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32")]
-    dtype: Vec<Dtype>,
-    /// Denoising steps of `generate`
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    steps: usize,
-    /// How often the two programs take turns
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    rounds: usize,
-    /// Measured iterations of each turn
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    repeat: usize,
-    /// Iterations before them
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    warmup: usize,
+    /// Measure this, such as "cat --shape sd15 --latent 64 --rounds 2"; may be repeated [default: the standard table]
+    #[arg(long = "case", value_name = "CASE")]
+    cases: Vec<Case>,
     /// Threads of both programs; with one, processor time can be compared on a busy machine
     #[arg(long, default_value_t = 1, value_name = "N")]
     threads: usize,
-    /// The page to write
+    /// The page to write; what stands below its marker is kept
     #[arg(long, default_value = "docs/performance.md", value_name = "FILE")]
     out: PathBuf,
 }
 
 /// Measures every case; the page is written anew after each, so that an interrupted comparison leaves what it has.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.rounds > 0, "`--rounds` is 0, expected at least 1");
-    let programs = Programs::find(&args.python, args.catelier.as_deref())?;
-    let mut page = Page::new(args.threads, args.rounds, command_line(args));
-    for case in cases(args) {
-        page.add(measure(&programs, &case, args.rounds)?);
-        write(&args.out, &page.markdown())?;
+    page::below_marker(&args.out)?;
+    let programs = Programs::find(&args.python, args.catelier.as_deref(), args.threads)?;
+    let mut page = Page::new(args.threads, command_line(args));
+    for case in cases(args)? {
+        page.add(measure(&programs, case)?);
+        page.write(&args.out)?;
     }
     Ok(())
 }
 
-/// Every combination that was asked for; text has no latents, so it is taken once.
-fn cases(args: &Args) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for shape in &args.shape {
-        for dtype in &args.dtype {
-            for work in &args.work {
-                let latents = if work.has_latents() { args.latent.as_slice() } else { &args.latent[..1] };
-                cases.extend(latents.iter().map(|latent| Case {
-                    work: *work,
-                    shape: shape.clone(),
-                    latent: *latent,
-                    dtype: *dtype,
-                    steps: args.steps,
-                    threads: args.threads,
-                    repeat: args.repeat,
-                    warmup: args.warmup,
-                }));
-            }
-        }
+/// Those that were asked for, or the standard ones.
+fn cases(args: &Args) -> Result<Vec<Case>> {
+    if !args.cases.is_empty() {
+        return Ok(args.cases.clone());
     }
-    cases
+    STANDARD.iter().map(|text| text.parse().map_err(|reason| anyhow::anyhow!("`{text}`: {reason}"))).collect()
 }
 
 /// A B A B …
-fn measure(programs: &Programs, case: &Case, rounds: usize) -> Result<Row> {
+fn measure(programs: &Programs, case: Case) -> Result<Row> {
     let mut row = Row::new(case.clone());
-    for round in 1..=rounds {
-        tell(&format!("{case}: round {round} of {rounds}"));
-        let (ours, theirs) = (programs.catelier(case)?, programs.peer(case)?);
+    for round in 1..=case.rounds {
+        tell(&format!("{case}: round {round} of {}", case.rounds));
+        let (ours, theirs) = (programs.catelier(&case)?, programs.peer(&case)?);
         row.add(ours, theirs)?;
     }
     Ok(row)
@@ -101,23 +71,52 @@ fn measure(programs: &Programs, case: &Case, rounds: usize) -> Result<Row> {
 
 /// This command as another person would write it.
 fn command_line(args: &Args) -> String {
-    let Args { work, shape, latent, dtype, steps, rounds, repeat, warmup, threads, .. } = args;
-    let what =
-        format!("--work {} --shape {} --latent {} --dtype {}", list(work), list(shape), list(latent), list(dtype));
-    let how = format!("--steps {steps} --rounds {rounds} --repeat {repeat} --warmup {warmup} --threads {threads}");
-    format!("cargo xtask bench-peer --python PYTHON {what} {how}")
-}
-
-fn list(values: &[impl ToString]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-#[expect(clippy::disallowed_methods, reason = "the page is made anew after every row, and is under version control")]
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    let threads = if args.threads == 1 { String::new() } else { format!(" --threads {}", args.threads) };
+    let cases: String = args.cases.iter().map(|case| format!(" --case \"{case}\"")).collect();
+    format!("cargo xtask bench-peer --python PYTHON{threads}{cases}")
 }
 
 #[expect(clippy::print_stderr, reason = "a person waits for minutes")]
 fn tell(line: &str) {
     eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        let words = ["bench-peer", "--python", "PYTHON"].iter().chain(line);
+        Command::try_parse_from(words).map(|command| command.args)
+    }
+
+    #[test]
+    fn without_a_case_the_standard_table_is_measured() {
+        let args = parse(&[]).unwrap();
+        let texts: Vec<String> = cases(&args).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(texts, STANDARD);
+        assert_eq!(command_line(&args), "cargo xtask bench-peer --python PYTHON");
+    }
+
+    #[test]
+    fn a_page_repeats_the_cases_that_it_was_asked_for() {
+        let args = parse(&["--threads", "2", "--case", "cat  --latent 64", "--case", "text"]).unwrap();
+        assert_eq!(cases(&args).unwrap().len(), 2);
+        let cases = "--case \"cat --latent 64\" --case \"text\"";
+        assert_eq!(command_line(&args), format!("cargo xtask bench-peer --python PYTHON --threads 2 {cases}"));
+    }
+
+    #[test]
+    fn an_error_names_the_case() {
+        let error = parse(&["--case", "cat", "--case", "lora --side 3"]).unwrap_err().to_string();
+        assert!(error.contains("'lora --side 3'") && error.contains("unexpected argument '--side' found"), "{error}");
+    }
 }

@@ -1,11 +1,12 @@
 //! The page that people read: ratios with their spread, and the command behind every row.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::case::Case;
-use super::programs::Answer;
+use super::row::{HEAD, Row};
+use super::spread::Spread;
 
 /// How to read the table.
 const READING: &str = "\
@@ -13,86 +14,62 @@ Numbers are Catelier ÷ Python: the median of the rounds, with the lowest and th
 needs less. Time is processor time (user and system) of a warm iteration; memory is the most that the whole process holds
 during the iterations. Weights are random, of full shape, made in memory.
 
-`unet` is a forward pass. `lora` and `cat` are optimizer steps of rank 8 on the attention of the UNet; the Python stack
-takes `cat` as its authors do, with a second, frozen UNet, three passes and one backward. `generate` is guided DDIM and the
-decoder, `vae` encodes and decodes, `text` reads a prompt. `mixed` is frozen weights in bf16 and the adapter in f32, in the
-Python stack under autocast. The last column is how close Catelier comes to a plain f32 matrix product, by the better of the two programs;
-work with weights in bf16 can exceed it.
+`unet` is a forward pass. `lora` and `cat` are optimizer steps on the attention of the UNet, of rank 8 and with one sample
+where the row says nothing else. The Python stack takes `cat` as its authors do, with a second, frozen UNet, three passes and
+one backward; *beside one copy of the weights*, it switches the adapter off for the base's prediction instead, as PEFT makes
+possible. *Within* some memory is Catelier with that `--memory-limit`. `generate` is guided DDIM and the decoder, `vae`
+encodes and decodes, `text` reads a prompt. `mixed` is frozen weights in bf16 and the adapter in f32, in the Python stack
+under autocast.
+
+The last column is how close Catelier comes to a plain f32 matrix product, the fastest that either program made in the
+row's rounds; work with weights in bf16 can exceed it. It counts products that were really made: most 3 × 3 convolutions
+make a quarter of those that their definition asks for (`numerics/src/kernel/panels/winograd.rs`), so that it is lower than
+the speed.
 ";
 
-const ROWS_HEAD: &str = "\
-| work | shape | latent | precision | processor time | peak memory | share of an f32 product |
-|---|---|---|---|---|---|---|
-";
-
-const MACHINE_HEAD: &str = "\
-Products of two 1024 × 1024 matrices, GFLOP per second of processor time, median (lowest–highest):
+const PRODUCTS_HEAD: &str = "\
+Products of two 1024 × 1024 matrices in the same runs, GFLOP per second of processor time, median (lowest–highest):
 
 | program | element type | rate |
 |---|---|---|
 ";
 
+/// What a person wrote is below this line.
+const MARKER: &str = "<!-- Everything above is written by cargo xtask bench-peer; what is below stays. -->";
+
 /// What was compared so far.
 pub(super) struct Page {
     threads: usize,
-    rounds: usize,
     command: String,
     rows: Vec<Row>,
 }
 
-/// One case, measured several times.
-pub(super) struct Row {
-    case: Case,
-    /// Catelier's over Python's, one for each round.
-    cpu_ratios: Vec<f64>,
-    memory_ratios: Vec<f64>,
-    /// Catelier's operations per second of processor time, in units of 10⁹.
-    rates: Vec<f64>,
-    answers: Vec<(Answer, Answer)>,
-}
-
-impl Row {
-    pub(super) fn new(case: Case) -> Self {
-        Self { case, cpu_ratios: vec![], memory_ratios: vec![], rates: vec![], answers: vec![] }
-    }
-
-    /// Notes one round.
-    pub(super) fn add(&mut self, ours: Answer, theirs: Answer) -> Result<()> {
-        self.cpu_ratios.push(ours.cpu_seconds()? / theirs.cpu_seconds()?);
-        self.memory_ratios.push(ours.peak_bytes()? / theirs.peak_bytes()?);
-        self.rates.push(ours.gflop.unwrap_or(0.0) / ours.cpu_seconds()?);
-        self.answers.push((ours, theirs));
-        Ok(())
-    }
-
-    fn markdown(&self, peak: Option<f64>) -> String {
-        let Case { work, shape, latent, dtype, .. } = &self.case;
-        let latent = if work.has_latents() { latent.to_string() } else { "–".to_string() };
-        let share = peak.map_or("–".to_string(), |peak| format!("{:.0} %", 100.0 * spread(&self.rates).1 / peak));
-        let (cpu, memory) = (ratio(&self.cpu_ratios), ratio(&self.memory_ratios));
-        format!("| {work} | {shape} | {latent} | {dtype} | {cpu} | {memory} | {share} |")
-    }
-}
-
 impl Page {
-    pub(super) fn new(threads: usize, rounds: usize, command: String) -> Self {
-        Self { threads, rounds, command, rows: Vec::new() }
+    pub(super) fn new(threads: usize, command: String) -> Self {
+        Self { threads, command, rows: Vec::new() }
     }
 
     pub(super) fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
 
-    pub(super) fn markdown(&self) -> String {
-        let peaks = self.peaks();
-        let best = best_f32(&peaks);
-        let rows: String = self.rows.iter().map(|row| row.markdown(best) + "\n").collect();
-        let machine: String = peaks.iter().map(|(name, rates)| peak_row(name, rates)).collect();
-        let commands: String = self.rows.iter().map(|row| commands(&row.case)).collect();
+    /// Writes all but what stands below the marker.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the page is made anew after every row, and is under version control"
+    )]
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let text = format!("{}\n{MARKER}{}", self.markdown(), below_marker(path)?);
+        std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    }
+
+    fn markdown(&self) -> String {
+        let rows: String = self.rows.iter().map(Row::markdown).collect();
+        let commands: String = self.rows.iter().map(|row| row.commands(self.threads)).collect();
         [
             format!("# Speed and memory beside the Python stack\n\n{}\n\n{READING}", self.subject()),
-            format!("{ROWS_HEAD}{rows}"),
-            format!("## The machine\n{}.\n\n{MACHINE_HEAD}{machine}", processor()),
+            format!("{HEAD}{rows}"),
+            format!("## The machine\n{}.\n\n{PRODUCTS_HEAD}{}", processor(), self.products()),
             format!("## Commands\nThis page:\n```\n{}\n```\nIts rows:\n```\n{commands}```\n", self.command),
         ]
         .join("\n")
@@ -101,9 +78,8 @@ impl Page {
     /// What is compared with what.
     fn subject(&self) -> String {
         let threads = if self.threads == 1 { "one thread".to_string() } else { format!("{} threads", self.threads) };
-        let turns = if self.rounds == 1 { "once".to_string() } else { format!("{} times in turn", self.rounds) };
         let (version, libraries) = (self.version(), self.libraries());
-        format!("Catelier {version} and {libraries}, on {threads} of the processor each, {turns}.")
+        format!("Catelier {version} and {libraries},\nin turn, on {threads} of the processor each.")
     }
 
     fn version(&self) -> String {
@@ -116,52 +92,33 @@ impl Page {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// Rates of large products by program and element type, one for each time they were measured.
-    fn peaks(&self) -> BTreeMap<(&'static str, String), Vec<f64>> {
-        let mut peaks = BTreeMap::<_, Vec<f64>>::new();
+    /// Rates of large products by program and element type, over all rounds of all rows.
+    fn products(&self) -> String {
+        let mut rates = BTreeMap::<_, Vec<f64>>::new();
         for (ours, theirs) in self.rows.iter().flat_map(|row| &row.answers) {
             for (program, answer) in [("Catelier", ours), ("torch", theirs)] {
-                for (dtype, rate) in &answer.matrix_product {
-                    let rate = rate.and_then(|rate| rate.gflop_per_cpu_second);
-                    peaks.entry((program, dtype.clone())).or_default().extend(rate);
+                for dtype in ["bf16", "f32"] {
+                    rates.entry((program, dtype)).or_default().extend(answer.product_rate(dtype));
                 }
             }
         }
-        peaks.retain(|_, rates| !rates.is_empty());
-        peaks
+        let known = rates.iter().filter(|(_, rates)| !rates.is_empty());
+        let cells = known.map(|(name, rates)| (name, Spread::of(rates).with_digits(0)));
+        cells.map(|((program, dtype), rate)| format!("| {program} | {dtype} | {rate} |\n")).collect()
     }
 }
 
-/// The two commands behind a row.
-fn commands(case: &Case) -> String {
-    format!("catelier {}\npython recipe/bench_peer.py {}\n", case.ours(), case.theirs())
-}
-
-fn peak_row((program, dtype): &(&'static str, String), rates: &[f64]) -> String {
-    let (low, median, high) = spread(rates);
-    format!("| {program} | {dtype} | {median:.0} ({low:.0}–{high:.0}) |\n")
-}
-
-/// What this machine can do in f32 by the better of the two programs.
-fn best_f32(peaks: &BTreeMap<(&'static str, String), Vec<f64>>) -> Option<f64> {
-    let medians = peaks.iter().filter(|((_, dtype), _)| dtype == "f32").map(|(_, rates)| spread(rates).1);
-    medians.max_by(f64::total_cmp)
-}
-
-fn ratio(values: &[f64]) -> String {
-    let (low, median, high) = spread(values);
-    format!("{median:.2} ({low:.2}–{high:.2})")
-}
-
-/// Lowest, median and highest; zeros of nothing.
-fn spread(values: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.as_slice() {
-        [] => (0.0, 0.0, 0.0),
-        [low, .., high] => (*low, (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0, *high),
-        [one] => (*one, *one, *one),
+/// What stands below the marker of a page that is already there. A page without one is refused: all of it might be a
+/// person's.
+pub(super) fn below_marker(path: &Path) -> Result<String> {
+    if !path.exists() {
+        return Ok("\n".to_string());
     }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let (_, below) = text.split_once(MARKER).with_context(|| {
+        format!("`{}` would be overwritten: it lacks the line `{MARKER}`, below which everything stays", path.display())
+    })?;
+    Ok(below.to_string())
 }
 
 /// What the system calls the processor.
@@ -175,17 +132,59 @@ fn processor() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::row::tests::row;
     use super::*;
 
-    #[test]
-    fn a_spread_is_lowest_median_and_highest() {
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
-        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), (1.0, 2.5, 4.0));
-        assert_eq!(spread(&[5.0]), (5.0, 5.0, 5.0));
+    fn page() -> Page {
+        let mut page = Page::new(1, "cargo xtask bench-peer --python PYTHON".to_string());
+        page.add(row("cat --memory-limit 3GB"));
+        page
     }
 
     #[test]
-    fn ratios_are_never_without_their_spread() {
-        assert_eq!(ratio(&[0.5, 0.75, 0.625]), "0.62 (0.50–0.75)");
+    fn a_page_tells_its_command_and_those_of_every_row() {
+        let text = page().markdown();
+        let peer = "python recipe/bench_peer.py cat --shape sd15 --latent 32";
+        let ours = "catelier bench step --loss cat --shape sd15 --latent 32";
+        for line in
+            [peer, ours, "cargo xtask bench-peer --python PYTHON\n", "| cat, within 3GB | sd15 | 32 | f32 | 2 |"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn products_are_told_over_all_rounds_of_all_rows() {
+        let mut page = page();
+        page.add(row("lora"));
+        let rows = ["Catelier | bf16 | 170 (160–180)", "torch | f32 | 112 (100–125)"];
+        assert!(rows.iter().all(|row| page.products().contains(row)), "{}", page.products());
+    }
+
+    #[test]
+    fn what_a_person_wrote_below_the_marker_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page.md");
+        page().write(&path).unwrap();
+        assert_eq!(below_marker(&path).unwrap(), "\n");
+        let old = format!("# Old\n{MARKER}\n\n## By hand\n");
+        #[expect(clippy::disallowed_methods, reason = "nobody interrupts a test's page")]
+        std::fs::write(&path, old).unwrap();
+        for _ in 0..2 {
+            page().write(&path).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# Speed") && text.ends_with(&format!("\n{MARKER}\n\n## By hand\n")), "{text}");
+        assert!(!text.contains("# Old"), "{text}");
+    }
+
+    #[test]
+    fn a_page_without_the_marker_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page.md");
+        #[expect(clippy::disallowed_methods, reason = "nobody interrupts a test's page")]
+        std::fs::write(&path, "# By hand\n").unwrap();
+        assert!(page().write(&path).unwrap_err().to_string().contains("would be overwritten"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "# By hand\n");
     }
 }

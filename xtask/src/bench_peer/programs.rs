@@ -20,7 +20,7 @@ pub(super) struct Answer {
     #[serde(default)]
     pub(super) gflop: Option<f64>,
     /// The best rate of a large product, by element type.
-    pub(super) matrix_product: BTreeMap<String, Option<Rate>>,
+    matrix_product: BTreeMap<String, Option<Rate>>,
     /// Of the Python libraries.
     #[serde(default)]
     pub(super) versions: BTreeMap<String, String>,
@@ -41,8 +41,8 @@ struct Memory {
 
 /// Operations in units of 10⁹ per second of processor time.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) struct Rate {
-    pub(super) gflop_per_cpu_second: Option<f64>,
+struct Rate {
+    gflop_per_cpu_second: Option<f64>,
 }
 
 impl Answer {
@@ -57,27 +57,35 @@ impl Answer {
     pub(super) fn peak_bytes(&self) -> Result<f64> {
         Ok(self.memory_bytes.peak.context("this system does not tell the peak of memory")? as f64)
     }
+
+    /// The best rate of a large product of these elements.
+    pub(super) fn product_rate(&self, dtype: &str) -> Option<f64> {
+        self.matrix_product.get(dtype)?.as_ref()?.gflop_per_cpu_second
+    }
 }
 
-/// Where the programs are.
+/// Where the programs are, and how many threads either may use.
 pub(super) struct Programs {
     python: PathBuf,
     catelier: PathBuf,
+    threads: usize,
 }
 
 impl Programs {
     /// Builds Catelier unless it is given.
-    pub(super) fn find(python: &Path, catelier: Option<&Path>) -> Result<Self> {
+    pub(super) fn find(python: &Path, catelier: Option<&Path>, threads: usize) -> Result<Self> {
         let catelier = catelier.map_or_else(|| release::build(&[], "catelier"), |path| Ok(path.to_path_buf()))?;
-        Ok(Self { python: python.to_path_buf(), catelier })
+        Ok(Self { python: python.to_path_buf(), catelier, threads })
     }
 
     pub(super) fn catelier(&self, case: &Case) -> Result<Answer> {
-        answer(Command::new(&self.catelier).args(case.ours().split(' ')))
+        answer(Command::new(&self.catelier).args(case.ours(self.threads).split(' ')))
     }
 
     pub(super) fn peer(&self, case: &Case) -> Result<Answer> {
-        answer(Command::new(&self.python).arg(release::repository().join(PEER)).args(case.theirs().split(' ')))
+        let mut python = Command::new(&self.python);
+        python.arg(release::repository().join(PEER));
+        answer(python.args(case.theirs(self.threads).split(' ')))
     }
 }
 
