@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::ops::{self, FrozenConv2d, FrozenLinear};
+use catelier_numerics::ops::{self, Around, FrozenConv2d, FrozenLinear};
 
 use crate::adapter::Adapter;
 use crate::factors::LoraFactors;
@@ -89,29 +89,41 @@ impl AdapterSet {
         self.reaching(path).next().is_some()
     }
 
-    /// The linear `layer` at `path` with what the adapters add to it.
+    /// The linear `layer` at `path` with what the adapters add to it, on top of the residual, if there is one.
     ///
-    /// **Shapes** `x: [batch, ..., in]`; returns `[batch, ..., out]`.
-    pub fn linear(&self, path: &str, x: &Tensor, layer: &FrozenLinear) -> candle_core::Result<Tensor> {
+    /// **Shapes** `x: [batch, ..., in]`; returns `[batch, ..., out]`, the shape of the residual.
+    pub fn linear(
+        &self,
+        path: &str,
+        x: &Tensor,
+        layer: &FrozenLinear,
+        residual: Option<&Tensor>,
+    ) -> candle_core::Result<Tensor> {
         self.adapt(
             path,
             x,
-            || layer.forward(x),
-            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale),
+            || layer.forward_around(x, Around { prelude: None, residual }),
+            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale, residual),
             |x, LoraFactors { down, up, .. }, scale| ops::low_rank_linear(x, down, up, scale),
         )
     }
 
-    /// The convolution `layer` at `path` with what the adapters add to it.
+    /// The convolution `layer` at `path` with what the adapters add to it, on top of the residual, if there is one.
     ///
-    /// **Shapes** `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`.
-    pub fn conv2d(&self, path: &str, x: &Tensor, layer: &FrozenConv2d) -> candle_core::Result<Tensor> {
+    /// **Shapes** `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
+    pub fn conv2d(
+        &self,
+        path: &str,
+        x: &Tensor,
+        layer: &FrozenConv2d,
+        residual: Option<&Tensor>,
+    ) -> candle_core::Result<Tensor> {
         let (stride, padding) = (layer.stride(), layer.padding());
         self.adapt(
             path,
             x,
-            || layer.forward(x),
-            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale),
+            || layer.forward_around(x, None, Around { prelude: None, residual }),
+            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale, residual),
             |x, LoraFactors { down, up, .. }, scale| ops::low_rank_conv2d(x, down, up, scale, stride, padding),
         )
     }
@@ -259,7 +271,7 @@ mod tests {
     }
 
     fn linear(set: &AdapterSet, x: &Tensor) -> Tensor {
-        set.linear(PATH, x, &layer(DType::F32)).unwrap()
+        set.linear(PATH, x, &layer(DType::F32), None).unwrap()
     }
 
     #[test]
@@ -279,7 +291,7 @@ mod tests {
         let adapter = adapter(PATH, 1.0);
         let layer = |weight: &Tensor| FrozenLinear::new(weight, None).unwrap();
         let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
-        let adapted = AdapterSet::single(&adapter, 0.7).linear(PATH, &x, &layer(&weight)).unwrap();
+        let adapted = AdapterSet::single(&adapter, 0.7).linear(PATH, &x, &layer(&weight), None).unwrap();
         let merged = adapter.get(PATH).unwrap().merged_into(&weight, 0.7).unwrap();
         assert_near(&adapted, &apply(&merged), 1e-5);
     }
@@ -292,7 +304,7 @@ mod tests {
         for (stride, padding) in [(1, 1), (2, 1), (1, 0)] {
             let layer = |weight: &Tensor| FrozenConv2d::new(weight, None, stride, padding).unwrap();
             let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
-            let adapted = AdapterSet::single(&adapter, 1.5).conv2d(PATH, &x, &layer(&weight)).unwrap();
+            let adapted = AdapterSet::single(&adapter, 1.5).conv2d(PATH, &x, &layer(&weight), None).unwrap();
             let merged = factors.merged_into(&weight, 1.5).unwrap();
             assert_near(&adapted, &apply(&merged), 1e-4);
         }
@@ -325,7 +337,7 @@ mod tests {
     fn half_precision_inputs_keep_their_dtype() {
         let x = wave(&[2, 3, 6], 0.5);
         let set = AdapterSet::single(&adapter(PATH, 1.0), 1.0);
-        let output = set.linear(PATH, &x.to_dtype(DType::BF16).unwrap(), &layer(DType::BF16)).unwrap();
+        let output = set.linear(PATH, &x.to_dtype(DType::BF16).unwrap(), &layer(DType::BF16), None).unwrap();
         assert_eq!(output.dtype(), DType::BF16);
         assert_near(&output, &linear(&set, &x), 0.1);
     }
@@ -340,7 +352,7 @@ mod tests {
     fn dropped(dropout: AdapterDropout) -> Vec<f32> {
         let ones = Tensor::ones((50, 40), DType::F32, &Device::Cpu).unwrap();
         let nothing = FrozenLinear::new(&Tensor::zeros((40, 40), DType::F32, &Device::Cpu).unwrap(), None).unwrap();
-        let output = identity_with(dropout, 40).linear(PATH, &ones, &nothing);
+        let output = identity_with(dropout, 40).linear(PATH, &ones, &nothing, None);
         values(&output.unwrap())
     }
 

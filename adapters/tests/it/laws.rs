@@ -62,7 +62,7 @@ proptest! {
         let x = draw(&[3, case.inputs], case.seed, 3);
         let layer = |weight: &Tensor| FrozenLinear::new(weight, None).unwrap();
         let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
-        let adapted = AdapterSet::single(&adapter, strength).linear(PATH, &x, &layer(&weight)).unwrap();
+        let adapted = AdapterSet::single(&adapter, strength).linear(PATH, &x, &layer(&weight), None).unwrap();
         let merged = adapter.get(PATH).unwrap().merged_into(&weight, strength).unwrap();
         prop_assert!(difference(&adapted, &apply(&merged)) < 1e-5);
     }

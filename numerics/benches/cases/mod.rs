@@ -89,7 +89,7 @@ pub(crate) fn adapted_convolution(dtype: DType, channels: usize, side: usize) ->
     let shape = format!("{channels} to {channels} channels, rank {RANK}, {side}x{side}");
     let factors: [&[usize]; 2] = [&[RANK, channels, 3, 3], &[channels, RANK, 1, 1]];
     Case::new(shape, &[&[1, channels, side, side], factors[0], factors[1]], move |x| {
-        layer.forward_adapted(&x[0], &x[1], &x[2], 1.0)
+        layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, None)
     })
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn linear_without_bias(dtype: DType, (inputs, outputs): (usize, usize
 
 pub(crate) fn adapted_linear(dtype: DType, (inputs, outputs): (usize, usize), rows: usize) -> Case {
     let layer = projection(dtype, (inputs, outputs));
-    low_rank((inputs, outputs), rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0))
+    low_rank((inputs, outputs), rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, None))
 }
 
 pub(crate) fn low_rank_linear(sizes: (usize, usize), rows: usize) -> Case {

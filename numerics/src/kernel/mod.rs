@@ -13,7 +13,9 @@ mod vector;
 pub(crate) use convolution::{Convolution, OnImages, scratch_bytes};
 pub(crate) use float::Float;
 use float::{single, single_mut};
-pub(crate) use operation::{AddedKernel, Kernel1, Kernel3, View, Wanted, apply_added, apply1, apply3, lend};
+pub(crate) use operation::{
+    AddedKernel, AddedKernel2, Kernel1, Kernel3, View, Wanted, apply_added, apply_added2, apply1, apply3, lend,
+};
 pub(crate) use panels::{
     Field, Frame, Job, KEPT_TURNED, Order, Packed, RoundedPairs, RoundedRows, Start, Window, has_bf16_instructions,
     has_wide_vectors, multiply_in_cache, multiply_rounded, pays, sweep, winograd, winograd_bytes,

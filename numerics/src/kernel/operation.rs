@@ -67,6 +67,22 @@ pub(crate) trait Kernel3: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
+/// A differentiable function of two tensors that adds its result to a third one, the residual.
+pub(crate) trait AddedKernel2: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// `residual + f(x, y)` and its shape; the residual has the shape of the result.
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: &[T]) -> Result<(Vec<T>, Shape)>;
+
+    /// Gradients of `x` and `y`, which may be left empty where they are not wanted; that of the residual is the result's own.
+    fn backward<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 2],
+        grad: View<'_, T>,
+        wanted: [bool; 2],
+    ) -> Result<[Vec<T>; 2]>;
+}
+
 /// Applies a kernel to a processor tensor of f32 or f64.
 pub(crate) fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Node(kernel))
@@ -83,6 +99,11 @@ pub(crate) fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>,
         None => x.contiguous()?.apply_op1(Added(kernel)),
         Some(residual) => x.contiguous()?.apply_op2(&residual.contiguous()?, Added(kernel)),
     }
+}
+
+/// Applies a kernel to two processor tensors on top of `residual`, all of the same type, f32 or f64.
+pub(crate) fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
+    x.contiguous()?.apply_op3(&y.contiguous()?, &residual.contiguous()?, Added(kernel))
 }
 
 /// A tensor's elements, borrowed for as long as this lives.
@@ -177,12 +198,8 @@ impl<K: AddedKernel> Added<K> {
         for_dtype!(dtype_of(x), K::NAME, T => {
             let residual = residual.map(|(storage, layout)| view::<T>(storage, layout)).transpose()?;
             let (values, shape) = self.0.forward::<T>(view(x, layout)?, residual.map(|residual| residual.data))?;
-            match residual {
-                Some(residual) if residual.dims != shape.dims() => {
-                    candle_core::bail!("{}: expected a residual {shape:?}, found {:?}", K::NAME, residual.dims)
-                }
-                _ => Ok((own(values), shape)),
-            }
+            residual.map_or(Ok(()), |residual| check_residual(K::NAME, &shape, residual.dims))?;
+            Ok((own(values), shape))
         })
     }
 
@@ -237,6 +254,56 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
         let gradient = self.backward(x, grad)?;
         spent(y)?;
         Ok((gradient, residual.track_op().then(|| grad.clone())))
+    }
+}
+
+fn check_residual(name: &str, shape: &Shape, residual: &[usize]) -> Result<()> {
+    if residual != shape.dims() {
+        candle_core::bail!("{name}: expected a residual {shape:?}, found {residual:?}");
+    }
+    Ok(())
+}
+
+impl<K: AddedKernel2> CustomOp3 for Added<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Forwarded {
+        for_dtype!(dtype_of(s1), K::NAME, T => {
+            let residual = view::<T>(s3, l3)?;
+            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?], residual.data)?;
+            check_residual(K::NAME, &shape, residual.dims)?;
+            Ok((own(values), shape))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        other: &Tensor,
+        residual: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (grad, wanted) = (grad.contiguous()?, [x, other].map(Tensor::track_op));
+        let [dx, d_other] = for_dtype!(x.dtype(), K::NAME, T => {
+            let (x_data, other_data, grad_data) = (lend::<T>(x)?, lend::<T>(other)?, lend::<T>(&grad)?);
+            let arguments = [see(&x_data, x), see(&other_data, other)];
+            self.0.backward(arguments, see(&grad_data, &grad), wanted)?.map(own)
+        });
+        spent(y)?;
+        let give =
+            |position: usize, values, like: &Tensor| wanted[position].then(|| tensor(values, like.shape())).transpose();
+        Ok((give(0, dx, x)?, give(1, d_other, other)?, residual.track_op().then_some(grad)))
     }
 }
 

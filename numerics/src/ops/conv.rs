@@ -65,14 +65,22 @@ impl FrozenConv2d {
         around.run(x, |x| shifted(self.alone(x)?, shift))
     }
 
-    /// `layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
-    /// padding and `up: [out, rank, 1, 1]`.
+    /// `residual + layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
+    /// padding, `up: [out, rank, 1, 1]`, and the residual, if there is one, the result's shape.
     ///
-    /// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
-    pub fn forward_adapted(&self, x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
+    /// **Gradient** to `x`, `down`, `up` and the residual. **Errors** for shapes that do not fit.
+    pub fn forward_adapted(
+        &self,
+        x: &Tensor,
+        down: &Tensor,
+        up: &Tensor,
+        scale: f64,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let Convolution { stride, padding, .. } = self.sizes;
         if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
-            return self.forward(x)? + low_rank_conv2d(x, down, up, scale, stride, padding)?;
+            let layer = self.forward_around(x, None, Around { prelude: None, residual })?;
+            return layer + low_rank_conv2d(x, down, up, scale, stride, padding)?;
         }
         let sizes = low_rank_sizes(x, down, up, stride, padding)?;
         if sizes.kernel != self.sizes.kernel || up.dims()[0] != self.sizes.out_channels {
@@ -80,7 +88,7 @@ impl FrozenConv2d {
             candle_core::bail!("conv2d: down {down:?} and up {up:?} are no update of {:?}", self.sizes);
         }
         let update = LowRankConv2d { scale, sizes };
-        adapted_layer([x, &taps_first(down)?, up], self.product(), self.bias.clone(), update)
+        adapted_layer([x, &taps_first(down)?, up], self.product(), self.bias.clone(), update, residual)
     }
 
     fn product(&self) -> Conv2d {

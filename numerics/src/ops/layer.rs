@@ -9,7 +9,9 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::Geglu;
 use super::norm::{FrozenGroupNorm, FrozenLayerNorm};
-use crate::kernel::{AddedKernel, Float, Kernel1, Kernel3, Start, View, Wanted, apply_added, apply3, lend};
+use crate::kernel::{
+    AddedKernel, AddedKernel2, Float, Kernel1, Kernel3, Start, View, Wanted, apply_added, apply_added2, apply3, lend,
+};
 
 /// What happens to the input of a frozen layer right before it.
 #[derive(Debug, Clone, Copy)]
@@ -63,14 +65,18 @@ impl<'a> Around<'a> {
     ///
     /// **Errors** those of the prelude and of the layer.
     pub fn run(self, x: &Tensor, layer: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let y = match self.prelude {
-            Some(prelude) => layer(&prelude.forward(x)?)?,
-            None => layer(x)?,
-        };
+        let y = layer(&self.led(x)?)?;
         match self.residual {
             Some(residual) => residual + y,
             None => Ok(y),
         }
+    }
+
+    /// The input of the layer: the prelude's result, as a node of its own.
+    ///
+    /// **Errors** those of the prelude.
+    pub fn led(self, x: &Tensor) -> Result<Tensor> {
+        self.prelude.map_or_else(|| Ok(x.clone()), |prelude| prelude.forward(x))
     }
 }
 
@@ -177,9 +183,7 @@ impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
         let shift = self.constants.shift.as_ref().map(lend::<T>).transpose()?;
         let start = Start { bias: bias.as_deref(), shift: shift.as_deref(), residual };
         let shape = self.product.output(&dims)?;
-        if residual.is_some_and(|residual| residual.len() != shape.elem_count()) {
-            candle_core::bail!("{}: expected a residual of the shape {shape:?}", Self::NAME);
-        }
+        check_residual(Self::NAME, &shape, residual)?;
         Ok((self.product.forward(View { data: &input, dims: &dims }, start)?, shape))
     }
 
@@ -203,14 +207,21 @@ pub(super) trait LowRank: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A frozen layer and a trainable update of it as one node: `product + bias + update`, on the processor.
+/// A frozen layer and a trainable update of it as one node: `residual + product + bias + update`, on the processor.
 pub(super) fn adapted_layer<P: Product, U: LowRank>(
     [x, down, up]: [&Tensor; 3],
     product: P,
     bias: Option<Tensor>,
     update: U,
+    residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    apply3(x, down, up, Adapted { product, bias, update })
+    let layer = Adapted { product, bias, update };
+    let Some(residual) = residual else {
+        return apply3(x, down, up, layer);
+    };
+    // candle's nodes have three arguments at most; the factors are small.
+    let factors = Tensor::cat(&[down.flatten_all()?, up.flatten_all()?], 0)?;
+    apply_added2(x, &factors, residual, AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
 }
 
 struct Adapted<P, U> {
@@ -219,14 +230,22 @@ struct Adapted<P, U> {
     update: U,
 }
 
+impl<P: Product, U: LowRank> Adapted<P, U> {
+    fn forward_onto<T: Float>(&self, arguments: [View<'_, T>; 3], residual: Option<&[T]>) -> Result<(Vec<T>, Shape)> {
+        let shape = self.product.output(arguments[0].dims)?;
+        check_residual(P::NAME, &shape, residual)?;
+        let bias = self.bias.as_ref().map(lend::<T>).transpose()?;
+        let mut y = self.product.forward(arguments[0], Start { bias: bias.as_deref(), shift: None, residual })?;
+        self.update.add_to(arguments, &mut y)?;
+        Ok((y, shape))
+    }
+}
+
 impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
     const NAME: &'static str = P::NAME;
 
     fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
-        let bias = self.bias.as_ref().map(lend::<T>).transpose()?;
-        let mut y = self.product.forward(arguments[0], Start { bias: bias.as_deref(), ..Start::ZERO })?;
-        self.update.add_to(arguments, &mut y)?;
-        Ok((y, self.product.output(arguments[0].dims)?))
+        self.forward_onto(arguments, None)
     }
 
     fn backward<T: Float>(
@@ -239,4 +258,48 @@ impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
         let dx = if wanted[0] { self.product.backward(arguments[0].dims, grad.data)? } else { Vec::new() };
         self.update.backward(arguments, grad, wanted, dx)
     }
+}
+
+/// The same on top of a residual, with both factors in one tensor, `down` before `up`.
+struct AdaptedOnto<P, U> {
+    layer: Adapted<P, U>,
+    down: Shape,
+    up: Shape,
+}
+
+impl<P, U> AdaptedOnto<P, U> {
+    fn factors<'a, T>(&'a self, factors: View<'a, T>) -> [View<'a, T>; 2] {
+        let (down, up) = factors.data.split_at(self.down.elem_count());
+        [View { data: down, dims: self.down.dims() }, View { data: up, dims: self.up.dims() }]
+    }
+}
+
+impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
+    const NAME: &'static str = P::NAME;
+
+    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: &[T]) -> Result<(Vec<T>, Shape)> {
+        let [down, up] = self.factors(factors);
+        self.layer.forward_onto([x, down, up], Some(residual))
+    }
+
+    fn backward<T: Float>(
+        &self,
+        [x, factors]: [View<'_, T>; 2],
+        grad: View<'_, T>,
+        [of_x, of_factors]: [bool; 2],
+    ) -> Result<[Vec<T>; 2]> {
+        let [down, up] = self.factors(factors);
+        let dx = if of_x { self.layer.product.backward(x.dims, grad.data)? } else { Vec::new() };
+        let wanted = [of_x, of_factors, of_factors];
+        let [dx, mut d_down, d_up] = self.layer.update.backward([x, down, up], grad, wanted, dx)?;
+        d_down.extend(d_up);
+        Ok([dx, d_down])
+    }
+}
+
+fn check_residual<T>(name: &str, shape: &Shape, residual: Option<&[T]>) -> Result<()> {
+    if residual.is_some_and(|residual| residual.len() != shape.elem_count()) {
+        candle_core::bail!("{name}: expected a residual of the shape {shape:?}");
+    }
+    Ok(())
 }

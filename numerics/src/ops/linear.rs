@@ -56,14 +56,22 @@ impl FrozenLinear {
         }
     }
 
-    /// `x · weightᵀ + bias + scale · (x · downᵀ) · upᵀ` as one node; `down: [rank, in]`, `up: [out, rank]`.
+    /// `residual + x · weightᵀ + bias + scale · (x · downᵀ) · upᵀ` as one node; `down: [rank, in]`, `up: [out, rank]`, and the
+    /// residual, if there is one, of the result's shape.
     ///
-    /// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
+    /// **Gradient** to `x`, `down`, `up` and the residual. **Errors** for shapes that do not fit.
     ///
     /// **Source** Hu et al., arXiv 2106.09685, with `down` for A and `up` for B.
-    pub fn forward_adapted(&self, x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
+    pub fn forward_adapted(
+        &self,
+        x: &Tensor,
+        down: &Tensor,
+        up: &Tensor,
+        scale: f64,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
-            return self.forward(x)? + low_rank_linear(x, down, up, scale)?;
+            return self.forward_around(x, Around { prelude: None, residual })? + low_rank_linear(x, down, up, scale)?;
         }
         check_low_rank(x, down, up)?;
         if up.dims()[0] != self.out_features {
@@ -73,7 +81,7 @@ impl FrozenLinear {
                 up.dims()
             );
         }
-        adapted_layer([x, down, up], self.product(), self.bias.clone(), LowRankLinear { scale })
+        adapted_layer([x, down, up], self.product(), self.bias.clone(), LowRankLinear { scale }, residual)
     }
 
     pub(super) fn product(&self) -> Linear {

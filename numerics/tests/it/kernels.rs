@@ -137,20 +137,30 @@ proptest! {
     fn adapted_layers(
         (batch, rows, width, rank, out) in (1..3usize, 1..20usize, 1..40usize, 1..6usize, 1..70usize),
         (side, kernel, stride) in (4..8usize, 1..4usize, 1..3usize),
-        dtype in dtype(),
+        (residual, dtype) in (any::<bool>(), dtype()),
     ) {
+        let onto = |y: Result<Tensor>, residual: Option<&Tensor>| match residual {
+            Some(residual) => residual + y?,
+            None => y,
+        };
         let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
         let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
         let (down, up) = (normal(3, &[rank, width], dtype), normal(4, &[out, rank], dtype));
-        agree(&[normal(0, &[batch, rows, width], dtype), down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
-            composed::linear(&t[0], &weight, Some(&bias))? + composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)?
+        let mut inputs = vec![normal(0, &[batch, rows, width], dtype), down, up];
+        inputs.extend(residual.then(|| normal(5, &[batch, rows, out], dtype)));
+        agree(&inputs, &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3, t.get(3)), &|t| {
+            let update = composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)?;
+            onto(composed::linear(&t[0], &weight, Some(&bias))? + update, t.get(3))
         })?;
         let weight = normal(1, &[out, width, kernel, kernel], dtype);
         let layer = FrozenConv2d::new(&weight, Some(&bias), stride, 1).unwrap();
         let (down, up) = (normal(3, &[rank, width, kernel, kernel], dtype), normal(4, &[out, rank, 1, 1], dtype));
-        agree(&[normal(0, &[batch, width, side, side + 1], dtype), down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
-            composed::conv2d(&t[0], &weight, Some(&bias), stride, 1)?
-                + composed::low_rank_conv2d(&t[0], &t[1], &t[2], 0.3, stride, 1)?
+        let mut inputs = vec![normal(0, &[batch, width, side, side + 1], dtype), down, up];
+        let [height, columns] = [side, side + 1].map(|side| (side + 2 - kernel) / stride + 1);
+        inputs.extend(residual.then(|| normal(5, &[batch, out, height, columns], dtype)));
+        agree(&inputs, &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3, t.get(3)), &|t| {
+            let update = composed::low_rank_conv2d(&t[0], &t[1], &t[2], 0.3, stride, 1)?;
+            onto(composed::conv2d(&t[0], &weight, Some(&bias), stride, 1)? + update, t.get(3))
         })?;
     }
 
@@ -183,7 +193,7 @@ proptest! {
         let (down, up) = (normal(3, &[rank, width], DType::F32), normal(4, &[out, rank], DType::F32));
         let x = normal(0, &[batch, rows, width], DType::F32);
         if adapted {
-            agree_within(ROUNDING, &[x, down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3), &|t| {
+            agree_within(ROUNDING, &[x, down, up], &|t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.3, t.get(3)), &|t| {
                 composed::linear(&t[0], &weight, Some(&bias))? + composed::low_rank_linear(&t[0], &t[1], &t[2], 0.3)?
             })?;
         } else {

@@ -91,16 +91,20 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
         conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
     }));
     let layer = FrozenLinear::new(&n(26, &[5, 6]), Some(&n(27, &[5]))).unwrap();
-    cases.push(case(
-        "low-rank linear on its layer",
-        vec![n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])],
-        move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7),
-    ));
-    for stride in [1, 2] {
+    let factors = [n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])];
+    for residual in [None, Some(n(37, &[2, size, 5]))] {
+        let (layer, inputs) = (layer.clone(), factors.iter().cloned().chain(residual).collect());
+        cases.push(case("low-rank linear on its layer", inputs, move |t| {
+            layer.forward_adapted(&t[0], &t[1], &t[2], 0.7, t.get(3))
+        }));
+    }
+    let factors = [image.clone(), n(7, &[2, 6, 3, 3]), n(8, &[4, 2, 1, 1])];
+    for (stride, residual) in [(1, Some(n(38, &[2, 4, size, size + 1]))), (2, None)] {
         let layer = FrozenConv2d::new(&n(33, &[4, 6, 3, 3]), Some(&n(21, &[4])), stride, 1).unwrap();
-        let inputs = vec![image.clone(), n(7, &[2, 6, 3, 3]), n(8, &[4, 2, 1, 1])];
-        cases
-            .push(case("low-rank conv on its layer", inputs, move |t| layer.forward_adapted(&t[0], &t[1], &t[2], 0.7)));
+        let inputs = factors.iter().cloned().chain(residual).collect();
+        cases.push(case("low-rank conv on its layer", inputs, move |t| {
+            layer.forward_adapted(&t[0], &t[1], &t[2], 0.7, t.get(3))
+        }));
     }
     let norm = FrozenGroupNorm::new(&n(14, &[6]), &n(15, &[6]), 3, 1e-6).unwrap();
     let into = FrozenConv2d::new(&n(34, &[5, 6, 1, 1]), Some(&n(11, &[5])), 1, 0).unwrap();

@@ -143,7 +143,7 @@ pub(super) struct LinearSlot {
 impl LinearSlot {
     /// `x: [..., in]` to `[..., out]`, with the adapters' updates for this path.
     pub(super) fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        adapters.linear(&self.path, x, &self.op)
+        adapters.linear(&self.path, x, &self.op, None)
     }
 
     /// The layer itself, if no adapter reaches it.
@@ -155,7 +155,7 @@ impl LinearSlot {
     pub(super) fn forward_around(&self, x: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self.frozen(adapters) {
             Some(layer) => layer.forward_around(x, around),
-            None => around.run(x, |x| self.forward(x, adapters)),
+            None => adapters.linear(&self.path, &around.led(x)?, &self.op, around.residual),
         }
     }
 }
@@ -170,7 +170,7 @@ pub(super) struct Conv2dSlot {
 impl Conv2dSlot {
     /// `x: [batch, in, height, width]`, with the adapters' updates for this path.
     pub(super) fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
-        adapters.conv2d(&self.path, x, &self.op)
+        adapters.conv2d(&self.path, x, &self.op, None)
     }
 
     /// The same with `shift: [batch, out]` and what is around the layer, in one node where no adapter needs the layer's
@@ -185,7 +185,7 @@ impl Conv2dSlot {
         if !adapters.reaches(&self.path) {
             return self.op.forward_around(x, shift, around);
         }
-        around.run(x, |x| shifted(self.forward(x, adapters)?, shift))
+        shifted(adapters.conv2d(&self.path, &around.led(x)?, &self.op, around.residual)?, shift)
     }
 }
 

@@ -236,8 +236,8 @@ impl Walk<'_> {
         let widen = self.linear(&format!("{path}.ff.net.0.proj"), width, 8 * width);
         let narrow = self.linear(&format!("{path}.ff.net.2"), 4 * width, width);
         self.tracked |= reached || widen || narrow;
-        // Twice: norm, query, mixture, projection, sum; and keys and values of the map itself.
-        let mut inside = 12 * tokens + 2 * prompt;
+        // Twice: norm, query, mixture, sum; and keys and values of the map itself.
+        let mut inside = 10 * tokens + 2 * prompt;
         inside += if widen { tokens } else { 0 } + if narrow { 5 * tokens } else { 0 };
         let wide = 8 * tokens;
         if widen || narrow {

@@ -113,12 +113,12 @@ impl Block for TransformerBlock {
         let (x, adapters) = (&inputs[0], pass.adapters);
         let normed = self.norm1.forward(x)?;
         let (key, value) = self.attn1.keys(&normed, adapters)?;
-        let x = (x + self.attn1.forward(&normed, &key, &value, adapters)?)?;
+        let x = self.attn1.forward_onto(x, &normed, (&key, &value), adapters)?;
         let (key, value) = match &inputs[1..] {
             [key, value] => (key.clone(), value.clone()),
             _ => self.attn2.keys(&inputs[1], adapters)?,
         };
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, &key, &value, adapters)?)?;
+        let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, (&key, &value), adapters)?;
         self.ff.forward_onto(&x, &self.norm3, pass)
     }
 }
@@ -152,12 +152,18 @@ impl Attention {
         Ok((self.to_k.forward(context, adapters)?, self.to_v.forward(context, adapters)?))
     }
 
-    /// From `x: [batch, cells, width]` to what has these keys and values.
-    fn forward(&self, x: &Tensor, key: &Tensor, value: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    /// `residual` plus what `x: [batch, cells, width]` finds by these keys and values.
+    fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        (key, value): (&Tensor, &Tensor),
+        adapters: &AdapterSet,
+    ) -> TensorResult<Tensor> {
         let query = self.to_q.forward(x, adapters)?;
         let attend = if self.rounded { attention_rounded } else { attention };
         let mixed = attend(&query, key, value, self.heads, AttentionMask::None)?;
-        self.to_out.forward(&mixed, adapters)
+        self.to_out.forward_around(&mixed, Around::default().onto(residual), adapters)
     }
 }
 
