@@ -8,7 +8,7 @@ use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::generate::{GenerateRequest, generate};
 use catelier_pipelines::model::{AddedCondition, Condition, Recompute, UNet};
 use catelier_testkit::close::assert_close;
-use catelier_testkit::tolerance::{LATENT, PIXEL_LEVEL, Tolerance};
+use catelier_testkit::tolerance::{PIXEL_LEVEL, Tolerance};
 
 use crate::models::{MODELS, cat_gradients, condition, files, full_adapter, normal, unet};
 
@@ -100,5 +100,6 @@ fn the_autoencoder_agrees_with_the_processor() {
         let base = BaseModel::load(&files("tiny-sd1"), DType::F32, device).unwrap();
         base.vae.encode(&normal("picture", &[1, 3, 64, 32]).to_device(device).unwrap()).unwrap().mode()
     };
-    assert_close("latents", &mean(&device), &mean(&Device::Cpu), LATENT);
+    // Sums in another order, as for the operations in f32.
+    assert_close("latents", &mean(&device), &mean(&Device::Cpu), Tolerance::OfLargest(1e-4));
 }
