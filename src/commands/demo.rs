@@ -26,6 +26,10 @@ use crate::scoring::{self, Answers, BaseAnswers, Questions};
 use crate::settings::TrainSettings;
 use crate::{embedded, references, terminal};
 
+/// Guidance leads away from what an adapter draws for the empty prompt. CAT leaves that to the base, so that it would
+/// exaggerate the style too; the base itself draws as well with little of it.
+const GUIDANCE: f64 = 1.5;
+
 /// A word that means nothing, as artists choose one.
 const TRIGGER: &str = "shs";
 const PICTURES: usize = 10;
@@ -56,7 +60,8 @@ pub(super) fn run(args: &DemoArgs) -> Outcome<()> {
     let set = PromptSet::builtin("gallery-v1").run("cannot read the embedded prompts")?;
     let per_kind = args.prompts.unwrap_or(PROMPTS_PER_KIND);
     let questions = Questions::new(&set, None, per_kind, 1, args.seed)?;
-    let mut easel = Easel::new(&base, true, &SamplingArgs::default_with_seed(args.seed))?;
+    let sampling = SamplingArgs { guidance: Some(GUIDANCE), ..SamplingArgs::default_with_seed(args.seed) };
+    let mut easel = Easel::new(&base, true, &sampling)?;
     let drawn_by_base = questions.ask_base(&mut easel)?;
     let references = references::read(Some(&pictures))?;
 
