@@ -1,8 +1,8 @@
 //! What training and prediction cost, to the last operation and the last byte.
 //!
-//! Operations, allocations and the peak of memory do not depend on the machine's load, so they are held to exact
-//! figures: whoever makes a step dearer learns it here, whoever makes it cheaper writes it down. The counters belong to
-//! the whole process, so this file has a process, and one test function, to itself.
+//! Operations, allocations and the peak of memory do not depend on the machine's load, so they are held to exact figures
+//! ([`Kind::slack`] has the exception): whoever makes a step dearer learns it here, whoever makes it cheaper writes it down.
+//! The counters belong to the whole process, so this file has a process, and one test function, to itself.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
@@ -147,6 +147,12 @@ fn tiny(model: &str) -> ModelFiles {
 }
 
 impl Kind {
+    /// Allocations and bytes of the peak by which it may differ. candle keeps gradients in hash maps whose order is random: one
+    /// that much has been taken out of may grow an entry earlier or later, and blocks that are computed again have a map each.
+    fn slack(self) -> (u64, u64) {
+        if self == Self::LoraAgain { (8, 4096) } else { (0, 0) }
+    }
+
     fn work(self, files: &ModelFiles) -> Box<dyn Workload> {
         const RANK: usize = 4;
         let sizes = WorkloadSizes { latent: 8, batch: 1 };
@@ -169,14 +175,15 @@ impl Kind {
 fn change(expected: Option<&Cost>, found: &Cost) -> Option<String> {
     let name = format!("{:?} of {} with {:?} kernels", found.kind, found.model, found.kernels);
     let Some(expected) = expected else { return Some(format!("{name}: not in the table")) };
+    let (allocations, bytes) = found.kind.slack();
     let figures = [
-        ("flops", expected.flops, found.flops),
-        ("allocations", expected.allocations, found.allocations),
-        ("peak bytes", expected.peak_bytes, found.peak_bytes),
+        ("flops", 0, expected.flops, found.flops),
+        ("allocations", allocations, expected.allocations, found.allocations),
+        ("peak bytes", bytes, expected.peak_bytes, found.peak_bytes),
     ];
-    let changed = figures.iter().filter(|(_, expected, found)| expected != found);
+    let changed = figures.iter().filter(|(_, slack, expected, found)| expected.abs_diff(*found) > *slack);
     let changed: Vec<String> =
-        changed.map(|(figure, expected, found)| format!("{figure} from {expected} to {found}")).collect();
+        changed.map(|(figure, _, expected, found)| format!("{figure} from {expected} to {found}")).collect();
     (!changed.is_empty()).then(|| format!("{name}: {}", changed.join(", ")))
 }
 
