@@ -60,8 +60,9 @@ fn linears(criterion: &mut Criterion) {
         weighted(criterion, "linear", |dtype| cases::linear(dtype, (inputs, outputs), rows));
     }
     weighted(criterion, "linear-without-bias", |dtype| cases::linear_without_bias(dtype, (768, 320), 77));
-    weighted(criterion, "adapted-linear", |dtype| cases::adapted_linear(dtype, (320, 320), 4096));
-    both(criterion, "low-rank-linear", &cases::low_rank_linear((320, 320), 4096));
+    weighted(criterion, "adapted-linear", |dtype| cases::adapted_linear(dtype, 320, 4096));
+    weighted(criterion, "adapted-linear-without-bias", |dtype| cases::adapted_linear_without_bias(dtype, 320, 4096));
+    both(criterion, "low-rank-linear", &cases::low_rank_linear(320, 4096));
     weighted(criterion, "map-to-tokens", |dtype| cases::map_to_tokens(dtype, 320, 64));
     weighted(criterion, "tokens-to-map", |dtype| cases::tokens_to_map(dtype, 320, 64));
     for (width, side) in LEVELS {

@@ -14,7 +14,7 @@ use image::RgbImage;
 
 use crate::base::{BaseModel, EmptyNegative};
 use crate::error::{Error, Result};
-use crate::model::{AddedCondition, Condition, ImageSizes, PromptKeys};
+use crate::model::{Condition, ImageSizes, PromptKeys};
 use crate::sampler::{self, Sampler};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
@@ -52,14 +52,14 @@ struct Batch<'a> {
     seeds: &'a [u64],
 }
 
-/// What a batch is conditioned on: rows of the negative prompts before those of the positive ones when guided.
+/// What a batch is conditioned on, one row for each picture; the negative rows go before the positive ones.
 struct Prompt {
+    positive: Condition,
+    /// `None` without guidance.
+    negative: Option<Condition>,
+    /// Of both.
     context: Tensor,
     keys: PromptKeys,
-    /// What SDXL takes besides, of the positive prompts.
-    positive: Option<AddedCondition>,
-    /// The same of the negative ones; `None` without guidance.
-    negative: Option<Option<AddedCondition>>,
 }
 
 impl<'a> Generator<'a> {
@@ -194,10 +194,11 @@ impl<'a> Generator<'a> {
         let (rows, unet) = (latents.dim(0)?, &self.base.unet);
         let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
         let beginning = unet.begin(latents, &timesteps, &[adapters])?;
-        let mut start = unet.start(&beginning, prompt.positive.as_ref())?;
-        if let Some(negative) = &prompt.negative {
-            start = unet.start(&beginning, negative.as_ref())?.before(&start)?;
-        }
+        let start = |condition: &Condition| unet.start(&beginning, condition.added.as_ref());
+        let start = match &prompt.negative {
+            Some(negative) => start(negative)?.before(&start(&prompt.positive)?)?,
+            None => start(&prompt.positive)?,
+        };
         let output = unet.predict_from(&start, &prompt.context, Some(&prompt.keys), adapters)?;
         let output = output.to_dtype(latents.dtype())?;
         if !request.is_guided() {
@@ -220,7 +221,7 @@ impl<'a> Generator<'a> {
             None => positive.context.clone(),
         };
         let keys = self.base.unet.prompt_keys(&context, adapters)?;
-        Ok(Prompt { context, keys, positive: positive.added, negative: negative.map(|negative| negative.added) })
+        Ok(Prompt { positive, negative, context, keys })
     }
 
     /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.

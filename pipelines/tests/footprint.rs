@@ -15,6 +15,7 @@ use catelier_testkit::allocations::CountingAllocator;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
+const BATCH: usize = 2;
 const RANK: usize = 2;
 const TOKENS: usize = 77;
 const LATENT: (usize, usize) = (32, 24);
@@ -22,72 +23,85 @@ const LATENT: (usize, usize) = (32, 24);
 #[test]
 fn the_graph_keeps_what_the_planner_says() {
     for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
-        let mut unet = load(model);
-        let all = [Targets::attention(), Targets::linears(), Targets::convolutions(), Targets::everything()];
-        for (targets, dropout) in all.into_iter().flat_map(|targets| [(targets.clone(), false), (targets, true)]) {
-            let sizes = StepSizes {
-                latent: LATENT,
-                batch: 2,
-                tokens: TOKENS,
-                rank: RANK,
-                targets: targets.clone(),
-                cat: false,
-                dropout,
-                weights: DType::F32,
-            };
-            let footprint = Footprint::of_step(unet.config(), &sizes);
-            let inside: u64 = footprint.blocks.iter().map(|block| block.inside).sum();
-            let packed: u64 = footprint.blocks.iter().map(|block| block.packed).sum();
-            let layers = || footprint.blocks.iter().filter(|block| block.path.ends_with(".ff"));
-            let apart: u64 = layers().map(|layer| layer.inside).sum();
-            let layers = Recompute::Blocks(layers().map(|layer| layer.path.clone()).collect());
-            for (recompute, expected) in [
-                (Recompute::Nothing, footprint.between + inside),
-                (Recompute::All, footprint.between + packed),
-                (layers, footprint.between + inside - apart),
-            ] {
-                unet.recompute(recompute.clone());
-                let held = held(&unet, &targets, dropout) as f64;
-                let ratio = expected as f64 / held;
-                assert!(
-                    (0.9..1.1).contains(&ratio),
-                    "{model}, {targets}, dropout {dropout}, {recompute:?}: expected {expected} bytes, the graph holds {held}"
-                );
-            }
+        for sizes in all_sizes() {
+            check(model, &sizes);
         }
     }
 }
 
+/// All kinds of targets with dropout and without; both adapted conditions of CAT in one batch; weights in bf16.
+fn all_sizes() -> Vec<StepSizes> {
+    let usual = StepSizes {
+        latent: LATENT,
+        batch: BATCH,
+        tokens: TOKENS,
+        rank: RANK,
+        targets: Targets::attention(),
+        cat: false,
+        dropout: false,
+        weights: DType::F32,
+    };
+    let targets = [Targets::attention(), Targets::linears(), Targets::convolutions(), Targets::everything()];
+    let plain = targets.map(|targets| StepSizes { targets, ..usual.clone() });
+    let dropped = plain.clone().map(|sizes| StepSizes { dropout: true, ..sizes });
+    let others = [StepSizes { cat: true, ..usual.clone() }, StepSizes { weights: DType::BF16, ..usual }];
+    plain.into_iter().chain(dropped).chain(others).collect()
+}
+
+fn check(model: &str, sizes: &StepSizes) {
+    let mut unet = load(model, sizes.weights);
+    let footprint = Footprint::of_step(unet.config(), sizes);
+    let inside: u64 = footprint.blocks.iter().map(|block| block.inside).sum();
+    let packed: u64 = footprint.blocks.iter().map(|block| block.packed).sum();
+    let layers = || footprint.blocks.iter().filter(|block| block.path.ends_with(".ff"));
+    let apart: u64 = layers().map(|layer| layer.inside).sum();
+    let layers = Recompute::Blocks(layers().map(|layer| layer.path.clone()).collect());
+    for (recompute, expected) in [
+        (Recompute::Nothing, footprint.between + inside),
+        (Recompute::All, footprint.between + packed),
+        (layers, footprint.between + inside - apart),
+    ] {
+        unet.recompute(recompute.clone());
+        let held = held(&unet, sizes);
+        let ratio = expected as f64 / held as f64;
+        assert!(
+            (0.9..1.1).contains(&ratio),
+            "{model}, {sizes:?}, {recompute:?}: expected {expected} bytes, the graph holds {held}"
+        );
+    }
+}
+
 /// A model of this repository, whatever models the parity tests are pointed at.
-fn load(model: &str) -> UNet {
+fn load(model: &str, weights: DType) -> UNet {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model);
-    UNet::load(&ModelFiles::folder(folder), DType::F32, &Device::Cpu).unwrap()
+    UNet::load(&ModelFiles::folder(folder), weights, &Device::Cpu).unwrap()
 }
 
 /// Bytes that a prediction leaves behind for its backward pass.
-fn held(unet: &UNet, targets: &Targets, dropout: bool) -> u64 {
-    let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: targets.clone() };
+fn held(unet: &UNet, sizes: &StepSizes) -> u64 {
+    let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: sizes.targets.clone() };
     let (adapter, _parameters) = Adapter::init(&lora, unet.modules(), 1, &Device::Cpu).unwrap();
     let mut adapters = AdapterSet::single(&adapter, 1.0);
-    if dropout {
+    if sizes.dropout {
         adapters = adapters.with_dropout(AdapterDropout { probability: 0.1, seed: 1, step: 1 });
     }
-    let latents = normal(0, &[2, unet.config().in_channels, LATENT.0, LATENT.1]);
-    let timesteps = Tensor::new(&[7u32, 600], &Device::Cpu).unwrap();
-    let condition = condition(unet);
+    let rows = if sizes.cat { 2 * BATCH } else { BATCH };
+    let latents = normal(0, &[rows, unet.config().in_channels, LATENT.0, LATENT.1]);
+    let timesteps = Tensor::full(600u32, rows, &Device::Cpu).unwrap();
+    let condition = condition(unet, rows);
     let (noise_pred, allocated) =
         ALLOCATOR.measure(|| unet.predict(&latents, &timesteps, &condition, &adapters).unwrap());
     drop(noise_pred);
     allocated.held_bytes
 }
 
-fn condition(unet: &UNet) -> Condition {
-    let sizes = vec![ImageSizes::uncropped(256, 192); 2];
+fn condition(unet: &UNet, rows: usize) -> Condition {
+    let sizes = vec![ImageSizes::uncropped(256, 192); rows];
     let added = unet.config().added.as_ref().map(|added| AddedCondition {
-        pooled: normal(2, &[2, added.input_width - 6 * added.time_width]),
+        pooled: normal(2, &[rows, added.input_width - 6 * added.time_width]),
         time_ids: ImageSizes::time_ids(&sizes, DType::F32, &Device::Cpu).unwrap(),
     });
-    Condition { context: normal(1, &[2, TOKENS, unet.config().context_width()]), added }
+    Condition { context: normal(1, &[rows, TOKENS, unet.config().context_width()]), added }
 }
 
 fn normal(sample: u64, shape: &[usize]) -> Tensor {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, ModuleInfo, ModuleKind, Targets};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::processor::{Kernels, kernels};
+use catelier_numerics::processor::{Kernels, kernels, use_portable_kernels};
 use catelier_numerics::work;
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
@@ -18,6 +18,15 @@ use catelier_testkit::golden::Golden;
 
 /// Held by the test whose turn it is.
 static COUNTER: Mutex<()> = Mutex::new(());
+
+/// Runs `test` with every kind of kernels that the processor has, when its turn comes.
+fn with_all_kernels(test: impl Fn()) {
+    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
+    for portable in [true, false] {
+        use_portable_kernels(portable);
+        test();
+    }
+}
 
 /// Operations of `work`.
 fn counted<R>(work: impl FnOnce() -> R) -> u64 {
@@ -69,7 +78,10 @@ fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() 
 
 #[test]
 fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
-    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
+    with_all_kernels(counted_operations_follow_from_the_modules);
+}
+
+fn counted_operations_follow_from_the_modules() {
     for (files, latent, batch) in [
         (golden("tiny-sd1"), 8, 2),
         (golden("tiny-sd2"), 8, 1),
@@ -86,7 +98,10 @@ fn counted_operations_of_a_forward_pass_follow_from_the_modules() {
 
 #[test]
 fn a_backward_pass_ends_at_the_first_adapted_module() {
-    let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
+    with_all_kernels(backward_passes_end_at_the_first_adapted_module);
+}
+
+fn backward_passes_end_at_the_first_adapted_module() {
     let unet = UNet::load(&golden("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
     let modules = |ending: &str| -> Vec<&ModuleInfo> {
         unet.modules().iter().filter(|module| module.path.ends_with(ending)).collect()
@@ -143,6 +158,9 @@ fn of_module(module: &ModuleInfo, sizes: Sizes, kernels: Kernels) -> u64 {
         ModuleKind::Linear { in_features, out_features } => (rows(&module.path, sizes), in_features * out_features),
         ModuleKind::Conv2d { in_channels, out_channels, kernel, stride, padding } => {
             let rows = match kernels {
+                Kernels::Portable if (kernel, stride) == (3, 1) && side.min(in_channels).min(out_channels) >= 16 => {
+                    36 * side.div_ceil(4).pow(2)
+                }
                 // Rows as wide as the padded input, whose surplus is computed and dropped.
                 Kernels::Portable if stride == 1 => kernel * kernel * ((side - 1) * (side + 2 * padding) + side),
                 Kernels::Wide if (kernel, stride) == (3, 1) => filtered(side).min(9 * side * side),
@@ -154,8 +172,8 @@ fn of_module(module: &ModuleInfo, sizes: Sizes, kernels: Kernels) -> u64 {
     2 * (rows * products) as u64
 }
 
-/// Products for each pair of channels of a 3 × 3 convolution in tiles of 4 × 4 pixels with 36 products each, if there are
-/// enough of them to be worth the transforms of the kernel.
+/// Products of the wide kernels for each pair of channels of a 3 × 3 convolution in tiles of 4 × 4 pixels with 36 products each,
+/// if there are enough of them to be worth the transforms of the kernel.
 fn filtered(side: usize) -> usize {
     let tiles = side.div_ceil(4).pow(2);
     if 36 * (tiles + 8) < 9 * side * side { 36 * tiles } else { usize::MAX }

@@ -8,7 +8,11 @@ use crate::catelier::Studio;
 const SHORT: &str = "--shape embedded --repeat 1 --warmup 0 --json";
 
 fn measured(line: &str) -> Value {
-    serde_json::from_str(&Studio::new().done(&format!("bench {line} {SHORT}")).stdout).unwrap()
+    told(&format!("{line} {SHORT}"))
+}
+
+fn told(line: &str) -> Value {
+    serde_json::from_str(&Studio::new().done(&format!("bench {line}")).stdout).unwrap()
 }
 
 /// Exit code 2, nothing on stdout, and everything in `expected` on stderr.
@@ -47,6 +51,18 @@ fn linux_tells_memory_and_processor_time() {
     assert_eq!(bytes("over_loading"), bytes("peak").saturating_sub(bytes("after_loading")));
     let seconds = |key: &str| report["cpu_seconds"][key].as_f64().unwrap();
     assert!(seconds("best") > 0.0 && seconds("best") <= seconds("median"), "{report}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_step_takes_the_memory_that_was_planned() {
+    // The first steps leave the holes that later ones have.
+    const WARM: &str = "--shape embedded --threads 1 --warmup 2 --repeat 1 --json";
+    for line in ["step --loss lora --batch 16", "step --loss cat --batch 6 --dtype mixed"] {
+        let memory = &told(&format!("{line} {WARM}"))["memory_bytes"];
+        let [planned, peak] = ["planned", "peak"].map(|key| memory[key].as_f64().unwrap());
+        assert!((planned / peak - 1.0).abs() < 0.15, "{line}: {memory}");
+    }
 }
 
 #[test]

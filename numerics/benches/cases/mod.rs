@@ -127,22 +127,26 @@ pub(crate) fn linear_without_bias(dtype: DType, (inputs, outputs): (usize, usize
     Case::new(format!("{inputs} to {outputs}, {rows} rows"), &[&[rows, inputs]], move |x| layer.forward(&x[0]))
 }
 
-pub(crate) fn adapted_linear(dtype: DType, (inputs, outputs): (usize, usize), rows: usize) -> Case {
-    let layer = projection(dtype, (inputs, outputs));
-    low_rank((inputs, outputs), rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, None))
+/// The last layer of attention, on its residual.
+pub(crate) fn adapted_linear(dtype: DType, width: usize, rows: usize) -> Case {
+    let layer = projection(dtype, (width, width));
+    low_rank(width, rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, Some(&x[3])))
 }
 
-pub(crate) fn low_rank_linear(sizes: (usize, usize), rows: usize) -> Case {
-    low_rank(sizes, rows, |x| ops::low_rank_linear(&x[0], &x[1], &x[2], 1.0))
+/// A layer of attention's queries, keys and values.
+pub(crate) fn adapted_linear_without_bias(dtype: DType, width: usize, rows: usize) -> Case {
+    let layer = FrozenLinear::new(&weight(dtype, &[width, width]), None).unwrap();
+    low_rank(width, rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, None))
 }
 
-fn low_rank(
-    (inputs, outputs): (usize, usize),
-    rows: usize,
-    operation: impl Fn(&[Tensor]) -> Result<Tensor> + 'static,
-) -> Case {
-    let shape = format!("{inputs} to {outputs}, rank {RANK}, {rows} rows");
-    Case::new(shape, &[&[rows, inputs], &[RANK, inputs], &[outputs, RANK]], operation)
+pub(crate) fn low_rank_linear(width: usize, rows: usize) -> Case {
+    low_rank(width, rows, |x| ops::low_rank_linear(&x[0], &x[1], &x[2], 1.0))
+}
+
+/// Of rows, both factors and a residual.
+fn low_rank(width: usize, rows: usize, operation: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Case {
+    let shape = format!("{width} to {width}, rank {RANK}, {rows} rows");
+    Case::new(shape, &[&[rows, width], &[RANK, width], &[width, RANK], &[rows, width]], operation)
 }
 
 pub(crate) fn feed_forward(dtype: DType, width: usize, rows: usize) -> Case {

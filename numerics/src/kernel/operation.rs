@@ -40,8 +40,8 @@ pub(crate) trait Kernel1: Send + Sync + 'static {
 pub(crate) trait AddedKernel: Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// `residual + f(x)` and its shape; the residual has the shape of the result.
-    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<&[T]>) -> Result<(Vec<T>, Shape)>;
+    /// `residual + f(x)` and its shape. **Errors** for a residual of another shape.
+    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
     /// Gradient of `x`; that of the residual is the result's own.
     fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>>;
@@ -71,8 +71,8 @@ pub(crate) trait Kernel3: Send + Sync + 'static {
 pub(crate) trait AddedKernel2: Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// `residual + f(x, y)` and its shape; the residual has the shape of the result.
-    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: &[T]) -> Result<(Vec<T>, Shape)>;
+    /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)>;
 
     /// Gradients of `x` and `y`, which may be left empty where they are not wanted; that of the residual is the result's own.
     fn backward<T: Float>(
@@ -197,8 +197,7 @@ impl<K: AddedKernel> Added<K> {
     fn forward(&self, (x, layout): (&CpuStorage, &Layout), residual: Option<(&CpuStorage, &Layout)>) -> Forwarded {
         for_dtype!(dtype_of(x), K::NAME, T => {
             let residual = residual.map(|(storage, layout)| view::<T>(storage, layout)).transpose()?;
-            let (values, shape) = self.0.forward::<T>(view(x, layout)?, residual.map(|residual| residual.data))?;
-            residual.map_or(Ok(()), |residual| check_residual(K::NAME, &shape, residual.dims))?;
+            let (values, shape) = self.0.forward::<T>(view(x, layout)?, residual)?;
             Ok((own(values), shape))
         })
     }
@@ -257,13 +256,6 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
     }
 }
 
-fn check_residual(name: &str, shape: &Shape, residual: &[usize]) -> Result<()> {
-    if residual != shape.dims() {
-        candle_core::bail!("{name}: expected a residual {shape:?}, found {residual:?}");
-    }
-    Ok(())
-}
-
 impl<K: AddedKernel2> CustomOp3 for Added<K> {
     fn name(&self) -> &'static str {
         K::NAME
@@ -279,9 +271,7 @@ impl<K: AddedKernel2> CustomOp3 for Added<K> {
         l3: &Layout,
     ) -> Forwarded {
         for_dtype!(dtype_of(s1), K::NAME, T => {
-            let residual = view::<T>(s3, l3)?;
-            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?], residual.data)?;
-            check_residual(K::NAME, &shape, residual.dims)?;
+            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?], view(s3, l3)?)?;
             Ok((own(values), shape))
         })
     }

@@ -54,7 +54,8 @@ impl Kernel1 for FeedForward {
         let mut y = Vec::with_capacity(x.data.len());
         for (dims, data, residual) in pieces(&x, x.data) {
             let (wide, shape) = self.widen.forward(View { data, dims: &dims }, None)?;
-            y.extend(self.narrow.forward(View { data: &wide, dims: shape.dims() }, Some(residual))?.0);
+            let (wide, residual) = (View { data: &wide, dims: shape.dims() }, View { data: residual, dims: &dims });
+            y.extend(self.narrow.forward(wide, Some(residual))?.0);
         }
         Ok((y, x.dims.into()))
     }

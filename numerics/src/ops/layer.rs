@@ -176,14 +176,14 @@ pub(super) struct Layer<L, P> {
 impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
     const NAME: &'static str = P::NAME;
 
-    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<&[T]>) -> Result<(Vec<T>, Shape)> {
+    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
         let dims = self.lead.output(x.dims);
         let input = self.lead.forward(x)?;
         let bias = self.constants.bias.as_ref().map(lend::<T>).transpose()?;
         let shift = self.constants.shift.as_ref().map(lend::<T>).transpose()?;
-        let start = Start { bias: bias.as_deref(), shift: shift.as_deref(), residual };
         let shape = self.product.output(&dims)?;
-        check_residual(Self::NAME, &shape, residual)?;
+        let residual = fitting(Self::NAME, &shape, residual)?;
+        let start = Start { bias: bias.as_deref(), shift: shift.as_deref(), residual };
         Ok((self.product.forward(View { data: &input, dims: &dims }, start)?, shape))
     }
 
@@ -231,13 +231,27 @@ struct Adapted<P, U> {
 }
 
 impl<P: Product, U: LowRank> Adapted<P, U> {
-    fn forward_onto<T: Float>(&self, arguments: [View<'_, T>; 3], residual: Option<&[T]>) -> Result<(Vec<T>, Shape)> {
+    fn forward_onto<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        residual: Option<View<'_, T>>,
+    ) -> Result<(Vec<T>, Shape)> {
         let shape = self.product.output(arguments[0].dims)?;
-        check_residual(P::NAME, &shape, residual)?;
+        let residual = fitting(P::NAME, &shape, residual)?;
         let bias = self.bias.as_ref().map(lend::<T>).transpose()?;
         let mut y = self.product.forward(arguments[0], Start { bias: bias.as_deref(), shift: None, residual })?;
         self.update.add_to(arguments, &mut y)?;
         Ok((y, shape))
+    }
+
+    fn differentiate<T: Float>(
+        &self,
+        arguments: [View<'_, T>; 3],
+        grad: View<'_, T>,
+        wanted: Wanted,
+    ) -> Result<[Vec<T>; 3]> {
+        let dx = if wanted[0] { self.product.backward(arguments[0].dims, grad.data)? } else { Vec::new() };
+        self.update.backward(arguments, grad, wanted, dx)
     }
 }
 
@@ -255,8 +269,7 @@ impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
         grad: View<'_, T>,
         wanted: Wanted,
     ) -> Result<[Vec<T>; 3]> {
-        let dx = if wanted[0] { self.product.backward(arguments[0].dims, grad.data)? } else { Vec::new() };
-        self.update.backward(arguments, grad, wanted, dx)
+        self.differentiate(arguments, grad, wanted)
     }
 }
 
@@ -277,7 +290,7 @@ impl<P, U> AdaptedOnto<P, U> {
 impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     const NAME: &'static str = P::NAME;
 
-    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: &[T]) -> Result<(Vec<T>, Shape)> {
+    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)> {
         let [down, up] = self.factors(factors);
         self.layer.forward_onto([x, down, up], Some(residual))
     }
@@ -289,17 +302,18 @@ impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
         [of_x, of_factors]: [bool; 2],
     ) -> Result<[Vec<T>; 2]> {
         let [down, up] = self.factors(factors);
-        let dx = if of_x { self.layer.product.backward(x.dims, grad.data)? } else { Vec::new() };
-        let wanted = [of_x, of_factors, of_factors];
-        let [dx, mut d_down, d_up] = self.layer.update.backward([x, down, up], grad, wanted, dx)?;
+        let [dx, mut d_down, d_up] = self.layer.differentiate([x, down, up], grad, [of_x, of_factors, of_factors])?;
         d_down.extend(d_up);
         Ok([dx, d_down])
     }
 }
 
-fn check_residual<T>(name: &str, shape: &Shape, residual: Option<&[T]>) -> Result<()> {
-    if residual.is_some_and(|residual| residual.len() != shape.elem_count()) {
-        candle_core::bail!("{name}: expected a residual of the shape {shape:?}");
+/// The numbers of a residual for a result of this `shape`.
+fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
+    match residual {
+        Some(residual) if residual.dims != shape.dims() => {
+            candle_core::bail!("{name}: expected a residual {shape:?}, found {:?}", residual.dims)
+        }
+        residual => Ok(residual.map(|residual| residual.data)),
     }
-    Ok(())
 }

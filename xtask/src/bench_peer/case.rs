@@ -195,24 +195,19 @@ impl fmt::Display for Case {
 
 impl fmt::Display for Work {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Unet => "unet",
-            Self::Lora => "lora",
-            Self::Cat => "cat",
-            Self::Generate => "generate",
-            Self::Vae => "vae",
-            Self::Text => "text",
-        })
+        write_name(self, out)
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::F32 => "f32",
-            Self::Mixed => "mixed",
-        })
+        write_name(self, out)
     }
+}
+
+/// As the value stands on a command line.
+fn write_name(value: &impl ValueEnum, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    out.write_str(value.to_possible_value().as_ref().map_or("", |value| value.get_name()))
 }
 
 #[cfg(test)]

@@ -14,14 +14,9 @@ use crate::model::checkpoint::Pass;
 /// Latents and timesteps of some predictions, and what no prompt changes; see [`UNet::begin`].
 #[derive(Debug, Clone)]
 pub struct Beginning {
-    /// `[batch, in_channels, height, width]`.
-    latents: Tensor,
-    /// `[batch]`.
-    timesteps: Tensor,
-    /// `None` where an adapter changes it.
-    entry: Option<Entry>,
-    /// `None` where an adapter or an added condition changes it.
-    stem: Option<Stem>,
+    start: Start,
+    /// Whether no adapter changes anything before the first attention.
+    shared: bool,
 }
 
 /// Where predictions under one added condition begin; see [`UNet::start`].
@@ -32,17 +27,18 @@ pub struct Start {
     /// `[batch]`.
     pub(super) timesteps: Tensor,
     pub(super) added: Option<AddedCondition>,
+    entry: Entry,
     /// `None` where an adapter changes it.
     stem: Option<Stem>,
 }
 
-/// What sees neither the prompt nor what is added to it.
-#[derive(Debug, Clone)]
+/// What sees neither the prompt nor what is added to it; nothing where an adapter changes it.
+#[derive(Debug, Clone, Default)]
 struct Entry {
     /// The embedded timesteps: `[batch, width]`.
-    time: Tensor,
+    time: Option<Tensor>,
     /// After the first convolution.
-    map: Tensor,
+    map: Option<Tensor>,
 }
 
 /// What comes before the first attention.
@@ -56,6 +52,9 @@ pub(super) struct Stem {
     pub(super) begun: Tensor,
 }
 
+const TIME_EMBEDDING: &str = "unet.time_embedding";
+const CONV_IN: &str = "unet.conv_in";
+
 /// Sees activations by name.
 pub(super) type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
@@ -67,15 +66,17 @@ impl UNet {
     /// Those of [`predict`](Self::predict).
     pub fn begin(&self, latents: &Tensor, timesteps: &Tensor, adapters: &[&AdapterSet]) -> Result<Beginning> {
         self.check_latents(latents, timesteps)?;
-        let base = Pass { adapters: &AdapterSet::base(), recompute: &self.recompute };
-        let before = self.before_attention();
-        let touched = |path: &String| adapters.iter().any(|set| !set.parameters_under(path).is_empty());
-        let entry = (!before.iter().any(touched)).then(|| self.enter(latents, timesteps, base.adapters)).transpose()?;
-        let stem = match (&entry, &self.added_embedding) {
-            (Some(entry), None) => Some(self.stem(entry, None, base, &mut |_, _| {})?),
-            _ => None,
-        };
-        Ok(Beginning { latents: latents.clone(), timesteps: timesteps.clone(), entry, stem })
+        let base = AdapterSet::base();
+        let same = |path: &str| adapters.iter().all(|set| set.parameters_under(path).is_empty());
+        let time = same(TIME_EMBEDDING).then(|| self.time_embedding.forward(timesteps, &base)).transpose()?;
+        let map = same(CONV_IN).then(|| self.conv_in.forward(&latents.to_dtype(self.dtype)?, &base)).transpose()?;
+        let (latents, timesteps) = (latents.clone(), timesteps.clone());
+        let mut start = Start { latents, timesteps, added: None, entry: Entry { time, map }, stem: None };
+        let shared = self.before_attention().iter().all(|path| same(path));
+        if shared && self.added_embedding.is_none() {
+            start.stem = Some(self.stem_of(&start, self.base_pass(&base), &mut |_, _| {})?);
+        }
+        Ok(Beginning { start, shared })
     }
 
     /// Goes on under an added condition up to the first attention. Without one, as in all families but SDXL, everything is
@@ -84,49 +85,51 @@ impl UNet {
     /// # Errors
     /// [`crate::Error::InvalidInput`] for an added condition that does not fit, [`crate::Error::Tensor`] when memory is short.
     pub fn start(&self, beginning: &Beginning, added: Option<&AddedCondition>) -> Result<Start> {
-        let Beginning { latents, timesteps, entry, stem } = beginning;
-        self.check_added(latents, added)?;
-        let stem = match (stem, entry) {
-            (None, Some(entry)) => {
-                let base = Pass { adapters: &AdapterSet::base(), recompute: &self.recompute };
-                Some(self.stem(entry, added, base, &mut |_, _| {})?)
-            }
-            _ => stem.clone(),
-        };
-        Ok(Start { latents: latents.clone(), timesteps: timesteps.clone(), added: added.cloned(), stem })
-    }
-
-    /// From the start of a prediction to its first attention, unless that is known.
-    pub(super) fn stem_of(&self, start: &Start, pass: Pass<'_>, observe: Observer<'_>) -> TensorResult<Stem> {
-        match &start.stem {
-            Some(stem) => Ok(stem.clone()),
-            None => {
-                let entry = self.enter(&start.latents, &start.timesteps, pass.adapters)?;
-                self.stem(&entry, start.added.as_ref(), pass, observe)
-            }
+        let mut start = Start { added: added.cloned(), ..beginning.start.clone() };
+        self.check_added(&start.latents, added)?;
+        if beginning.shared && start.stem.is_none() {
+            start.stem = Some(self.stem_of(&start, self.base_pass(&AdapterSet::base()), &mut |_, _| {})?);
         }
+        Ok(start)
     }
 
-    fn enter(&self, latents: &Tensor, timesteps: &Tensor, adapters: &AdapterSet) -> TensorResult<Entry> {
-        let time = self.time_embedding.forward(timesteps, adapters)?;
-        Ok(Entry { time, map: self.conv_in.forward(&latents.to_dtype(self.dtype)?, adapters)? })
+    fn base_pass<'a>(&'a self, base: &'a AdapterSet) -> Pass<'a> {
+        Pass { adapters: base, recompute: &self.recompute }
     }
 
-    fn stem(
+    /// From the start of a prediction to its first attention, as far as that is not known.
+    pub(super) fn stem_of(&self, start: &Start, pass: Pass<'_>, observe: Observer<'_>) -> TensorResult<Stem> {
+        let Start { latents, timesteps, added, entry, stem } = start;
+        if let Some(stem) = stem {
+            return Ok(stem.clone());
+        }
+        let time = match &entry.time {
+            Some(time) => time.clone(),
+            None => self.time_embedding.forward(timesteps, pass.adapters)?,
+        };
+        let map = match &entry.map {
+            Some(map) => map.clone(),
+            None => self.conv_in.forward(&latents.to_dtype(self.dtype)?, pass.adapters)?,
+        };
+        observe("time_embedding", &time);
+        observe("conv_in", &map);
+        let time = match (&self.added_embedding, added) {
+            (Some(embedding), Some(added)) => (time + embedding.forward(added, pass.adapters)?)?,
+            _ => time,
+        };
+        self.to_the_first_attention(&time, map, pass, observe)
+    }
+
+    /// From the embedded timesteps and what is added to them, and the map after the first convolution.
+    fn to_the_first_attention(
         &self,
-        entry: &Entry,
-        added: Option<&AddedCondition>,
+        time: &Tensor,
+        map: Tensor,
         pass: Pass<'_>,
         observe: Observer<'_>,
     ) -> TensorResult<Stem> {
-        observe("time_embedding", &entry.time);
-        observe("conv_in", &entry.map);
-        let time = match (&self.added_embedding, added) {
-            (Some(embedding), Some(added)) => (&entry.time + embedding.forward(added, pass.adapters)?)?,
-            _ => entry.time.clone(),
-        };
-        let time = silu(&time)?;
-        let (mut x, mut skips) = (entry.map.clone(), vec![entry.map.clone()]);
+        let time = silu(time)?;
+        let (mut x, mut skips) = (map.clone(), vec![map]);
         let (before, rest) = self.down.split_at(self.first_attention());
         for (index, level) in before.iter().enumerate() {
             let guidance = Guidance { time: &time, prompt: Prompt::Unseen, pass };
@@ -146,7 +149,7 @@ impl UNet {
     /// Modules that are passed before the first attention.
     fn before_attention(&self) -> Vec<String> {
         let level = self.first_attention();
-        let mut paths = ["unet.time_embedding", "unet.add_embedding", "unet.conv_in"].map(String::from).to_vec();
+        let mut paths = [TIME_EMBEDDING, "unet.add_embedding", CONV_IN].map(String::from).to_vec();
         paths.extend((0..level).map(|level| format!("unet.down_blocks.{level}")));
         paths.push(format!("unet.down_blocks.{level}.resnets.0"));
         paths
@@ -169,7 +172,8 @@ impl UNet {
 impl Start {
     /// A prediction of which nothing is known yet.
     pub(super) fn fresh(latents: &Tensor, timesteps: &Tensor, added: Option<&AddedCondition>) -> Self {
-        Self { latents: latents.clone(), timesteps: timesteps.clone(), added: added.cloned(), stem: None }
+        let (latents, timesteps) = (latents.clone(), timesteps.clone());
+        Self { latents, timesteps, added: added.cloned(), entry: Entry::default(), stem: None }
     }
 
     /// The rows of both, those of `self` first; both are of one [`Beginning`].
@@ -181,32 +185,37 @@ impl Start {
             (Some(one), Some(other)) => Some(AddedCondition::cat(&[one, other])?),
             _ => None,
         };
-        let stem = match (&self.stem, &other.stem) {
-            (Some(one), Some(other)) => Some(one.before(other)?),
-            _ => None,
-        };
-        let join = |one: &Tensor, other: &Tensor| Tensor::cat(&[one, other], 0);
+        let stem = self.stem.as_ref().zip(other.stem.as_ref());
         Ok(Self {
-            latents: join(&self.latents, &other.latents)?,
-            timesteps: join(&self.timesteps, &other.timesteps)?,
+            latents: joined(&self.latents, &other.latents)?,
+            timesteps: joined(&self.timesteps, &other.timesteps)?,
             added,
-            stem,
+            entry: self.entry.before(&other.entry)?,
+            stem: stem.map(|(one, other)| one.before(other)).transpose()?,
         })
+    }
+}
+
+impl Entry {
+    fn before(&self, other: &Self) -> TensorResult<Self> {
+        let join = |one: &Option<Tensor>, other: &Option<Tensor>| {
+            one.as_ref().zip(other.as_ref()).map(|(one, other)| joined(one, other)).transpose()
+        };
+        Ok(Self { time: join(&self.time, &other.time)?, map: join(&self.map, &other.map)? })
     }
 }
 
 impl Stem {
     fn before(&self, other: &Self) -> TensorResult<Self> {
-        let join = |one: &Tensor, other: &Tensor| Tensor::cat(&[one, other], 0);
+        let skips = self.skips.iter().zip(&other.skips).map(|(one, other)| joined(one, other));
         Ok(Self {
-            time: join(&self.time, &other.time)?,
-            skips: self
-                .skips
-                .iter()
-                .zip(&other.skips)
-                .map(|(one, other)| join(one, other))
-                .collect::<TensorResult<_>>()?,
-            begun: join(&self.begun, &other.begun)?,
+            time: joined(&self.time, &other.time)?,
+            skips: skips.collect::<TensorResult<_>>()?,
+            begun: joined(&self.begun, &other.begun)?,
         })
     }
+}
+
+fn joined(one: &Tensor, other: &Tensor) -> TensorResult<Tensor> {
+    Tensor::cat(&[one, other], 0)
 }
