@@ -70,7 +70,7 @@ impl Footprint {
     /// Of one step on a UNet of this configuration.
     pub fn of_step(config: &UNetConfig, sizes: &StepSizes) -> Self {
         let cells = sizes.latent.0 * sizes.latent.1;
-        let together = sizes.cat && conditions_together(sizes.batch * cells);
+        let together = sizes.cat && conditions_together(sizes.batch * cells, config.levels[0].channels);
         let mut walk = Walk {
             config,
             sizes,

@@ -63,14 +63,15 @@ pub(crate) struct DenoisingAndCat {
     pub(crate) noise_pred_base: Tensor,
 }
 
-/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch.
-pub(crate) fn conditions_together(cells: usize) -> bool {
-    cells <= TOGETHER
+/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch and a UNet of
+/// these `channels` on its finest level.
+pub(crate) fn conditions_together(cells: usize, channels: usize) -> bool {
+    cells * channels <= TOGETHER
 }
 
-/// Up to so many cells of latents, both adapted conditions go through the model as one batch: smaller products leave the
-/// processor idle between them. Beyond, their activations would cost more memory than the time is worth.
-const TOGETHER: usize = 2048;
+/// Up to so many numbers in a map of the finest level, both adapted conditions go through the model as one batch: smaller
+/// products leave the processor idle between them. Beyond it takes longer (docs/cat-sharing.md), and more memory.
+const TOGETHER: usize = 2048 * 64;
 
 impl Objective<'_> {
     /// Denoising of `batch` under its own captions, and its gradient times `weight`.
@@ -107,7 +108,8 @@ impl Objective<'_> {
         };
         let predictions = Predictions { batch, start, target, start_without, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
-        let ([denoising, cat], gradients) = match conditions_together(batches * height * width) {
+        let channels = self.unet.config().levels[0].channels;
+        let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
             true => self.together(&predictions, weight, cat_weight)?,
             false => self.one_after_the_other(&predictions, weight, cat_weight)?,
         };
