@@ -128,17 +128,12 @@ impl std::fmt::Display for Memory {
 impl Memory {
     /// The blocks that are computed twice, a line for each level of the UNet.
     fn levels(&self) -> String {
-        let blocks = self.blocks_computed_twice.iter().map(|path| level_and_block(path));
-        let mut lines: Vec<String> = Vec::new();
-        let mut last = "";
-        for (level, block) in blocks {
-            match lines.last_mut() {
-                Some(line) if level == last => line.extend([", ", block]),
-                _ => lines.push(format!("\n          {level}: {block}")),
-            }
-            last = level;
-        }
-        lines.concat()
+        let levels = self.blocks_computed_twice.chunk_by(|a, b| level_and_block(a).0 == level_and_block(b).0);
+        let line = |paths: &[String]| {
+            let blocks: Vec<&str> = paths.iter().map(|path| level_and_block(path).1).collect();
+            format!("\n          {}: {}", level_and_block(&paths[0]).0, blocks.join(", "))
+        };
+        levels.map(line).collect()
     }
 }
 

@@ -291,9 +291,7 @@ impl<K: AddedKernel2> CustomOp3 for Added<K> {
             self.0.backward(arguments, see(&grad_data, &grad), wanted)?.map(own)
         });
         spent(y)?;
-        let give =
-            |position: usize, values, like: &Tensor| wanted[position].then(|| tensor(values, like.shape())).transpose();
-        Ok((give(0, dx, x)?, give(1, d_other, other)?, residual.track_op().then_some(grad)))
+        Ok((given(wanted[0], dx, x)?, given(wanted[1], d_other, other)?, residual.track_op().then_some(grad)))
     }
 }
 
@@ -334,10 +332,13 @@ impl<K: Kernel3> CustomOp3 for Node<K> {
             gradients.map(own)
         });
         spent(y)?;
-        let give =
-            |position: usize, values, like: &Tensor| wanted[position].then(|| tensor(values, like.shape())).transpose();
-        Ok((give(0, da, a)?, give(1, db, b)?, give(2, dc, c)?))
+        Ok((given(wanted[0], da, a)?, given(wanted[1], db, b)?, given(wanted[2], dc, c)?))
     }
+}
+
+/// The gradient of an argument, if it is wanted.
+fn given(wanted: bool, values: CpuStorage, like: &Tensor) -> Result<Option<Tensor>> {
+    wanted.then(|| tensor(values, like.shape())).transpose()
 }
 
 fn dtype_of(storage: &CpuStorage) -> DType {

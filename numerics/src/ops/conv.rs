@@ -8,7 +8,7 @@ use super::composed::widened;
 use super::elsewhere;
 use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
-use super::linear::{check_bias, computes_here, stored};
+use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
 use crate::kernel::{Convolution, Float, Job, OnImages, Order, Start, View, lend};
@@ -78,7 +78,7 @@ impl FrozenConv2d {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let Convolution { stride, padding, .. } = self.sizes;
-        if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
+        if !computes_adapted_here(&self.weight, [x, down, up]) {
             let layer = self.forward_around(x, None, Around { prelude: None, residual })?;
             return layer + low_rank_conv2d(x, down, up, scale, stride, padding)?;
         }

@@ -70,7 +70,7 @@ impl FrozenLinear {
         scale: f64,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        if !computes_here(&self.weight, x) || down.dtype() != x.dtype() || up.dtype() != x.dtype() {
+        if !computes_adapted_here(&self.weight, [x, down, up]) {
             return self.forward_around(x, Around { prelude: None, residual })? + low_rank_linear(x, down, up, scale)?;
         }
         check_low_rank(x, down, up)?;
@@ -146,6 +146,11 @@ pub(super) fn check_bias(what: &str, bias: Option<&Tensor>, out: usize) -> Resul
 /// Whether a layer's own kernels take `x` as it is.
 pub(super) fn computes_here(weight: &Frozen, x: &Tensor) -> bool {
     !matches!(weight, Frozen::Elsewhere(_)) && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+/// The same of the layer and a low-rank update as one node.
+pub(super) fn computes_adapted_here(weight: &Frozen, [x, down, up]: [&Tensor; 3]) -> bool {
+    computes_here(weight, x) && down.dtype() == x.dtype() && up.dtype() == x.dtype()
 }
 
 #[derive(Clone)]

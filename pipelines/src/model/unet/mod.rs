@@ -179,7 +179,7 @@ impl UNet {
 
     /// Whether the model makes the same keys and values of every prompt under `adapters` as without them.
     pub fn reads_prompts_as_the_base(&self, adapters: &AdapterSet) -> bool {
-        self.prompt_readers().all(|reader| adapters.parameters_under(&reader.path).is_empty())
+        !self.prompt_readers().any(|reader| adapters.reaches(&reader.path))
     }
 
     fn run(

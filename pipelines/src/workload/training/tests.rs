@@ -31,6 +31,12 @@ impl TrainingStep {
         self.without_trigger.as_ref().unwrap()
     }
 
+    /// Values of both terms and their gradient as training computes them.
+    fn shared(&self) -> DenoisingAndCat {
+        let adapters = AdapterSet::single(&self.adapter, 1.0);
+        self.objective(&adapters).denoising_and_cat(&self.batch, self.target(), WEIGHT, CAT_WEIGHT).unwrap()
+    }
+
     /// Values of both terms and their gradient, with nothing shared between the passes.
     fn by_definition(&self) -> ([Vec<f64>; 2], Gradients) {
         let Batch { latents, noise, timesteps, condition, .. } = &self.batch;
@@ -53,8 +59,7 @@ impl TrainingStep {
 
 fn assert_is_the_definition(model: &str, latent: usize, batch: usize) {
     let step = step(model, latent, batch);
-    let adapters = AdapterSet::single(&step.adapter, 1.0);
-    let shared = step.objective(&adapters).denoising_and_cat(&step.batch, step.target(), WEIGHT, CAT_WEIGHT).unwrap();
+    let shared = step.shared();
     let ([denoising, cat], gradients) = step.by_definition();
     let what = |part: &str| format!("{part} of {model}, {batch} x {latent} x {latent}");
     assert!(cat.iter().all(|value| *value > 1e-6), "the adapter changes nothing: {cat:?}");
@@ -95,14 +100,10 @@ fn too_many_together(model: &str, latent: usize) -> usize {
 #[test]
 fn a_known_prediction_of_the_base_changes_no_bit() {
     let mut step = step("tiny-sd1", 16, 1);
-    let adapters = AdapterSet::single(&step.adapter, 1.0);
-    let run = |step: &TrainingStep| {
-        step.objective(&adapters).denoising_and_cat(&step.batch, step.target(), WEIGHT, CAT_WEIGHT).unwrap()
-    };
-    let fresh = run(&step);
+    let fresh = step.shared();
     assert!(!fresh.noise_pred_base.track_op(), "the base keeps no graph");
     step.without_trigger.as_mut().unwrap().noise_pred_base = Some(fresh.noise_pred_base.clone());
-    let known = run(&step);
+    let known = step.shared();
     assert_same_bits(&known, &fresh);
 }
 
@@ -124,17 +125,13 @@ fn known_keys_of_prompts_change_no_bit_where_the_adapter_leaves_those_layers_alo
         for (_, parameter) in step.parameters.iter() {
             parameter.set(&(parameter.as_tensor() + 0.01).unwrap()).unwrap();
         }
-        let adapters = AdapterSet::single(&step.adapter, 1.0);
-        assert!(step.unet.reads_prompts_as_the_base(&adapters));
+        assert!(step.unet.reads_prompts_as_the_base(&AdapterSet::single(&step.adapter, 1.0)));
         step.without_trigger.as_mut().unwrap().keys = None;
-        let run = |step: &TrainingStep| {
-            step.objective(&adapters).denoising_and_cat(&step.batch, step.target(), WEIGHT, CAT_WEIGHT).unwrap()
-        };
-        let fresh = run(&step);
+        let fresh = step.shared();
         let keys = |context| Some(step.unet.prompt_keys(context, &AdapterSet::base()).unwrap());
         step.batch.keys = keys(&step.batch.condition.context);
         step.without_trigger.as_mut().unwrap().keys = keys(&step.target().condition.context);
-        assert_same_bits(&run(&step), &fresh);
+        assert_same_bits(&step.shared(), &fresh);
     }
 }
 
