@@ -11,16 +11,14 @@
 pub mod atomic;
 pub mod ema;
 mod error;
-mod kernel;
 pub mod linalg;
 pub mod noise;
 pub mod ops;
 pub mod optim;
 pub mod params;
-pub mod processor;
 pub mod schedule;
 pub mod stats;
 pub mod tensor_file;
-pub mod work;
 
+pub use catelier_kernels::{processor, work};
 pub use error::{Error, Result};

@@ -7,7 +7,7 @@ use candle_core::{Result, Shape, Tensor};
 use super::composed::widened;
 use super::elsewhere;
 use super::layer::Leading;
-use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
+use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
 ///

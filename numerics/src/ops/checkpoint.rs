@@ -8,7 +8,7 @@ use candle_core::{
 };
 
 use super::prepared::Prepared;
-use crate::kernel::{backward, spent};
+use catelier_kernels::{backward, spent};
 
 /// A stretch of computation, `(inputs, parameters) -> output`.
 ///

@@ -11,7 +11,7 @@ use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
-use crate::kernel::{Convolution, Float, Job, OnImages, Order, Start, View, lend};
+use catelier_kernels::{Convolution, Float, Job, OnImages, Order, Start, View, lend};
 
 /// A convolution that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]

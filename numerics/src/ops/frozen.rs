@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
-use crate::kernel::{
+use catelier_kernels::{
     Field, Float, Frame, Job, KEPT_TURNED, Packed, Start, has_bf16_instructions, has_wide_vectors, lend, pays,
     scratch_bytes, sweep, winograd, winograd_bytes,
 };

@@ -9,7 +9,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::Geglu;
 use super::norm::{FrozenGroupNorm, FrozenLayerNorm};
-use crate::kernel::{
+use catelier_kernels::{
     AddedKernel, AddedKernel2, Float, Kernel1, Kernel3, Start, View, Wanted, apply_added, apply_added2, apply3, lend,
 };
 

@@ -10,7 +10,7 @@ use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
-use crate::kernel::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
+use catelier_kernels::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
 
 /// A linear layer that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]

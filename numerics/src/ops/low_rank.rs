@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::conv::{check_channels, taps_first};
 use super::elsewhere;
 use super::layer::LowRank;
-use crate::kernel::{
+use catelier_kernels::{
     Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply, multiply_in_cache,
 };
 

@@ -31,4 +31,4 @@ pub use softmax::softmax;
 pub use turned::{map_to_tokens, tokens_to_map};
 pub use upsample::upsample_nearest;
 
-pub use crate::kernel::backward;
+pub use catelier_kernels::backward;

@@ -10,7 +10,7 @@ use super::composed::widened;
 use super::elsewhere::{self, Curve};
 use super::layer::Leading;
 use super::linear::stored;
-use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
+use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
 
 /// Layer normalisation over the last dimension that is not trained.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, Error, Layout, MetalStorage, Result, Shape, Storage, Tensor,
 };
 
-use crate::kernel::Wanted;
+use catelier_kernels::Wanted;
 
 /// A value waiting to become the result of a node.
 pub(super) struct Prepared {

@@ -4,7 +4,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::on_processor;
 use super::elsewhere;
-use crate::kernel::{
+use catelier_kernels::{
     Float, Kernel1, Loop, Simd, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized,
 };
 

@@ -6,7 +6,7 @@ use super::conv::FrozenConv2d;
 use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Product, frozen_layer};
 use super::linear::FrozenLinear;
-use crate::kernel::{Float, Frame, Job, Order, Start, View, Window};
+use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
 
 impl FrozenLinear {
     /// The layer over the pixels of `x: [batch, in, height, width]`, as tokens `[batch, height · width, out]`.

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::kernel::{Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded};
+use catelier_kernels::{
+    Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded,
+};
 
 /// Keys whose values are mixed before the next are read, so that they stay in the cache.
 pub(super) const KEYS: usize = 512;

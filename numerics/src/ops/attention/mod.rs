@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::elsewhere;
 use super::softmax::Exponentials;
-use crate::kernel::{
+use catelier_kernels::{
     Float, Kernel3, Loop, Matrix, MatrixMut, Simd, Update, View, Wanted, apply3, has_bf16_instructions,
     sum_of_products, vectorized,
 };

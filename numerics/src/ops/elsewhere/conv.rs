@@ -3,8 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::product;
-use crate::kernel::Convolution;
-use crate::work::count_product;
+use catelier_kernels::Convolution;
+use catelier_kernels::work::count_product;
 
 /// Cross-correlation without a backward pass; shapes as in [`super::composed::conv2d`].
 pub(in super::super) fn conv2d(

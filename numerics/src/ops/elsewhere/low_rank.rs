@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::super::prepared::{Backward3, with_backward3};
 use super::conv::{conv2d, input_gradient, turned, weight_gradient};
 use super::linear;
-use crate::kernel::{Convolution, Wanted};
+use catelier_kernels::{Convolution, Wanted};
 
 /// `scale · (x · downᵀ) · upᵀ`; shapes as in [`super::composed::low_rank_linear`], one element type.
 pub(in super::super) fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {

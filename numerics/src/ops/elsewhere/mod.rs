@@ -21,7 +21,7 @@ pub(super) use low_rank::{low_rank_conv2d, low_rank_linear};
 pub(super) use norm::{group_norm, layer_norm};
 
 use super::composed;
-use crate::work::count_product;
+use catelier_kernels::work::count_product;
 
 /// As f32 if it is in half precision.
 pub(super) fn wide(x: &Tensor) -> Result<Tensor> {

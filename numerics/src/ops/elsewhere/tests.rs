@@ -6,8 +6,8 @@ use proptest::test_runner::TestCaseError;
 
 use super::super::{self as ops, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
 use super::attention::{Blocks, in_blocks};
-use crate::kernel::Convolution;
 use crate::noise::{Noise, Stream};
+use catelier_kernels::Convolution;
 
 type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 type Verdict = std::result::Result<(), TestCaseError>;

@@ -12,44 +12,49 @@ use crate::work::count_product;
 
 /// Which pixels each result sums over.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
+pub struct Window {
     /// Height and width in taps.
-    pub(crate) kernel: (usize, usize),
-    pub(crate) stride: usize,
+    pub kernel: (usize, usize),
+    /// Pixels from one window to the next, in both directions.
+    pub stride: usize,
     /// Height and width of the result.
-    pub(crate) output: (usize, usize),
+    pub output: (usize, usize),
 }
 
 impl Window {
     /// Every pixel by itself, for tokens.
-    pub(crate) fn single(rows: usize) -> Self {
+    pub fn single(rows: usize) -> Self {
         Self { kernel: (1, 1), stride: 1, output: (1, rows) }
     }
 }
 
 /// What is summed over a field with a weight.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Job<'a> {
-    pub(crate) window: Window,
-    pub(crate) direction: Direction,
-    pub(crate) start: Start<'a, f32>,
-    pub(crate) order: Order,
+pub struct Job<'a> {
+    /// Which pixels each result sums over.
+    pub window: Window,
+    /// Whether the weight is taken as it is or transposed.
+    pub direction: Direction,
+    /// What the sums are added to.
+    pub start: Start<'a, f32>,
+    /// How the results lie in memory.
+    pub order: Order,
 }
 
 impl<'a> Job<'a> {
     /// The product with the weight as it is.
-    pub(crate) fn forward(window: Window, start: Start<'a, f32>, order: Order) -> Self {
+    pub fn forward(window: Window, start: Start<'a, f32>, order: Order) -> Self {
         Self { window, direction: Direction::Forward, start, order }
     }
 
     /// The gradient of the input.
-    pub(crate) fn backward(window: Window, order: Order) -> Self {
+    pub fn backward(window: Window, order: Order) -> Self {
         Self { window, direction: Direction::Backward, start: Start::ZERO, order }
     }
 }
 
 /// `y = start + Σ taps weight · field`.
-pub(crate) fn sweep<E: Element>(field: &Field<'_, E>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
+pub fn sweep<E: Element>(field: &Field<'_, E>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
     let (window, (channels, inner)) = (job.window, weight.sizes(job.direction));
     let pixels = field.batch * window.output.0 * window.output.1;
     if pixels * channels == 0 {
@@ -178,9 +183,9 @@ impl<'a, E: Element> Work<'a, E> {
         let walk = Walk { pitch: stride * channels, taps: &self.taps, channels, add: false };
         assert!(panels.iter().all(|panel| panel.len() == self.panel_len()), "size of the panels");
         let (x, panels) = (self.field.data[start..].as_ptr(), panels.map(Panel::as_ptr));
-        // SAFETY: panels are only made where their instructions exist. The last pixel's last tap lies inside the field,
-        // because `new` asserted that the window does for every output and that the field has its full size; the
-        // panels' size was asserted above, and they are aligned.
+        // SAFETY: the field and the panels were made where their instructions exist, as their constructors assert. The last
+        // pixel's last tap lies inside the field, because `new` asserted that the window does for every output and that the
+        // field has its full size; the panels' size was asserted above, and they are aligned.
         unsafe { tile::<E, P>(columns.len(), x, walk, panels, sums) }
     }
 }

@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::vectors::turn;
 use super::{Job, PANEL, Window};
-use crate::kernel::transform::SIDE as TILE;
+use crate::transform::SIDE as TILE;
 
 /// How results lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub enum Order {
     /// `[batch, height, width, channels]`.
     Tokens,
     /// `[batch, channels, height, width]`.
@@ -19,18 +19,18 @@ pub(crate) enum Order {
 
 /// What a product is added to, in this order.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Start<'a, T> {
+pub struct Start<'a, T> {
     /// One number for each channel of the result.
-    pub(crate) bias: Option<&'a [T]>,
+    pub bias: Option<&'a [T]>,
     /// `[batch, channels]`: one number for each channel of each sample.
-    pub(crate) shift: Option<&'a [T]>,
+    pub shift: Option<&'a [T]>,
     /// Numbers in the order of the result.
-    pub(crate) residual: Option<&'a [T]>,
+    pub residual: Option<&'a [T]>,
 }
 
 impl<T> Start<'_, T> {
     /// Nothing.
-    pub(crate) const ZERO: Self = Self { bias: None, shift: None, residual: None };
+    pub const ZERO: Self = Self { bias: None, shift: None, residual: None };
 }
 
 /// A result of `channels` for each pixel of `size` (height, width).
@@ -101,7 +101,7 @@ impl<'a> Output<'a> {
             for (row, pixel) in square.iter_mut().zip(pixels) {
                 row.copy_from_slice(&pixel[first % PANEL..][..TILE * TILE]);
             }
-            // SAFETY: results of panels are only made where these instructions exist.
+            // SAFETY: results come from panels, and `Packed::new` has asserted that these instructions exist.
             unsafe { turn(&square, &mut turned) }
             for (channel, pixels) in (first..self.channels).zip(&turned) {
                 for (line, sums) in pixels.as_chunks::<TILE>().0.iter().enumerate() {

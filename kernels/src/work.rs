@@ -11,6 +11,6 @@ pub fn flops() -> u64 {
 }
 
 /// Notes a product of `rows × inner` by `inner × columns`.
-pub(crate) fn count_product(rows: usize, columns: usize, inner: usize) {
+pub fn count_product(rows: usize, columns: usize, inner: usize) {
     FLOPS.fetch_add(2 * (rows * columns * inner) as u64, Ordering::Relaxed);
 }

@@ -16,12 +16,12 @@ pub enum Kernels {
 
 /// The kernels that layers made now will use.
 pub fn kernels() -> Kernels {
-    if crate::kernel::has_wide_vectors() { Kernels::Wide } else { Kernels::Portable }
+    if crate::has_wide_vectors() { Kernels::Wide } else { Kernels::Portable }
 }
 
 /// Whether weights of bf16 are multiplied as they are; they are widened to f32 otherwise.
 pub fn multiplies_bf16() -> bool {
-    crate::kernel::has_bf16_instructions()
+    crate::has_bf16_instructions()
 }
 
 /// From now on the portable kernels are used even where the processor could do better, or no longer.
@@ -33,7 +33,6 @@ pub fn use_portable_kernels(portable: bool) {
 }
 
 /// Whether wider instructions are to be left alone.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(crate) fn is_portable_only() -> bool {
     PORTABLE_ONLY.load(Ordering::Relaxed)
 }

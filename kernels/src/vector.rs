@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-pub(crate) use pulp::Simd;
+pub use pulp::Simd;
 use rayon::prelude::*;
 
 use super::Float;
@@ -16,7 +16,8 @@ const BLOCK: usize = 1024;
 
 /// A loop over slices, named by a type: a function or closure as an argument may be left out of line by the compiler, and
 /// then runs with the narrowest instructions.
-pub(crate) trait Loop<A> {
+pub trait Loop<A> {
+    /// The result of the loop.
     type Output;
 
     /// The loop in the instructions of `simd`. Must be marked `#[inline(always)]`, and so must all that it calls.
@@ -25,7 +26,7 @@ pub(crate) trait Loop<A> {
 
 /// Runs the loop `L`, compiled for the widest vector instructions the processor has.
 #[inline(always)]
-pub(crate) fn vectorized<L: Loop<A>, A>(arguments: A) -> L::Output {
+pub fn vectorized<L: Loop<A>, A>(arguments: A) -> L::Output {
     pulp::Arch::new().dispatch(Call::<L, A> { arguments, body: PhantomData })
 }
 
@@ -45,7 +46,7 @@ impl<A, L: Loop<A>> pulp::WithSimd for Call<L, A> {
 
 /// `f(first row, rows)` over pieces of a new matrix of `rows` rows of `width`, about [`CHUNK`] elements at a time.
 /// Element-wise loops are those over rows of width 1.
-pub(crate) fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+pub fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut y = vec![T::ZERO; rows * width];
     if y.is_empty() {
         return y;
@@ -57,13 +58,13 @@ pub(crate) fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &m
 
 /// `Σ term(xᵢ)` in f64, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
+pub fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
     sum_of_products(x, x, |x, _| term(x))
 }
 
 /// `Σ term(xᵢ, yᵢ)` in f64, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
+pub fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
     // A loop: the functions behind an iterator's `sum` may stay out of line, like closures.
     let mut total = 0.0;
     for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
@@ -74,7 +75,7 @@ pub(crate) fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) ->
 
 /// Replaces every `x` by `value(x)`; returns their sum in f64, in a fixed order.
 #[inline(always)]
-pub(crate) fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> f64 {
+pub fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> f64 {
     let mut total = 0.0;
     for block in x.chunks_mut(BLOCK) {
         let mut lanes = [T::ZERO; LANES];
@@ -96,7 +97,7 @@ pub(crate) fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> 
 
 /// The largest element that is not NaN; minus infinity if there is none.
 #[inline(always)]
-pub(crate) fn largest<T: Float>(x: &[T]) -> T {
+pub fn largest<T: Float>(x: &[T]) -> T {
     let mut lanes = [T::NEG_INFINITY; LANES];
     let (x, rest) = x.as_chunks::<LANES>();
     for x in x {

@@ -1,4 +1,4 @@
-//! The inner loops in the processor's own instructions, and whether it has them.
+//! The inner loops in the CPU's own instructions, and whether it has them.
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -17,17 +17,15 @@ mod x86 {
     use super::super::PANEL;
     use super::super::element::{Tile, Walk};
     use super::super::strip::{Rows, Style};
-    use crate::processor::is_portable_only;
 
-    /// Whether the processor multiplies vectors of sixteen f32, and is to do so.
-    pub(crate) fn has_wide_vectors() -> bool {
-        is_x86_feature_detected!("avx512f") && !is_portable_only()
+    /// Whether the CPU multiplies vectors of sixteen f32, and moves vectors of 32 halves.
+    pub(crate) fn detects_wide_vectors() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
     }
 
-    /// Whether it also multiplies pairs of bf16.
-    pub(crate) fn has_bf16_instructions() -> bool {
-        let others = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
-        has_wide_vectors() && others && is_x86_feature_detected!("avx512bf16")
+    /// Whether the CPU also multiplies pairs of bf16.
+    pub(crate) fn detects_bf16_instructions() -> bool {
+        detects_wide_vectors() && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16")
     }
 
     #[expect(unsafe_code, reason = "the conversion instruction")]
@@ -419,11 +417,11 @@ mod none {
     use super::super::element::{Tile, Walk};
     use super::super::strip::{Rows, Style};
 
-    pub(crate) fn has_wide_vectors() -> bool {
+    pub(crate) fn detects_wide_vectors() -> bool {
         false
     }
 
-    pub(crate) fn has_bf16_instructions() -> bool {
+    pub(crate) fn detects_bf16_instructions() -> bool {
         false
     }
 
@@ -456,3 +454,16 @@ mod none {
 pub(crate) use none::*;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::*;
+
+use crate::processor::is_portable_only;
+
+/// Whether the CPU multiplies vectors of sixteen f32, and is meant to: not after
+/// [`use_portable_kernels`](crate::processor::use_portable_kernels).
+pub fn has_wide_vectors() -> bool {
+    detects_wide_vectors() && !is_portable_only()
+}
+
+/// Whether the CPU also multiplies pairs of bf16, and is meant to.
+pub fn has_bf16_instructions() -> bool {
+    detects_bf16_instructions() && !is_portable_only()
+}

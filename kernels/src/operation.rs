@@ -12,21 +12,24 @@ use super::{Float, spent};
 
 /// A contiguous tensor as a kernel sees it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a, T> {
-    pub(crate) data: &'a [T],
-    pub(crate) dims: &'a [usize],
+pub struct View<'a, T> {
+    /// The elements, the last dimension fastest.
+    pub data: &'a [T],
+    /// The dimensions.
+    pub dims: &'a [usize],
 }
 
 impl<T> View<'_, T> {
     /// Size of the last dimension (1 for a scalar), and how many there are of them.
-    pub(crate) fn rows(&self) -> (usize, usize) {
+    pub fn rows(&self) -> (usize, usize) {
         let width = self.dims.last().copied().unwrap_or(1);
         (self.dims.iter().rev().skip(1).product(), width)
     }
 }
 
 /// A differentiable function of one tensor. What it keeps as fields is constant: never in the graph, never differentiated.
-pub(crate) trait Kernel1: Send + Sync + 'static {
+pub trait Kernel1: Send + Sync + 'static {
+    /// Name of the node, for errors.
     const NAME: &'static str;
 
     /// The result and its shape.
@@ -37,7 +40,8 @@ pub(crate) trait Kernel1: Send + Sync + 'static {
 }
 
 /// A differentiable function of one tensor that adds its result to a second one, the residual, if there is one.
-pub(crate) trait AddedKernel: Send + Sync + 'static {
+pub trait AddedKernel: Send + Sync + 'static {
+    /// Name of the node, for errors.
     const NAME: &'static str;
 
     /// `residual + f(x)` and its shape. **Errors** for a residual of another shape.
@@ -48,10 +52,11 @@ pub(crate) trait AddedKernel: Send + Sync + 'static {
 }
 
 /// Which of three arguments need a gradient.
-pub(crate) type Wanted = [bool; 3];
+pub type Wanted = [bool; 3];
 
 /// A differentiable function of three tensors.
-pub(crate) trait Kernel3: Send + Sync + 'static {
+pub trait Kernel3: Send + Sync + 'static {
+    /// Name of the node, for errors.
     const NAME: &'static str;
 
     /// The result and its shape.
@@ -68,7 +73,8 @@ pub(crate) trait Kernel3: Send + Sync + 'static {
 }
 
 /// A differentiable function of two tensors that adds its result to a third one, the residual.
-pub(crate) trait AddedKernel2: Send + Sync + 'static {
+pub trait AddedKernel2: Send + Sync + 'static {
+    /// Name of the node, for errors.
     const NAME: &'static str;
 
     /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
@@ -84,17 +90,17 @@ pub(crate) trait AddedKernel2: Send + Sync + 'static {
 }
 
 /// Applies a kernel to a processor tensor of f32 or f64.
-pub(crate) fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
+pub fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Node(kernel))
 }
 
 /// Applies a kernel to three processor tensors of the same type, f32 or f64.
-pub(crate) fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Result<Tensor> {
+pub fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, Node(kernel))
 }
 
 /// Applies a kernel to a processor tensor of f32 or f64, on top of `residual`, of the same type.
-pub(crate) fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
+pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
     match residual {
         None => x.contiguous()?.apply_op1(Added(kernel)),
         Some(residual) => x.contiguous()?.apply_op2(&residual.contiguous()?, Added(kernel)),
@@ -102,19 +108,19 @@ pub(crate) fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>,
 }
 
 /// Applies a kernel to two processor tensors on top of `residual`, all of the same type, f32 or f64.
-pub(crate) fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
+pub fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&y.contiguous()?, &residual.contiguous()?, Added(kernel))
 }
 
 /// A tensor's elements, borrowed for as long as this lives.
-pub(crate) struct Lent<'a, T> {
+pub struct Lent<'a, T> {
     storage: StorageRef<'a>,
     range: Range<usize>,
     element: PhantomData<T>,
 }
 
 /// Borrows the elements of a contiguous processor tensor of type `T`.
-pub(crate) fn lend<T: Float>(tensor: &Tensor) -> Result<Lent<'_, T>> {
+pub fn lend<T: Float>(tensor: &Tensor) -> Result<Lent<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = contiguous(layout)?;
     match &*storage {

@@ -22,13 +22,13 @@ mod winograd;
 use std::ops::Range;
 
 pub(crate) use element::Element;
-pub(crate) use field::{Field, Frame};
-pub(crate) use output::{Order, Start};
-pub(crate) use packed::{Direction, KEPT_TURNED, Packed};
-pub(crate) use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
-pub(crate) use sweep::{Job, Window, sweep};
-pub(crate) use vectors::{has_bf16_instructions, has_wide_vectors};
-pub(crate) use winograd::{pays, winograd, winograd_bytes};
+pub use field::{Field, Frame};
+pub use output::{Order, Start};
+pub use packed::{Direction, KEPT_TURNED, Packed};
+pub use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
+pub use sweep::{Job, Window, sweep};
+pub use vectors::{has_bf16_instructions, has_wide_vectors};
+pub use winograd::{pays, winograd, winograd_bytes};
 
 /// Outputs of a panel: two registers of sixteen numbers.
 pub(crate) const PANEL: usize = 32;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{Convolution, OnImages, area, fill_rows};
-use crate::kernel::{Float, Matrix, MatrixMut, Threads, Update, multiply};
+use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
 impl OnImages {
     pub(super) fn forward_by_taps<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {

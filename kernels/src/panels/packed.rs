@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::vectors::detects_wide_vectors;
 use super::{Element, PANEL};
 
 /// A weight of no more bytes is kept turned around too: small weights belong to small models, where turning one costs as
 /// much as multiplying by it.
-pub(crate) const KEPT_TURNED: usize = 2 << 20;
+pub const KEPT_TURNED: usize = 2 << 20;
 
 /// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
 #[repr(C, align(64))]
@@ -22,7 +23,7 @@ const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf
 /// A weight `[out, taps, in]` as panels of [`PANEL`] outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
 /// outputs and channels are zeros.
 #[derive(Debug)]
-pub(crate) struct Packed<E> {
+pub struct Packed<E> {
     blocks: Vec<Block<E>>,
     /// All turned panels, from the first backward pass on, of a weight small enough.
     turned: OnceLock<Vec<Block<E>>>,
@@ -33,10 +34,12 @@ pub(crate) struct Packed<E> {
 
 impl<E: Element> Packed<E> {
     /// From `weight: [out, taps, in]`, given as a function of the index.
-    pub(crate) fn new(
-        (out_channels, taps, in_channels): (usize, usize, usize),
-        weight: impl Fn(usize) -> f32 + Sync,
-    ) -> Self {
+    ///
+    /// # Panics
+    /// On a CPU without 512-bit vectors, see [`has_wide_vectors`](super::has_wide_vectors). Weights of bf16 can be packed there
+    /// even without instructions for products of bf16: [`winograd`](super::winograd()) multiplies in f32.
+    pub fn new((out_channels, taps, in_channels): (usize, usize, usize), weight: impl Fn(usize) -> f32 + Sync) -> Self {
+        assert!(detects_wide_vectors(), "panels need 512-bit vectors");
         let mut this = Self { blocks: Vec::new(), turned: OnceLock::new(), out_channels, taps, in_channels };
         this.blocks = vec![Block([E::default(); PANEL]); this.panels() * this.blocks_per_panel()];
         let (padded, per_panel) = (this.padded_channels(), this.blocks_per_panel());
@@ -164,8 +167,10 @@ impl<E> Block<E> {
 
 /// The weight as it is, or turned around for the gradient of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
+    /// The product of the forward pass.
     Forward,
+    /// The gradient of the input.
     Backward,
 }
 
@@ -232,13 +237,15 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::has_wide_vectors;
 
     fn weight(index: usize) -> f32 {
         (index % 251) as f32 - 125.0
     }
 
     fn comes_back<E: Element>() {
+        if !detects_wide_vectors() {
+            return;
+        }
         for (out, taps, inputs) in [(1, 1, 1), (33, 9, 5), (32, 1, 64), (70, 4, 7)] {
             let packed = Packed::<E>::new((out, taps, inputs), weight);
             let expected: Vec<f32> = (0..out * taps * inputs).map(weight).collect();
@@ -253,6 +260,9 @@ mod tests {
     }
 
     fn turns<E: Element + Into<f32>>() {
+        if !detects_wide_vectors() {
+            return;
+        }
         for (out, taps, inputs) in [(33, 9, 5), (64, 1, 70), (7, 2, 32)] {
             let packed = Packed::<E>::new((out, taps, inputs), weight);
             let turned = Packed::<E>::new((inputs, taps, out), |index| {
@@ -270,9 +280,6 @@ mod tests {
 
     #[test]
     fn a_turned_panel_is_that_of_the_turned_weight() {
-        if !has_wide_vectors() {
-            return;
-        }
         turns::<f32>();
         turns::<bf16>();
     }

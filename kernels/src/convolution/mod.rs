@@ -14,22 +14,26 @@ mod by_tiles;
 use candle_core::{Result, bail};
 
 use super::{Float, Frame, Window, single, single_mut};
-pub(crate) use by_tiles::scratch_bytes;
+pub use by_tiles::scratch_bytes;
 
 /// What a convolution is, apart from its weight.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Convolution {
-    pub(crate) in_channels: usize,
-    pub(crate) out_channels: usize,
-    /// Height and width.
-    pub(crate) kernel: (usize, usize),
-    pub(crate) stride: usize,
-    pub(crate) padding: usize,
+pub struct Convolution {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Height and width of the kernel.
+    pub kernel: (usize, usize),
+    /// Pixels from one window to the next, in both directions.
+    pub stride: usize,
+    /// Pixels of zeros on every side.
+    pub padding: usize,
 }
 
 /// A convolution of images of one size.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct OnImages {
+pub struct OnImages {
     of: Convolution,
     input: (usize, usize),
     output: (usize, usize),
@@ -39,7 +43,7 @@ impl Convolution {
     /// For images of that height and width.
     ///
     /// **Errors** if the padded image is smaller than the kernel, or empty.
-    pub(crate) fn on(&self, input: (usize, usize)) -> Result<OnImages> {
+    pub fn on(&self, input: (usize, usize)) -> Result<OnImages> {
         let side = |size: usize, kernel: usize| match (size + 2 * self.padding).checked_sub(kernel) {
             Some(room) if kernel > 0 && size > 0 => Ok(room / self.stride + 1),
             _ => bail!(
@@ -62,29 +66,30 @@ fn area((height, width): (usize, usize)) -> usize {
 
 impl OnImages {
     /// Height and width of the output.
-    pub(crate) fn output(&self) -> (usize, usize) {
+    #[must_use]
+    pub fn output(&self) -> (usize, usize) {
         self.output
     }
 
     /// The window of the convolution over its input in [`frame`](Self::frame).
-    pub(crate) fn window(&self) -> Window {
+    pub fn window(&self) -> Window {
         Window { kernel: self.of.kernel, stride: self.of.stride, output: self.output }
     }
 
     /// The input between its margins.
-    pub(crate) fn frame(&self) -> Frame {
+    pub fn frame(&self) -> Frame {
         let (Convolution { padding, .. }, (height, width)) = (self.of, self.input);
         let origin = (padding as isize, padding as isize);
         Frame { size: (height + 2 * padding, width + 2 * padding), origin, spread: 1 }
     }
 
     /// The window whose sums over the gradients in [`turned_frame`](Self::turned_frame) are those of the input.
-    pub(crate) fn turned_window(&self) -> Window {
+    pub fn turned_window(&self) -> Window {
         Window { kernel: self.of.kernel, stride: 1, output: self.input }
     }
 
     /// The gradients of the output, as far apart as the windows were.
-    pub(crate) fn turned_frame(&self) -> Frame {
+    pub fn turned_frame(&self) -> Frame {
         let Convolution { kernel, padding, stride, .. } = self.of;
         let origin = |kernel: usize| kernel as isize - 1 - padding as isize;
         let size = (self.input.0 + kernel.0 - 1, self.input.1 + kernel.1 - 1);
@@ -92,7 +97,7 @@ impl OnImages {
     }
 
     /// `y: [batch, out, oh, ow]` from `x: [batch, in, h, w]`.
-    pub(crate) fn forward<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>, batch: usize) -> Vec<T> {
+    pub fn forward<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>, batch: usize) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut y = vec![T::ZERO; batch * out_channels * area(self.output)];
         let images =
@@ -110,7 +115,7 @@ impl OnImages {
     }
 
     /// `dx: [batch, in, h, w]` from `dy: [batch, out, oh, ow]`.
-    pub(crate) fn input_gradient<T: Float>(&self, dy: &[T], weight: &[T], batch: usize) -> Vec<T> {
+    pub fn input_gradient<T: Float>(&self, dy: &[T], weight: &[T], batch: usize) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut dx = vec![T::ZERO; batch * in_channels * area(self.input)];
         let images =
@@ -128,7 +133,7 @@ impl OnImages {
     }
 
     /// Taps-first `dw: [out, kh, kw, in]`, summed over the batch.
-    pub(crate) fn weight_gradient<T: Float>(&self, x: &[T], dy: &[T]) -> Vec<T> {
+    pub fn weight_gradient<T: Float>(&self, x: &[T], dy: &[T]) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut dw = vec![T::ZERO; out_channels * self.of.taps() * in_channels];
         let images = images(x, in_channels * area(self.input)).zip(images(dy, out_channels * area(self.output)));

@@ -5,9 +5,12 @@ use candle_core::WithDType;
 use super::Simd;
 
 /// f32, in which everything runs, and f64, in which gradients are proven.
-pub(crate) trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
+pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
+    /// 0.
     const ZERO: Self;
+    /// 1.
     const ONE: Self;
+    /// Minus infinity.
     const NEG_INFINITY: Self;
 
     /// eˣ; NaN stays NaN, below the normal range it is 0, above e⁸⁸ it saturates (f32).

@@ -3,26 +3,26 @@
 use half::bf16;
 
 use super::vectors::{has_bf16_instructions, has_wide_vectors, pair_rows, round_row, strip, strip_bf16};
-use crate::kernel::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 use crate::work::count_product;
+use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
 /// Rows of adjacent elements that begin `pitch` apart.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
-pub(crate) struct Rows<P> {
-    pub(crate) start: P,
-    pub(crate) pitch: usize,
+pub(super) struct Rows<P> {
+    pub(super) start: P,
+    pub(super) pitch: usize,
 }
 
 /// What becomes of the sums of a strip.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
-pub(crate) struct Style {
-    pub(crate) scale: f32,
+pub(super) struct Style {
+    pub(super) scale: f32,
     /// Whether they are added to what is there.
-    pub(crate) add: bool,
+    pub(super) add: bool,
     /// Which columns of the last register exist.
-    pub(crate) mask: u16,
+    pub(super) mask: u16,
 }
 
 /// Rows and columns that are summed at a time: 24 of the 32 registers.
@@ -31,7 +31,7 @@ const COLUMNS: usize = 64;
 
 /// The same as [`multiply`] on the calling thread, for matrices whose rows are of adjacent elements and whose `b` stays
 /// in the cache.
-pub(crate) fn multiply_in_cache<T: Float>(
+pub fn multiply_in_cache<T: Float>(
     result: MatrixMut<'_, T>,
     update: Update,
     scale: T,
@@ -55,7 +55,7 @@ pub(crate) fn multiply_in_cache<T: Float>(
 
 /// Rows of bf16, to be multiplied from the left; an odd number of columns is filled up with zeros.
 #[derive(Debug)]
-pub(crate) struct RoundedRows {
+pub struct RoundedRows {
     data: Vec<bf16>,
     rows: usize,
     /// Pairs in a row.
@@ -65,7 +65,7 @@ pub(crate) struct RoundedRows {
 impl RoundedRows {
     /// `rows` rounded; only where there are [bf16 instructions](super::has_bf16_instructions).
     #[expect(unsafe_code, reason = "vector instructions")]
-    pub(crate) fn new(rows: Matrix<'_, f32>) -> Self {
+    pub fn new(rows: Matrix<'_, f32>) -> Self {
         assert!(has_bf16_instructions(), "bf16 instructions");
         let (count, columns) = rows.shape();
         let depth = columns.div_ceil(2);
@@ -80,7 +80,7 @@ impl RoundedRows {
 
 /// Pairs of rows of bf16, to be multiplied from the right: `[rows / 2, columns, 2]`; an odd last row has zeros beside it.
 #[derive(Debug, Clone)]
-pub(crate) struct RoundedPairs {
+pub struct RoundedPairs {
     data: Vec<[bf16; 2]>,
     depth: usize,
     columns: usize,
@@ -89,7 +89,7 @@ pub(crate) struct RoundedPairs {
 impl RoundedPairs {
     /// `rows` rounded; only where there are [bf16 instructions](super::has_bf16_instructions).
     #[expect(unsafe_code, reason = "vector instructions")]
-    pub(crate) fn new(rows: Matrix<'_, f32>) -> Self {
+    pub fn new(rows: Matrix<'_, f32>) -> Self {
         assert!(has_bf16_instructions(), "bf16 instructions");
         let (count, columns) = rows.shape();
         let (depth, zeros) = (count.div_ceil(2), vec![0.0; if count % 2 == 1 { columns } else { 0 }]);
@@ -105,13 +105,7 @@ impl RoundedPairs {
 
 /// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32; for the first columns and the first rows of `b`, as
 /// many as the result and `a` have.
-pub(crate) fn multiply_rounded(
-    result: MatrixMut<'_, f32>,
-    update: Update,
-    scale: f32,
-    a: &RoundedRows,
-    b: &RoundedPairs,
-) {
+pub fn multiply_rounded(result: MatrixMut<'_, f32>, update: Update, scale: f32, a: &RoundedRows, b: &RoundedPairs) {
     assert!(result.rows == a.rows && a.depth <= b.depth && result.columns <= b.columns, "shape of the product");
     count_product(a.rows, result.columns, 2 * a.depth);
     let (a_pairs, _) = a.data.as_chunks::<2>();
@@ -226,7 +220,7 @@ fn dispatch<E: Lane>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::{Noise, Stream};
+    use crate::normals::normals;
 
     #[test]
     fn rounded_products_are_those_of_the_rounded_numbers() {
@@ -234,8 +228,7 @@ mod tests {
             return;
         }
         let numbers = |sample, count: usize| -> Vec<f32> {
-            let numbers: Vec<f32> = Noise::new(2).normals(Stream("strip"), 0, sample, count);
-            numbers.into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
+            normals(sample, count).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
         };
         for (rows, columns, depth) in [(1, 1, 1), (6, 64, 3), (7, 65, 40), (13, 100, 5), (5, 48, 9), (12, 31, 17)] {
             let (a, b) = (numbers(0, rows * depth), numbers(1, depth * columns));
@@ -253,10 +246,9 @@ mod tests {
 
     #[test]
     fn it_is_the_product_for_every_shape_of_strip() {
-        let numbers = |sample, count| Noise::new(2).normals(Stream("strip"), 0, sample, count);
         for (rows, columns, depth) in [(1, 1, 1), (6, 64, 3), (7, 65, 40), (13, 100, 5), (5, 48, 9), (12, 31, 17)] {
-            let (a, b) = (numbers(0, rows * (depth + 2)), numbers(1, depth * (columns + 3)));
-            let (mut found, mut expected) = (numbers(2, rows * (columns + 1)), numbers(2, rows * (columns + 1)));
+            let (a, b) = (normals(0, rows * (depth + 2)), normals(1, depth * (columns + 3)));
+            let (mut found, mut expected) = (normals(2, rows * (columns + 1)), normals(2, rows * (columns + 1)));
             let (a, b) =
                 (Matrix::rows_apart(&a, rows, depth, depth + 2), Matrix::rows_apart(&b, depth, columns, columns + 3));
             for update in [Update::Add, Update::Replace] {

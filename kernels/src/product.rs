@@ -7,7 +7,7 @@ use crate::work::count_product;
 
 /// A read-only strided view of a matrix.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrix<'a, T> {
+pub struct Matrix<'a, T> {
     pub(super) data: &'a [T],
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -17,29 +17,29 @@ pub(crate) struct Matrix<'a, T> {
 
 impl<'a, T> Matrix<'a, T> {
     /// Dense, row after row.
-    pub(crate) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         Self::rows_apart(data, rows, columns, columns)
     }
 
     /// Rows of adjacent elements that begin `row_stride` apart.
-    pub(crate) fn rows_apart(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub fn rows_apart(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
     /// Rows and columns.
-    pub(crate) fn shape(&self) -> (usize, usize) {
+    pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
 
     /// Row `index`, of a matrix whose rows are of adjacent elements.
-    pub(crate) fn row(&self, index: usize) -> &'a [T] {
+    pub fn row(&self, index: usize) -> &'a [T] {
         assert_eq!(self.column_stride, 1, "a row of adjacent elements");
         &self.data[index * self.row_stride..][..self.columns]
     }
 
     /// The transpose, without moving anything.
-    pub(crate) fn t(self) -> Self {
+    pub fn t(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -52,7 +52,7 @@ impl<'a, T> Matrix<'a, T> {
 
 /// A writable matrix: rows of adjacent elements that do not overlap.
 #[derive(Debug)]
-pub(crate) struct MatrixMut<'a, T> {
+pub struct MatrixMut<'a, T> {
     pub(super) data: &'a mut [T],
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -61,12 +61,12 @@ pub(crate) struct MatrixMut<'a, T> {
 
 impl<'a, T> MatrixMut<'a, T> {
     /// Dense, row after row.
-    pub(crate) fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
         Self::rows_apart(data, rows, columns, columns)
     }
 
     /// Rows that begin `row_stride` apart.
-    pub(crate) fn rows_apart(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub fn rows_apart(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
         assert!(rows <= 1 || row_stride >= columns, "rows of the result overlap");
         Self { data, rows, columns, row_stride }
@@ -75,7 +75,7 @@ impl<'a, T> MatrixMut<'a, T> {
 
 impl<'a, T: Float> Matrix<'a, T> {
     /// The transpose, moved, of a matrix whose rows are of adjacent elements: dense, row after row.
-    pub(crate) fn transposed(self) -> Vec<T> {
+    pub fn transposed(self) -> Vec<T> {
         /// Numbers that are moved together: as many as a line of the cache holds.
         const LINE: usize = 16;
         let mut result = vec![T::ZERO; self.rows * self.columns];
@@ -89,7 +89,7 @@ impl<'a, T: Float> Matrix<'a, T> {
     }
 
     /// The same matrix, which is of f32.
-    pub(crate) fn single(self) -> Matrix<'a, f32> {
+    pub fn single(self) -> Matrix<'a, f32> {
         let Self { rows, columns, row_stride, column_stride, .. } = self;
         Matrix { data: single(self.data), rows, columns, row_stride, column_stride }
     }
@@ -97,7 +97,7 @@ impl<'a, T: Float> Matrix<'a, T> {
 
 impl<'a, T: Float> MatrixMut<'a, T> {
     /// The same matrix, which is of f32.
-    pub(crate) fn single(self) -> MatrixMut<'a, f32> {
+    pub fn single(self) -> MatrixMut<'a, f32> {
         let Self { rows, columns, row_stride, .. } = self;
         MatrixMut { data: single_mut(self.data), rows, columns, row_stride }
     }
@@ -110,7 +110,7 @@ fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
 
 /// What happens to the old content of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Update {
+pub enum Update {
     /// It is forgotten.
     Replace,
     /// The product is added to it.
@@ -119,7 +119,7 @@ pub(crate) enum Update {
 
 /// How many threads work on one product; the bits are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Threads {
+pub enum Threads {
     /// The calling one: for callers that are parallel themselves.
     One,
     /// All of the current pool.
@@ -128,7 +128,7 @@ pub(crate) enum Threads {
 
 /// `result = scale · a · b`, or `result += scale · a · b`.
 #[expect(unsafe_code, reason = "the product kernel takes pointers")]
-pub(crate) fn multiply<T: Float>(
+pub fn multiply<T: Float>(
     result: MatrixMut<'_, T>,
     update: Update,
     scale: T,
@@ -174,15 +174,11 @@ pub(crate) fn multiply<T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::{Noise, Stream};
-
-    fn numbers(sample: u64, count: usize) -> Vec<f32> {
-        Noise::new(1).normals(Stream("product"), 0, sample, count)
-    }
+    use crate::normals::normals;
 
     fn product(m: usize, n: usize, k: usize, threads: Threads) -> Vec<u32> {
-        let (a, b) = (numbers(0, m * k), numbers(1, k * n));
-        let mut c = numbers(2, m * n);
+        let (a, b) = (normals(0, m * k), normals(1, k * n));
+        let mut c = normals(2, m * n);
         let result = MatrixMut::new(&mut c, m, n);
         multiply(result, Update::Add, 0.7, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t(), threads);
         c.iter().map(|value| value.to_bits()).collect()
@@ -227,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_transpose_has_each_row_as_a_column() {
-        let data = numbers(0, 40 * 13);
+        let data = normals(0, 40 * 13);
         for (rows, columns) in [(1, 1), (5, 13), (16, 3), (33, 9), (40, 13), (0, 4), (4, 0)] {
             let matrix = Matrix::rows_apart(&data, rows, columns, 13);
             let expected = (0..columns).flat_map(|column| (0..rows).map(move |row| (row, column)));
@@ -238,7 +234,7 @@ mod tests {
 
     #[test]
     fn strided_views_multiply_like_dense_ones() {
-        let data = numbers(0, 200);
+        let data = normals(0, 200);
         let (a, b) = (Matrix::rows_apart(&data[3..], 4, 5, 11), Matrix::rows_apart(&data[60..], 6, 5, 9).t());
         let mut c = [0.0f32; 4 * 8];
         multiply(MatrixMut::rows_apart(&mut c, 4, 6, 8), Update::Replace, 2.0, a, b, Threads::One);

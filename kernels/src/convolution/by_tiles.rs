@@ -8,9 +8,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Convolution, OnImages, area};
-use crate::kernel::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
-use crate::kernel::vector::{Loop, Simd, vectorized};
-use crate::kernel::{Float, Matrix, MatrixMut, Threads, Update, multiply};
+use crate::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
+use crate::vector::{Loop, Simd, vectorized};
+use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
 /// Channels of the result that one task makes.
 const BLOCK: usize = 64;
@@ -22,7 +22,7 @@ const FEWEST: usize = 64;
 const SMALLEST: usize = 16;
 
 /// About how many bytes a 3 × 3 convolution of stride 1 holds on so many threads besides its input in its frame and its result.
-pub(crate) fn scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize, threads: usize) -> usize {
+pub fn scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize, threads: usize) -> usize {
     if inputs.min(outputs) < SMALLEST || pixels < SMALLEST * SMALLEST {
         // Tap by tap: the result with margins.
         return size_of::<f32>() * outputs * pixels;
@@ -237,11 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::noise::{Noise, Stream};
-
-    fn numbers(sample: u64, count: usize) -> Vec<f32> {
-        Noise::new(1).normals(Stream("tiles"), 0, sample, count)
-    }
+    use crate::normals::normals;
 
     fn exact(numbers: &[f32]) -> Vec<f64> {
         numbers.iter().map(|number| f64::from(*number)).collect()
@@ -264,8 +260,8 @@ mod tests {
         ) {
             let of = Convolution { in_channels, out_channels, kernel: (3, 3), stride: 1, padding };
             let placed = of.on((height, width)).unwrap();
-            let (x, weight) = (numbers(0, 2 * in_channels * height * width), numbers(1, 9 * in_channels * out_channels));
-            let (dy, bias) = (numbers(2, 2 * out_channels * area(placed.output())), numbers(3, out_channels));
+            let (x, weight) = (normals(0, 2 * in_channels * height * width), normals(1, 9 * in_channels * out_channels));
+            let (dy, bias) = (normals(2, 2 * out_channels * area(placed.output())), normals(3, out_channels));
             prop_assert!(placed.goes_by_tiles::<f32>(placed.output()) && !placed.goes_by_tiles::<f64>(placed.output()));
 
             let y = placed.forward(&x, &weight, Some(&bias), 2);
@@ -282,7 +278,7 @@ mod tests {
     fn bits_depend_neither_on_threads_nor_on_the_batch() {
         let of = Convolution { in_channels: 130, out_channels: 100, kernel: (3, 3), stride: 1, padding: 1 };
         let placed = of.on((70, 33)).unwrap();
-        let (x, weight) = (numbers(0, 2 * 130 * 70 * 33), numbers(1, 9 * 130 * 100));
+        let (x, weight) = (normals(0, 2 * 130 * 70 * 33), normals(1, 9 * 130 * 100));
         let run = |x: &[f32], batch, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| placed.forward(x, &weight, None, batch))

@@ -14,8 +14,8 @@ use super::element::{Tile, Walk, tile};
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
 use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
-use crate::kernel::transform::{LANES, Numbers, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
-use crate::kernel::vector::{Loop, Simd, vectorized};
+use crate::transform::{LANES, Numbers, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
+use crate::vector::{Loop, Simd, vectorized};
 use crate::work::count_product;
 
 /// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
@@ -27,7 +27,7 @@ const FEWEST: usize = 64;
 
 /// Whether this is the faster way for a kernel of this element type: it must be 3 × 3, and there must be enough tiles to
 /// pay for the transforms of the kernel. It looks at one sample, whose bits then do not depend on the others.
-pub(crate) fn pays<E: Element>(window: Window) -> bool {
+pub fn pays<E: Element>(window: Window) -> bool {
     let (height, width) = window.output;
     let tiles = height.div_ceil(SIDE) * width.div_ceil(SIDE);
     let (products, transforms) = (PLACES * tiles, PLACES * 8);
@@ -35,7 +35,7 @@ pub(crate) fn pays<E: Element>(window: Window) -> bool {
 }
 
 /// `y = start + Σ taps weight · field`, for a window that [`pays`].
-pub(crate) fn winograd<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
+pub fn winograd<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>) -> Vec<f32> {
     winograd_in_bands(field, weight, job, band(field.channels))
 }
 
@@ -45,7 +45,7 @@ fn band(channels: usize) -> usize {
 }
 
 /// About how many bytes it holds on so many threads besides its field and its result, for a map of `channels` and `pixels`.
-pub(crate) fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
+pub fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
     let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels)).next_multiple_of(PIXELS);
     let per_thread = PANELS * PANEL * (tiles + kernel_pitch(channels));
     size_of::<f32>() * PLACES * (tiles * pitch(channels) + threads * per_thread)
@@ -254,8 +254,9 @@ impl Work<'_> {
         let kernels = std::array::from_fn::<_, P, _>(|panel| {
             kernels[(panel * PLACES + place) * kernel_pitch(self.grid.field.channels)..][..depth.len()].as_ptr().cast()
         });
-        // SAFETY: panels are only made where their instructions exist; `x` reaches to the last channel of the last tile, all of
-        // which `spread` has written, and the kernels, in aligned blocks of one channel each, to the last channel.
+        // SAFETY: the panels were made where the instructions for f32 exist, as `Packed::new` asserts; `x` reaches to the last
+        // channel of the last tile, all of which `spread` has written, and the kernels, in aligned blocks of one channel each, to
+        // the last channel.
         unsafe { tile::<f32, P>(tiles, x.as_ptr().cast(), walk, kernels, sums) }
     }
 
@@ -332,13 +333,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernel::panels::Direction;
-    use crate::kernel::{Frame, Order, Start, has_wide_vectors, sweep};
-    use crate::noise::{Noise, Stream};
-
-    fn numbers(sample: u64, count: usize) -> Vec<f32> {
-        Noise::new(3).normals(Stream("winograd"), 0, sample, count)
-    }
+    use crate::normals::normals;
+    use crate::panels::Direction;
+    use crate::{Frame, Order, Start, has_wide_vectors, sweep};
 
     /// A convolution of `channels` (in, out) of `batch` maps of `size`.
     #[derive(Debug, Clone, Copy)]
@@ -382,17 +379,17 @@ mod tests {
     /// Largest distance between this convolution and the plain one with the same weight, over the typical result.
     fn distance<E: Element + Into<f32>>(case: Case, direction: Direction, order: Order, tiles: usize) -> f32 {
         let (inputs, outputs) = case.channels;
-        let weights = numbers(0, outputs * 9 * inputs);
+        let weights = normals(0, outputs * 9 * inputs);
         let weight = Packed::<E>::new((outputs, 9, inputs), |index| weights[index]);
         // The same weight after its rounding, multiplied in f32.
         let plain = Packed::<f32>::new((outputs, 9, inputs), |index| E::from_f32(weights[index]).into());
         let (channels, inner) = weight.sizes(direction);
-        let x = numbers(1, case.batch * inner * case.size.0 * case.size.1);
+        let x = normals(1, case.batch * inner * case.size.0 * case.size.1);
         let field = Field::planes(&x, inner, case.size, case.frame());
         let window = case.window();
         let area = window.output.0 * window.output.1;
         let [bias, shift, residual] =
-            [channels, case.batch * channels, case.batch * channels * area].map(|count| numbers(2, count));
+            [channels, case.batch * channels, case.batch * channels * area].map(|count| normals(2, count));
         let start = Start { bias: Some(&bias), shift: Some(&shift), residual: Some(&residual) };
         let job = Job { window, direction, start, order };
         let found = winograd_in_bands(&field, &weight, job, tiles);
@@ -440,9 +437,9 @@ mod tests {
     /// Root of the mean square distance to sums in f64, over that of the sums, of this way and of the plain one.
     fn typical_errors(case: Case) -> [f64; 2] {
         let ((inputs, outputs), (height, width)) = (case.channels, case.frame().size);
-        let weights = numbers(0, outputs * 9 * inputs);
+        let weights = normals(0, outputs * 9 * inputs);
         let weight = Packed::<f32>::new((outputs, 9, inputs), |index| weights[index]);
-        let x = numbers(1, inputs * case.size.0 * case.size.1);
+        let x = normals(1, inputs * case.size.0 * case.size.1);
         let field = Field::planes(&x, inputs, case.size, case.frame());
         let window = case.window();
         let exact = |output: usize, row: usize, column: usize| -> f64 {
@@ -485,10 +482,10 @@ mod tests {
             return;
         }
         let (inputs, outputs, size) = (9, 70, (19, 23));
-        let weights = numbers(0, outputs * 9 * inputs);
+        let weights = normals(0, outputs * 9 * inputs);
         let weight = Packed::<f32>::new((outputs, 9, inputs), |index| weights[index]);
         let case = Case { batch: 2, channels: (inputs, outputs), size, padding: 1 };
-        let x = numbers(1, 2 * inputs * size.0 * size.1);
+        let x = normals(1, 2 * inputs * size.0 * size.1);
         let run = |x: &[f32], threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let field = Field::planes(x, inputs, size, case.frame());

@@ -25,7 +25,7 @@ pub fn backward(objective: Tensor) -> Result<GradStore> {
 }
 
 /// Gives up `result`, whose gradient has just been passed on: all that was computed from it has had its turn before.
-pub(crate) fn spent(result: &Tensor) -> Result<()> {
+pub fn spent(result: &Tensor) -> Result<()> {
     if USING_UP.get() && result.device().is_cpu() { result.inplace_op1(&GiveUp) } else { Ok(()) }
 }
 

@@ -2,30 +2,36 @@
 
 use half::bf16;
 
-use super::vectors::{convert_bf16, tile_bf16, tile_f32, turn, turn_pairs};
+use super::vectors::{
+    convert_bf16, detects_bf16_instructions, detects_wide_vectors, tile_bf16, tile_f32, turn, turn_pairs,
+};
 use super::{PANEL, PANELS, PIXELS};
 
 /// Sums of a tile, pixel by pixel.
-pub(crate) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
+pub(super) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
 
 /// Where a tile's pixels are found: `row · pitch + tap + channel` from the first on.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
-pub(crate) struct Walk<'a> {
+pub struct Walk<'a> {
     /// Elements from one pixel to the next.
-    pub(crate) pitch: usize,
+    pub pitch: usize,
     /// Elements from a pixel to the one under each tap.
-    pub(crate) taps: &'a [usize],
+    pub taps: &'a [usize],
     /// Channels, a multiple of [`Element::GROUP`].
-    pub(crate) channels: usize,
+    pub channels: usize,
     /// Whether the sums go on from what the tile holds.
-    pub(crate) add: bool,
+    pub add: bool,
 }
 
 /// A number type of weights.
-pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
     /// Neighbouring channels that one instruction multiplies and adds.
     const GROUP: usize;
+
+    /// Whether this CPU has the instructions that fields of this type need. It does not look at
+    /// [`use_portable_kernels`](crate::processor::use_portable_kernels): a layer keeps the kind it was made with.
+    fn is_supported() -> bool;
 
     fn from_f32(value: f32) -> Self;
 
@@ -58,7 +64,7 @@ pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'stat
 /// As there.
 #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
 #[inline(always)]
-pub(crate) unsafe fn tile<E: Element, const P: usize>(
+pub(super) unsafe fn tile<E: Element, const P: usize>(
     pixels: usize,
     x: *const E,
     walk: Walk<'_>,
@@ -81,6 +87,10 @@ pub(crate) unsafe fn tile<E: Element, const P: usize>(
 impl Element for f32 {
     const GROUP: usize = 1;
 
+    fn is_supported() -> bool {
+        detects_wide_vectors()
+    }
+
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -96,7 +106,7 @@ impl Element for f32 {
 
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        // SAFETY: panels are only made where these instructions exist.
+        // SAFETY: panels turn their squares, and `Packed::new` has asserted that these instructions exist.
         unsafe { turn(square, turned) }
     }
 
@@ -116,6 +126,10 @@ impl Element for f32 {
 impl Element for bf16 {
     const GROUP: usize = 2;
 
+    fn is_supported() -> bool {
+        detects_bf16_instructions()
+    }
+
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
     }
@@ -129,13 +143,13 @@ impl Element for bf16 {
 
     #[expect(unsafe_code, reason = "the conversion instruction, where there is one")]
     fn convert(values: &[f32; 16], into: &mut [Self; 16]) {
-        // SAFETY: bf16 panels are only made where these instructions exist.
+        // SAFETY: fields convert, and their constructors have asserted that these instructions exist.
         unsafe { convert_bf16(values, into) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        // SAFETY: bf16 panels are only made where these instructions exist.
+        // SAFETY: panels turn their squares, and `Packed::new` has asserted that these instructions exist.
         unsafe { turn_pairs(square, turned) }
     }
 

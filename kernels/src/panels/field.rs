@@ -13,7 +13,7 @@ const SQUARE: usize = 16;
 
 /// Pixels `[batch, height, width, channels]`, margins of zeros included.
 #[derive(Debug)]
-pub(crate) struct Field<'a, E: Clone> {
+pub struct Field<'a, E: Clone> {
     pub(super) data: Cow<'a, [E]>,
     pub(super) batch: usize,
     pub(super) size: (usize, usize),
@@ -23,7 +23,11 @@ pub(crate) struct Field<'a, E: Clone> {
 
 impl<'a, E: Element> Field<'a, E> {
     /// Tokens `x: [batch · height · width, channels]` as pixels, in samples of `size` (height, width).
-    pub(crate) fn tokens(x: &[f32], channels: usize, size: (usize, usize)) -> Self {
+    ///
+    /// # Panics
+    /// On a CPU without the instructions for `E`.
+    pub fn tokens(x: &[f32], channels: usize, size: (usize, usize)) -> Self {
+        assert!(E::is_supported(), "fields need the instructions of their element type");
         let (rows, padded) = (x.len() / channels, channels.next_multiple_of(E::GROUP));
         let mut data = vec![E::default(); rows * padded];
         let pieces = data.par_chunks_mut(padded * 64).zip(x.par_chunks(channels * 64));
@@ -36,7 +40,11 @@ impl<'a, E: Element> Field<'a, E> {
     }
 
     /// Maps `x: [batch, channels, height, width]` in a frame of zeros.
-    pub(crate) fn planes(x: &[f32], channels: usize, (height, width): (usize, usize), frame: Frame) -> Self {
+    ///
+    /// # Panics
+    /// On a CPU without the instructions for `E`.
+    pub fn planes(x: &[f32], channels: usize, (height, width): (usize, usize), frame: Frame) -> Self {
+        assert!(E::is_supported(), "fields need the instructions of their element type");
         let (size, padded) = (frame.size, channels.next_multiple_of(E::GROUP));
         let batch = x.len() / (channels * height * width).max(1);
         let mut data = vec![E::default(); batch * size.0 * size.1 * padded];
@@ -56,13 +64,13 @@ impl<'a, E: Element> Field<'a, E> {
 
 /// How a map lies in its field.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// Height and width of the field.
-    pub(crate) size: (usize, usize),
+    pub size: (usize, usize),
     /// Where the map's first pixel lies; what lies outside the field is left out.
-    pub(crate) origin: (isize, isize),
+    pub origin: (isize, isize),
     /// From one pixel of the map to the next.
-    pub(crate) spread: usize,
+    pub spread: usize,
 }
 
 impl Frame {
@@ -82,7 +90,7 @@ impl Frame {
 
 impl<'a> Field<'a, f32> {
     /// Tokens `x: [batch · height · width, channels]` as they lie, in samples of `size` (height, width).
-    pub(crate) fn borrowed(x: &'a [f32], channels: usize, size: (usize, usize)) -> Self {
+    pub fn borrowed(x: &'a [f32], channels: usize, size: (usize, usize)) -> Self {
         Self { data: Cow::Borrowed(x), batch: x.len() / (channels * size.0 * size.1).max(1), size, channels }
     }
 }
@@ -125,7 +133,7 @@ impl Line<'_> {
                     let from = (channel + row) * self.plane + self.start + first;
                     copy(&mut square[..count], &self.source[from..][..count]);
                 }
-                // SAFETY: fields are only made where these instructions exist.
+                // SAFETY: `planes` has asserted that these instructions exist.
                 unsafe { turn(&square, &mut turned) }
                 let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch);
                 for (pixel, values) in below.zip(&turned[..count]) {
