@@ -6,14 +6,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("adapters", &["numerics"]),
     ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
-    ("evaluation", &["numerics", "prompts"]),
+    ("evaluation", &["numerics", "pages", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
     ("kernels", &[]),
     ("numerics", &["kernels"]),
+    ("pages", &[]),
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),

@@ -3,10 +3,11 @@
 mod numbers;
 mod pictures;
 
+use catelier_pages::{number, page};
 use image::RgbImage;
 use maud::html;
 
-use super::{page, words};
+use super::words;
 use crate::error::Result;
 use crate::scores::Scores;
 
@@ -137,7 +138,7 @@ impl DemoPage<'_> {
     }
 
     fn lede(&self) -> String {
-        let n = super::number::count(self.artist_pictures.len(), "picture", "pictures");
+        let n = number::count(self.artist_pictures.len(), "picture", "pictures");
         format!(
             "Two adapters learned the style of {} from the same {n} and the same trigger word, \u{201c}{}\u{201d}. Plain LoRA only learned to draw them. CAT (Contrastive Adapter Training) also had to leave everything else alone: without the trigger, draw as if nothing had been learned.",
             self.artist, self.trigger

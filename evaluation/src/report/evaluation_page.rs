@@ -1,16 +1,16 @@
 //! The page of one adapter's evaluation.
 
+use catelier_pages::chart::{Tone, strip};
+use catelier_pages::embedded_image::{EmbeddedImage, grid};
+use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
-use super::chart::Tone;
-use super::picture::{Picture, grid};
-use super::score_table::{cards, strip};
-use super::{number, page, words};
+use super::score_table::cards;
+use super::words;
 use crate::error::{Error, Result};
 use crate::features::Extractor;
 use crate::kps::Group;
 use crate::protocol::{Evaluation, PicturePair, kind_name};
-use crate::score::Score;
 use crate::scores::Scores;
 
 /// How many of the most changed pairs, of pictures with the trigger and of references a page shows
@@ -95,12 +95,12 @@ impl<'a> EvaluationPage<'a> {
         }
         let adapted = triggered.iter().take(self.shown).map(|one| {
             let alt = format!("With the trigger: {}, seed {}", one.prompt, one.seed);
-            Ok((Picture::new(one.adapted, alt)?, one.prompt.as_str()))
+            Ok((EmbeddedImage::new(one.adapted, alt)?, one.prompt.as_str()))
         });
         let adapted = adapted.collect::<Result<Vec<_>>>()?;
         let references = self.evaluation.references.iter().take(self.shown).enumerate();
         let references = references
-            .map(|(index, picture)| Ok((Picture::new(picture, format!("Reference {}", index + 1))?, "")))
+            .map(|(index, picture)| Ok((EmbeddedImage::new(picture, format!("Reference {}", index + 1))?, "")))
             .collect::<Result<Vec<_>>>()?;
         let body = html! {
             @if !references.is_empty() {
@@ -170,16 +170,16 @@ pub(super) fn measured_with(extractor: &Extractor) -> String {
 }
 
 fn pair_cell(pair: &PicturePair<'_>, kept: f64) -> Result<Markup> {
-    let base = Picture::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
-    let adapted = Picture::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
-    let exact = Score { mean: kept, low: 0.0, high: kept, n: 1 };
+    let base = EmbeddedImage::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
+    let adapted = EmbeddedImage::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
+    let exact = Estimate { value: kept, low: 0.0, high: kept };
     Ok(html! {
         figure.pair {
             div.side-by-side { (base) (adapted) }
-            (strip(Tone::Adapter, &exact, None))
+            (strip(Tone::Series(0), exact, None))
             figcaption {
                 span.prompt { (pair.prompt) }
-                span.detail { b { (number::score(kept)) } " kept \u{b7} " (kind_name(pair.kind)) " \u{b7} seed " (pair.seed) }
+                span.detail { b { (number::two_decimals(kept)) } " kept \u{b7} " (kind_name(pair.kind)) " \u{b7} seed " (pair.seed) }
             }
         }
     })
@@ -192,9 +192,9 @@ fn group_table(title: &str, groups: &[Group]) -> Markup {
             tbody {
                 @for group in groups {
                     tr {
-                        th scope="row" { (group.name) (strip(Tone::Adapter, &group.kept, None)) }
-                        td { span.value { (number::score(group.kept.mean)) } span.interval { (number::interval(&group.kept)) } }
-                        td { (number::score(group.worst)) }
+                        th scope="row" { (group.name) (strip(Tone::Series(0), group.kept.into(), None)) }
+                        td { span.value { (number::two_decimals(group.kept.mean)) } span.interval { (number::interval(group.kept.into())) } }
+                        td { (number::two_decimals(group.worst)) }
                     }
                 }
             }

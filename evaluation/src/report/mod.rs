@@ -1,15 +1,10 @@
 //! Pages that explain scores to people: one HTML file each, nothing loaded from anywhere.
 //!
-//! Pictures are embedded as PNG, curves as SVG, text is escaped by construction. The pages read on
-//! a phone and on a desk, in light and dark, with and without eyesight. They only show: pictures
-//! and numbers come from the caller.
+//! They only show: images and scores come from the caller. What every page has, such as charts, embedded images and the
+//! style sheet, is made by `catelier_pages`.
 
-pub mod chart;
 mod demo_page;
 mod evaluation_page;
-mod number;
-mod page;
-mod picture;
 mod score_table;
 mod words;
 

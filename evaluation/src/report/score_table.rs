@@ -1,9 +1,9 @@
 //! Scores with their intervals and what each means.
 
+use catelier_pages::chart::{Tone, strip};
+use catelier_pages::number;
 use maud::{Markup, html};
 
-use super::chart::Tone;
-use super::number;
 use crate::score::Score;
 use crate::scores::Scores;
 
@@ -108,21 +108,6 @@ impl Reference {
     }
 }
 
-/// A score on a line from 0 to 1: a bar for the interval, a mark for the score, and a thin line for
-/// what it has to be held against.
-pub(super) fn strip(tone: Tone, score: &Score, reference: Option<&Reference>) -> Markup {
-    let percent = |value: f64| format!("{:.1}%", 100.0 * value.clamp(0.0, 1.0));
-    let (low, mean, high) = (percent(score.low), percent(score.mean), percent(score.high));
-    html! {
-        span class=(format!("strip {}", tone.class())) aria-hidden="true"
-            style=(format!("--low:{low};--mean:{mean};--high:{high}")) {
-            @if let Some(reference) = reference { u style=(format!("left:{}", percent(reference.score.mean))) {} }
-            i {}
-            b {}
-        }
-    }
-}
-
 /// One adapter's scores as cards.
 pub(super) fn cards(scores: &Scores) -> Markup {
     html! {
@@ -141,14 +126,14 @@ fn card(kind: &ScoreKind, score: &Score, scores: &Scores) -> Markup {
     html! {
         article.card {
             h3 { (kind.title) }
-            p.figure { (number::score(score.mean)) }
+            p.figure { (number::two_decimals(score.mean)) }
             @if kind.unit_range {
-                (strip(Tone::Adapter, score, reference.as_ref()))
+                (strip(Tone::Series(0), (*score).into(), reference.as_ref().map(|reference| reference.score.mean)))
             }
-            p.interval { (number::interval(score)) ", " (number::count(score.n, "picture", "pictures")) }
+            p.interval { (number::interval((*score).into())) ", " (number::count(score.n, "picture", "pictures")) }
             p.meaning { (kind.meaning) }
             @if let Some(Reference { whose, score }) = reference {
-                p.base-value { (whose) ": " (number::score(score.mean)) }
+                p.base-value { (whose) ": " (number::two_decimals(score.mean)) }
             }
             p.key { code { (kind.name) } }
         }
@@ -182,7 +167,7 @@ fn comparison_row(kind: &ScoreKind, cat: &Score, lora: &Score, reference: Option
                 span.title { (kind.title) }
                 span.meaning { (kind.meaning) }
                 @if let Some(Reference { whose, score }) = reference {
-                    span.meaning { (whose) ": " (number::score(score.mean)) "." }
+                    span.meaning { (whose) ": " (number::two_decimals(score.mean)) "." }
                 }
             }
             (comparison_cell("CAT", cat, verdict == Verdict::Cat))
@@ -195,8 +180,8 @@ fn comparison_cell(name: &str, score: &Score, better: bool) -> Markup {
     html! {
         td.better[better] {
             span.contender aria-hidden="true" { (name) }
-            span.value { (number::score(score.mean)) }
-            span.interval { (number::interval(score)) }
+            span.value { (number::two_decimals(score.mean)) }
+            span.interval { (number::interval((*score).into())) }
             @if better { span.badge { "better" } }
         }
     }

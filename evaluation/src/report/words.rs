@@ -1,6 +1,7 @@
 //! What a comparison shows, in plain words computed from the numbers; it says so where CAT loses.
 
-use super::number::score as shown;
+use catelier_pages::number::two_decimals as shown;
+
 use super::score_table::{Better, Verdict};
 use crate::score::Score;
 use crate::scores::Scores;

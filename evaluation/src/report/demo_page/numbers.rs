@@ -1,13 +1,13 @@
 //! The part of the story that numbers tell.
 
+use catelier_pages::chart::{LineChart, Scale, ScatterChart, ScatterPoint, Series, Smoothing, Tone, strip};
+use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
 use super::{Contender, Curve, DemoPage, TrainingCurves};
-use crate::report::chart::{LineChart, Scale, ScatterChart, ScatterPoint, Series, Smoothing, Tone};
 use crate::report::evaluation_page::{definitions, measured_with};
-use crate::report::score_table::{Reference, SCORES, ScoreKind, comparison, strip};
-use crate::report::{number, page, words};
-use crate::score::Score;
+use crate::report::score_table::{Reference, SCORES, ScoreKind, comparison};
+use crate::report::words;
 use crate::scores::Scores;
 
 /// How many scores stand at the top.
@@ -79,20 +79,20 @@ impl DemoPage<'_> {
                     @if let Some(score) = contender.scores.named(kind.name) {
                         div.tile-row {
                             span class=(format!("name {}", tone.class())) { (name) }
-                            (strip(tone, &score, reference.as_ref()))
-                            span.value { (number::score(score.mean)) }
+                            (strip(tone, score.into(), reference.as_ref().map(|reference| reference.score.mean)))
+                            span.value { (number::two_decimals(score.mean)) }
                         }
                     }
                 }
                 @if let Some(Reference { whose, score }) = &reference {
-                    p.reference { (whose) ": " (number::score(score.mean)) }
+                    p.reference { (whose) ": " (number::two_decimals(score.mean)) }
                 }
             }
         }
     }
 
     fn contenders(&self) -> [(&'static str, Tone, &Contender<'_>); 2] {
-        [("CAT", Tone::Cat, &self.cat), ("Plain LoRA", Tone::Lora, &self.lora)]
+        [("CAT", Tone::Series(0), &self.cat), ("Plain LoRA", Tone::Series(1), &self.lora)]
     }
 
     pub(super) fn findings_section(&self) -> Markup {
@@ -126,7 +126,7 @@ impl DemoPage<'_> {
         let contenders = self.contenders().into_iter();
         let contenders = contenders.filter_map(|(label, tone, contender)| point(label, tone, contender.scores));
         let more = self.trade_off.iter().filter_map(|one| {
-            let tone = if one.with_cat { Tone::Cat } else { Tone::Lora };
+            let tone = if one.with_cat { Tone::Series(0) } else { Tone::Series(1) };
             point(&one.label, tone, one.scores)
         });
         contenders.chain(more).chain(base_point(self.cat.scores)).collect()
@@ -145,9 +145,9 @@ impl DemoPage<'_> {
     fn chart(&self, kind: &CurveKind) -> Option<Markup> {
         let [cat, lora] = [&self.cat, &self.lora].map(|contender| (kind.of)(&contender.curves));
         let series = if cat == lora {
-            vec![series("Both", Tone::Adapter, cat)]
+            vec![series("Both", Tone::Series(0), cat)]
         } else {
-            vec![series("CAT", Tone::Cat, cat), series("Plain LoRA", Tone::Lora, lora)]
+            vec![series("CAT", Tone::Series(0), cat), series("Plain LoRA", Tone::Series(1), lora)]
         };
         let &CurveKind { title, caption, y_title, scale, smoothing, .. } = kind;
         LineChart { title, caption, x_title: "step", y_title, scale, smoothing, series }.render()
@@ -196,12 +196,12 @@ fn series(name: &str, tone: Tone, curve: &Curve) -> Series {
 
 fn point(label: &str, tone: Tone, scores: &Scores) -> Option<ScatterPoint> {
     let label = label.to_owned();
-    Some(ScatterPoint { label, tone, x: scores.kps_no_token, y: scores.identity? })
+    Some(ScatterPoint { label, tone, x: scores.kps_no_token.into(), y: scores.identity?.into() })
 }
 
 /// The base keeps itself entirely and has learned nothing.
 fn base_point(scores: &Scores) -> Option<ScatterPoint> {
-    let y = scores.base_identity?;
-    let x = Score { mean: 1.0, low: 1.0, high: 1.0, n: y.n };
-    Some(ScatterPoint { label: "Base".to_owned(), tone: Tone::Base, x, y })
+    let y = scores.base_identity?.into();
+    let x = Estimate { value: 1.0, low: 1.0, high: 1.0 };
+    Some(ScatterPoint { label: "Base".to_owned(), tone: Tone::Reference, x, y })
 }

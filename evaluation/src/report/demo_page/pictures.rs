@@ -1,24 +1,24 @@
 //! The part of the story that pictures tell.
 
+use catelier_pages::chart::Tone;
+use catelier_pages::embedded_image::{EmbeddedImage, grid};
+use catelier_pages::page;
 use maud::{Markup, html};
 
 use super::{DemoPage, DemoPrompt};
 use crate::error::Result;
-use crate::report::chart::Tone;
-use crate::report::page;
-use crate::report::picture::{Picture, grid};
 
 /// How a contender is named under a picture: name and tone.
-const BASE: (&str, Option<Tone>) = ("Base", Some(Tone::Base));
-const CAT: (&str, Option<Tone>) = ("CAT", Some(Tone::Cat));
-const LORA: (&str, Option<Tone>) = ("Plain LoRA", Some(Tone::Lora));
+const BASE: (&str, Option<Tone>) = ("Base", Some(Tone::Reference));
+const CAT: (&str, Option<Tone>) = ("CAT", Some(Tone::Series(0)));
+const LORA: (&str, Option<Tone>) = ("Plain LoRA", Some(Tone::Series(1)));
 const ARTIST: (&str, Option<Tone>) = ("The artist", None);
 
 impl DemoPage<'_> {
     pub(super) fn artist_section(&self) -> Result<Markup> {
         let pictures = self.artist_pictures.iter().map(|(caption, picture)| {
             let alt = format!("By {}: {caption}", self.artist);
-            Ok((Picture::new(picture, alt)?, *caption))
+            Ok((EmbeddedImage::new(picture, alt)?, *caption))
         });
         Ok(page::section(
             "The artist's pictures",
@@ -29,7 +29,8 @@ impl DemoPage<'_> {
 
     pub(super) fn base_section(&self) -> Result<Markup> {
         let pictures = self.prompts.iter();
-        let pictures = pictures.map(|prompt| Ok((Picture::new(prompt.base, alt("The base", prompt))?, prompt.prompt)));
+        let pictures =
+            pictures.map(|prompt| Ok((EmbeddedImage::new(prompt.base, alt("The base", prompt))?, prompt.prompt)));
         Ok(page::section(
             "What the base draws",
             "The model before it met the artist. This is what should be kept when nobody asks for the style.",
@@ -50,14 +51,14 @@ impl DemoPage<'_> {
 
     fn prompt_card(&self, index: usize, prompt: &DemoPrompt<'_>) -> Result<Markup> {
         let without = [
-            named(BASE, Picture::new(prompt.base, alt("The base", prompt))?),
-            named(CAT, Picture::new(prompt.cat_without, alt("CAT without the trigger", prompt))?),
-            named(LORA, Picture::new(prompt.lora_without, alt("Plain LoRA without the trigger", prompt))?),
+            named(BASE, EmbeddedImage::new(prompt.base, alt("The base", prompt))?),
+            named(CAT, EmbeddedImage::new(prompt.cat_without, alt("CAT without the trigger", prompt))?),
+            named(LORA, EmbeddedImage::new(prompt.lora_without, alt("Plain LoRA without the trigger", prompt))?),
         ];
         let with = [
             self.example(index)?,
-            named(CAT, Picture::new(prompt.cat_with, alt("CAT with the trigger", prompt))?),
-            named(LORA, Picture::new(prompt.lora_with, alt("Plain LoRA with the trigger", prompt))?),
+            named(CAT, EmbeddedImage::new(prompt.cat_with, alt("CAT with the trigger", prompt))?),
+            named(LORA, EmbeddedImage::new(prompt.lora_with, alt("Plain LoRA with the trigger", prompt))?),
         ];
         Ok(html! {
             article.prompt-card {
@@ -76,11 +77,11 @@ impl DemoPage<'_> {
             return Ok(html! {});
         };
         let alt = format!("By {}: {caption}", self.artist);
-        Ok(named(ARTIST, Picture::new(picture, alt)?))
+        Ok(named(ARTIST, EmbeddedImage::new(picture, alt)?))
     }
 }
 
-fn named((name, tone): (&str, Option<Tone>), picture: Picture) -> Markup {
+fn named((name, tone): (&str, Option<Tone>), picture: EmbeddedImage) -> Markup {
     html! { figure class=[tone.map(Tone::class)] { (picture) figcaption { (name) } } }
 }
 

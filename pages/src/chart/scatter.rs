@@ -1,28 +1,28 @@
-//! Style against preservation: one mark for each adapter, with its uncertainty.
+//! Marks in two dimensions, each with the intervals of its values.
 
 use maud::{Markup, html};
 
-use super::Tone;
 use super::axis::{Axis, Scale};
 use super::frame::{Frame, units};
 use super::label::{self, Label};
-use crate::report::number;
-use crate::score::Score;
+use super::{LOOKS, Tone};
+use crate::Estimate;
+use crate::number;
 
 const HEIGHT: f64 = 280.0;
 const RADIUS: f64 = 5.0;
 
-/// One adapter.
+/// One mark.
 #[derive(Debug, Clone)]
 pub struct ScatterPoint {
     /// Its name, written beside the mark.
     pub label: String,
-    /// Which sort of training made it.
+    /// How it looks.
     pub tone: Tone,
     /// Its place across, with interval.
-    pub x: Score,
+    pub x: Estimate,
     /// Its place upwards, with interval.
-    pub y: Score,
+    pub y: Estimate,
 }
 
 /// Marks with error bars in both directions.
@@ -41,13 +41,9 @@ pub struct ScatterChart<'a> {
 }
 
 impl ScatterChart<'_> {
-    /// The chart as HTML, or nothing where there is no mark to show.
+    /// The chart, or nothing where there is no mark to show.
     #[must_use]
-    pub fn html(&self) -> Option<String> {
-        self.render().map(Markup::into_string)
-    }
-
-    pub(in crate::report) fn render(&self) -> Option<Markup> {
+    pub fn render(&self) -> Option<Markup> {
         let frame = self.frame()?;
         let marks = html! {
             @for point in &self.points {
@@ -66,7 +62,7 @@ impl ScatterChart<'_> {
     }
 
     fn frame(&self) -> Option<Frame<'_>> {
-        let ends = |score: &Score| [score.low, score.mean, score.high];
+        let ends = |estimate: &Estimate| [estimate.low, estimate.value, estimate.high];
         let across = self.points.iter().flat_map(|point| ends(&point.x));
         let upwards = self.points.iter().flat_map(|point| ends(&point.y));
         Some(Frame {
@@ -79,7 +75,7 @@ impl ScatterChart<'_> {
     }
 
     fn labels(&self, frame: &Frame<'_>) -> Vec<Label<'_>> {
-        let placed = |point: &ScatterPoint| frame.place(point.x.mean, point.y.mean);
+        let placed = |point: &ScatterPoint| frame.place(point.x.value, point.y.value);
         let marks: Vec<(f64, f64, &str)> =
             self.points.iter().filter_map(|point| placed(point).map(|(x, y)| (x, y, point.label.as_str()))).collect();
         let bars = self.points.iter().flat_map(|point| bars(frame, point)).flatten();
@@ -89,7 +85,7 @@ impl ScatterChart<'_> {
 
     fn description(&self) -> String {
         let points = self.points.iter().map(|point| {
-            let (x, y) = (number::score(point.x.mean), number::score(point.y.mean));
+            let (x, y) = (number::two_decimals(point.x.value), number::two_decimals(point.y.value));
             format!("{} at {x} across and {y} upwards", point.label)
         });
         format!("{}: {}", self.title, points.collect::<Vec<_>>().join("; "))
@@ -98,7 +94,7 @@ impl ScatterChart<'_> {
 
 fn mark(frame: &Frame<'_>, point: &ScatterPoint) -> Markup {
     html! {
-        @if let Some((x, y)) = frame.place(point.x.mean, point.y.mean) {
+        @if let Some((x, y)) = frame.place(point.x.value, point.y.value) {
             g class=(point.tone.class()) {
                 (error_bars(frame, point))
                 (shape(point.tone, x, y))
@@ -121,21 +117,34 @@ type Place = (f64, f64);
 fn bars(frame: &Frame<'_>, point: &ScatterPoint) -> [Option<(Place, Place)>; 2] {
     let (x, y) = (&point.x, &point.y);
     [
-        frame.place(x.low, y.mean).zip(frame.place(x.high, y.mean)),
-        frame.place(x.mean, y.low).zip(frame.place(x.mean, y.high)),
+        frame.place(x.low, y.value).zip(frame.place(x.high, y.value)),
+        frame.place(x.value, y.low).zip(frame.place(x.value, y.high)),
     ]
 }
 
 fn shape(tone: Tone, x: f64, y: f64) -> Markup {
     let side = 2.0 * RADIUS - 1.0;
-    html! {
-        @match tone {
-            Tone::Cat | Tone::Adapter => circle.mark cx=(units(x)) cy=(units(y)) r=(RADIUS) {},
-            Tone::Lora => rect.mark x=(units(x - side / 2.0)) y=(units(y - side / 2.0)) width=(side) height=(side) {},
-            Tone::Base => rect.mark x=(units(x - side / 2.0)) y=(units(y - side / 2.0)) width=(side) height=(side)
-                transform=(format!("rotate(45 {} {})", units(x), units(y))) {},
+    let square = |turn: Option<String>| {
+        html! {
+            rect.mark x=(units(x - side / 2.0)) y=(units(y - side / 2.0)) width=(side) height=(side) transform=[turn] {}
         }
+    };
+    match tone {
+        Tone::Reference => square(Some(format!("rotate(45 {} {})", units(x), units(y)))),
+        Tone::Series(index) => match index % LOOKS {
+            0 => html! { circle.mark cx=(units(x)) cy=(units(y)) r=(RADIUS) {} },
+            1 => square(None),
+            2 => triangle(x, y, RADIUS),
+            _ => triangle(x, y, -RADIUS),
+        },
     }
+}
+
+/// A triangle around a point, pointing upwards for a positive `radius` and downwards for a negative one.
+fn triangle(x: f64, y: f64, radius: f64) -> Markup {
+    let (half, base, tip) = (1.1 * RADIUS, units(y + 0.8 * radius), units(y - radius));
+    let path = format!("M{} {base}L{} {base}L{} {tip}Z", units(x - half), units(x + half), units(x));
+    html! { path.mark d=(path) {} }
 }
 
 #[cfg(test)]
@@ -143,8 +152,8 @@ mod tests {
     use super::*;
 
     fn point(label: &str, x: f64, y: f64) -> ScatterPoint {
-        let score = |mean: f64| Score { mean, low: mean - 0.05, high: mean + 0.05, n: 9 };
-        ScatterPoint { label: label.to_owned(), tone: Tone::Cat, x: score(x), y: score(y) }
+        let estimate = |value: f64| Estimate { value, low: value - 0.05, high: value + 0.05 };
+        ScatterPoint { label: label.to_owned(), tone: Tone::Series(0), x: estimate(x), y: estimate(y) }
     }
 
     fn chart(points: Vec<ScatterPoint>) -> ScatterChart<'static> {
@@ -153,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_point_has_a_mark_two_bars_and_a_label() {
-        let html = chart(vec![point("a", 0.5, 0.6), point("b", 0.7, 0.8)]).html().unwrap();
+        let html = chart(vec![point("a", 0.5, 0.6), point("b", 0.7, 0.8)]).render().unwrap().into_string();
         assert_eq!(html.matches("class=\"mark\"").count(), 2);
         assert_eq!(html.matches("class=\"error-bar\"").count(), 4);
         assert_eq!(html.matches("class=\"label\"").count(), 2);
@@ -161,7 +170,16 @@ mod tests {
     }
 
     #[test]
+    fn every_look_has_a_shape_of_its_own() {
+        let tones = (0..LOOKS).map(Tone::Series).chain([Tone::Reference]);
+        let shapes: std::collections::BTreeSet<String> =
+            tones.map(|tone| shape(tone, 1.0, 1.0).into_string()).collect();
+        assert_eq!(shapes.len(), LOOKS + 1, "{shapes:?}");
+        assert_eq!(shape(Tone::Series(LOOKS), 1.0, 1.0).into_string(), shape(Tone::Series(0), 1.0, 1.0).into_string());
+    }
+
+    #[test]
     fn no_points_give_no_chart() {
-        assert!(chart(vec![]).html().is_none());
+        assert!(chart(vec![]).render().is_none());
     }
 }

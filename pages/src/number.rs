@@ -1,9 +1,10 @@
 //! Numbers as people read them.
 
-use crate::score::Score;
+use crate::Estimate;
 
-/// A score with two decimals, with three where two would round it up to 1; a true minus sign.
-pub(super) fn score(value: f64) -> String {
+/// `value` with two decimals, with three where two would round it up to 1; a true minus sign.
+#[must_use]
+pub fn two_decimals(value: f64) -> String {
     let text = if (0.995..1.0).contains(&value) { format!("{:.3}", value.min(0.999)) } else { format!("{value:.2}") };
     match text.strip_prefix('-') {
         Some("0.00") => "0.00".to_owned(),
@@ -12,19 +13,20 @@ pub(super) fn score(value: f64) -> String {
     }
 }
 
-/// The interval of a score, `0.93 to 0.97`.
-pub(super) fn interval(value: &Score) -> String {
-    format!("{} to {}", score(value.low), score(value.high))
+/// The interval of an estimate, `0.93 to 0.97`.
+#[must_use]
+pub fn interval(estimate: Estimate) -> String {
+    format!("{} to {}", two_decimals(estimate.low), two_decimals(estimate.high))
 }
 
 /// A number as it stands, in three digits.
-pub(super) fn plain(value: f64) -> String {
+pub(crate) fn plain(value: f64) -> String {
     ticks(&[value], value.abs() / 100.0).concat()
 }
 
 /// The numbers of an axis whose ticks are `step` apart, all in one notation; powers of ten where
 /// `step` is 0.
-pub(super) fn ticks(values: &[f64], step: f64) -> Vec<String> {
+pub(crate) fn ticks(values: &[f64], step: f64) -> Vec<String> {
     let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     let decimals = (-step.abs().log10()).ceil().clamp(0.0, 5.0) as usize;
     let tick = |value: &f64| match largest {
@@ -59,7 +61,8 @@ fn raised(digit: char) -> char {
 }
 
 /// A duration in words: `48 s`, `3 min 20 s`, `1 h 5 min`.
-pub(super) fn duration(seconds: f64) -> String {
+#[must_use]
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
         0..60 => format!("{whole} s"),
@@ -68,8 +71,9 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A count with its noun, `1 picture` or `3 pictures`.
-pub(super) fn count(n: usize, singular: &str, plural: &str) -> String {
+/// A count with its noun, `1 image` or `3 images`.
+#[must_use]
+pub fn count(n: usize, singular: &str, plural: &str) -> String {
     let noun = if n == 1 { singular } else { plural };
     format!("{n} {noun}")
 }
@@ -79,17 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scores_have_two_decimals_and_a_true_minus() {
-        assert_eq!(score(0.8149), "0.81");
-        assert_eq!(score(-0.05), "\u{2212}0.05");
-        assert_eq!(score(-0.001), "0.00");
+    fn values_have_two_decimals_and_a_true_minus() {
+        assert_eq!(two_decimals(0.8149), "0.81");
+        assert_eq!(two_decimals(-0.05), "\u{2212}0.05");
+        assert_eq!(two_decimals(-0.001), "0.00");
     }
 
     #[test]
-    fn a_score_just_below_one_is_not_shown_as_one() {
-        assert_eq!(score(0.997), "0.997");
-        assert_eq!(score(0.99999), "0.999");
-        assert_eq!(score(1.0), "1.00");
+    fn a_value_just_below_one_is_not_shown_as_one() {
+        assert_eq!(two_decimals(0.997), "0.997");
+        assert_eq!(two_decimals(0.99999), "0.999");
+        assert_eq!(two_decimals(1.0), "1.00");
     }
 
     #[test]

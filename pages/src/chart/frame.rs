@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::axis::Axis;
-use crate::report::number;
+use crate::number;
 
 /// Width of a chart in its own units; text is 12 units high.
 pub(super) const WIDTH: f64 = 360.0;

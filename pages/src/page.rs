@@ -5,7 +5,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 const STYLE: &str = include_str!("style.css");
 
 /// A whole HTML document in one file.
-pub(super) fn document(title: &str, description: &str, body: &Markup) -> String {
+#[must_use]
+pub fn document(title: &str, description: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,7 +31,8 @@ pub(super) fn document(title: &str, description: &str, body: &Markup) -> String 
 }
 
 /// The opening of a page: a small line, the title and what the page is about.
-pub(super) fn opening(eyebrow: &str, title: &str, lede: &str) -> Markup {
+#[must_use]
+pub fn opening(eyebrow: &str, title: &str, lede: &str) -> Markup {
     html! {
         header.opening {
             p.eyebrow { (eyebrow) }
@@ -41,7 +43,8 @@ pub(super) fn opening(eyebrow: &str, title: &str, lede: &str) -> Markup {
 }
 
 /// A section with a heading and, under it, what to look at.
-pub(super) fn section(heading: &str, explanation: &str, body: &Markup) -> Markup {
+#[must_use]
+pub fn section(heading: &str, explanation: &str, body: &Markup) -> Markup {
     html! {
         section {
             h2 { (heading) }
@@ -54,12 +57,14 @@ pub(super) fn section(heading: &str, explanation: &str, body: &Markup) -> Markup
 }
 
 /// A remark that must not be overlooked.
-pub(super) fn notice(text: &str) -> Markup {
+#[must_use]
+pub fn notice(text: &str) -> Markup {
     html! { aside.notice role="note" { p { (text) } } }
 }
 
 /// Names and values, one under the other.
-pub(super) fn facts<N: AsRef<str>, V: AsRef<str>>(facts: &[(N, V)]) -> Markup {
+#[must_use]
+pub fn facts<N: AsRef<str>, V: AsRef<str>>(facts: &[(N, V)]) -> Markup {
     html! {
         dl.facts {
             @for (name, value) in facts {

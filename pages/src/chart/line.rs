@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::Tone;
 use super::axis::{Axis, Scale};
 use super::frame::{Frame, units};
-use crate::report::number;
+use crate::number;
 
 const HEIGHT: f64 = 220.0;
 
@@ -26,7 +26,7 @@ pub enum Smoothing {
 pub struct Series {
     /// What it shows, for the legend.
     pub name: String,
-    /// Whose curve it is.
+    /// How it looks.
     pub tone: Tone,
     /// Step and value, in order of the steps.
     pub points: Vec<(f64, f64)>,
@@ -52,13 +52,9 @@ pub struct LineChart<'a> {
 }
 
 impl LineChart<'_> {
-    /// The chart as HTML, or nothing where there is no point to show.
+    /// The chart, or nothing where there is no point to show.
     #[must_use]
-    pub fn html(&self) -> Option<String> {
-        self.render().map(Markup::into_string)
-    }
-
-    pub(in crate::report) fn render(&self) -> Option<Markup> {
+    pub fn render(&self) -> Option<Markup> {
         let series: Vec<&Series> = self.series.iter().filter(|series| !series.points.is_empty()).collect();
         let frame = self.frame(&series)?;
         let marks = html! {
@@ -183,26 +179,26 @@ mod tests {
             y_title: "loss",
             scale: Scale::Linear,
             smoothing: Smoothing::None,
-            series: vec![Series { name: "CAT <1>".into(), tone: Tone::Cat, points }],
+            series: vec![Series { name: "CAT <1>".into(), tone: Tone::Series(0), points }],
         }
     }
 
     #[test]
     fn a_curve_runs_from_the_lower_left_to_the_upper_right_when_it_rises() {
-        let html = chart(vec![(0.0, 0.0), (10.0, 1.0)]).html().unwrap();
+        let html = chart(vec![(0.0, 0.0), (10.0, 1.0)]).render().unwrap().into_string();
         assert!(html.contains("d=\"M44.0 182.0L348.0 24.0\""), "{html}");
     }
 
     #[test]
     fn names_are_escaped_and_ends_are_told() {
-        let html = chart(vec![(0.0, 0.5), (10.0, 0.25)]).html().unwrap();
+        let html = chart(vec![(0.0, 0.5), (10.0, 0.25)]).render().unwrap().into_string();
         assert!(html.contains("Loss: CAT &lt;1&gt; from 0.500 to 0.250"), "{html}");
     }
 
     #[test]
     fn a_chart_without_points_is_left_out() {
-        assert!(chart(vec![]).html().is_none());
-        assert!(chart(vec![(0.0, f64::NAN)]).html().is_none());
+        assert!(chart(vec![]).render().is_none());
+        assert!(chart(vec![(0.0, f64::NAN)]).render().is_none());
     }
 
     #[test]
@@ -223,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_a_number_breaks_the_curve() {
-        let html = chart(vec![(0.0, 0.0), (1.0, f64::NAN), (2.0, 1.0)]).html().unwrap();
+        let html = chart(vec![(0.0, 0.0), (1.0, f64::NAN), (2.0, 1.0)]).render().unwrap().into_string();
         assert_eq!(html.matches("M44.0 182.0M348.0 24.0").count(), 1, "{html}");
     }
 }
