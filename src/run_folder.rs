@@ -100,7 +100,7 @@ impl RunFolder {
 
     /// Adds one step to the metrics.
     pub(crate) fn add_metrics(&self, report: &StepReport, seconds: f64) -> std::io::Result<()> {
-        let line = MetricsLine { report, seconds, peak_memory_bytes: crate::memory::peak_bytes() };
+        let line = MetricsLine { report, seconds, peak_memory_bytes: catelier_bench::process::peak_bytes() };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         OpenOptions::new().create(true).append(true).open(self.metrics())?.write_all(text.as_bytes())

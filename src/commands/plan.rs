@@ -1,8 +1,8 @@
 //! `catelier plan`: what `train` would do with the same flags.
 
 use candle_core::Device;
+use catelier_bench::product_rate;
 use catelier_pipelines::plan::{Bytes, MemoryPlan};
-use catelier_pipelines::workload::MatrixProduct;
 use catelier_prompts::Trigger;
 use serde::Serialize;
 
@@ -10,7 +10,6 @@ use crate::base_source::BaseSource;
 use crate::cli::PlanArgs;
 use crate::commands::train;
 use crate::failure::{Blame, Outcome};
-use crate::meter::measure;
 use crate::planning::{self, Plan};
 use crate::settings::{TrainSettings, stated};
 use crate::terminal;
@@ -68,7 +67,7 @@ impl Report {
             gflop_per_step,
             seconds_per_step_at_least: match &plan.memory {
                 None => None,
-                Some(_) => Some(gflop_per_step / product_rate(settings)?),
+                Some(_) => Some(gflop_per_step / rate(settings)?),
             },
             memory: plan.memory.as_ref().map(|memory| Memory::new(memory, plan.limit)),
         })
@@ -146,10 +145,8 @@ fn level_and_block(path: &str) -> (&str, &str) {
 }
 
 /// Operations per second of a plain product with weights of the run's type, in units of 10⁹.
-fn product_rate(settings: &TrainSettings) -> Outcome<f64> {
+fn rate(settings: &TrainSettings) -> Outcome<f64> {
     const SIDE: usize = 768;
-    let mut product =
-        MatrixProduct::new(SIDE, settings.weights_dtype()?, &Device::Cpu).run("cannot set up a matrix product")?;
-    let measured = measure(&mut product, &Device::Cpu, 1, 3)?;
-    Ok(measured.gflop() / measured.best_wall_seconds())
+    let rate = product_rate(SIDE, settings.weights_dtype()?, &Device::Cpu, 3);
+    Ok(rate.run("cannot measure a matrix product")?.gflop_per_second)
 }

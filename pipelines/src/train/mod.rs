@@ -26,15 +26,13 @@ pub use error::TrainError;
 pub use lessons::{Caption, Lesson, Lessons};
 pub use observer::{StepReport, TrainObserver};
 pub use state::StateFolder;
+pub use step::{Batch, CatTarget, DenoisingAndCat, Objective, conditions_together};
 
 use crate::base::BaseModel;
 use crate::model::Condition;
 use drift::DriftProbe;
 use lessons::Orders;
 use state::RunState;
-#[cfg(test)]
-pub(crate) use step::DenoisingAndCat;
-pub(crate) use step::{Batch, CatTarget, Objective, conditions_together};
 use step::{Terms, mean};
 
 /// Where the draws of one batch come from.

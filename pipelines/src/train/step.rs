@@ -12,19 +12,19 @@ use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub struct Batch {
     /// Clean latents, `[batch, 4, height/8, width/8]`.
-    pub(crate) latents: Tensor,
+    pub latents: Tensor,
     /// Unit normal noise of the same shape.
-    pub(crate) noise: Tensor,
+    pub noise: Tensor,
     /// One timestep per sample.
-    pub(crate) timesteps: Vec<u32>,
+    pub timesteps: Vec<u32>,
     /// Captions to denoise under.
-    pub(crate) condition: Condition,
+    pub condition: Condition,
     /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
+    pub keys: Option<PromptKeys>,
     /// One name per sample, for messages.
-    pub(crate) names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 /// The terms of the objective, one value per sample, `[batch]` each; a term that was not taken has none.
@@ -36,36 +36,45 @@ pub(crate) struct Terms {
 }
 
 /// The objective for one model: which passes are made and how they are weighted.
-pub(crate) struct Objective<'a> {
-    pub(crate) unet: &'a UNet,
-    pub(crate) schedule: &'a NoiseSchedule,
-    pub(crate) adapters: &'a AdapterSet,
-    pub(crate) parameters: &'a Parameters,
-    pub(crate) min_snr_gamma: Option<f64>,
+pub struct Objective<'a> {
+    /// The frozen base.
+    pub unet: &'a UNet,
+    /// Its noise schedule.
+    pub schedule: &'a NoiseSchedule,
+    /// The adapter that is trained.
+    pub adapters: &'a AdapterSet,
+    /// The adapter's parameters, which get the gradients.
+    pub parameters: &'a Parameters,
+    /// γ of min-SNR weighting; `None` weighs all timesteps the same.
+    pub min_snr_gamma: Option<f64>,
 }
 
 /// What the CAT term holds the adapter to.
 #[derive(Debug)]
-pub(crate) struct CatTarget {
+pub struct CatTarget {
     /// The captions without the trigger.
-    pub(crate) condition: Condition,
+    pub condition: Condition,
     /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
+    pub keys: Option<PromptKeys>,
     /// The base's prediction, where it is known.
-    pub(crate) noise_pred_base: Option<Tensor>,
+    pub noise_pred_base: Option<Tensor>,
 }
 
 /// Values of both terms, one per sample, their gradient, and the base's prediction.
-pub(crate) struct DenoisingAndCat {
-    pub(crate) denoising: Vec<f64>,
-    pub(crate) cat: Vec<f64>,
-    pub(crate) gradients: Gradients,
-    pub(crate) noise_pred_base: Tensor,
+pub struct DenoisingAndCat {
+    /// The denoising term of each sample.
+    pub denoising: Vec<f64>,
+    /// The CAT term of each sample.
+    pub cat: Vec<f64>,
+    /// Gradients of the weighted sum of both means.
+    pub gradients: Gradients,
+    /// The base's prediction without the trigger, `[batch, channels, height, width]`, without a graph.
+    pub noise_pred_base: Tensor,
 }
 
 /// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch and a UNet of
 /// these `channels` on its finest level.
-pub(crate) fn conditions_together(cells: usize, channels: usize) -> bool {
+pub fn conditions_together(cells: usize, channels: usize) -> bool {
     cells * channels <= TOGETHER
 }
 
@@ -77,7 +86,10 @@ impl Objective<'_> {
     /// Denoising of `batch` under its own captions, and its gradient times `weight`.
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
-    pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
+    ///
+    /// # Errors
+    /// Those of the tensor operations, and [`TrainError::Numerics`] where a parameter gets no finite gradient.
+    pub fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
         let start = self.unet.start(&self.begin(batch)?, batch.condition.added.as_ref())?;
         let noise_pred = self.adapted(&start, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
@@ -88,7 +100,10 @@ impl Objective<'_> {
     /// The same with the CAT term on the very latents, noise and timesteps of `batch`, times `cat_weight`.
     ///
     /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's.
-    pub(crate) fn denoising_and_cat(
+    ///
+    /// # Errors
+    /// Those of [`denoising`](Self::denoising).
+    pub fn denoising_and_cat(
         &self,
         batch: &Batch,
         target: &CatTarget,

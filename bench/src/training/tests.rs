@@ -8,9 +8,9 @@ use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 
 use super::*;
-use crate::loss;
-use crate::model::{Condition, UNetConfig};
-use crate::train::{DenoisingAndCat, conditions_together};
+use catelier_pipelines::loss;
+use catelier_pipelines::model::{Condition, UNetConfig};
+use catelier_pipelines::train::{DenoisingAndCat, conditions_together};
 
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;

@@ -2,10 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::noise::{Noise, Stream};
-
-use crate::error::{Error, Result};
-use crate::files::ModelFiles;
-use crate::model::{AddedCondition, Condition, ImageSizes, TextEncoderConfig, UNet, UNetConfig};
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, TextEncoderConfig, UNet, UNetConfig};
+use catelier_pipelines::{Error, Result};
 
 /// Where all inputs come from; their seed is fixed, so that two runs of a workload do the same.
 const SEED: u64 = 1;

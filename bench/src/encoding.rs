@@ -2,13 +2,13 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
+use catelier_pipelines::Result;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::{TextEncoder, Vae};
+use catelier_pipelines::train::TrainError;
 
-use super::Workload;
-use super::inputs::WorkloadSizes;
-use crate::error::Result;
-use crate::files::ModelFiles;
-use crate::model::{TextEncoder, Vae};
-use crate::train::TrainError;
+use crate::Workload;
+use crate::inputs::WorkloadSizes;
 
 /// A batch of pictures to latents and back.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Autoencoding {
     /// Loads the autoencoder alone.
     ///
     /// # Errors
-    /// Those of [`Vae::load`], and [`crate::Error::InvalidSetting`] for sizes out of range.
+    /// Those of [`Vae::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
     pub fn new(files: &ModelFiles, sizes: WorkloadSizes, dtype: DType, device: &Device) -> Result<Self> {
         sizes.check()?;
         let vae = Vae::load(files, dtype, device)?;
@@ -49,7 +49,7 @@ impl TextEncoding {
     /// Loads the text encoders, without their tokenizers.
     ///
     /// # Errors
-    /// Those of [`TextEncoder::load`], and [`crate::Error::InvalidSetting`] for a batch out of range.
+    /// Those of [`TextEncoder::load`], and [`catelier_pipelines::Error::InvalidSetting`] for a batch out of range.
     pub fn new(files: &ModelFiles, batch: usize, dtype: DType, device: &Device) -> Result<Self> {
         WorkloadSizes { latent: 1, batch }.check()?;
         let there = |component: &&str| files.exists(&format!("{component}/config.json"));

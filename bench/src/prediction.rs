@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
+use catelier_pipelines::Result;
+use catelier_pipelines::diffusion::NoiseSchedule;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::{Condition, UNet};
+use catelier_pipelines::train::TrainError;
 
-use super::Workload;
-use super::inputs::{WorkloadSizes, condition};
-use crate::diffusion::NoiseSchedule;
-use crate::error::Result;
-use crate::files::ModelFiles;
-use crate::model::{Condition, UNet};
-use crate::train::TrainError;
+use crate::Workload;
+use crate::inputs::{WorkloadSizes, condition};
 
 /// The base's prediction for one batch of latents, without adapter and without graph.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Prediction {
     /// Loads the UNet alone.
     ///
     /// # Errors
-    /// Those of [`UNet::load`], and [`crate::Error::InvalidSetting`] for sizes out of range.
+    /// Those of [`UNet::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
     pub fn new(files: &ModelFiles, sizes: WorkloadSizes, dtype: DType, device: &Device) -> Result<Self> {
         sizes.check()?;
         let unet = UNet::load(files, dtype, device)?;

@@ -4,14 +4,14 @@ use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, Targets};
 use catelier_numerics::optim::{AdamW, AdamWConfig};
 use catelier_numerics::params::Parameters;
+use catelier_pipelines::diffusion::NoiseSchedule;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::model::{Recompute, UNet};
+use catelier_pipelines::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
+use catelier_pipelines::train::{Batch, CatTarget, Objective, TrainError};
 
-use super::Workload;
-use super::inputs::{WorkloadSizes, condition};
-use crate::diffusion::NoiseSchedule;
-use crate::files::ModelFiles;
-use crate::model::{Recompute, UNet};
-use crate::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
-use crate::train::{Batch, CatTarget, Objective, TrainError};
+use crate::Workload;
+use crate::inputs::{WorkloadSizes, condition};
 
 const SEED: u64 = 1;
 const LEARNING_RATE: f64 = 1e-4;
@@ -46,7 +46,7 @@ impl TrainingStep {
     /// Loads the UNet alone, and a fresh adapter of `rank` on its attention.
     ///
     /// # Errors
-    /// Those of [`UNet::load`] and [`Adapter::init`], and [`crate::Error::InvalidSetting`] for sizes out of range.
+    /// Those of [`UNet::load`] and [`Adapter::init`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
     pub fn new(
         files: &ModelFiles,
         sizes: WorkloadSizes,

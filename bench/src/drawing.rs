@@ -2,15 +2,15 @@
 
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
+use catelier_pipelines::Result;
+use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::generate::{GenerateRequest, generate};
+use catelier_pipelines::sampler::SamplerKind;
+use catelier_pipelines::train::TrainError;
 
-use super::Workload;
-use super::inputs::{WorkloadSizes, check_range};
-use crate::base::BaseModel;
-use crate::error::Result;
-use crate::files::ModelFiles;
-use crate::generate::{GenerateRequest, generate};
-use crate::sampler::SamplerKind;
-use crate::train::TrainError;
+use crate::Workload;
+use crate::inputs::{WorkloadSizes, check_range};
 
 /// Guided drawing with DDIM: prompts are read, latents sampled, pictures decoded.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Drawing {
     /// Loads a whole base; `steps` are the sampler's, each of which calls the UNet once for both halves of the guidance.
     ///
     /// # Errors
-    /// Those of [`BaseModel::load`], and [`crate::Error::InvalidSetting`] for sizes or steps
+    /// Those of [`BaseModel::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes or steps
     /// outside 1..=1024.
     pub fn new(files: &ModelFiles, sizes: WorkloadSizes, steps: usize, dtype: DType, device: &Device) -> Result<Self> {
         sizes.check()?;
