@@ -11,6 +11,8 @@
 pub mod atomic;
 pub mod ema;
 mod error;
+pub mod finite;
+pub mod hex;
 pub mod linalg;
 pub mod noise;
 pub mod ops;
