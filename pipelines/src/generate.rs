@@ -9,6 +9,7 @@ mod request;
 
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
+use catelier_numerics::finite::is_finite;
 use catelier_numerics::noise::{Noise, Stream};
 use image::RgbImage;
 
@@ -286,9 +287,7 @@ fn check_finite(
     values: &Tensor,
     step: usize,
 ) -> Result<()> {
-    let largest = values.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-    let total = values.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-    if largest.is_finite() && !total.is_nan() {
+    if is_finite(values)? {
         return Ok(());
     }
     Err(Error::PictureNotFinite {
