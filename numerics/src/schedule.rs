@@ -12,9 +12,9 @@ pub enum Kind {
     Linear,
     /// Falls along half a cosine to 0 at the last step.
     Cosine,
-    /// Falls along half a cosine `cycles` times, jumping back to the base rate in between.
+    /// Falls along half a cosine `cycles` times, and jumps back to the base rate in between.
     CosineWithRestarts {
-        /// Number of falls, at least 1.
+        /// Number of cycles, at least 1.
         cycles: u32,
     },
     /// Falls to `end` at the last step as a power of the remaining time.
@@ -94,9 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_shorter_than_its_warm_up_has_finite_rates() {
-        for kind in [Kind::Constant, Kind::Linear, Kind::Cosine, Kind::Polynomial { power: 2.0, end: 0.1 }] {
-            assert!((0..30).all(|step| rate(kind, 20, 5).at(step).is_finite()));
+    fn a_run_shorter_than_its_warm_up_only_climbs() {
+        let polynomial = Kind::Polynomial { power: 2.0, end: 0.1 };
+        // The rate where the warm-up of 20 steps would end, if a run of 5 steps came so far.
+        for (kind, after) in [(Kind::Constant, 2.0), (Kind::Linear, 0.0), (Kind::Cosine, 2.0), (polynomial, 0.1)] {
+            let rates: Vec<_> = (0..5).map(|step| rate(kind, 20, 5).at(step)).collect();
+            assert_eq!(rates, [0.0, 0.1, 0.2, 2.0 * 0.15, 0.4], "{kind:?}");
+            assert_eq!(rate(kind, 20, 5).at(20), after, "{kind:?}");
         }
     }
 }
