@@ -1,4 +1,4 @@
-//! Pictures: 8-bit RGB squares, the canvas they are painted on, and the house style.
+//! Images: 8-bit RGB squares, the canvas they are painted on, and the house style.
 
 use std::io;
 use std::ops::Range;
@@ -13,15 +13,15 @@ use crate::error::Result;
 use crate::palette::{Rgb, WHITE};
 use crate::scene::{CANVAS, Ink, SIDE, Scene, Shape};
 
-/// A square picture, 8-bit sRGB.
+/// A square image, 8-bit sRGB.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Picture {
+pub struct Image {
     side: usize,
     pixels: Vec<u8>,
 }
 
-impl Picture {
-    /// The picture of `side` by `side` whose colour at (x, y) is `paint(x, y)`.
+impl Image {
+    /// The image of `side` by `side` whose colour at (x, y) is `paint(x, y)`.
     pub fn from_fn(side: usize, mut paint: impl FnMut(usize, usize) -> Rgb) -> Self {
         let mut pixels = Vec::with_capacity(side * side * 3);
         for y in 0..side {
@@ -42,13 +42,13 @@ impl Picture {
         &self.pixels
     }
 
-    /// The colour at (`x`, `y`), both below [`Picture::side`].
+    /// The colour at (`x`, `y`), both below [`Image::side`].
     pub fn at(&self, x: usize, y: usize) -> Rgb {
         let start = (y * self.side + x) * 3;
         Rgb([self.pixels[start], self.pixels[start + 1], self.pixels[start + 2]])
     }
 
-    /// The picture made smaller: each new pixel is the mean of a square of old ones.
+    /// The image made smaller: each new pixel is the mean of a square of old ones.
     ///
     /// `side` must divide the present side; otherwise the nearest larger side that does is used.
     pub fn reduced(&self, side: usize) -> Self {
@@ -57,7 +57,7 @@ impl Picture {
         Self::from_fn(side, |x, y| self.mean(x * factor..(x + 1) * factor, y * factor..(y + 1) * factor))
     }
 
-    /// The picture a little blurred: every pixel becomes the mean of the square that reaches `reach` pixels each way.
+    /// The image a little blurred: every pixel becomes the mean of the square that reaches `reach` pixels each way.
     pub(crate) fn bled(&self, reach: usize) -> Self {
         let span = |place: usize| place.saturating_sub(reach)..(place + reach + 1).min(self.side);
         Self::from_fn(self.side, |x, y| self.mean(span(x), span(y)))
@@ -78,8 +78,8 @@ impl Picture {
     }
 }
 
-impl Picture {
-    /// Writes the picture as an 8-bit RGB PNG file; an older file stays whole until the new one is.
+impl Image {
+    /// Writes the image as an 8-bit RGB PNG file; an older file stays whole until the new one is.
     ///
     /// # Errors
     /// [`Error::Write`](crate::Error::Write).
@@ -132,9 +132,9 @@ impl Canvas {
         self.0.fill_path(path, &paint(colour, opacity), FillRule::Winding, Transform::identity(), None);
     }
 
-    pub(crate) fn into_picture(self) -> Picture {
+    pub(crate) fn into_image(self) -> Image {
         let pixels = self.0.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
-        Picture { side: SIDE as usize, pixels }
+        Image { side: SIDE as usize, pixels }
     }
 }
 
@@ -147,12 +147,12 @@ fn paint(colour: Rgb, opacity: f32) -> Paint<'static> {
 
 impl Scene {
     /// Paints the scene in the house style at full size ([`CANVAS`] pixels a side).
-    pub fn render(&self) -> Picture {
+    pub fn render(&self) -> Image {
         let mut canvas = Canvas::new(WHITE);
         for shape in &self.shapes {
             canvas.shape(shape, shape.colour);
         }
-        canvas.into_picture()
+        canvas.into_image()
     }
 }
 
@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn reduced_pixel_is_the_mean_of_its_square() {
-        let picture = Picture::from_fn(4, |x, y| Rgb::new((x * 10) as u8, (y * 10) as u8, 7));
-        let half = picture.reduced(2);
+        let image = Image::from_fn(4, |x, y| Rgb::new((x * 10) as u8, (y * 10) as u8, 7));
+        let half = image.reduced(2);
         assert_eq!(half.side(), 2);
         assert_eq!((half.at(0, 0), half.at(1, 1)), (Rgb::new(5, 5, 7), Rgb::new(25, 25, 7)));
     }
@@ -173,7 +173,7 @@ mod tests {
         let mut canvas = Canvas::new(WHITE);
         let all = crate::geometry::Pen::rectangle(0.0, 0.0, SIDE, SIDE).finish().expect("a square is visible");
         canvas.glaze(&all, Rgb::new(0, 0, 0), 0.25);
-        let Rgb([grey, ..]) = canvas.into_picture().at(128, 128);
+        let Rgb([grey, ..]) = canvas.into_image().at(128, 128);
         assert!(grey.abs_diff(191) <= 1, "{grey}");
     }
 }

@@ -1,18 +1,18 @@
-//! Seeded chance: every choice in a picture is a function of its seed.
+//! Seeded random numbers: every choice in an image is a function of its seed.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A stream of choices, keyed by a seed, the name of what is being chosen, and an index.
-pub(crate) struct Dice(ChaCha8Rng);
+/// A stream of random numbers (ChaCha8), keyed by a seed, the name of the choice and an index.
+pub(crate) struct Rng(ChaCha8Rng);
 
-impl Dice {
-    /// The stream called `name` (its first 16 bytes count) of `seed`.
+impl Rng {
+    /// The stream of `seed` for the choice called `name`, at index 0.
     pub(crate) fn new(seed: u64, name: &str) -> Self {
         Self::at(seed, name, 0)
     }
 
-    /// The stream of the `index`th thing called `name` under `seed`.
+    /// The stream of `seed` for the choice called `name` (its first 16 bytes count) at `index`.
     pub(crate) fn at(seed: u64, name: &str, index: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -23,7 +23,7 @@ impl Dice {
         Self(ChaCha8Rng::from_seed(key))
     }
 
-    /// A whole number of 64 random bits, for seeding something else.
+    /// 64 random bits, as the seed of another stream.
     pub(crate) fn seed(&mut self) -> u64 {
         self.0.next_u64()
     }
@@ -43,12 +43,12 @@ impl Dice {
         self.between(-reach, reach)
     }
 
-    /// A place in a list of `count` (at least one) things.
+    /// An index below `count`, which is at least 1.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         ((self.unit() * count as f32) as usize).min(count.saturating_sub(1))
     }
 
-    /// Whether something happens that has this `probability`.
+    /// True with this `probability`.
     pub(crate) fn chance(&mut self, probability: f32) -> bool {
         self.unit() < probability
     }

@@ -6,13 +6,13 @@ use tiny_skia::{Path, Transform};
 
 use super::field::{Cloud, Ruling};
 use super::view::{BLEED, Spot, View, WIDTH};
-use crate::dice::Dice;
 use crate::palette::{BLACK, Rgb, WHITE};
-use crate::picture::{Canvas, Picture};
+use crate::render::{Canvas, Image};
+use crate::rng::Rng;
 use crate::scene::{Ink, Role, Scene, Shape};
 
 /// Cut paper: every part a sheet with a shadow, the object mounted on white.
-pub(super) fn papercut(scene: &Scene) -> Picture {
+pub(super) fn papercut(scene: &Scene) -> Image {
     let mut canvas = Canvas::new(WHITE);
     let (setting, object): (Vec<&Shape>, Vec<&Shape>) = scene.shapes.iter().partition(|shape| !shape.role.is_object());
     for (place, shape) in setting.into_iter().enumerate() {
@@ -32,7 +32,7 @@ pub(super) fn papercut(scene: &Scene) -> Picture {
         shadow(&mut canvas, shape, 0.0);
         canvas.shape(shape, shape.colour.mix(WHITE, 0.08));
     }
-    canvas.into_picture()
+    canvas.into_image()
 }
 
 fn moved(path: &Path, x: f32, y: f32) -> Option<Path> {
@@ -59,10 +59,10 @@ fn mount(canvas: &mut Canvas, shape: &Shape, rim: f32) {
 }
 
 /// Embroidery: every region filled with stitches in its own direction.
-pub(super) fn embroidery(scene: &Scene) -> Picture {
+pub(super) fn embroidery(scene: &Scene) -> Image {
     let view = View::thickened(scene, 2.0);
-    let mut dice = Dice::new(scene.seed, "embroidery");
-    let sheen = Cloud::new(&mut dice, 14.0);
+    let mut rng = Rng::new(scene.seed, "embroidery");
+    let sheen = Cloud::new(&mut rng, 14.0);
     view.paint(|spot| {
         let colour = spot.shape.colour.saturated(1.2);
         match spot.shape.role {
@@ -96,19 +96,19 @@ fn stitched(spot: Spot<'_>, thread: Rgb, degrees: f32, sheen: &Cloud) -> Rgb {
 }
 
 /// Mosaic: square stones of one colour each, a little uneven, in pale mortar.
-pub(super) fn mosaic(scene: &Scene) -> Picture {
+pub(super) fn mosaic(scene: &Scene) -> Image {
     const STONE: usize = 12;
     let house = scene.render();
-    let mut dice = Dice::new(scene.seed, "mosaic");
+    let mut rng = Rng::new(scene.seed, "mosaic");
     let across = WIDTH / STONE + 1;
     let stones: Vec<Rgb> = (0..across * across)
         .map(|place| {
             let (left, top) = (place % across * STONE, place / across * STONE);
             let colour = house.mean(left..left + STONE, top..top + STONE);
-            colour.saturated(1.3).shifted(dice.jitter(14.0))
+            colour.saturated(1.3).shifted(rng.jitter(14.0))
         })
         .collect();
-    Picture::from_fn(WIDTH, |x, y| {
+    Image::from_fn(WIDTH, |x, y| {
         let mortar = x % STONE >= STONE - 3 || y % STONE >= STONE - 3;
         let stone = stones[(y / STONE) * across + x / STONE];
         if mortar { Rgb::new(206, 198, 184).mix(stone, 0.6) } else { stone }

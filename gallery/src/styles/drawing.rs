@@ -2,16 +2,16 @@
 
 use super::field::{Cloud, Ruling};
 use super::view::View;
-use crate::dice::Dice;
 use crate::palette::{Rgb, WHITE};
-use crate::picture::Picture;
+use crate::render::Image;
+use crate::rng::Rng;
 use crate::scene::{Role, Scene};
 
 /// Chalk on a board: broken white lines and slanted strokes of colour.
-pub(super) fn chalk(scene: &Scene) -> Picture {
+pub(super) fn chalk(scene: &Scene) -> Image {
     let view = View::thickened(scene, 2.0);
-    let mut dice = Dice::new(scene.seed, "chalk");
-    let (smudge, dust) = (Cloud::new(&mut dice, 60.0), Cloud::new(&mut dice, 5.0));
+    let mut rng = Rng::new(scene.seed, "chalk");
+    let (smudge, dust) = (Cloud::new(&mut rng, 60.0), Cloud::new(&mut rng, 5.0));
     let (fill, ground) = (Ruling::new(-50.0, 24.0), Ruling::new(0.0, 32.0));
     let board = Rgb::new(36, 50, 46);
     view.paint(|spot| {
@@ -32,10 +32,10 @@ pub(super) fn chalk(scene: &Scene) -> Picture {
 }
 
 /// Crayon: trembling edges, waxy strokes with paper between them.
-pub(super) fn crayon(scene: &Scene) -> Picture {
+pub(super) fn crayon(scene: &Scene) -> Image {
     let view = View::thickened(scene, 1.0);
-    let mut dice = Dice::new(scene.seed, "crayon");
-    let (tremble, wander) = (Cloud::new(&mut dice, 20.0), Cloud::new(&mut dice, 50.0));
+    let mut rng = Rng::new(scene.seed, "crayon");
+    let (tremble, wander) = (Cloud::new(&mut rng, 20.0), Cloud::new(&mut rng, 50.0));
     let paper = Rgb::new(255, 253, 244);
     let (sky, ground, body) = (Ruling::new(-28.0, 32.0), Ruling::new(6.0, 28.0), Ruling::new(-62.0, 26.0));
     view.paint(|spot| {

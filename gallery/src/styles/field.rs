@@ -1,9 +1,9 @@
-//! Numbers over the canvas: distances, blurs, smooth noise and line rulings.
+//! Values over the canvas: distances, blurs, smooth noise and line rulings.
 
 use super::view::WIDTH;
-use crate::dice::Dice;
+use crate::rng::Rng;
 
-/// One number per pixel of the canvas.
+/// One value for each pixel of the canvas.
 pub(super) struct Field(Vec<f32>);
 
 impl Field {
@@ -68,9 +68,9 @@ pub(super) struct Cloud {
 
 impl Cloud {
     /// Noise whose hills are about `cell` canvas units apart.
-    pub(super) fn new(dice: &mut Dice, cell: f32) -> Self {
+    pub(super) fn new(rng: &mut Rng, cell: f32) -> Self {
         let across = (WIDTH as f32 / cell) as usize + 3;
-        Self { cell, across, knots: (0..across * across).map(|_| dice.jitter(1.0)).collect() }
+        Self { cell, across, knots: (0..across * across).map(|_| rng.jitter(1.0)).collect() }
     }
 
     /// The noise at a point of the canvas.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn cloud_stays_between_its_bounds_and_is_smooth() {
-        let cloud = Cloud::new(&mut Dice::new(3, "cloud"), 20.0);
+        let cloud = Cloud::new(&mut Rng::new(3, "cloud"), 20.0);
         for place in 0..2000 {
             let (x, y) = ((place % 50) as f32 * 5.3, (place / 50) as f32 * 6.5);
             assert!(cloud.at(x, y).abs() <= 1.0);

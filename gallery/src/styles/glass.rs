@@ -1,17 +1,17 @@
 //! Facets: stained glass and low polygons.
 
 use super::view::{View, WIDTH};
-use crate::dice::Dice;
 use crate::geometry::{Pen, Point};
 use crate::palette::{Rgb, WHITE};
-use crate::picture::{Canvas, Picture};
+use crate::render::{Canvas, Image};
+use crate::rng::Rng;
 use crate::scene::{Role, SIDE, Scene};
 
 /// Stained glass: the setting broken into panes between leads, the object leaded along its outlines.
-pub(super) fn stained(scene: &Scene) -> Picture {
+pub(super) fn stained(scene: &Scene) -> Image {
     let view = View::thickened(scene, 4.0);
-    let mut dice = Dice::new(scene.seed, "glass");
-    let panes = Panes::new(&mut dice, 4);
+    let mut rng = Rng::new(scene.seed, "glass");
+    let panes = Panes::new(&mut rng, 4);
     let lead = Rgb::new(44, 40, 52);
     view.paint(|spot| {
         let point = spot.point();
@@ -39,16 +39,16 @@ struct Pane {
 
 impl Panes {
     /// `across` by `across` cells, loosely placed.
-    fn new(dice: &mut Dice, across: usize) -> Self {
+    fn new(rng: &mut Rng, across: usize) -> Self {
         let cell = SIDE / across as f32;
-        let pane = |place: usize, dice: &mut Dice| Pane {
+        let pane = |place: usize, rng: &mut Rng| Pane {
             seed: (
-                ((place % across) as f32 + 0.5 + dice.jitter(0.38)) * cell,
-                ((place / across) as f32 + 0.5 + dice.jitter(0.38)) * cell,
+                ((place % across) as f32 + 0.5 + rng.jitter(0.38)) * cell,
+                ((place / across) as f32 + 0.5 + rng.jitter(0.38)) * cell,
             ),
-            tint: dice.jitter(26.0),
+            tint: rng.jitter(26.0),
         };
-        Self((0..across * across).map(|place| pane(place, dice)).collect())
+        Self((0..across * across).map(|place| pane(place, rng)).collect())
     }
 
     /// The pane a point lies in, and about how far the point is from its edge.
@@ -68,9 +68,9 @@ impl Panes {
 }
 
 /// Low polygons: triangles of light and shade over flat colours, no outlines.
-pub(super) fn lowpoly(scene: &Scene) -> Picture {
+pub(super) fn lowpoly(scene: &Scene) -> Image {
     let view = View::without_outlines(scene);
-    let shade = triangles(&mut Dice::new(scene.seed, "lowpoly"), 36.0);
+    let shade = triangles(&mut Rng::new(scene.seed, "lowpoly"), 36.0);
     view.paint(|spot| {
         let light = f32::from(shade.at(spot.x as usize, spot.y as usize).0[0]) - 128.0;
         spot.shape.colour.shifted(light)
@@ -78,24 +78,24 @@ pub(super) fn lowpoly(scene: &Scene) -> Picture {
 }
 
 /// Grey triangles on a loose grid of `cell` canvas units; 128 is neither light nor dark.
-fn triangles(dice: &mut Dice, cell: f32) -> Picture {
+fn triangles(rng: &mut Rng, cell: f32) -> Image {
     let across = (WIDTH as f32 / cell) as usize + 3;
     let knots: Vec<Point> = (0..across * across)
         .map(|place| {
             let (x, y) = ((place % across) as f32 - 0.5, (place / across) as f32 - 0.5);
-            ((x + dice.jitter(0.3)) * cell, (y + dice.jitter(0.3)) * cell)
+            ((x + rng.jitter(0.3)) * cell, (y + rng.jitter(0.3)) * cell)
         })
         .collect();
     let mut canvas = Canvas::new(Rgb::new(128, 128, 128));
     for place in (0..across * (across - 1)).filter(|place| place % across + 1 < across) {
         let [a, b, c, d] = [place, place + 1, place + across + 1, place + across].map(|knot| knots[knot]);
-        let halves = if dice.chance(0.5) { [[a, b, c], [a, c, d]] } else { [[a, b, d], [b, c, d]] };
+        let halves = if rng.chance(0.5) { [[a, b, c], [a, c, d]] } else { [[a, b, d], [b, c, d]] };
         for (corners, lean) in halves.into_iter().zip([14.0, -14.0]) {
-            let grey = (128.0 + lean + dice.jitter(20.0)) as u8;
+            let grey = (128.0 + lean + rng.jitter(20.0)) as u8;
             if let Some(path) = Pen::polygon(&corners).finish() {
                 canvas.fill(&path, Rgb::new(grey, grey, grey));
             }
         }
     }
-    canvas.into_picture()
+    canvas.into_image()
 }

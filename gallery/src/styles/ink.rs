@@ -2,20 +2,20 @@
 
 use super::field::{Cloud, Ruling};
 use super::view::{Spot, View};
-use crate::dice::Dice;
 use crate::palette::Rgb;
-use crate::picture::Picture;
+use crate::render::Image;
+use crate::rng::Rng;
 use crate::scene::{Role, SIDE, Scene};
 use crate::vocabulary::Setting;
 
 /// Pen hatching: more directions where it is darker, and bare paper around the object; the paper is blue at night.
-pub(super) fn hatch(scene: &Scene) -> Picture {
+pub(super) fn hatch(scene: &Scene) -> Image {
     let view = View::thickened(scene, 4.0);
     let night = view.is_night();
     let paper = if night { Rgb::new(176, 178, 204) } else { Rgb::new(246, 236, 214) };
     let (bare, ink, line) = (Rgb::new(250, 242, 222), Rgb::new(136, 112, 106), Rgb::new(84, 66, 66));
     let distance = view.distance();
-    let wobble = Cloud::new(&mut Dice::new(scene.seed, "hatch"), 40.0);
+    let wobble = Cloud::new(&mut Rng::new(scene.seed, "hatch"), 40.0);
     let [level, rising, falling] = [0.0, -45.0, 45.0].map(|degrees| Ruling::new(degrees, 26.0));
     view.paint(|spot| {
         let (x, y) = spot.point();
@@ -36,7 +36,7 @@ pub(super) fn hatch(scene: &Scene) -> Picture {
 }
 
 /// A line screen whose lines swell with darkness; the object's lines are tilted.
-pub(super) fn engraving(scene: &Scene) -> Picture {
+pub(super) fn engraving(scene: &Scene) -> Image {
     let view = View::thickened(scene, 3.0);
     let night = view.is_night();
     let (paper, ink, line) = (Rgb::new(238, 216, 174), Rgb::new(164, 122, 82), Rgb::new(116, 76, 46));
@@ -63,7 +63,7 @@ fn swell(darkness: f32) -> f32 {
 }
 
 /// A black block with the light carved out of it.
-pub(super) fn woodcut(scene: &Scene) -> Picture {
+pub(super) fn woodcut(scene: &Scene) -> Image {
     let (paper, ink) = (Rgb::new(212, 204, 188), Rgb::new(60, 54, 62));
     let view = View::thickened(scene, 4.0);
     let distance = view.distance();
@@ -93,12 +93,12 @@ fn gouge(ruling: Ruling, point: (f32, f32), length: f32, share: f32) -> bool {
 }
 
 /// Ink wash with a brush line of changing weight, and a seal.
-pub(super) fn sumi(scene: &Scene) -> Picture {
+pub(super) fn sumi(scene: &Scene) -> Image {
     let (paper, ink) = (Rgb::new(242, 240, 230), Rgb::new(26, 26, 30));
     let (thin, thick) = (View::thickened(scene, 1.0), View::thickened(scene, 8.0));
     let distance = thin.distance();
-    let mut dice = Dice::new(scene.seed, "sumi");
-    let (pressure, bleed) = (Cloud::new(&mut dice, 46.0), Cloud::new(&mut dice, 44.0));
+    let mut rng = Rng::new(scene.seed, "sumi");
+    let (pressure, bleed) = (Cloud::new(&mut rng, 46.0), Cloud::new(&mut rng, 44.0));
     let night = thin.is_night();
     thin.paint(|spot| {
         let (x, y) = spot.point();
@@ -135,7 +135,7 @@ fn seal(x: f32, y: f32) -> bool {
 }
 
 /// Black-figure vase painting between two bands of meander.
-pub(super) fn vase(scene: &Scene) -> Picture {
+pub(super) fn vase(scene: &Scene) -> Image {
     let view = View::of(scene);
     view.paint(|spot| {
         let (x, y) = spot.point();

@@ -3,12 +3,12 @@
 use super::field::{Field, Ruling};
 use super::view::View;
 use crate::palette::{Rgb, Tones, WHITE};
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{Role, SIDE, Scene};
 use crate::vocabulary::{Colour, Setting};
 
 /// Neon: the object's outlines as a glowing tube, the setting as dim coloured lines.
-pub(super) fn neon(scene: &Scene) -> Picture {
+pub(super) fn neon(scene: &Scene) -> Image {
     let view = View::thickened(scene, 1.0);
     let tube = Field::from_fn(|x, y| if view.role(x, y) == Role::Outline { 1.0 } else { 0.0 });
     let (near, far) = (tube.blurred(4), tube.blurred(12));
@@ -60,7 +60,7 @@ fn ground_lines(scene: &Scene, (_, y): (f32, f32), wall: Rgb) -> Rgb {
 }
 
 /// Gold leaf: gold with a slanted sheen on dark red, and a gold rim around the object.
-pub(super) fn goldleaf(scene: &Scene) -> Picture {
+pub(super) fn goldleaf(scene: &Scene) -> Image {
     let view = View::thickened(scene, 3.0);
     let distance = view.distance();
     let (rising, falling, sheen) = (Ruling::new(45.0, 56.0), Ruling::new(-45.0, 56.0), Ruling::new(-55.0, 110.0));

@@ -2,11 +2,11 @@
 
 use super::view::{Spot, View};
 use crate::palette::{BLACK, Rgb, Tones, WHITE};
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{Role, SIDE, Scene};
 
 /// White lines on blue paper with a grid and a frame.
-pub(super) fn blueprint(scene: &Scene) -> Picture {
+pub(super) fn blueprint(scene: &Scene) -> Image {
     let view = View::thickened(scene, 4.0);
     let night = view.is_night();
     let sheet = if night { Rgb::new(46, 74, 142) } else { Rgb::new(70, 118, 194) };
@@ -37,7 +37,7 @@ fn horizon(view: &View<'_>, spot: Spot<'_>, width: f32) -> bool {
 }
 
 /// One dark line, and behind it the object as a flat patch that has slipped.
-pub(super) fn contour(scene: &Scene) -> Picture {
+pub(super) fn contour(scene: &Scene) -> Image {
     let view = View::thickened(scene, 1.0);
     let night = view.is_night();
     let (paper, line) = if night {
@@ -60,7 +60,7 @@ pub(super) fn contour(scene: &Scene) -> Picture {
 }
 
 /// Bands that follow the silhouette outwards in the setting's two colours.
-pub(super) fn echo(scene: &Scene) -> Picture {
+pub(super) fn echo(scene: &Scene) -> Image {
     let view = View::thickened(scene, 3.0);
     let distance = view.distance().blurred(2);
     let night = view.is_night();

@@ -1,4 +1,4 @@
-//! The artists: hands that redraw a scene, each in a style the base model has never seen.
+//! The artists, who redraw a scene, each in a style that the base model has never seen.
 
 mod craft;
 mod drawing;
@@ -17,11 +17,11 @@ mod view;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::Scene;
 use crate::vocabulary::Triple;
 
-/// An artist: a name, a sentence about the style, and the hand that draws in it.
+/// An artist: a name, a sentence about the style, and the function that draws in it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Artist {
     /// One lowercase word.
@@ -29,15 +29,15 @@ pub struct Artist {
     /// One sentence about the style.
     pub description: &'static str,
     #[serde(skip)]
-    hand: fn(&Scene) -> Picture,
+    style: fn(&Scene) -> Image,
 }
 
-/// The artist that demonstrations use unless told otherwise.
+/// The artist of demonstrations that name no other.
 pub const DEFAULT_ARTIST: &str = "goldleaf";
 
 macro_rules! artists {
-    ($($name:literal, $hand:path, $description:literal;)+) => {
-        &[$(Artist { name: $name, description: $description, hand: $hand }),+]
+    ($($name:literal, $style:path, $description:literal;)+) => {
+        &[$(Artist { name: $name, description: $description, style: $style }),+]
     };
 }
 
@@ -108,12 +108,12 @@ impl Artist {
     /// The scene of `triple` and `seed` in the artist's style, at full canvas size.
     ///
     /// The geometry is that of the house style for the same seed, so that a pair differs in style alone.
-    pub fn draw(&self, triple: Triple, seed: u64) -> Picture {
+    pub fn draw(&self, triple: Triple, seed: u64) -> Image {
         self.redraw(&Scene::draw(triple, seed))
     }
 
     /// `scene` in the artist's style, at full canvas size.
-    pub fn redraw(&self, scene: &Scene) -> Picture {
-        (self.hand)(scene)
+    pub fn redraw(&self, scene: &Scene) -> Image {
+        (self.style)(scene)
     }
 }

@@ -4,22 +4,22 @@ use std::f32::consts::PI;
 
 use super::field::{Cloud, Field, Ruling};
 use super::view::{BLEED, View, WIDTH};
-use crate::dice::Dice;
 use crate::geometry::{Pen, Point};
 use crate::palette::{BLACK, Rgb, Tones, WHITE};
-use crate::picture::{Canvas, Picture};
+use crate::render::{Canvas, Image};
+use crate::rng::Rng;
 use crate::scene::{Role, SIDE, Scene};
 
 /// Dabs of pure colour on a loose hexagonal grid, smaller and closer on the object.
-pub(super) fn dots(scene: &Scene) -> Picture {
+pub(super) fn dots(scene: &Scene) -> Image {
     let view = View::of(scene);
-    let mut dice = Dice::new(scene.seed, "dots");
+    let mut rng = Rng::new(scene.seed, "dots");
     let night = view.is_night();
     let ground = if night { Rgb::new(22, 26, 66) } else { Rgb::new(240, 238, 236) };
     let edge = Tones::of(scene.triple.colour).dark.mix(BLACK, 0.45);
     let mut canvas = Canvas::new(ground);
     for (pitch, on_object) in [(24.0, false), (12.0, true)] {
-        for (x, y) in loose_grid(pitch, &mut dice) {
+        for (x, y) in loose_grid(pitch, &mut rng) {
             let shape = view.shape(x as i32, y as i32);
             let colour = match shape.role {
                 role if role.is_object() != on_object => continue,
@@ -28,26 +28,26 @@ pub(super) fn dots(scene: &Scene) -> Picture {
                 _ if night && shape.role != Role::Detail => shape.colour.saturated(1.2).mix(ground, 0.3),
                 _ => shape.colour.saturated(1.7).mix(WHITE, 0.15),
             };
-            dab(&mut canvas, (x, y), pitch * dice.between(0.48, 0.54), wavering(colour, &mut dice));
+            dab(&mut canvas, (x, y), pitch * rng.between(0.48, 0.54), wavering(colour, &mut rng));
         }
     }
-    canvas.into_picture().bled(BLEED)
+    canvas.into_image().bled(BLEED)
 }
 
 /// The points of a hexagonal grid, each a little off its place.
-fn loose_grid(pitch: f32, dice: &mut Dice) -> Vec<Point> {
+fn loose_grid(pitch: f32, rng: &mut Rng) -> Vec<Point> {
     let (columns, rows) = ((SIDE / pitch) as usize + 2, (SIDE / pitch / 0.86) as usize + 2);
     (0..columns * rows)
         .map(|place| {
             let (column, row) = ((place % columns) as f32, (place / columns) as f32);
             let x = (column + 0.5 * (row % 2.0)) * pitch;
-            (x + dice.jitter(pitch * 0.12), row * pitch * 0.86 + dice.jitter(pitch * 0.12))
+            (x + rng.jitter(pitch * 0.12), row * pitch * 0.86 + rng.jitter(pitch * 0.12))
         })
         .collect()
 }
 
-fn wavering(colour: Rgb, dice: &mut Dice) -> Rgb {
-    Rgb(colour.0.map(|channel| (f32::from(channel) + dice.jitter(16.0)).clamp(0.0, 255.0) as u8))
+fn wavering(colour: Rgb, rng: &mut Rng) -> Rgb {
+    Rgb(colour.0.map(|channel| (f32::from(channel) + rng.jitter(16.0)).clamp(0.0, 255.0) as u8))
 }
 
 fn dab(canvas: &mut Canvas, (x, y): Point, radius: f32, colour: Rgb) {
@@ -66,10 +66,10 @@ fn read(channels: &[Field; 3], x: i32, y: i32) -> Rgb {
 }
 
 /// Watercolour: soft edges, pigment that pools, paper grain and an unpainted border.
-pub(super) fn wash(scene: &Scene) -> Picture {
+pub(super) fn wash(scene: &Scene) -> Image {
     let view = View::of(scene);
-    let mut dice = Dice::new(scene.seed, "wash");
-    let (edge, pool, grain) = (Cloud::new(&mut dice, 16.0), Cloud::new(&mut dice, 40.0), Cloud::new(&mut dice, 6.0));
+    let mut rng = Rng::new(scene.seed, "wash");
+    let (edge, pool, grain) = (Cloud::new(&mut rng, 16.0), Cloud::new(&mut rng, 40.0), Cloud::new(&mut rng, 6.0));
     let soft = blurred(
         |x, y| {
             let bend = (6.0 * edge.at(x as f32, y as f32)) as i32;
@@ -99,7 +99,7 @@ pub(super) fn wash(scene: &Scene) -> Picture {
 }
 
 /// Pastel: blurred light colours, slanted chalk grain, fog that thickens upwards.
-pub(super) fn pastel(scene: &Scene) -> Picture {
+pub(super) fn pastel(scene: &Scene) -> Image {
     let view = View::of(scene);
     let soft = blurred(|x, y| view.colour(x, y), 6);
     let chalk = Ruling::new(-60.0, 20.0);
@@ -121,11 +121,11 @@ pub(super) fn pastel(scene: &Scene) -> Picture {
 }
 
 /// Tie-dye: rippled edges and rings of three dyes around the middle.
-pub(super) fn tiedye(scene: &Scene) -> Picture {
+pub(super) fn tiedye(scene: &Scene) -> Image {
     let view = View::of(scene);
-    let wobble = Cloud::new(&mut Dice::new(scene.seed, "tiedye"), 30.0);
+    let wobble = Cloud::new(&mut Rng::new(scene.seed, "tiedye"), 30.0);
     let body = Tones::of(scene.triple.colour);
-    Picture::from_fn(WIDTH, |x, y| {
+    Image::from_fn(WIDTH, |x, y| {
         let (dx, dy) = (x as f32 - scene.centre.0, y as f32 - scene.centre.1);
         let radius = libm::hypotf(dx, dy).max(1.0) + 7.0 * wobble.at(x as f32, y as f32);
         let ripple = 3.5 * libm::sinf(radius / 5.0) / radius;

@@ -3,7 +3,7 @@
 use super::field::Dots;
 use super::view::{Spot, View};
 use crate::palette::{Rgb, WHITE};
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{Role, Scene, Shape};
 use crate::vocabulary::{Colour, Setting};
 
@@ -14,7 +14,7 @@ const CORAL: Rgb = Rgb::new(240, 86, 66);
 const MUSTARD: Rgb = Rgb::new(248, 186, 58);
 
 /// Five flat colours, thick navy outlines and a cream edge around the object.
-pub(super) fn poster(scene: &Scene) -> Picture {
+pub(super) fn poster(scene: &Scene) -> Image {
     let view = View::thickened(scene, 6.0);
     let distance = view.distance();
     let (sky, ground) = match scene.triple.setting {
@@ -49,7 +49,7 @@ fn flat(colour: Colour) -> Rgb {
 }
 
 /// Two plates, pink and teal, the second out of register: the object solid on bare paper, the setting screened.
-pub(super) fn riso(scene: &Scene) -> Picture {
+pub(super) fn riso(scene: &Scene) -> Image {
     let view = View::thickened(scene, 4.0);
     let distance = view.distance();
     let paper = Rgb::new(250, 246, 234);
@@ -101,7 +101,7 @@ fn printed(screen: Dots, point: (f32, f32), amount: f32) -> bool {
 }
 
 /// Thick black lines, pure colours, rays in the sky and big dots on the ground.
-pub(super) fn comic(scene: &Scene) -> Picture {
+pub(super) fn comic(scene: &Scene) -> Image {
     let view = View::thickened(scene, 6.0);
     let distance = view.distance();
     let dots = Dots::new(45.0, 36.0);

@@ -3,12 +3,12 @@
 use super::field::Field;
 use super::view::{View, WIDTH};
 use crate::palette::Rgb;
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{Role, Scene};
 use crate::vocabulary::Setting;
 
 /// Four greens, in blocks of two pixels at 64; the object is always the lightest or the darkest thing.
-pub(super) fn handheld(scene: &Scene) -> Picture {
+pub(super) fn handheld(scene: &Scene) -> Image {
     const BLOCK: usize = 8;
     const GREENS: [Rgb; 4] =
         [Rgb::new(18, 54, 34), Rgb::new(50, 104, 56), Rgb::new(140, 172, 40), Rgb::new(208, 222, 120)];
@@ -37,11 +37,11 @@ pub(super) fn handheld(scene: &Scene) -> Picture {
         }
     };
     let middle = |place: usize| place / BLOCK * BLOCK + BLOCK / 2;
-    Picture::from_fn(WIDTH, |x, y| GREENS[shade(middle(x), middle(y))])
+    Image::from_fn(WIDTH, |x, y| GREENS[shade(middle(x), middle(y))])
 }
 
 /// Heat: the object hottest, its warmth leaking into a cold setting.
-pub(super) fn thermal(scene: &Scene) -> Picture {
+pub(super) fn thermal(scene: &Scene) -> Image {
     let view = View::of(scene);
     let night = scene.triple.setting == Setting::Night;
     let (sky, ground) = match scene.triple.setting {
@@ -68,7 +68,7 @@ pub(super) fn thermal(scene: &Scene) -> Picture {
         }
     });
     let (sharp, leak) = (heat.blurred(2), heat.blurred(14));
-    Picture::from_fn(WIDTH, |x, y| {
+    Image::from_fn(WIDTH, |x, y| {
         let (x, y) = (x as i32, y as i32);
         heat_colour(sharp.at(x, y).max(0.85 * leak.at(x, y)))
     })

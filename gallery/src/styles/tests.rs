@@ -1,10 +1,10 @@
-//! What a person must be able to see: artists that differ, and objects that do not drown at night.
+//! Artists differ visibly, and objects stay visible at night.
 
 use rayon::prelude::*;
 
 use super::view::{View, WIDTH};
 use super::{ARTISTS, Artist, Catalogue, DEFAULT_ARTIST};
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{Role, Scene};
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
@@ -16,8 +16,8 @@ fn samples() -> Vec<Triple> {
     Object::ALL.iter().enumerate().map(triple).collect()
 }
 
-/// The root mean square difference of two sets of pictures, in levels of 0 to 255.
-fn difference(left: &[Picture], right: &[Picture]) -> f64 {
+/// The root mean square difference of two sets of images, in levels of 0 to 255.
+fn difference(left: &[Image], right: &[Image]) -> f64 {
     let pairs = left.iter().zip(right).flat_map(|(left, right)| left.pixels().iter().zip(right.pixels()));
     let (sum, count) =
         pairs.fold((0.0, 0.0), |(sum, count), (&a, &b)| (sum + (f64::from(a) - f64::from(b)).powi(2), count + 1.0));
@@ -27,7 +27,7 @@ fn difference(left: &[Picture], right: &[Picture]) -> f64 {
 #[test]
 fn artists_differ_from_the_house_style_and_from_each_other() {
     let samples = samples();
-    let mut shows: Vec<(&str, Vec<Picture>)> = ARTISTS
+    let mut shows: Vec<(&str, Vec<Image>)> = ARTISTS
         .par_iter()
         .map(|artist| (artist.name, samples.iter().map(|&triple| artist.draw(triple, 7).reduced(64)).collect()))
         .collect();
@@ -42,7 +42,7 @@ fn artists_differ_from_the_house_style_and_from_each_other() {
 
 /// How far the object stands out: the largest colour distance (0 to 441) between its inside and the setting,
 /// between the strips on both sides of its edge, and between the outer strip (a halo) and the setting.
-fn contrast(scene: &Scene, picture: &Picture) -> f32 {
+fn contrast(scene: &Scene, image: &Image) -> f32 {
     let view = View::thickened(scene, 2.0);
     let outside = view.distance();
     let inside = super::field::Field::distance(|x, y| !view.role(x, y).is_object());
@@ -51,7 +51,7 @@ fn contrast(scene: &Scene, picture: &Picture) -> f32 {
         for place in 0..WIDTH * WIDTH {
             let (x, y) = (place % WIDTH, place / WIDTH);
             if belongs(x as i32, y as i32) {
-                sum.iter_mut().zip(picture.at(x, y).0).for_each(|(total, channel)| *total += f32::from(channel));
+                sum.iter_mut().zip(image.at(x, y).0).for_each(|(total, channel)| *total += f32::from(channel));
                 count += 1.0;
             }
         }
@@ -66,7 +66,7 @@ fn contrast(scene: &Scene, picture: &Picture) -> f32 {
     apart(body, setting).max(apart(inner, outer)).max(apart(outer, setting))
 }
 
-fn faintest(setting: Setting, colours: &[Colour], draw: impl Fn(&Scene) -> Picture) -> (f32, String) {
+fn faintest(setting: Setting, colours: &[Colour], draw: impl Fn(&Scene) -> Image) -> (f32, String) {
     let mut faintest = (f32::MAX, String::new());
     for &object in Object::ALL {
         for &colour in colours {

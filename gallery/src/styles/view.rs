@@ -4,7 +4,7 @@ use tiny_skia::{FillRule, LineCap, LineJoin, Paint, Pixmap, Stroke, Transform};
 
 use super::field::Field;
 use crate::palette::Rgb;
-use crate::picture::Picture;
+use crate::render::Image;
 use crate::scene::{CANVAS, Ink, Role, Scene, Shape};
 use crate::vocabulary::Setting;
 
@@ -88,10 +88,10 @@ impl<'a> View<'a> {
         Field::distance(|x, y| self.role(x, y).is_object())
     }
 
-    /// Paints a picture from the shape under every pixel; the ink bleeds a little.
-    pub(super) fn paint(&self, mut colour: impl FnMut(Spot<'a>) -> Rgb) -> Picture {
+    /// Paints an image from the shape under every pixel; the ink bleeds a little.
+    pub(super) fn paint(&self, mut colour: impl FnMut(Spot<'a>) -> Rgb) -> Image {
         let spot = |x: usize, y: usize| Spot { x: x as i32, y: y as i32, shape: self.shape(x as i32, y as i32) };
-        Picture::from_fn(WIDTH, |x, y| colour(spot(x, y))).bled(BLEED)
+        Image::from_fn(WIDTH, |x, y| colour(spot(x, y))).bled(BLEED)
     }
 }
 
