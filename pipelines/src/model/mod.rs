@@ -18,5 +18,5 @@ pub use config::{
 };
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
 pub(crate) use unet::keeps_wide;
-pub use unet::{Beginning, PromptKeys, Start, UNet};
+pub use unet::{CrossAttentionKv, Prefix, SharedPrefix, UNet};
 pub use vae::{Moments, Tiling, Vae, encoding_bytes};

@@ -8,7 +8,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::TrainError;
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
+use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(crate) struct Batch {
     pub(crate) timesteps: Vec<u32>,
     /// Captions to denoise under.
     pub(crate) condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
+    /// The base's cross-attention keys and values of them, where they are known.
+    pub(crate) keys: Option<CrossAttentionKv>,
     /// One name per sample, for messages.
     pub(crate) names: Vec<String>,
 }
@@ -49,8 +49,8 @@ pub(crate) struct Objective<'a> {
 pub(crate) struct CatTarget {
     /// The captions without the trigger.
     pub(crate) condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
+    /// The base's cross-attention keys and values of them, where they are known.
+    pub(crate) keys: Option<CrossAttentionKv>,
     /// The base's prediction, where it is known.
     pub(crate) noise_pred_base: Option<Tensor>,
 }
@@ -78,8 +78,8 @@ impl Objective<'_> {
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
     pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let start = self.unet.start(&self.begin(batch)?, batch.condition.added.as_ref())?;
-        let noise_pred = self.adapted(&start, &batch.condition, batch.keys.as_ref())?;
+        let prefix = self.unet.prefix(&self.shared_prefix(batch)?, batch.condition.added.as_ref())?;
+        let noise_pred = self.adapted(&prefix, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
@@ -95,18 +95,18 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
-        let beginning = self.begin(batch)?;
-        let [start, start_without] = [&batch.condition, &target.condition]
-            .map(|condition| self.unet.start(&beginning, condition.added.as_ref()));
-        let (start, start_without) = (start?, start_without?);
+        let shared = self.shared_prefix(batch)?;
+        let [prefix, prefix_without] =
+            [&batch.condition, &target.condition].map(|condition| self.unet.prefix(&shared, condition.added.as_ref()));
+        let (prefix, prefix_without) = (prefix?, prefix_without?);
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
                 let (context, keys) = (&target.condition.context, target.keys.as_ref());
-                self.unet.predict_from(&start_without, context, keys, &AdapterSet::base())?.detach()
+                self.unet.predict_from(&prefix_without, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let predictions = Predictions { batch, start, target, start_without, noise_pred_base: &noise_pred_base };
+        let predictions = Predictions { batch, prefix, target, prefix_without, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let channels = self.unet.config().levels[0].channels;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
@@ -118,11 +118,11 @@ impl Objective<'_> {
 
     /// Both terms from one batch of twice the size, and one backward pass.
     fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, .. } = given;
+        let Predictions { batch, prefix, target, prefix_without, .. } = given;
         let keys = batch.keys.as_ref().zip(target.keys.as_ref());
-        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
+        let keys = keys.map(|(with, without)| CrossAttentionKv::cat(&[with, without])).transpose()?;
         let both = Condition::cat(&[&batch.condition, &target.condition])?;
-        let noise_pred = self.adapted(&start.before(start_without)?, &both, keys.as_ref())?;
+        let noise_pred = self.adapted(&prefix.cat(prefix_without)?, &both, keys.as_ref())?;
         let rows = noise_pred.dim(0)? / 2;
         let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, batch)?;
         let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
@@ -136,30 +136,35 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, noise_pred_base } = given;
-        let noise_pred = self.adapted(start, &batch.condition, batch.keys.as_ref())?;
+        let Predictions { batch, prefix, target, prefix_without, noise_pred_base } = given;
+        let noise_pred = self.adapted(prefix, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
         let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.adapted(start_without, &target.condition, target.keys.as_ref())?;
+        let noise_pred = self.adapted(prefix_without, &target.condition, target.keys.as_ref())?;
         let values = loss::cat(&noise_pred, noise_pred_base)?;
         let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    /// The adapted prediction; `keys` are what the base makes of the condition, which serve where the adapter leaves those
-    /// layers alone.
-    fn adapted(&self, start: &Start, condition: &Condition, keys: Option<&PromptKeys>) -> Result<Tensor, TrainError> {
-        let keys = keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
-        Ok(self.unet.predict_from(start, &condition.context, keys, self.adapters)?)
+    /// The adapted prediction; `keys`, the base's cross-attention keys and values of the condition, are used where the
+    /// adapter leaves those layers alone.
+    fn adapted(
+        &self,
+        prefix: &Prefix,
+        condition: &Condition,
+        keys: Option<&CrossAttentionKv>,
+    ) -> Result<Tensor, TrainError> {
+        let keys = keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
+        Ok(self.unet.predict_from(prefix, &condition.context, keys, self.adapters)?)
     }
 
-    fn begin(&self, batch: &Batch) -> Result<Beginning, TrainError> {
+    fn shared_prefix(&self, batch: &Batch) -> Result<SharedPrefix, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
-        Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
+        Ok(self.unet.shared_prefix(&noisy, &timesteps, &[self.adapters])?)
     }
 
     fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
@@ -202,9 +207,9 @@ impl Objective<'_> {
 /// What both terms are computed from.
 struct Predictions<'a> {
     batch: &'a Batch,
-    start: Start,
+    prefix: Prefix,
     target: &'a CatTarget,
-    start_without: Start,
+    prefix_without: Prefix,
     noise_pred_base: &'a Tensor,
 }
 

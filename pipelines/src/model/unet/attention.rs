@@ -8,7 +8,7 @@ use catelier_numerics::ops::{
     Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded, feed_forward,
 };
 
-use super::prompt_keys::{Prompt, PromptKeys};
+use super::cross_attention::{CrossAttentionKv, PromptInput};
 use crate::error::Result;
 use crate::model::checkpoint::{Block, Pass};
 use crate::model::config::{UNetConfig, UNetLevel};
@@ -38,16 +38,16 @@ impl Transformer {
     }
 
     /// `x: [batch, channels, height, width]`.
-    pub(super) fn forward(&self, x: &Tensor, prompt: Prompt<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, prompt: PromptInput<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let lead = Around::after(Prelude::GroupNorm(&self.norm));
         let mut tokens = self.proj_in.to_tokens(x, lead, pass.adapters)?;
         for block in &self.blocks {
             tokens = match prompt {
-                Prompt::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
-                Prompt::Context(context) => pass.run(block, &[&tokens, context])?,
-                Prompt::Keys(keys) => {
-                    let [keys, values] = keys.get(&block.path)?;
+                PromptInput::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
+                PromptInput::Context(context) => pass.run(block, &[&tokens, context])?,
+                PromptInput::Kv(kv) => {
+                    let [keys, values] = kv.get(&block.path)?;
                     pass.run(block, &[&tokens, keys, values])?
                 }
             };
@@ -55,11 +55,16 @@ impl Transformer {
         self.proj_out.to_map(&tokens, (height, width), Around::default().onto(x), pass.adapters)
     }
 
-    /// Puts what its blocks make of `context: [batch, tokens, width]` into `keys`.
-    pub(super) fn read(&self, context: &Tensor, adapters: &AdapterSet, keys: &mut PromptKeys) -> TensorResult<()> {
+    /// Adds its blocks' keys and values of `context: [batch, tokens, width]` to `kv`.
+    pub(super) fn cross_attention_kv(
+        &self,
+        context: &Tensor,
+        adapters: &AdapterSet,
+        kv: &mut CrossAttentionKv,
+    ) -> TensorResult<()> {
         for block in &self.blocks {
-            let (key, value) = block.attn2.keys(context, adapters)?;
-            keys.insert(&block.path, key, value);
+            let (keys, values) = block.attn2.keys_and_values(context, adapters)?;
+            kv.insert(&block.path, keys, values);
         }
         Ok(())
     }
@@ -107,16 +112,16 @@ impl Block for TransformerBlock {
         &self.path
     }
 
-    /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or the keys and values
-    /// that were made of it.
+    /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or its keys and
+    /// values.
     fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor> {
         let (x, adapters) = (&inputs[0], pass.adapters);
         let normed = self.norm1.forward(x)?;
-        let (key, value) = self.attn1.keys(&normed, adapters)?;
+        let (key, value) = self.attn1.keys_and_values(&normed, adapters)?;
         let x = self.attn1.forward_onto(x, &normed, (&key, &value), adapters)?;
         let (key, value) = match &inputs[1..] {
             [key, value] => (key.clone(), value.clone()),
-            _ => self.attn2.keys(&inputs[1], adapters)?,
+            _ => self.attn2.keys_and_values(&inputs[1], adapters)?,
         };
         let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, (&key, &value), adapters)?;
         self.ff.forward_onto(&x, &self.norm3, pass)
@@ -148,7 +153,7 @@ impl Attention {
     }
 
     /// Keys and values of `context: [batch, tokens, context_width]`: `[batch, tokens, width]` each.
-    fn keys(&self, context: &Tensor, adapters: &AdapterSet) -> TensorResult<(Tensor, Tensor)> {
+    fn keys_and_values(&self, context: &Tensor, adapters: &AdapterSet) -> TensorResult<(Tensor, Tensor)> {
         Ok((self.to_k.forward(context, adapters)?, self.to_v.forward(context, adapters)?))
     }
 

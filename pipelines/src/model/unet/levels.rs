@@ -6,17 +6,17 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use super::attention::Transformer;
 use super::blocks::{Downsample, ResnetBlock, Upsample};
-use super::prompt_keys::Prompt;
+use super::cross_attention::PromptInput;
 use crate::error::Result;
 use crate::model::checkpoint::Pass;
 use crate::model::config::{UNetConfig, UNetLevel};
 use crate::model::slots::Place;
 
-/// What every level sees besides the map.
-pub(super) struct Guidance<'a> {
+/// Inputs of every block besides the map.
+pub(super) struct BlockInputs<'a> {
     /// The activated time embedding: `[batch, width]`.
     pub(super) time: &'a Tensor,
-    pub(super) prompt: Prompt<'a>,
+    pub(super) prompt: PromptInput<'a>,
     pub(super) pass: Pass<'a>,
 }
 
@@ -28,14 +28,14 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
-        self.attend(guidance.pass.run(&self.resnet, &[x, guidance.time])?, guidance)
+    fn forward(&self, x: &Tensor, inputs: &BlockInputs<'_>) -> TensorResult<Tensor> {
+        self.attend(inputs.pass.run(&self.resnet, &[x, inputs.time])?, inputs)
     }
 
-    /// What follows the residual block.
-    fn attend(&self, x: Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
+    /// The attention after the residual block.
+    fn attend(&self, x: Tensor, inputs: &BlockInputs<'_>) -> TensorResult<Tensor> {
         match &self.attention {
-            Some(attention) => attention.forward(&x, guidance.prompt, guidance.pass),
+            Some(attention) => attention.forward(&x, inputs.prompt, inputs.pass),
             None => Ok(x),
         }
     }
@@ -92,26 +92,27 @@ impl DownLevel {
         self.layers.iter().filter_map(|layer| layer.attention.as_ref())
     }
 
-    /// The map after the first residual block, which sees no prompt.
-    pub(super) fn begin(&self, x: &Tensor, time: &Tensor, pass: Pass<'_>) -> TensorResult<Tensor> {
+    /// The output of the first residual block, which sees no prompt.
+    pub(super) fn first_resnet(&self, x: &Tensor, time: &Tensor, pass: Pass<'_>) -> TensorResult<Tensor> {
         pass.run(&self.layers[0].resnet, &[x, time])
     }
 
-    /// The smaller map; what the way up needs is pushed to `skips`. `begun` is the result of [`begin`](Self::begin).
+    /// The smaller map; the skip connections are pushed to `skips`. `first` is the result of
+    /// [`first_resnet`](Self::first_resnet).
     pub(super) fn forward(
         &self,
-        begun: Tensor,
+        first: Tensor,
         skips: &mut Vec<Tensor>,
-        guidance: &Guidance<'_>,
+        inputs: &BlockInputs<'_>,
     ) -> TensorResult<Tensor> {
-        let mut x = self.layers[0].attend(begun, guidance)?;
+        let mut x = self.layers[0].attend(first, inputs)?;
         skips.push(x.clone());
         for layer in &self.layers[1..] {
-            x = layer.forward(&x, guidance)?;
+            x = layer.forward(&x, inputs)?;
             skips.push(x.clone());
         }
         if let Some(downsample) = &self.downsample {
-            x = downsample.forward(&x, guidance.pass.adapters)?;
+            x = downsample.forward(&x, inputs.pass.adapters)?;
             skips.push(x.clone());
         }
         Ok(x)
@@ -135,8 +136,8 @@ impl MiddleLevel {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
-        self.last.forward(&self.first.forward(x, guidance)?, guidance)
+    pub(super) fn forward(&self, x: &Tensor, inputs: &BlockInputs<'_>) -> TensorResult<Tensor> {
+        self.last.forward(&self.first.forward(x, inputs)?, inputs)
     }
 
     /// Its transformers, in order.
@@ -180,16 +181,21 @@ impl UpLevel {
     }
 
     /// The larger map; takes its skips from the end of `skips`.
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, guidance: &Guidance<'_>) -> TensorResult<Tensor> {
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        skips: &mut Vec<Tensor>,
+        inputs: &BlockInputs<'_>,
+    ) -> TensorResult<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
             let skip = skips.pop().ok_or_else(|| candle_core::Error::msg("the way up needs more skips"))?;
-            x = layer.forward(&Tensor::cat(&[x, skip], 1)?, guidance)?;
+            x = layer.forward(&Tensor::cat(&[x, skip], 1)?, inputs)?;
         }
         match (&self.upsample, skips.last()) {
             (Some(upsample), Some(next)) => {
                 let (_, _, height, width) = next.dims4()?;
-                upsample.forward(&x, (height, width), guidance.pass.adapters)
+                upsample.forward(&x, (height, width), inputs.pass.adapters)
             }
             _ => Ok(x),
         }
