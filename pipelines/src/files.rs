@@ -28,11 +28,11 @@ pub struct EmbeddedFile {
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     name: String,
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Location {
     Folder(PathBuf),
     Embedded(&'static [EmbeddedFile]),
     /// All files but the weights, which follow from the seed.
@@ -60,18 +60,18 @@ impl ModelFiles {
         let path = path.into();
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        Self { name, place: Place::Folder(path) }
+        Self { name, location: Location::Folder(path) }
     }
 
     /// Files compiled into the binary, called `embedded`.
     pub fn embedded(files: &'static [EmbeddedFile]) -> Self {
-        Self { name: "embedded".into(), place: Place::Embedded(files) }
+        Self { name: "embedded".into(), location: Location::Embedded(files) }
     }
 
     /// Configurations compiled into the binary, and weights that are made up from `seed` as they are asked for: the full
     /// shape and cost of a model in memory, and none of its knowledge.
     pub fn random(name: impl Into<String>, files: &'static [EmbeddedFile], seed: u64) -> Self {
-        Self { name: name.into(), place: Place::Random(files, seed) }
+        Self { name: name.into(), location: Location::Random(files, seed) }
     }
 
     /// The same files under another name, such as the hub id they came from.
@@ -88,25 +88,25 @@ impl ModelFiles {
 
     /// The folder on disk; `None` for files in the binary.
     pub fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Folder(folder) => Some(folder),
-            Place::Embedded(_) | Place::Random(..) => None,
+        match &self.location {
+            Location::Folder(folder) => Some(folder),
+            Location::Embedded(_) | Location::Random(..) => None,
         }
     }
 
     /// What the weights are made up from; `None` where files hold them.
     pub fn random_seed(&self) -> Option<u64> {
-        match &self.place {
-            Place::Random(_, seed) => Some(*seed),
-            Place::Folder(_) | Place::Embedded(_) => None,
+        match &self.location {
+            Location::Random(_, seed) => Some(*seed),
+            Location::Folder(_) | Location::Embedded(_) => None,
         }
     }
 
     /// Whether the file `path` (relative, forward slashes) is there.
     pub fn exists(&self, path: &str) -> bool {
-        match &self.place {
-            Place::Folder(folder) => folder.join(path).is_file(),
-            Place::Embedded(files) | Place::Random(files, _) => find(files, path).is_some(),
+        match &self.location {
+            Location::Folder(folder) => folder.join(path).is_file(),
+            Location::Embedded(files) | Location::Random(files, _) => find(files, path).is_some(),
         }
     }
 
@@ -116,11 +116,11 @@ impl ModelFiles {
     /// [`Error::MissingFile`] or [`Error::ReadFile`].
     pub fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
         let missing = || Error::MissingFile { base: self.name.clone(), path: path.into() };
-        match &self.place {
-            Place::Embedded(files) | Place::Random(files, _) => {
+        match &self.location {
+            Location::Embedded(files) | Location::Random(files, _) => {
                 find(files, path).map(Cow::Borrowed).ok_or_else(missing)
             }
-            Place::Folder(folder) => {
+            Location::Folder(folder) => {
                 refuse_single_file(folder)?;
                 let file = folder.join(path);
                 std::fs::read(&file).map(Cow::Owned).map_err(|source| match source.kind() {
@@ -148,16 +148,16 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::MissingWeights`], [`Error::PickleWeights`], [`Error::MissingShards`], [`Error::UnreadableWeights`].
     pub fn weights(&self, component: &str, dtype: DType, device: &Device) -> Result<Weights> {
-        match &self.place {
-            Place::Folder(folder) => {
+        match &self.location {
+            Location::Folder(folder) => {
                 let files: Vec<PathBuf> = self.weight_paths(component)?.iter().map(|path| folder.join(path)).collect();
                 Weights::mapped(component, &files, dtype, device)
             }
-            Place::Embedded(files) => {
+            Location::Embedded(files) => {
                 let bytes = self.weight_paths(component)?.iter().filter_map(|path| find(files, path)).collect();
                 Weights::embedded(component, bytes, dtype, device)
             }
-            Place::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
+            Location::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
         }
     }
 
@@ -205,7 +205,7 @@ impl ModelFiles {
     }
 
     fn pickles(&self, component: &str) -> Vec<String> {
-        let Place::Folder(folder) = &self.place else { return Vec::new() };
+        let Location::Folder(folder) = &self.location else { return Vec::new() };
         let Ok(entries) = std::fs::read_dir(folder.join(component)) else { return Vec::new() };
         let mut found: Vec<String> = entries
             .filter_map(|entry| entry.ok())

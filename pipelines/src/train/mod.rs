@@ -34,7 +34,7 @@ use lessons::Orders;
 use state::RunState;
 #[cfg(test)]
 pub(crate) use step::DenoisingAndCat;
-pub(crate) use step::{Batch, CatTarget, Objective, conditions_together};
+pub(crate) use step::{Batch, CatTarget, Objective};
 use step::{Terms, mean};
 
 /// Where the draws of one batch come from.

@@ -8,7 +8,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::TrainError;
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet};
+use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -62,16 +62,6 @@ pub(crate) struct DenoisingAndCat {
     pub(crate) gradients: Gradients,
     pub(crate) noise_pred_base: Tensor,
 }
-
-/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch and a UNet of
-/// these `channels` on its finest level.
-pub(crate) fn conditions_together(cells: usize, channels: usize) -> bool {
-    cells * channels <= TOGETHER
-}
-
-/// Up to so many numbers in a map of the finest level, both adapted conditions go through the model as one batch: smaller
-/// products leave the processor idle between them. Beyond it takes longer (docs/cat-sharing.md), and more memory.
-const TOGETHER: usize = 2048 * 64;
 
 impl Objective<'_> {
     /// Denoising of `batch` under its own captions, and its gradient times `weight`.

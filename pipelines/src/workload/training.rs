@@ -92,7 +92,7 @@ impl TrainingStep {
         Ok(plan)
     }
 
-    /// Computes these blocks again in the backward pass of every step from now on.
+    /// Recomputes these blocks in the backward pass of every step from now on.
     pub fn recompute(&mut self, recompute: Recompute) {
         self.unet.recompute(recompute);
     }

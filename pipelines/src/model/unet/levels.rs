@@ -7,10 +7,11 @@ use candle_core::{Result as TensorResult, Tensor};
 use super::attention::Transformer;
 use super::blocks::{Downsample, ResnetBlock, Upsample};
 use super::cross_attention::PromptInput;
+use super::layout::{LayerLayout, LevelLayout};
 use crate::error::Result;
 use crate::model::checkpoint::Pass;
-use crate::model::config::{UNetConfig, UNetLevel};
-use crate::model::slots::Place;
+use crate::model::config::UNetConfig;
+use crate::model::slots::LayerBuilder;
 
 /// Inputs of every block besides the map.
 pub(super) struct BlockInputs<'a> {
@@ -28,6 +29,14 @@ struct Layer {
 }
 
 impl Layer {
+    fn load(builder: &LayerBuilder, layout: &LayerLayout, config: &UNetConfig) -> Result<Self> {
+        let attention = |layout| Transformer::load(builder, layout, config);
+        Ok(Self {
+            resnet: Arc::new(ResnetBlock::load(builder, &layout.resnet, config)?),
+            attention: layout.attention.as_ref().map(attention).transpose()?,
+        })
+    }
+
     fn forward(&self, x: &Tensor, inputs: &BlockInputs<'_>) -> TensorResult<Tensor> {
         self.attend(inputs.pass.run(&self.resnet, &[x, inputs.time])?, inputs)
     }
@@ -41,20 +50,6 @@ impl Layer {
     }
 }
 
-/// Loads layer `index` of a level: `resnets.{index}` and, if asked for, `attentions.{index}`.
-fn load_layer(
-    place: &Place,
-    index: usize,
-    config: &UNetConfig,
-    level: &UNetLevel,
-    inputs: usize,
-    with_attention: bool,
-) -> Result<Layer> {
-    let resnet = ResnetBlock::load(&place.nth("resnets", index), config, inputs, level.channels)?;
-    let attention = || Transformer::load(&place.nth("attentions", index), config, level);
-    Ok(Layer { resnet: Arc::new(resnet), attention: with_attention.then(attention).transpose()? })
-}
-
 /// A level on the way down: it leaves one skip for each layer and one for the smaller map.
 #[derive(Debug)]
 pub(super) struct DownLevel {
@@ -63,28 +58,12 @@ pub(super) struct DownLevel {
 }
 
 impl DownLevel {
-    /// All levels, finest first; every level but the last halves the map.
-    pub(super) fn load_all(root: &Place, config: &UNetConfig) -> Result<Vec<Self>> {
-        let count = config.levels.len();
-        let mut inputs = config.levels[0].channels;
-        let mut levels = Vec::with_capacity(count);
-        for (index, level) in config.levels.iter().enumerate() {
-            let place = root.nth("down_blocks", index);
-            levels.push(Self::load(&place, config, level, inputs, index + 1 < count)?);
-            inputs = level.channels;
-        }
-        Ok(levels)
-    }
-
-    fn load(place: &Place, config: &UNetConfig, level: &UNetLevel, inputs: usize, halve: bool) -> Result<Self> {
-        let layers = (0..level.layers)
-            .map(|index| {
-                let inputs = if index == 0 { inputs } else { level.channels };
-                load_layer(place, index, config, level, inputs, level.attention)
-            })
-            .collect::<Result<_>>()?;
-        let downsample = || Downsample::load(&place.at("downsamplers.0"), level.channels);
-        Ok(Self { layers, downsample: halve.then(downsample).transpose()? })
+    pub(super) fn load(builder: &LayerBuilder, layout: &LevelLayout, config: &UNetConfig) -> Result<Self> {
+        let downsample = |shape| Downsample::load(builder, shape);
+        Ok(Self {
+            layers: load_layers(builder, layout, config)?,
+            downsample: layout.resample.as_ref().map(downsample).transpose()?,
+        })
     }
 
     /// Its transformers, in order.
@@ -122,27 +101,21 @@ impl DownLevel {
 /// The middle: attention between two residual blocks (`UNetMidBlock2DCrossAttn`).
 #[derive(Debug)]
 pub(super) struct MiddleLevel {
-    first: Layer,
-    last: Layer,
+    layers: Vec<Layer>,
 }
 
 impl MiddleLevel {
-    pub(super) fn load(root: &Place, config: &UNetConfig) -> Result<Self> {
-        let place = root.at("mid_block");
-        let level = &config.levels[config.levels.len() - 1];
-        Ok(Self {
-            first: load_layer(&place, 0, config, level, level.channels, true)?,
-            last: load_layer(&place, 1, config, level, level.channels, false)?,
-        })
+    pub(super) fn load(builder: &LayerBuilder, layout: &LevelLayout, config: &UNetConfig) -> Result<Self> {
+        Ok(Self { layers: load_layers(builder, layout, config)? })
     }
 
     pub(super) fn forward(&self, x: &Tensor, inputs: &BlockInputs<'_>) -> TensorResult<Tensor> {
-        self.last.forward(&self.first.forward(x, inputs)?, inputs)
+        self.layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x, inputs))
     }
 
     /// Its transformers, in order.
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        [&self.first, &self.last].into_iter().filter_map(|layer| layer.attention.as_ref())
+        self.layers.iter().filter_map(|layer| layer.attention.as_ref())
     }
 }
 
@@ -154,25 +127,12 @@ pub(super) struct UpLevel {
 }
 
 impl UpLevel {
-    /// All levels, coarsest first; every level but the last doubles the map.
-    pub(super) fn load_all(root: &Place, config: &UNetConfig) -> Result<Vec<Self>> {
-        let mut skips = skip_channels(config);
-        let count = config.levels.len();
-        let mut inputs = config.levels[count - 1].channels;
-        let mut levels = Vec::with_capacity(count);
-        for (index, level) in config.levels.iter().rev().enumerate() {
-            let place = root.nth("up_blocks", index);
-            let mut layers = Vec::with_capacity(level.layers + 1);
-            for layer in 0..=level.layers {
-                let skip = skips.pop().unwrap_or(0);
-                let with_attention = config.up_attention[index];
-                layers.push(load_layer(&place, layer, config, level, inputs + skip, with_attention)?);
-                inputs = level.channels;
-            }
-            let upsample = || Upsample::load(&place.at("upsamplers.0"), level.channels);
-            levels.push(Self { layers, upsample: (index + 1 < count).then(upsample).transpose()? });
-        }
-        Ok(levels)
+    pub(super) fn load(builder: &LayerBuilder, layout: &LevelLayout, config: &UNetConfig) -> Result<Self> {
+        let upsample = |shape| Upsample::load(builder, shape);
+        Ok(Self {
+            layers: load_layers(builder, layout, config)?,
+            upsample: layout.resample.as_ref().map(upsample).transpose()?,
+        })
     }
 
     /// Its transformers, in order.
@@ -202,13 +162,6 @@ impl UpLevel {
     }
 }
 
-/// Channels of the skips in the order they are pushed: after the first convolution, then level by level.
-fn skip_channels(config: &UNetConfig) -> Vec<usize> {
-    let last = config.levels.len() - 1;
-    let mut skips = vec![config.levels[0].channels];
-    for (index, level) in config.levels.iter().enumerate() {
-        let halving = usize::from(index < last);
-        skips.extend(vec![level.channels; level.layers + halving]);
-    }
-    skips
+fn load_layers(builder: &LayerBuilder, layout: &LevelLayout, config: &UNetConfig) -> Result<Vec<Layer>> {
+    layout.layers.iter().map(|layer| Layer::load(builder, layer, config)).collect()
 }

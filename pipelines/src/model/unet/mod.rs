@@ -1,14 +1,21 @@
 //! The UNet that predicts noise (or velocity): `UNet2DConditionModel` of SD 1.x, SD 2.x and SDXL.
 
 mod attention;
+mod batch;
 mod blocks;
 mod cross_attention;
+mod layout;
 mod levels;
 mod prefix;
 mod time;
 
 pub(crate) use attention::keeps_wide;
+pub(crate) use batch::conditions_together;
 pub use cross_attention::CrossAttentionKv;
+pub(crate) use layout::{
+    LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,
+    UNetLayout,
+};
 pub use prefix::{Prefix, SharedPrefix};
 
 use std::sync::Arc;
@@ -22,7 +29,7 @@ use self::levels::{BlockInputs, DownLevel, MiddleLevel, UpLevel};
 use self::prefix::PrefixOutput;
 use self::time::{AddedEmbedding, TimeEmbedding};
 use super::checkpoint::{Pass, Recompute};
-use super::slots::{Conv2dSlot, Convolution, Place};
+use super::slots::{Conv2dSlot, LayerBuilder};
 use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -51,39 +58,38 @@ impl UNet {
     /// [`Error::UnsupportedSettings`] for a configuration these networks do not follow,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
-        let config = UNetConfig::load(files)?;
+        Self::from_config(UNetConfig::load(files)?, files, dtype, device)
+    }
+
+    /// The same with its configuration, where that has been read already.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_config(config: UNetConfig, files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         let weights = files.weights("unet", dtype, device)?;
-        let root = Place::root("unet", weights.clone());
-        let unet = Self::build(&root, config)?;
+        let unet = Self::build(&LayerBuilder::new("unet", weights.clone()), config)?;
         weights.finish()?;
         Ok(unet)
     }
 
     /// Builds the layers in the order the data meets them, which is the order of [`modules`](Self::modules).
-    fn build(root: &Place, config: UNetConfig) -> Result<Self> {
-        let first = config.levels[0].channels;
-        let time_embedding = TimeEmbedding::load(root, &config)?;
-        let added_embedding = AddedEmbedding::load(root, &config)?;
-        let conv_in = root.conv2d("conv_in", Convolution::same(config.in_channels, first, config.conv_in_kernel))?;
-        let down = DownLevel::load_all(root, &config)?;
-        let middle = MiddleLevel::load(root, &config)?;
-        let up = UpLevel::load_all(root, &config)?;
-        let norm_out = root.group_norm("conv_norm_out", first, config.norm_groups, config.norm_eps)?;
-        let conv_out =
-            root.conv2d("conv_out", Convolution::same(first, config.out_channels, config.conv_out_kernel))?;
+    fn build(builder: &LayerBuilder, config: UNetConfig) -> Result<Self> {
+        let layout = UNetLayout::new(&config);
+        let down = |level| DownLevel::load(builder, level, &config);
+        let up = |level| UpLevel::load(builder, level, &config);
         Ok(Self {
-            modules: root.modules(),
-            dtype: root.weights().activation_dtype(),
+            time_embedding: TimeEmbedding::load(builder, &layout.time_embedding, &config)?,
+            added_embedding: AddedEmbedding::load(builder, &layout, &config)?,
+            conv_in: builder.conv2d(&layout.conv_in)?,
+            down: layout.down.iter().map(down).collect::<Result<_>>()?,
+            middle: MiddleLevel::load(builder, &layout.middle, &config)?,
+            up: layout.up.iter().map(up).collect::<Result<_>>()?,
+            norm_out: builder.group_norm(&layout.norm_out, config.norm_groups, config.norm_eps)?,
+            conv_out: builder.conv2d(&layout.conv_out)?,
+            modules: layout.modules(),
+            dtype: builder.weights().activation_dtype(),
             recompute: Arc::default(),
             config,
-            time_embedding,
-            added_embedding,
-            conv_in,
-            down,
-            middle,
-            up,
-            norm_out,
-            conv_out,
         })
     }
 

@@ -6,7 +6,8 @@ use catelier_numerics::ops::{AttentionMask, FrozenConv2d, FrozenGroupNorm, Froze
 use crate::error::Result;
 use crate::files::Weights;
 use crate::model::config::VaeConfig;
-use crate::model::slots::{Bias, Convolution, frozen_conv2d, frozen_group_norm, frozen_linear};
+use crate::model::shapes::{Bias, Convolution};
+use crate::model::slots::{frozen_conv2d, frozen_group_norm, frozen_linear};
 
 /// Epsilon of every group normalisation in the autoencoder.
 const NORM_EPS: f64 = 1e-6;

@@ -11,7 +11,8 @@ use self::blocks::{Decoder, Encoder};
 use self::tiled::Cut;
 pub use self::tiled::Tiling;
 use super::config::VaeConfig;
-use super::slots::{Convolution, frozen_conv2d};
+use super::shapes::Convolution;
+use super::slots::frozen_conv2d;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 
@@ -75,7 +76,20 @@ impl Vae {
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn load_component(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
-        let config = VaeConfig::load(files, component)?;
+        Self::from_config(VaeConfig::load(files, component)?, files, component, dtype, device)
+    }
+
+    /// The same with its configuration, where that has been read already.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_config(
+        config: VaeConfig,
+        files: &ModelFiles,
+        component: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         // Half precision overflows in models that say so: they run in f32 whatever the rest does.
         let dtype = if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
         let weights = files.weights(component, dtype, device)?;

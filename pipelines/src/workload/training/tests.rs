@@ -9,8 +9,8 @@ use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 
 use super::*;
 use crate::loss;
-use crate::model::{Condition, UNetConfig};
-use crate::train::{DenoisingAndCat, conditions_together};
+use crate::model::{Condition, UNetConfig, conditions_together};
+use crate::train::DenoisingAndCat;
 
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;
