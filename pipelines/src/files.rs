@@ -2,6 +2,7 @@
 //! with weights made up.
 
 mod random;
+mod stored;
 mod weights;
 
 use std::borrow::Cow;
@@ -13,6 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use random::RandomTensors;
+pub use stored::StoredTensor;
+use stored::WeightsFile;
 pub use weights::{TensorOffence, UnsupportedSetting, Weights};
 
 /// One file of a base model compiled into the binary.
@@ -159,6 +162,24 @@ impl ModelFiles {
             }
             Location::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
         }
+    }
+
+    /// The tensors of `component` in order of name, of which only the files' headers are read; random weights have none.
+    ///
+    /// # Errors
+    /// Those of [`weights`](Self::weights), and [`Error::ReadFile`].
+    pub fn stored_tensors(&self, component: &str) -> Result<Vec<StoredTensor>> {
+        let open = |path: &String| match &self.location {
+            Location::Folder(folder) => WeightsFile::open(&folder.join(path))?.tensors(),
+            Location::Embedded(files) | Location::Random(files, _) => {
+                WeightsFile::embedded(component, find(files, path).unwrap_or_default()).tensors()
+            }
+        };
+        let paths = if self.random_seed().is_some() { Vec::new() } else { self.weight_paths(component)? };
+        let files = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let mut tensors: Vec<StoredTensor> = files.into_iter().flatten().collect();
+        tensors.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(tensors)
     }
 
     fn random_tensors(&self, component: &str, seed: u64) -> Result<RandomTensors> {

@@ -45,14 +45,13 @@ fn a_full_size_sdxl_is_described_without_its_weights() {
 }
 
 fn write_configs(folder: &Path) {
-    let cross = |count| vec!["CrossAttnDownBlock2D"; count];
     let configs = [
         ("model_index.json", json!({"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true})),
         (
             "unet/config.json",
             json!({
                 "block_out_channels": [320, 640, 1280], "sample_size": 128, "use_linear_projection": true,
-                "down_block_types": [["DownBlock2D"].as_slice(), &cross(2)].concat(),
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
                 "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
                 "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10],
                 "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,

@@ -127,7 +127,7 @@ impl BaseConfig {
     /// alone.
     ///
     /// # Errors
-    /// Those of [`ModelFiles::weights`].
+    /// Those of [`ModelFiles::stored_tensors`].
     pub fn fingerprint(&self, files: &ModelFiles) -> Result<String> {
         fingerprint::of(self, files)
     }

@@ -1,17 +1,15 @@
 //! A short name for the content of a base model, whatever the precision of its weights.
 
-use candle_core::{DType, Device};
 use catelier_adapters::Fingerprint;
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::BaseConfig;
 use super::config::EmptyNegative;
 use crate::error::Result;
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, StoredTensor};
 
 /// Components with weights, in the order they are hashed.
 const NETWORKS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "vae"];
@@ -42,11 +40,13 @@ pub(super) fn of(config: &BaseConfig, files: &ModelFiles) -> Result<String> {
         add(&mut parts.signs, format!("random weights from seed {seed}").as_bytes());
     }
     for network in NETWORKS.iter().filter(|network| files.exists(&format!("{network}/config.json"))) {
-        let weights = files.weights(network, DType::F32, &Device::Cpu)?;
-        let tensors = weights.tensors();
-        let mut tensors: Vec<_> = tensors.iter().map(|(name, view)| (canonical(network, name), view)).collect();
+        let mut tensors: Vec<(String, StoredTensor)> = files
+            .stored_tensors(network)?
+            .into_iter()
+            .map(|tensor| (canonical(network, &tensor.name), tensor))
+            .collect();
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
-        tensors.iter().for_each(|(name, view)| parts.add_tensor(name, view));
+        tensors.iter().try_for_each(|(name, tensor)| parts.add_tensor(name, tensor))?;
     }
     Ok(parts.finish())
 }
@@ -84,15 +84,17 @@ fn canonical(network: &str, name: &str) -> String {
 
 impl Parts {
     /// Adds name, shape and samples of a weight; tables of numbers that are no weights, such as position ids, are left out.
-    fn add_tensor(&mut self, name: &str, view: &TensorView<'_>) {
-        let Some(elements) = Elements::of(view) else { return };
-        let title = format!("{name} {:?}", view.shape());
-        let sampled = elements.sampled();
-        add(&mut self.signs, title.as_bytes());
+    fn add_tensor(&mut self, name: &str, tensor: &StoredTensor) -> Result<()> {
+        if !matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Ok(());
+        }
+        let sampled = sampled(tensor)?;
+        add(&mut self.signs, format!("{name} {:?}", tensor.shape).as_bytes());
         add(&mut self.signs, &sampled.iter().map(|value| u8::from(value.is_sign_negative())).collect::<Vec<u8>>());
         let rounded = sampled.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes());
         add(&mut self.values, &rounded.collect::<Vec<u8>>());
-        self.has_values &= elements.dtype != Dtype::BF16;
+        self.has_values &= tensor.dtype != Dtype::BF16;
+        Ok(())
     }
 
     fn finish(self) -> String {
@@ -101,40 +103,24 @@ impl Parts {
     }
 }
 
-/// The elements of a floating-point tensor, as bytes.
-struct Elements<'a> {
-    bytes: &'a [u8],
-    dtype: Dtype,
-    size: usize,
+/// Elements from the beginning, the middle and the end; some of them more than once where there are few.
+fn sampled(tensor: &StoredTensor) -> Result<Vec<f32>> {
+    let count = tensor.element_count();
+    let sample = SAMPLE.min(count);
+    let mut values = Vec::with_capacity(3 * sample);
+    for start in [0, (count - sample) / 2, count - sample] {
+        let bytes = tensor.read(start..start + sample)?;
+        values.extend(bytes.chunks_exact(tensor.dtype.bitsize() / 8).map(|bytes| value(bytes, tensor.dtype)));
+    }
+    Ok(values)
 }
 
-impl<'a> Elements<'a> {
-    fn of(view: &'a TensorView<'_>) -> Option<Self> {
-        let size = match view.dtype() {
-            Dtype::F64 => 8,
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-            _ => return None,
-        };
-        Some(Self { bytes: view.data(), dtype: view.dtype(), size })
-    }
-
-    /// Elements from the beginning, the middle and the end; some of them more than once where there are few.
-    fn sampled(&self) -> Vec<f32> {
-        let count = self.bytes.len() / self.size;
-        let sample = SAMPLE.min(count);
-        let starts = [0, (count - sample) / 2, count - sample];
-        starts.into_iter().flat_map(|start| (start..start + sample).map(|index| self.value(index))).collect()
-    }
-
-    fn value(&self, index: usize) -> f32 {
-        let bytes = &self.bytes[index * self.size..][..self.size];
-        match *bytes {
-            [a, b] if self.dtype == Dtype::F16 => f16::from_le_bytes([a, b]).to_f32(),
-            [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            _ => bytes.try_into().map_or(f32::NAN, |bytes| f64::from_le_bytes(bytes) as f32),
-        }
+fn value(bytes: &[u8], dtype: Dtype) -> f32 {
+    match *bytes {
+        [a, b] if dtype == Dtype::F16 => f16::from_le_bytes([a, b]).to_f32(),
+        [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => bytes.try_into().map_or(f32::NAN, |bytes| f64::from_le_bytes(bytes) as f32),
     }
 }
 

@@ -197,17 +197,6 @@ impl Weights {
         Err(Error::TensorMismatch { component: self.file.component.clone(), offences })
     }
 
-    /// Name and view of every tensor, in order of name; random weights have none to show.
-    pub fn tensors(&self) -> Vec<(String, TensorView<'_>)> {
-        let mut tensors = match &self.file.tensors {
-            Source::Mapped(tensors) => tensors.tensors(),
-            Source::Embedded(files) => files.iter().flat_map(SliceSafetensors::tensors).collect(),
-            Source::Random(_) => Vec::new(),
-        };
-        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
-        tensors
-    }
-
     fn full_name(&self, name: &str) -> String {
         match (self.prefix.as_str(), name) {
             ("", name) => name.into(),

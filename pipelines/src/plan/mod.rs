@@ -4,9 +4,8 @@ mod footprint;
 
 use std::collections::BTreeSet;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use catelier_numerics::ops;
-use safetensors::tensor::TensorView;
 
 pub use footprint::{BlockFootprint, Footprint, StepSizes};
 
@@ -129,13 +128,12 @@ fn worth(block: &BlockFootprint) -> f64 {
 /// Bytes of the frozen weights of these components, loaded as `dtype` on the CPU.
 ///
 /// # Errors
-/// Those of [`ModelFiles::weights`].
+/// Those of [`ModelFiles::stored_tensors`].
 pub fn weight_bytes(files: &ModelFiles, components: &[&str], dtype: DType) -> Result<u64> {
     let mut bytes = 0;
     for component in components {
-        let weights = files.weights(component, dtype, &Device::Cpu)?;
-        let elements = |view: &TensorView<'_>| view.shape().iter().product::<usize>() as u64;
-        bytes += weights.tensors().iter().map(|(_, view)| ops::weight_bytes(elements(view), dtype)).sum::<u64>();
+        let tensors = files.stored_tensors(component)?;
+        bytes += tensors.iter().map(|tensor| ops::weight_bytes(tensor.element_count() as u64, dtype)).sum::<u64>();
     }
     Ok(bytes)
 }
