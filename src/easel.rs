@@ -11,7 +11,7 @@ use image::RgbImage;
 use crate::cli::{SamplingArgs, TileVae};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::progress::Progress;
-use crate::{base_source, memory, terminal};
+use crate::{memory, terminal};
 
 /// Guidance that the embedded base was tuned at.
 const EMBEDDED_GUIDANCE: f64 = 4.0;

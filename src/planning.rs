@@ -2,12 +2,11 @@
 
 use candle_core::Device;
 use catelier_pipelines::base::BaseConfig;
-use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::{Recompute, encoding_bytes};
 use catelier_pipelines::plan::{Bytes, DoesNotFit, Footprint, MemoryPlan, StepSizes, weight_bytes};
 use catelier_pipelines::train::TrainConfig;
 
-use crate::failure::{Blame, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::settings::{BaseDefaults, TrainSettings, stated};
 use crate::{memory, terminal};
 
@@ -30,7 +29,7 @@ pub(crate) fn defaults(base: &BaseConfig, embedded: bool) -> BaseDefaults {
 }
 
 /// The plan of a run with complete `settings` on `device`.
-pub(crate) fn plan(files: &ModelFiles, base: &BaseConfig, settings: &TrainSettings, device: &Device) -> Outcome<Plan> {
+pub(crate) fn plan(base: &BaseConfig, settings: &TrainSettings, device: &Device) -> Outcome<Plan> {
     let config = settings.train_config()?;
     let side = stated("resolution", settings.resolution)?;
     let cells = side / base.vae.factor();
@@ -55,7 +54,7 @@ pub(crate) fn plan(files: &ModelFiles, base: &BaseConfig, settings: &TrainSettin
         Some(false) => None,
         _ => limit(settings.memory_limit.as_deref().unwrap_or("auto"))?,
     };
-    let memory = fit(files, settings, &footprint, limit)?;
+    let memory = fit(base, settings, &footprint, limit)?;
     let memory = memory.beside(encoding_bytes(&base.vae, (side, side)));
     match limit {
         Some(limit) if memory.peak > limit => Err(too_much(&DoesNotFit { needed: memory.peak, limit })),
@@ -73,13 +72,8 @@ fn passes(config: &TrainConfig) -> f64 {
     (2.0 + cat + prior) * config.accumulation as f64
 }
 
-fn fit(files: &ModelFiles, settings: &TrainSettings, footprint: &Footprint, limit: Option<u64>) -> Outcome<MemoryPlan> {
-    let dtype = settings.weights_dtype()?;
-    let components = ["vae", "text_encoder", "text_encoder_2"];
-    let components: Vec<&str> =
-        components.into_iter().filter(|name| files.exists(&format!("{name}/config.json"))).collect();
-    let others = weight_bytes(files, &components, dtype).request("cannot read the base")?;
-    let weights = footprint.weights + others;
+fn fit(base: &BaseConfig, settings: &TrainSettings, footprint: &Footprint, limit: Option<u64>) -> Outcome<MemoryPlan> {
+    let weights = footprint.weights + weight_bytes(base, settings.weights_dtype()?);
     match settings.gradient_checkpointing {
         Some(true) => Ok(MemoryPlan::recomputing_all(footprint, weights)),
         _ => MemoryPlan::fit(footprint, weights, limit).map_err(|error| too_much(&error)),

@@ -50,7 +50,7 @@ pub(super) fn run(args: PlanArgs) -> Outcome<()> {
     let settings = asked.complete(&planning::defaults(&base, source.is_embedded()));
     let trigger = Trigger::new(&stated("trigger", settings.trigger.clone())?).request("cannot use the trigger")?;
     let pictures = train::pictures(&settings, &trigger)?;
-    let plan = planning::plan(&files, &base, &settings, &settings.device()?)?;
+    let plan = planning::plan(&base, &settings, &settings.device()?)?;
     let report = Report::new(files.name(), pictures.frame_count(), &settings, &plan)?;
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }

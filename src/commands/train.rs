@@ -53,7 +53,7 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
     let config = base_source::config(&files)?;
     let settings = settings.complete(&planning::defaults(&config, source.is_embedded()));
     let device = settings.device()?;
-    let plan = planning::plan(&files, &config, &settings, &device)?;
+    let plan = planning::plan(&config, &settings, &device)?;
     plan.tell();
     let mut base = source.load_from(config, &files, settings.weights_dtype()?, &device)?;
     base.unet.recompute(plan.recompute);

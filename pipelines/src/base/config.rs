@@ -8,7 +8,7 @@ use super::fingerprint;
 use crate::diffusion::{NoiseSchedule, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, UnsupportedSetting};
-use crate::model::{TextEncoderConfig, TextEncoderLayout, UNetConfig, UNetLayout, VaeConfig};
+use crate::model::{TextEncoderConfig, TextEncoderLayout, UNetConfig, UNetLayout, VaeConfig, VaeLayout};
 
 /// All configurations of a base model: its family, its modules and their shapes, without its weights.
 ///
@@ -112,8 +112,11 @@ impl BaseConfig {
 
     /// Number of elements of all weights and biases of the UNet and of each text encoder.
     pub fn parameters(&self) -> BTreeMap<Component, u64> {
-        let text_encoders = self.text_encoder_layouts().map(|(component, layout)| (component, layout.parameters()));
-        let unet = (Component::Unet, UNetLayout::new(&self.unet).parameters());
+        let elements =
+            |shapes: Vec<Vec<usize>>| shapes.iter().map(|shape| shape.iter().product::<usize>() as u64).sum();
+        let text_encoders = self.text_encoder_layouts();
+        let text_encoders = text_encoders.map(|(component, layout)| (component, elements(layout.tensor_shapes())));
+        let unet = (Component::Unet, elements(UNetLayout::new(&self.unet).tensor_shapes()));
         std::iter::once(unet).chain(text_encoders).collect()
     }
 
@@ -130,6 +133,12 @@ impl BaseConfig {
     /// Those of [`ModelFiles::stored_tensors`].
     pub fn fingerprint(&self, files: &ModelFiles) -> Result<String> {
         fingerprint::of(self, files)
+    }
+
+    /// Shapes of all tensors of the autoencoder and the text encoders.
+    pub(crate) fn tensor_shapes_beside_the_unet(&self) -> Vec<Vec<usize>> {
+        let text_encoders = self.text_encoder_layouts().flat_map(|(_, layout)| layout.tensor_shapes());
+        VaeLayout::new(&self.vae).tensor_shapes().into_iter().chain(text_encoders).collect()
     }
 
     fn text_encoder_layouts(&self) -> impl Iterator<Item = (Component, TextEncoderLayout)> {

@@ -25,4 +25,5 @@ pub(crate) use unet::{
     LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,
     UNetLayout, conditions_together, keeps_wide,
 };
+pub(crate) use vae::VaeLayout;
 pub use vae::{Moments, Tiling, Vae, encoding_bytes};

@@ -117,21 +117,20 @@ impl LayerShape<'_> {
         }
     }
 
-    /// Path and shape of each of its tensors.
-    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (path, weight, bias) = match *self {
-            Self::Linear(LinearShape { path, in_features, out_features, bias }) => {
-                (path, vec![*out_features, *in_features], (*bias == Bias::With).then_some(*out_features))
+    /// Shapes of its weight and, if it has one, its bias.
+    fn tensor_shapes(&self) -> Vec<Vec<usize>> {
+        let (weight, bias) = match *self {
+            Self::Linear(LinearShape { in_features, out_features, bias, .. }) => {
+                (vec![*out_features, *in_features], (*bias == Bias::With).then_some(*out_features))
             }
-            Self::Conv2d(Conv2dShape { path, convolution }) => {
+            Self::Conv2d(Conv2dShape { convolution, .. }) => {
                 let Convolution { inputs, outputs, kernel, .. } = *convolution;
-                (path, vec![outputs, inputs, kernel, kernel], Some(outputs))
+                (vec![outputs, inputs, kernel, kernel], Some(outputs))
             }
-            Self::Norm(NormShape { path, width }) => (path, vec![*width], Some(*width)),
-            Self::Matrix(MatrixShape { path, rows, columns }) => (path, vec![*rows, *columns], None),
+            Self::Norm(NormShape { width, .. }) => (vec![*width], Some(*width)),
+            Self::Matrix(MatrixShape { rows, columns, .. }) => (vec![*rows, *columns], None),
         };
-        let weight = (format!("{path}.weight"), weight);
-        std::iter::once(weight).chain(bias.map(|width| (format!("{path}.bias"), vec![width]))).collect()
+        std::iter::once(weight).chain(bias.map(|width| vec![width])).collect()
     }
 }
 
@@ -140,8 +139,7 @@ pub(crate) fn modules(layers: &[LayerShape<'_>]) -> Vec<ModuleInfo> {
     layers.iter().filter_map(LayerShape::module).collect()
 }
 
-/// Number of elements of all tensors of `layers`.
-pub(crate) fn parameters(layers: &[LayerShape<'_>]) -> u64 {
-    let elements = |(_, shape): (String, Vec<usize>)| shape.iter().product::<usize>() as u64;
-    layers.iter().flat_map(LayerShape::tensors).map(elements).sum()
+/// Shapes of all tensors of `layers`.
+pub(crate) fn tensor_shapes(layers: &[LayerShape<'_>]) -> Vec<Vec<usize>> {
+    layers.iter().flat_map(LayerShape::tensor_shapes).collect()
 }

@@ -28,63 +28,62 @@ impl LayerBuilder {
         &self.weights
     }
 
+    /// A linear layer that adapters can reach.
     pub(super) fn linear(&self, shape: &LinearShape) -> Result<LinearSlot> {
-        let LinearShape { path, in_features, out_features, bias } = shape;
-        let op = frozen_linear(&self.weights_of(path), *in_features, *out_features, *bias)?;
-        Ok(LinearSlot { op, path: path.clone() })
+        Ok(LinearSlot { op: self.frozen_linear(shape)?, path: shape.path.clone() })
     }
 
+    /// A convolution that adapters can reach.
     pub(super) fn conv2d(&self, shape: &Conv2dShape) -> Result<Conv2dSlot> {
-        let op = frozen_conv2d(&self.weights_of(&shape.path), shape.convolution)?;
-        Ok(Conv2dSlot { op, path: shape.path.clone() })
+        Ok(Conv2dSlot { op: self.frozen_conv2d(shape)?, path: shape.path.clone() })
+    }
+
+    pub(super) fn frozen_linear(&self, shape: &LinearShape) -> Result<FrozenLinear> {
+        let weights = self.weights_of(&shape.path);
+        let weight = weights.get((shape.out_features, shape.in_features), "weight")?;
+        let bias = match shape.bias {
+            Bias::With => Some(weights.get(shape.out_features, "bias")?),
+            Bias::Without => None,
+        };
+        Ok(FrozenLinear::new(&weight, bias.as_ref())?)
+    }
+
+    pub(super) fn frozen_conv2d(&self, shape: &Conv2dShape) -> Result<FrozenConv2d> {
+        let (weights, Convolution { inputs, outputs, kernel, stride, padding }) =
+            (self.weights_of(&shape.path), shape.convolution);
+        let weight = weights.get((outputs, inputs, kernel, kernel), "weight")?;
+        let bias = weights.get(outputs, "bias")?;
+        Ok(FrozenConv2d::new(&weight, Some(&bias), stride, padding)?)
     }
 
     pub(super) fn group_norm(&self, shape: &NormShape, groups: usize, eps: f64) -> Result<FrozenGroupNorm> {
-        frozen_group_norm(&self.weights_of(&shape.path), shape.width, groups, eps)
+        let [weight, bias] = self.norm(shape)?;
+        Ok(FrozenGroupNorm::new(&weight, &bias, groups, eps)?)
     }
 
     pub(super) fn layer_norm(&self, shape: &NormShape, eps: f64) -> Result<FrozenLayerNorm> {
-        let weights = self.weights_of(&shape.path);
-        let (weight, bias) = (weights.get(shape.width, "weight")?, weights.get(shape.width, "bias")?);
+        let [weight, bias] = self.norm(shape)?;
         Ok(FrozenLayerNorm::new(&weight, &bias, eps)?)
+    }
+
+    fn norm(&self, shape: &NormShape) -> Result<[Tensor; 2]> {
+        let weights = self.weights_of(&shape.path);
+        Ok([weights.get(shape.width, "weight")?, weights.get(shape.width, "bias")?])
     }
 
     pub(super) fn matrix(&self, shape: &MatrixShape) -> Result<Tensor> {
         self.weights_of(&shape.path).get((shape.rows, shape.columns), "weight")
     }
 
+    /// Whether the layer at this module path has a weight.
+    pub(super) fn contains(&self, path: &str) -> bool {
+        self.weights_of(path).contains("weight")
+    }
+
     fn weights_of(&self, path: &str) -> Weights {
         let inside = path.strip_prefix(&self.root).and_then(|path| path.strip_prefix('.'));
         self.weights.at(inside.unwrap_or(path))
     }
-}
-
-/// A frozen linear layer from the tensors `weight` and, if it has one, `bias`.
-pub(super) fn frozen_linear(weights: &Weights, inputs: usize, outputs: usize, bias: Bias) -> Result<FrozenLinear> {
-    let weight = weights.get((outputs, inputs), "weight")?;
-    let bias = match bias {
-        Bias::With => Some(weights.get(outputs, "bias")?),
-        Bias::Without => None,
-    };
-    Ok(FrozenLinear::new(&weight, bias.as_ref())?)
-}
-
-/// A frozen convolution from the tensors `weight` and `bias`.
-pub(super) fn frozen_conv2d(weights: &Weights, shape: Convolution) -> Result<FrozenConv2d> {
-    let weight = weights.get((shape.outputs, shape.inputs, shape.kernel, shape.kernel), "weight")?;
-    let bias = weights.get(shape.outputs, "bias")?;
-    Ok(FrozenConv2d::new(&weight, Some(&bias), shape.stride, shape.padding)?)
-}
-
-/// A frozen group normalisation from the tensors `weight` and `bias`.
-pub(super) fn frozen_group_norm(
-    weights: &Weights,
-    channels: usize,
-    groups: usize,
-    eps: f64,
-) -> Result<FrozenGroupNorm> {
-    let (weight, bias) = (weights.get(channels, "weight")?, weights.get(channels, "bias")?);
-    Ok(FrozenGroupNorm::new(&weight, &bias, groups, eps)?)
 }
 
 /// A frozen linear layer and its module path.

@@ -9,8 +9,7 @@ use catelier_numerics::ops;
 
 pub use footprint::{BlockFootprint, Footprint, StepSizes};
 
-use crate::error::Result;
-use crate::files::ModelFiles;
+use crate::base::BaseConfig;
 use crate::model::Recompute;
 
 /// A training run's memory, and how it was made to fit.
@@ -67,7 +66,7 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`DoesNotFit`] when recomputing all is not enough.
-    pub fn fit(footprint: &Footprint, weights: u64, limit: Option<u64>) -> std::result::Result<Self, DoesNotFit> {
+    pub fn fit(footprint: &Footprint, weights: u64, limit: Option<u64>) -> Result<Self, DoesNotFit> {
         let mut plan = Self::keeping(footprint, weights, &BTreeSet::new());
         let Some(limit) = limit else {
             return Ok(plan);
@@ -125,17 +124,11 @@ fn worth(block: &BlockFootprint) -> f64 {
     block.inside.saturating_sub(block.packed) as f64 / block.flops.max(1) as f64
 }
 
-/// Bytes of the frozen weights of these components, loaded as `dtype` on the CPU.
-///
-/// # Errors
-/// Those of [`ModelFiles::stored_tensors`].
-pub fn weight_bytes(files: &ModelFiles, components: &[&str], dtype: DType) -> Result<u64> {
-    let mut bytes = 0;
-    for component in components {
-        let tensors = files.stored_tensors(component)?;
-        bytes += tensors.iter().map(|tensor| ops::weight_bytes(tensor.element_count() as u64, dtype)).sum::<u64>();
-    }
-    Ok(bytes)
+/// Bytes of the frozen weights of the autoencoder and the text encoders, loaded as `dtype` on the CPU.
+pub fn weight_bytes(base: &BaseConfig, dtype: DType) -> u64 {
+    let elements = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
+    let shapes = base.tensor_shapes_beside_the_unet();
+    shapes.iter().map(|shape| ops::weight_bytes(elements(shape), dtype)).sum()
 }
 
 #[cfg(test)]
@@ -154,7 +147,7 @@ mod tests {
         Footprint { between: 10, passing: 5, adapter: 1, blocks, forward_flops: 0, weights: 0 }
     }
 
-    fn fit(room: u64) -> std::result::Result<MemoryPlan, DoesNotFit> {
+    fn fit(room: u64) -> Result<MemoryPlan, DoesNotFit> {
         MemoryPlan::fit(&footprint(), 1000, Some(PROGRAM + 1076 + room))
     }
 

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{BaseFamily, Component, Fingerprint, Prediction};
 use catelier_pipelines::base::{BaseConfig, BaseModel};
 use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::plan::weight_bytes;
 use catelier_testkit::golden::Golden;
 
 use crate::models::{MODELS, copy_of, every_file, files};
@@ -31,6 +32,20 @@ fn a_configuration_lists_the_modules_and_parameters_of_the_weights() {
         }
         let base = BaseModel::load(&files(model), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(config.modules(), base.modules());
+    }
+}
+
+#[test]
+fn planned_bytes_of_weights_are_those_of_the_files() {
+    for model in MODELS {
+        let files = files(model);
+        let stored = |component: &str| files.stored_tensors(component).unwrap();
+        let components = ["vae", "text_encoder", "text_encoder_2"];
+        let there = components.into_iter().filter(|component| files.exists(&format!("{component}/config.json")));
+        let tensors = there.flat_map(stored).filter(|tensor| !tensor.name.ends_with("position_ids"));
+        let bytes = |count: usize| catelier_numerics::ops::weight_bytes(count as u64, DType::F32);
+        let expected: u64 = tensors.map(|tensor| bytes(tensor.element_count())).sum();
+        assert_eq!(weight_bytes(&BaseConfig::load(&files).unwrap(), DType::F32), expected, "{model}");
     }
 }
 

@@ -52,9 +52,9 @@ impl TextEncoderLayout {
         shapes::modules(&self.layers())
     }
 
-    /// Number of elements of all tensors.
-    pub(crate) fn parameters(&self) -> u64 {
-        shapes::parameters(&self.layers())
+    /// Shapes of all tensors.
+    pub(crate) fn tensor_shapes(&self) -> Vec<Vec<usize>> {
+        shapes::tensor_shapes(&self.layers())
     }
 
     /// All layers, in the order the data meets them.

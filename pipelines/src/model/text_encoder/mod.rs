@@ -11,8 +11,8 @@ use catelier_numerics::ops::{FrozenLayerNorm, FrozenLinear};
 use self::layers::Layer;
 pub(crate) use self::layout::TextEncoderLayout;
 use super::config::TextEncoderConfig;
-use super::shapes::Bias;
-use super::slots::{LayerBuilder, frozen_linear};
+use super::shapes::MatrixShape;
+use super::slots::LayerBuilder;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
@@ -87,7 +87,7 @@ impl TextEncoder {
             position_embedding: builder.matrix(&layout.position_embedding)?,
             layers,
             final_layer_norm: builder.layer_norm(&layout.final_layer_norm, config.layer_norm_eps)?,
-            text_projection: load_projection(weights, &config)?,
+            text_projection: load_projection(&LayerBuilder::new(component, weights.clone()), &layout.text_projection)?,
             modules: layout.modules(),
             dtype: weights.activation_dtype(),
             config,
@@ -164,10 +164,10 @@ impl TextEncoder {
     }
 }
 
-fn load_projection(weights: &Weights, config: &TextEncoderConfig) -> Result<Option<FrozenLinear>> {
-    let projection = weights.at("text_projection");
-    let load = || frozen_linear(&projection, config.hidden_size, config.projection_dim, Bias::Without);
-    projection.contains("weight").then(load).transpose()
+/// The projection of the pooled prompt, where the weights have one.
+fn load_projection(builder: &LayerBuilder, shape: &MatrixShape) -> Result<Option<FrozenLinear>> {
+    let load = || Ok(FrozenLinear::new(&builder.matrix(shape)?, None)?);
+    builder.contains(&shape.path).then(load).transpose()
 }
 
 /// The first highest id where the configuration does not know the end token, else the first end token; the first

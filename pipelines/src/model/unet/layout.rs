@@ -154,9 +154,9 @@ impl UNetLayout {
         shapes::modules(&self.layers())
     }
 
-    /// Number of elements of all tensors.
-    pub(crate) fn parameters(&self) -> u64 {
-        shapes::parameters(&self.layers())
+    /// Shapes of all tensors.
+    pub(crate) fn tensor_shapes(&self) -> Vec<Vec<usize>> {
+        shapes::tensor_shapes(&self.layers())
     }
 }
 
