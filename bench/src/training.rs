@@ -73,7 +73,7 @@ impl TrainingStep {
             StepLoss::Lora => None,
             StepLoss::Cat => {
                 let condition = condition(files, &unet, sizes, 1, device)?;
-                let keys = Some(unet.prompt_keys(&condition.context, &AdapterSet::base())?);
+                let keys = Some(unet.cross_attention_kv(&condition.context, &AdapterSet::base())?);
                 Some(CatTarget { condition, keys, noise_pred_base: None })
             }
         };
@@ -92,7 +92,7 @@ impl TrainingStep {
         Ok(plan)
     }
 
-    /// Computes these blocks again in the backward pass of every step from now on.
+    /// Recomputes these blocks in the backward pass of every step from now on.
     pub fn recompute(&mut self, recompute: Recompute) {
         self.unet.recompute(recompute);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, Fingerprint, LoraFactors};
 use catelier_numerics::finite::is_finite;
 
 use crate::contribution::Contribution;
@@ -98,7 +98,8 @@ type Sizes = BTreeMap<String, Vec<usize>>;
 /// The most common base, module shapes, ranks and alphas of all contributions.
 struct Consensus {
     sizes: Sizes,
-    base: Option<String>,
+    /// Fingerprints of the base, one for each version of them.
+    bases: Vec<String>,
     ranks: BTreeMap<String, usize>,
     alphas: BTreeMap<String, f64>,
 }
@@ -121,7 +122,7 @@ impl Consensus {
             Some((module.clone(), f64::from_bits(alpha)))
         });
         Self {
-            base: most_common(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.clone())),
+            bases: usual_bases(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.as_deref())),
             ranks: ranks.collect(),
             alphas: alphas.collect(),
             sizes,
@@ -147,8 +148,10 @@ impl Consensus {
     }
 
     fn other_base(&self, contribution: &Contribution) -> Option<Problem> {
-        let (expected, found) = (self.base.clone()?, contribution.base_fingerprint.clone()?);
-        (expected != found).then_some(Problem::Base { expected, found })
+        let found = contribution.base_fingerprint.clone()?;
+        let differs = |expected: &&String| !Fingerprint::parse(expected).agrees_with(Fingerprint::parse(&found));
+        let expected = self.bases.iter().find(differs)?.clone();
+        Some(Problem::Base { expected, found })
     }
 
     fn first_shape(&self, own: &Sizes) -> Option<Problem> {
@@ -175,6 +178,22 @@ impl Consensus {
             (expected != found).then(|| Problem::Alpha { module: module.to_owned(), expected, found })
         })
     }
+}
+
+/// The most common base among fingerprints of each version, since those of different versions cannot be compared. Of version 2
+/// first the part that all copies of a base have, then the part that copies in bf16 lack.
+fn usual_bases<'a>(fingerprints: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let parsed: Vec<Fingerprint<'a>> = fingerprints.map(Fingerprint::parse).collect();
+    let unversioned = most_common(parsed.iter().filter(|one| matches!(one, Fingerprint::Unversioned(_))).copied());
+    let versioned = parsed.iter().filter_map(|one| match *one {
+        Fingerprint::V2 { signs, values } => Some((signs, values)),
+        Fingerprint::Unversioned(_) => None,
+    });
+    let usual = most_common(versioned.clone().map(|(signs, _)| signs)).map(|usual| {
+        let values = versioned.filter(|(signs, _)| *signs == usual).filter_map(|(_, values)| values);
+        Fingerprint::V2 { signs: usual, values: most_common(values) }
+    });
+    unversioned.into_iter().chain(usual).map(|one| one.to_string()).collect()
 }
 
 fn sizes(contribution: &Contribution) -> Sizes {

@@ -9,8 +9,8 @@ use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 
 use super::*;
 use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, UNetConfig};
-use catelier_pipelines::train::{DenoisingAndCat, conditions_together};
+use catelier_pipelines::model::{Condition, UNetConfig, conditions_together};
+use catelier_pipelines::train::DenoisingAndCat;
 
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;
@@ -125,10 +125,10 @@ fn known_keys_of_prompts_change_no_bit_where_the_adapter_leaves_those_layers_alo
         for (_, parameter) in step.parameters.iter() {
             parameter.set(&(parameter.as_tensor() + 0.01).unwrap()).unwrap();
         }
-        assert!(step.unet.reads_prompts_as_the_base(&AdapterSet::single(&step.adapter, 1.0)));
+        assert!(step.unet.leaves_cross_attention_unadapted(&AdapterSet::single(&step.adapter, 1.0)));
         step.without_trigger.as_mut().unwrap().keys = None;
         let fresh = step.shared();
-        let keys = |context| Some(step.unet.prompt_keys(context, &AdapterSet::base()).unwrap());
+        let keys = |context| Some(step.unet.cross_attention_kv(context, &AdapterSet::base()).unwrap());
         step.batch.keys = keys(&step.batch.condition.context);
         step.without_trigger.as_mut().unwrap().keys = keys(&step.target().condition.context);
         assert_same_bits(&step.shared(), &fresh);
@@ -139,9 +139,9 @@ fn known_keys_of_prompts_change_no_bit_where_the_adapter_leaves_those_layers_alo
 fn known_keys_of_prompts_are_not_used_where_the_adapter_changes_them() {
     let mut step = step("tiny-sd1", 16, 1);
     let adapters = AdapterSet::single(&step.adapter, 1.0);
-    assert!(!step.unet.reads_prompts_as_the_base(&adapters));
+    assert!(!step.unet.leaves_cross_attention_unadapted(&adapters));
     let run = |step: &TrainingStep| step.objective(&adapters).denoising(&step.batch, WEIGHT).unwrap();
     let fresh = run(&step);
-    step.batch.keys = Some(step.unet.prompt_keys(&step.batch.condition.context, &AdapterSet::base()).unwrap());
+    step.batch.keys = Some(step.unet.cross_attention_kv(&step.batch.condition.context, &AdapterSet::base()).unwrap());
     assert_eq!(run(&step).0, fresh.0);
 }

@@ -140,6 +140,34 @@ fn bases_must_be_the_same_where_they_are_known() {
     assert_eq!(rejected[0].problems, [Problem::Base { expected: "b".to_owned(), found: "a".to_owned() }]);
 }
 
+/// The offenders in a round on bases with these fingerprints, by client.
+fn offenders_on(fingerprints: [&str; 4]) -> Vec<Offender> {
+    let mut contributions = round();
+    for (contribution, fingerprint) in contributions.iter_mut().zip(fingerprints) {
+        contribution.base_fingerprint = Some(fingerprint.to_owned());
+    }
+    match Strategy::Fedavg.aggregate(&contributions) {
+        Ok(_) => vec![],
+        Err(_) => offenders(&Strategy::Fedavg, &contributions),
+    }
+}
+
+#[test]
+fn copies_of_one_base_in_any_precision_are_one_base() {
+    assert_eq!(offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-a-b"]), []);
+    let other = offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-c"]);
+    assert_eq!(other.len(), 1);
+    assert_eq!(other[0].offences, [Offence::Base { expected: "v2-a-b".to_owned(), found: "v2-c".to_owned() }]);
+}
+
+#[test]
+fn fingerprints_of_different_versions_are_not_compared() {
+    assert_eq!(offenders_on(["0123", "v2-a-b", "0123", "v2-a-b"]), []);
+    let offenders = offenders_on(["0123", "4567", "v2-a-b", "v2-a-c"]);
+    let clients: Vec<&str> = offenders.iter().map(|offender| offender.client.as_str()).collect();
+    assert_eq!(clients, ["client 1", "client 3"]);
+}
+
 #[test]
 fn mixed_ranks_are_for_product_alone() {
     let mut contributions = round();

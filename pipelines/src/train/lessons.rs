@@ -11,7 +11,7 @@ use image::RgbImage;
 use super::{TrainConfig, TrainError};
 use crate::base::BaseModel;
 use crate::data::{Embeddings, Frame, LatentCache, Order, TrainingPictures};
-use crate::model::{Condition, ImageSizes, Moments, PromptKeys, UNet};
+use crate::model::{Condition, CrossAttentionKv, ImageSizes, Moments, UNet};
 
 const ORDER: Stream = Stream("train/order");
 const CLASS_ORDER: Stream = Stream("train/class-order");
@@ -48,16 +48,16 @@ pub struct Lessons {
 pub struct Caption {
     /// `[1, tokens, width]`.
     pub condition: Condition,
-    /// What the base's attention makes of it, unless the memory for such things is used up.
-    pub keys: Option<PromptKeys>,
+    /// The base's cross-attention keys and values of it, unless the memory for them is used up.
+    pub keys: Option<CrossAttentionKv>,
 }
 
 impl Caption {
     /// All `captions`, one after another, and what the base makes of them, if it is known of each.
-    pub(super) fn cat(captions: &[&Self]) -> Result<(Condition, Option<PromptKeys>), TrainError> {
+    pub(super) fn cat(captions: &[&Self]) -> Result<(Condition, Option<CrossAttentionKv>), TrainError> {
         let condition = Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?;
-        let keys: Option<Vec<&PromptKeys>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
-        Ok((condition, keys.map(|keys| PromptKeys::cat(&keys)).transpose()?))
+        let keys: Option<Vec<&CrossAttentionKv>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
+        Ok((condition, keys.map(|keys| CrossAttentionKv::cat(&keys)).transpose()?))
     }
 }
 
@@ -119,11 +119,11 @@ impl Lessons {
     /// those with the trigger too where `config` adapts no layer that reads prompts.
     ///
     /// # Errors
-    /// Those of [`UNet::prompt_keys`], and targets that select nothing.
+    /// Those of [`UNet::cross_attention_kv`], and targets that select nothing.
     pub fn with_keys(mut self, base: &BaseModel, config: &TrainConfig) -> Result<Self, TrainError> {
         let adapted = config.targets.select(base.unet.modules())?;
         let stays = |reader: &ModuleInfo| adapted.iter().all(|module| module.path != reader.path);
-        let frozen = base.unet.prompt_readers().all(stays);
+        let frozen = base.unet.cross_attention_projections().all(stays);
         let mut keys = KnownKeys { unet: &base.unet, known: HashMap::new(), held: 0 };
         if config.uses_cat() {
             let captions = self.lessons.iter_mut().map(|lesson| &mut lesson.without_trigger);
@@ -183,7 +183,7 @@ const KEYS: usize = 64 << 20;
 /// Keys of captions, made on first use while there is room.
 struct KnownKeys<'a> {
     unet: &'a UNet,
-    known: HashMap<TensorId, PromptKeys>,
+    known: HashMap<TensorId, CrossAttentionKv>,
     /// Bytes of all that are known.
     held: usize,
 }
@@ -192,7 +192,7 @@ impl KnownKeys<'_> {
     fn give(&mut self, caption: &mut Caption) -> Result<(), TrainError> {
         let context = &caption.condition.context;
         if !self.known.contains_key(&context.id()) && self.held < KEYS {
-            let keys = self.unet.prompt_keys(context, &AdapterSet::base())?;
+            let keys = self.unet.cross_attention_kv(context, &AdapterSet::base())?;
             self.held += keys.bytes();
             self.known.insert(context.id(), keys);
         }

@@ -26,7 +26,7 @@ pub use error::TrainError;
 pub use lessons::{Caption, Lesson, Lessons};
 pub use observer::{StepReport, TrainObserver};
 pub use state::StateFolder;
-pub use step::{Batch, CatTarget, DenoisingAndCat, Objective, conditions_together};
+pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
 
 use crate::base::BaseModel;
 use crate::model::Condition;

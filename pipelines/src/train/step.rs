@@ -8,7 +8,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::TrainError;
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
+use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Batch {
     pub timesteps: Vec<u32>,
     /// Captions to denoise under.
     pub condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub keys: Option<PromptKeys>,
+    /// The base's cross-attention keys and values of them, where they are known.
+    pub keys: Option<CrossAttentionKv>,
     /// One name per sample, for messages.
     pub names: Vec<String>,
 }
@@ -54,8 +54,8 @@ pub struct Objective<'a> {
 pub struct CatTarget {
     /// The captions without the trigger.
     pub condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub keys: Option<PromptKeys>,
+    /// The base's cross-attention keys and values of them, where they are known.
+    pub keys: Option<CrossAttentionKv>,
     /// The base's prediction, where it is known.
     pub noise_pred_base: Option<Tensor>,
 }
@@ -72,16 +72,6 @@ pub struct DenoisingAndCat {
     pub noise_pred_base: Tensor,
 }
 
-/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch and a UNet of
-/// these `channels` on its finest level.
-pub fn conditions_together(cells: usize, channels: usize) -> bool {
-    cells * channels <= TOGETHER
-}
-
-/// Up to so many numbers in a map of the finest level, both adapted conditions go through the model as one batch: smaller
-/// products leave the processor idle between them. Beyond it takes longer (docs/cat-sharing.md), and more memory.
-const TOGETHER: usize = 2048 * 64;
-
 impl Objective<'_> {
     /// Denoising of `batch` under its own captions, and its gradient times `weight`.
     ///
@@ -90,8 +80,8 @@ impl Objective<'_> {
     /// # Errors
     /// Those of the tensor operations, and [`TrainError::Numerics`] where a parameter gets no finite gradient.
     pub fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let start = self.unet.start(&self.begin(batch)?, batch.condition.added.as_ref())?;
-        let noise_pred = self.adapted(&start, &batch.condition, batch.keys.as_ref())?;
+        let prefix = self.unet.prefix(&self.shared_prefix(batch)?, batch.condition.added.as_ref())?;
+        let noise_pred = self.adapted(&prefix, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
@@ -110,18 +100,18 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
-        let beginning = self.begin(batch)?;
-        let [start, start_without] = [&batch.condition, &target.condition]
-            .map(|condition| self.unet.start(&beginning, condition.added.as_ref()));
-        let (start, start_without) = (start?, start_without?);
+        let shared = self.shared_prefix(batch)?;
+        let [prefix, prefix_without] =
+            [&batch.condition, &target.condition].map(|condition| self.unet.prefix(&shared, condition.added.as_ref()));
+        let (prefix, prefix_without) = (prefix?, prefix_without?);
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
                 let (context, keys) = (&target.condition.context, target.keys.as_ref());
-                self.unet.predict_from(&start_without, context, keys, &AdapterSet::base())?.detach()
+                self.unet.predict_from(&prefix_without, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let predictions = Predictions { batch, start, target, start_without, noise_pred_base: &noise_pred_base };
+        let predictions = Predictions { batch, prefix, target, prefix_without, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let channels = self.unet.config().levels[0].channels;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
@@ -133,11 +123,11 @@ impl Objective<'_> {
 
     /// Both terms from one batch of twice the size, and one backward pass.
     fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, .. } = given;
+        let Predictions { batch, prefix, target, prefix_without, .. } = given;
         let keys = batch.keys.as_ref().zip(target.keys.as_ref());
-        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
+        let keys = keys.map(|(with, without)| CrossAttentionKv::cat(&[with, without])).transpose()?;
         let both = Condition::cat(&[&batch.condition, &target.condition])?;
-        let noise_pred = self.adapted(&start.before(start_without)?, &both, keys.as_ref())?;
+        let noise_pred = self.adapted(&prefix.cat(prefix_without)?, &both, keys.as_ref())?;
         let rows = noise_pred.dim(0)? / 2;
         let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, batch)?;
         let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
@@ -151,30 +141,35 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, noise_pred_base } = given;
-        let noise_pred = self.adapted(start, &batch.condition, batch.keys.as_ref())?;
+        let Predictions { batch, prefix, target, prefix_without, noise_pred_base } = given;
+        let noise_pred = self.adapted(prefix, &batch.condition, batch.keys.as_ref())?;
         let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
         let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.adapted(start_without, &target.condition, target.keys.as_ref())?;
+        let noise_pred = self.adapted(prefix_without, &target.condition, target.keys.as_ref())?;
         let values = loss::cat(&noise_pred, noise_pred_base)?;
         let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    /// The adapted prediction; `keys` are what the base makes of the condition, which serve where the adapter leaves those
-    /// layers alone.
-    fn adapted(&self, start: &Start, condition: &Condition, keys: Option<&PromptKeys>) -> Result<Tensor, TrainError> {
-        let keys = keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
-        Ok(self.unet.predict_from(start, &condition.context, keys, self.adapters)?)
+    /// The adapted prediction; `keys`, the base's cross-attention keys and values of the condition, are used where the
+    /// adapter leaves those layers alone.
+    fn adapted(
+        &self,
+        prefix: &Prefix,
+        condition: &Condition,
+        keys: Option<&CrossAttentionKv>,
+    ) -> Result<Tensor, TrainError> {
+        let keys = keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
+        Ok(self.unet.predict_from(prefix, &condition.context, keys, self.adapters)?)
     }
 
-    fn begin(&self, batch: &Batch) -> Result<Beginning, TrainError> {
+    fn shared_prefix(&self, batch: &Batch) -> Result<SharedPrefix, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
-        Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
+        Ok(self.unet.shared_prefix(&noisy, &timesteps, &[self.adapters])?)
     }
 
     fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
@@ -217,9 +212,9 @@ impl Objective<'_> {
 /// What both terms are computed from.
 struct Predictions<'a> {
     batch: &'a Batch,
-    start: Start,
+    prefix: Prefix,
     target: &'a CatTarget,
-    start_without: Start,
+    prefix_without: Prefix,
     noise_pred_base: &'a Tensor,
 }
 

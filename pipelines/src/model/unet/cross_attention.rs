@@ -1,4 +1,4 @@
-//! Keys and values of the attention to the prompt, which are the same in every step.
+//! Keys and values of cross-attention: functions of the prompt alone, so the steps of a sampler or a run share them.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,26 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use crate::error::{Error, Result};
 
-/// What every attention to the prompt makes of one condition under one adapter set: computed once, and used in every
+/// Keys and values of every cross-attention layer for one condition under one adapter set: computed once, used in every
 /// step that has both.
 #[derive(Debug, Clone, Default)]
-pub struct PromptKeys {
+pub struct CrossAttentionKv {
     /// By the path of the transformer block: keys and values, `[batch, tokens, channels]` each.
     blocks: BTreeMap<String, [Tensor; 2]>,
 }
 
-/// What a prediction knows of the prompt.
+/// How the prompt reaches a block.
 #[derive(Clone, Copy)]
-pub(super) enum Prompt<'a> {
-    /// Nothing: there is no attention before the first.
+pub(super) enum PromptInput<'a> {
+    /// Not at all: there is no cross-attention in the prefix.
     Unseen,
-    /// Hidden states of the text encoder: `[batch, tokens, width]`.
+    /// As hidden states of the text encoder: `[batch, tokens, width]`.
     Context(&'a Tensor),
-    /// What the blocks make of them.
-    Keys(&'a PromptKeys),
+    /// As keys and values that were computed before.
+    Kv(&'a CrossAttentionKv),
 }
 
-impl PromptKeys {
+impl CrossAttentionKv {
     /// The rows of all `parts`, one after another.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl PromptKeys {
         Ok(Self { blocks: first.blocks.keys().map(joined).collect::<Result<_>>()? })
     }
 
-    /// Bytes that it holds.
+    /// Bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.blocks.values().flatten().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
@@ -56,10 +56,12 @@ impl PromptKeys {
     }
 
     pub(super) fn get(&self, path: &str) -> TensorResult<&[Tensor; 2]> {
-        self.blocks.get(path).ok_or_else(|| candle_core::Error::msg(format!("no keys of the prompt for `{path}`")))
+        let missing = || candle_core::Error::msg(format!("no cross-attention keys and values for `{path}`"));
+        self.blocks.get(path).ok_or_else(missing)
     }
 }
 
 fn mismatch(found: &str) -> Error {
-    Error::InvalidInput { what: "prompt keys", expected: "at least one, all of one model".into(), found: found.into() }
+    let expected = "at least one, all of one model".into();
+    Error::InvalidInput { what: "cross-attention keys and values", expected, found: found.into() }
 }
