@@ -1,4 +1,4 @@
-//! Pictures from a prompt.
+//! Images from a prompt.
 
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
@@ -12,7 +12,7 @@ use catelier_pipelines::train::TrainError;
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, check_range};
 
-/// Guided drawing with DDIM: prompts are read, latents sampled, pictures decoded.
+/// Guided drawing with DDIM: prompts are read, latents sampled, images decoded.
 #[derive(Debug)]
 pub struct Drawing {
     base: BaseModel,

@@ -1,4 +1,4 @@
-//! The autoencoder and the text encoders by themselves.
+//! The autoencoder alone, and the text encoders alone.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
@@ -10,11 +10,11 @@ use catelier_pipelines::train::TrainError;
 use crate::Workload;
 use crate::inputs::WorkloadSizes;
 
-/// A batch of pictures to latents and back.
+/// A batch of images to latents and back.
 #[derive(Debug)]
 pub struct Autoencoding {
     vae: Vae,
-    pictures: Tensor,
+    images: Tensor,
 }
 
 impl Autoencoding {
@@ -25,14 +25,14 @@ impl Autoencoding {
     pub fn new(files: &ModelFiles, sizes: WorkloadSizes, dtype: DType, device: &Device) -> Result<Self> {
         sizes.check()?;
         let vae = Vae::load(files, dtype, device)?;
-        let pictures = sizes.picture(vae.config().in_channels, vae.factor(), device)?;
-        Ok(Self { vae, pictures })
+        let images = sizes.image(vae.config().in_channels, vae.factor(), device)?;
+        Ok(Self { vae, images })
     }
 }
 
 impl Workload for Autoencoding {
     fn run(&mut self) -> Result<(), TrainError> {
-        let latents = self.vae.scale(&self.vae.encode(&self.pictures)?.mode())?;
+        let latents = self.vae.scale(&self.vae.encode(&self.images)?.mode())?;
         self.vae.decode(&latents)?;
         Ok(())
     }

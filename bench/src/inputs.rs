@@ -12,7 +12,7 @@ const LATENTS: Stream = Stream("workload/latents");
 const NOISE: Stream = Stream("workload/noise");
 const CONTEXT: Stream = Stream("workload/context");
 const POOLED: Stream = Stream("workload/pooled");
-const PICTURE: Stream = Stream("workload/picture");
+const IMAGE: Stream = Stream("workload/picture");
 
 /// Beyond this no machine has the memory.
 const LARGEST: usize = 1024;
@@ -27,7 +27,7 @@ pub struct WorkloadSizes {
 }
 
 impl WorkloadSizes {
-    /// Refuses sizes that are no work at all, or too much for any machine.
+    /// Refuses sizes outside their range.
     pub(super) fn check(self) -> Result<()> {
         check_range("latent", self.latent)?;
         check_range("batch", self.batch)
@@ -48,11 +48,11 @@ impl WorkloadSizes {
         (0..self.batch).map(|sample| ((2 * sample + 1) * steps / (2 * self.batch)) as u32).collect()
     }
 
-    /// A picture as the autoencoder takes it, `[batch, channels, side, side]`.
-    pub(super) fn picture(self, channels: usize, factor: usize, device: &Device) -> Result<Tensor> {
+    /// An image as the autoencoder takes it, `[batch, channels, side, side]`.
+    pub(super) fn image(self, channels: usize, factor: usize, device: &Device) -> Result<Tensor> {
         let side = self.latent * factor;
-        let picture = Noise::new(SEED).normal(PICTURE, 0, 0, (self.batch, channels, side, side), device)?;
-        Ok(picture.clamp(-1f32, 1f32)?)
+        let image = Noise::new(SEED).normal(IMAGE, 0, 0, (self.batch, channels, side, side), device)?;
+        Ok(image.clamp(-1f32, 1f32)?)
     }
 
     fn normal(self, stream: Stream, channels: usize, device: &Device) -> Result<Tensor> {

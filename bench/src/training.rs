@@ -26,7 +26,7 @@ pub enum StepLoss {
     Cat,
 }
 
-/// What training does for one batch: forward passes, backward passes, clipping, AdamW.
+/// The work of training for one batch: forward passes, backward passes, clipping, AdamW.
 ///
 /// Latents and prompts count as encoded already, as they are in training.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct TrainingStep {
     parameters: Parameters,
     optimizer: AdamW,
     batch: Batch,
-    /// What the CAT term is conditioned on; `None` without it.
+    /// Conditions of the CAT term; `None` without it.
     without_trigger: Option<CatTarget>,
 }
 

@@ -1,4 +1,4 @@
-//! The two number types kernels compute in, with elementary functions that vectorise.
+//! The two element types that kernels compute in, with elementary functions that vectorise.
 
 use candle_core::WithDType;
 
@@ -28,7 +28,7 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// The same slice if this is f32.
     fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]>;
 
-    /// The same numbers, widened where this is wider.
+    /// The values in this type: moved for f32, widened for f64.
     fn from_f32s(values: Vec<f32>) -> Vec<Self>;
 
     /// `1 / (1 + e⁻ˣ)`.
@@ -38,18 +38,18 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     }
 }
 
-const NOT_SINGLE: &str = "only kernels of f32 ask for the numbers as f32";
+const NOT_SINGLE: &str = "only kernels of f32 ask for f32 values";
 
-/// The same numbers, which are f32.
-pub(crate) fn single<T: Float>(numbers: &[T]) -> &[f32] {
-    let Some(numbers) = T::as_f32(numbers) else { unreachable!("{NOT_SINGLE}") };
-    numbers
+/// `values` as f32, for kernels that run in f32 alone.
+pub(crate) fn single<T: Float>(values: &[T]) -> &[f32] {
+    let Some(values) = T::as_f32(values) else { unreachable!("{NOT_SINGLE}") };
+    values
 }
 
-/// The same numbers, which are f32.
-pub(crate) fn single_mut<T: Float>(numbers: &mut [T]) -> &mut [f32] {
-    let Some(numbers) = T::as_f32_mut(numbers) else { unreachable!("{NOT_SINGLE}") };
-    numbers
+/// [`single`] for values that are written.
+pub(crate) fn single_mut<T: Float>(values: &mut [T]) -> &mut [f32] {
+    let Some(values) = T::as_f32_mut(values) else { unreachable!("{NOT_SINGLE}") };
+    values
 }
 
 impl Float for f64 {
@@ -119,7 +119,7 @@ impl Float for f32 {
     }
 }
 
-/// `a · b + c`, rounded once where the processor of `S` does that in one instruction.
+/// `a · b + c`, rounded once where the CPU of `S` has one instruction for it.
 #[inline(always)]
 fn multiply_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     if S::IS_SCALAR { a * b + c } else { a.mul_add(b, c) }
@@ -150,7 +150,7 @@ const EXP_SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0
 /// `2ⁿ · e^r` with |r| ≤ ln 2 / 2, e^r by its series to the seventh power; error below 2 units in the last place.
 #[inline(always)]
 fn exp_f32<S: Simd>(x: f32) -> f32 {
-    // Comparisons instead of max and min, which would turn NaN into a number.
+    // Comparisons instead of max and min, which would replace NaN by a bound.
     let bounded = if x < EXP_LOWEST { EXP_LOWEST } else { x };
     let bounded = if bounded > EXP_HIGHEST { EXP_HIGHEST } else { bounded };
     let shifted = multiply_add::<S>(bounded, std::f32::consts::LOG2_E, ROUNDER);

@@ -8,7 +8,7 @@ use candle_core::{
     Tensor,
 };
 
-use super::{Float, spent};
+use super::{Float, release};
 
 /// A contiguous tensor as a kernel sees it.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,7 @@ impl<T> View<'_, T> {
     }
 }
 
-/// A differentiable function of one tensor. What it keeps as fields is constant: never in the graph, never differentiated.
+/// A differentiable function of one tensor. Its fields are constant: never in the graph, never differentiated.
 pub trait Kernel1: Send + Sync + 'static {
     /// Name of the node, for errors.
     const NAME: &'static str;
@@ -47,12 +47,12 @@ pub trait AddedKernel: Send + Sync + 'static {
     /// `residual + f(x)` and its shape. **Errors** for a residual of another shape.
     fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradient of `x`; that of the residual is the result's own.
+    /// Gradient of `x`. The residual's gradient is the result's own.
     fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>>;
 }
 
 /// Which of three arguments need a gradient.
-pub type Wanted = [bool; 3];
+pub type NeedsGrad = [bool; 3];
 
 /// A differentiable function of three tensors.
 pub trait Kernel3: Send + Sync + 'static {
@@ -62,13 +62,13 @@ pub trait Kernel3: Send + Sync + 'static {
     /// The result and its shape.
     fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradients of the arguments; those not wanted may be left empty.
+    /// Gradients of the arguments; one that is not needed may be left empty.
     fn backward<T: Float>(
         &self,
         arguments: [View<'_, T>; 3],
         y: View<'_, T>,
         grad: View<'_, T>,
-        wanted: Wanted,
+        needs_grad: NeedsGrad,
     ) -> Result<[Vec<T>; 3]>;
 }
 
@@ -80,26 +80,26 @@ pub trait AddedKernel2: Send + Sync + 'static {
     /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
     fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradients of `x` and `y`, which may be left empty where they are not wanted; that of the residual is the result's own.
+    /// Gradients of `x` and `y`; one that is not needed may be left empty. The residual's gradient is the result's own.
     fn backward<T: Float>(
         &self,
         arguments: [View<'_, T>; 2],
         grad: View<'_, T>,
-        wanted: [bool; 2],
+        needs_grad: [bool; 2],
     ) -> Result<[Vec<T>; 2]>;
 }
 
-/// Applies a kernel to a processor tensor of f32 or f64.
+/// Applies a kernel to a CPU tensor of f32 or f64.
 pub fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Node(kernel))
 }
 
-/// Applies a kernel to three processor tensors of the same type, f32 or f64.
+/// Applies a kernel to three CPU tensors of the same type, f32 or f64.
 pub fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, Node(kernel))
 }
 
-/// Applies a kernel to a processor tensor of f32 or f64, on top of `residual`, of the same type.
+/// Applies a kernel to a CPU tensor of f32 or f64, on top of `residual`, of the same type.
 pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
     match residual {
         None => x.contiguous()?.apply_op1(Added(kernel)),
@@ -107,39 +107,39 @@ pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel
     }
 }
 
-/// Applies a kernel to two processor tensors on top of `residual`, all of the same type, f32 or f64.
+/// Applies a kernel to two CPU tensors on top of `residual`, all of the same type, f32 or f64.
 pub fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&y.contiguous()?, &residual.contiguous()?, Added(kernel))
 }
 
-/// A tensor's elements, borrowed for as long as this lives.
-pub struct Lent<'a, T> {
+/// The elements of a tensor, borrowed from its storage.
+pub struct Borrowed<'a, T> {
     storage: StorageRef<'a>,
     range: Range<usize>,
     element: PhantomData<T>,
 }
 
-/// Borrows the elements of a contiguous processor tensor of type `T`.
-pub fn lend<T: Float>(tensor: &Tensor) -> Result<Lent<'_, T>> {
+/// Borrows the elements of a contiguous CPU tensor of type `T`.
+pub fn borrow<T: Float>(tensor: &Tensor) -> Result<Borrowed<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = contiguous(layout)?;
     match &*storage {
         Storage::Cpu(cpu) => T::cpu_storage_as_slice(cpu)?,
-        _ => candle_core::bail!("kernel: expected a tensor on the processor"),
+        _ => candle_core::bail!("kernel: expected a tensor on the CPU"),
     };
-    Ok(Lent { storage, range, element: PhantomData })
+    Ok(Borrowed { storage, range, element: PhantomData })
 }
 
-impl<T: Float> Deref for Lent<'_, T> {
+impl<T: Float> Deref for Borrowed<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
         match &*self.storage {
             Storage::Cpu(cpu) => match T::cpu_storage_as_slice(cpu) {
                 Ok(slice) => &slice[self.range.clone()],
-                Err(_) => unreachable!("the element type was checked when the tensor was lent"),
+                Err(_) => unreachable!("the element type was checked when the tensor was borrowed"),
             },
-            _ => unreachable!("the device was checked when the tensor was lent"),
+            _ => unreachable!("the device was checked when the tensor was borrowed"),
         }
     }
 }
@@ -188,11 +188,11 @@ impl<K: Kernel1> CustomOp1 for Node<K> {
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let values = for_dtype!(x.dtype(), K::NAME, T => {
-            let (x_data, y_data, grad_data) = (lend::<T>(x)?, lend::<T>(y)?, lend::<T>(&grad)?);
+            let (x_data, y_data, grad_data) = (borrow::<T>(x)?, borrow::<T>(y)?, borrow::<T>(&grad)?);
             let (y, grad) = (see(&y_data, y), see(&grad_data, &grad));
             own(self.0.backward(see(&x_data, x), y, grad)?)
         });
-        spent(y)?;
+        release(y)?;
         tensor(values, x.shape()).map(Some)
     }
 }
@@ -214,14 +214,14 @@ impl<K: AddedKernel> Added<K> {
         }
         let grad = grad.contiguous()?;
         let values = for_dtype!(x.dtype(), K::NAME, T => {
-            let (x_data, grad) = (lend::<T>(x)?, lend::<T>(&grad)?);
+            let (x_data, grad) = (borrow::<T>(x)?, borrow::<T>(&grad)?);
             own(self.0.backward(see(&x_data, x), &grad)?)
         });
         tensor(values, x.shape()).map(Some)
     }
 }
 
-/// What a forward pass gives to candle.
+/// The result of a forward pass, as candle takes it.
 type Forwarded = Result<(CpuStorage, Shape)>;
 
 impl<K: AddedKernel> CustomOp1 for Added<K> {
@@ -235,7 +235,7 @@ impl<K: AddedKernel> CustomOp1 for Added<K> {
 
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let gradient = self.backward(x, grad)?;
-        spent(y)?;
+        release(y)?;
         Ok(gradient)
     }
 }
@@ -257,7 +257,7 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = self.backward(x, grad)?;
-        spent(y)?;
+        release(y)?;
         Ok((gradient, residual.track_op().then(|| grad.clone())))
     }
 }
@@ -290,14 +290,18 @@ impl<K: AddedKernel2> CustomOp3 for Added<K> {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad, wanted) = (grad.contiguous()?, [x, other].map(Tensor::track_op));
+        let (grad, needs_grad) = (grad.contiguous()?, [x, other].map(Tensor::track_op));
         let [dx, d_other] = for_dtype!(x.dtype(), K::NAME, T => {
-            let (x_data, other_data, grad_data) = (lend::<T>(x)?, lend::<T>(other)?, lend::<T>(&grad)?);
+            let (x_data, other_data, grad_data) = (borrow::<T>(x)?, borrow::<T>(other)?, borrow::<T>(&grad)?);
             let arguments = [see(&x_data, x), see(&other_data, other)];
-            self.0.backward(arguments, see(&grad_data, &grad), wanted)?.map(own)
+            self.0.backward(arguments, see(&grad_data, &grad), needs_grad)?.map(own)
         });
-        spent(y)?;
-        Ok((given(wanted[0], dx, x)?, given(wanted[1], d_other, other)?, residual.track_op().then_some(grad)))
+        release(y)?;
+        Ok((
+            gradient_of(needs_grad[0], dx, x)?,
+            gradient_of(needs_grad[1], d_other, other)?,
+            residual.track_op().then_some(grad),
+        ))
     }
 }
 
@@ -329,22 +333,22 @@ impl<K: Kernel3> CustomOp3 for Node<K> {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad, wanted) = (grad.contiguous()?, [a, b, c].map(Tensor::track_op));
+        let (grad, needs_grad) = (grad.contiguous()?, [a, b, c].map(Tensor::track_op));
         let [da, db, dc] = for_dtype!(a.dtype(), K::NAME, T => {
-            let (a_data, b_data, c_data) = (lend::<T>(a)?, lend::<T>(b)?, lend::<T>(c)?);
-            let (y_data, grad_data) = (lend::<T>(y)?, lend::<T>(&grad)?);
+            let (a_data, b_data, c_data) = (borrow::<T>(a)?, borrow::<T>(b)?, borrow::<T>(c)?);
+            let (y_data, grad_data) = (borrow::<T>(y)?, borrow::<T>(&grad)?);
             let arguments = [see(&a_data, a), see(&b_data, b), see(&c_data, c)];
-            let gradients = self.0.backward(arguments, see(&y_data, y), see(&grad_data, &grad), wanted)?;
+            let gradients = self.0.backward(arguments, see(&y_data, y), see(&grad_data, &grad), needs_grad)?;
             gradients.map(own)
         });
-        spent(y)?;
-        Ok((given(wanted[0], da, a)?, given(wanted[1], db, b)?, given(wanted[2], dc, c)?))
+        release(y)?;
+        Ok((gradient_of(needs_grad[0], da, a)?, gradient_of(needs_grad[1], db, b)?, gradient_of(needs_grad[2], dc, c)?))
     }
 }
 
-/// The gradient of an argument, if it is wanted.
-fn given(wanted: bool, values: CpuStorage, like: &Tensor) -> Result<Option<Tensor>> {
-    wanted.then(|| tensor(values, like.shape())).transpose()
+/// The gradient of an argument that needs one.
+fn gradient_of(needs_grad: bool, values: CpuStorage, like: &Tensor) -> Result<Option<Tensor>> {
+    needs_grad.then(|| tensor(values, like.shape())).transpose()
 }
 
 fn dtype_of(storage: &CpuStorage) -> DType {

@@ -76,7 +76,7 @@ impl<'a, T> MatrixMut<'a, T> {
 impl<'a, T: Float> Matrix<'a, T> {
     /// The transpose, moved, of a matrix whose rows are of adjacent elements: dense, row after row.
     pub fn transposed(self) -> Vec<T> {
-        /// Numbers that are moved together: as many as a line of the cache holds.
+        /// Elements that are moved together: those of one cache line.
         const LINE: usize = 16;
         let mut result = vec![T::ZERO; self.rows * self.columns];
         for first in (0..self.rows).step_by(LINE) {
@@ -108,7 +108,7 @@ fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns }
 }
 
-/// What happens to the old content of the result.
+/// Whether the result is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
     /// It is forgotten.
@@ -117,7 +117,7 @@ pub enum Update {
     Add,
 }
 
-/// How many threads work on one product; the bits are the same.
+/// The threads that work on one product; the bits are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
     /// The calling one: for callers that are parallel themselves.

@@ -11,42 +11,45 @@ pub(crate) const SIDE: usize = 4;
 pub(crate) const SPAN: usize = 6;
 /// Places of a transformed tile or kernel.
 pub(crate) const PLACES: usize = SPAN * SPAN;
-/// Numbers that are transformed at a time.
+/// Elements that are transformed at a time.
 pub(crate) const LANES: usize = 16;
 
-/// As many numbers as the processor of `S` works on at once.
+/// One vector register of `S`.
 #[derive(Clone, Copy)]
-pub(crate) struct Numbers<S: Simd> {
+pub(crate) struct Lanes<S: Simd> {
     simd: S,
     register: S::f32s,
 }
 
-impl<S: Simd> Numbers<S> {
-    /// How many there are: a divisor of [`LANES`].
+impl<S: Simd> Lanes<S> {
+    /// Elements of a register: a divisor of [`LANES`].
     pub(crate) const COUNT: usize = S::F32_LANES;
 
+    /// Zeros.
     #[inline(always)]
     pub(crate) fn zeros(simd: S) -> Self {
         Self { simd, register: simd.splat_f32s(0.0) }
     }
 
-    /// The first ones, and zeros for those that are missing.
+    /// The first elements of `from`, and zeros where `from` is shorter than a register.
     #[inline(always)]
     pub(crate) fn load(simd: S, from: &[f32]) -> Self {
         Self { simd, register: simd.partial_load_f32s(from) }
     }
 
-    /// The same of what has all of them.
+    /// The first elements of `from`, which fill a register: without the mask that a partial load needs.
     #[inline(always)]
     pub(crate) fn load_whole(simd: S, from: &[f32]) -> Self {
         Self { simd, register: S::as_simd_f32s(from).0[0] }
     }
 
+    /// Writes all elements to the beginning of `into`.
     #[inline(always)]
     pub(crate) fn store(self, into: &mut [f32]) {
         S::as_mut_simd_f32s(into).0[0] = self.register;
     }
 
+    /// [`store`](Self::store) to memory that holds nothing yet.
     #[inline(always)]
     pub(crate) fn store_new(self, into: &mut [MaybeUninit<f32>]) {
         S::as_uninit_mut_simd_f32s(into).0[0].write(self.register);
@@ -66,7 +69,7 @@ impl<S: Simd> Numbers<S> {
     }
 }
 
-impl<S: Simd> Add for Numbers<S> {
+impl<S: Simd> Add for Lanes<S> {
     type Output = Self;
 
     #[inline(always)]
@@ -75,7 +78,7 @@ impl<S: Simd> Add for Numbers<S> {
     }
 }
 
-impl<S: Simd> Sub for Numbers<S> {
+impl<S: Simd> Sub for Lanes<S> {
     type Output = Self;
 
     #[inline(always)]
@@ -84,25 +87,26 @@ impl<S: Simd> Sub for Numbers<S> {
     }
 }
 
-/// A transform in one dimension, from `I` numbers to `O`.
+/// A transform in one dimension, from `I` registers to `O`.
 pub(crate) trait Transform<const I: usize, const O: usize> {
     /// Must be marked `#[inline(always)]`.
-    fn column<S: Simd>(x: [Numbers<S>; I]) -> [Numbers<S>; O];
+    fn column<S: Simd>(x: [Lanes<S>; I]) -> [Lanes<S>; O];
 
-    /// `M · x · Mᵀ`, from and to numbers at a row and a column. The arguments must be marked `#[inline(always)]`.
+    /// `M · x · Mᵀ`, from and to registers at a row and a column. The arguments must be marked `#[inline(always)]`.
     #[inline(always)]
     fn square<S: Simd>(
         simd: S,
-        load: impl Fn(usize, usize) -> Numbers<S>,
-        mut store: impl FnMut(usize, usize, Numbers<S>),
+        load: impl Fn(usize, usize) -> Lanes<S>,
+        mut store: impl FnMut(usize, usize, Lanes<S>),
     ) {
-        let mut columns = [[Numbers::zeros(simd); I]; O];
-        let mut numbers = [Numbers::zeros(simd); I];
+        // One dimension after the other: the columns first, then the rows of their results.
+        let mut columns = [[Lanes::zeros(simd); I]; O];
+        let mut inputs = [Lanes::zeros(simd); I];
         for column in 0..I {
-            for (row, number) in numbers.iter_mut().enumerate() {
-                *number = load(row, column);
+            for (row, input) in inputs.iter_mut().enumerate() {
+                *input = load(row, column);
             }
-            for (sum, columns) in Self::column(numbers).into_iter().zip(&mut columns) {
+            for (sum, columns) in Self::column(inputs).into_iter().zip(&mut columns) {
                 columns[column] = sum;
             }
         }
@@ -113,16 +117,16 @@ pub(crate) trait Transform<const I: usize, const O: usize> {
         }
     }
 
-    /// The same in every lane of arrays.
+    /// [`square`](Self::square) in every lane of arrays.
     #[inline(always)]
     fn squares<S: Simd>(simd: S, x: &[[[f32; LANES]; I]; I], into: &mut [[[f32; LANES]; O]; O]) {
-        for first in (0..LANES).step_by(Numbers::<S>::COUNT) {
+        for first in (0..LANES).step_by(Lanes::<S>::COUNT) {
             Self::square(
                 simd,
                 #[inline(always)]
-                |row, column| Numbers::load_whole(simd, &x[row][column][first..]),
+                |row, column| Lanes::load_whole(simd, &x[row][column][first..]),
                 #[inline(always)]
-                |row, column, numbers| numbers.store(&mut into[row][column][first..]),
+                |row, column, lanes| lanes.store(&mut into[row][column][first..]),
             );
         }
     }
@@ -142,7 +146,7 @@ pub(crate) struct OfPixels;
 
 impl Transform<SPAN, SPAN> for OfPixels {
     #[inline(always)]
-    fn column<S: Simd>([a, b, c, d, e, f]: [Numbers<S>; SPAN]) -> [Numbers<S>; SPAN] {
+    fn column<S: Simd>([a, b, c, d, e, f]: [Lanes<S>; SPAN]) -> [Lanes<S>; SPAN] {
         let (near_even, near_odd) = (e.plus(-FAR_2, c), d.plus(-FAR_2, b));
         let (far_even, far_odd) = (e.plus(-NEAR_2, c), d.plus(-NEAR_2, b));
         let at_zero = e.plus(-NEAR_2 - FAR_2, c).plus(NEAR_2 * FAR_2, a);
@@ -163,10 +167,10 @@ pub(crate) struct OfKernels;
 
 impl Transform<3, SPAN> for OfKernels {
     #[inline(always)]
-    fn column<S: Simd>([a, b, c]: [Numbers<S>; 3]) -> [Numbers<S>; SPAN] {
+    fn column<S: Simd>([a, b, c]: [Lanes<S>; 3]) -> [Lanes<S>; SPAN] {
         const NEAR_SCALE: f32 = 1.0 / (2.0 * NEAR_2 * (NEAR_2 - FAR_2));
         const FAR_SCALE: f32 = 1.0 / (2.0 * FAR_2 * (FAR_2 - NEAR_2));
-        // Scaled at the end: the points' powers are exact, and so is what cancels.
+        // Scaled at the end: the powers of the points are exact, so the terms that cancel do so exactly.
         let (near, far) = (a.plus(NEAR_2, c), a.plus(FAR_2, c));
         [
             a.times(1.0 / (NEAR_2 * FAR_2)),
@@ -184,7 +188,7 @@ pub(crate) struct OfSums;
 
 impl Transform<SPAN, SIDE> for OfSums {
     #[inline(always)]
-    fn column<S: Simd>([a, b, c, d, e, f]: [Numbers<S>; SPAN]) -> [Numbers<S>; SIDE] {
+    fn column<S: Simd>([a, b, c, d, e, f]: [Lanes<S>; SPAN]) -> [Lanes<S>; SIDE] {
         let (near_even, near_odd, far_even, far_odd) = (b + c, b - c, d + e, d - e);
         [
             a + near_even + far_even,

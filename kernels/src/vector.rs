@@ -1,4 +1,4 @@
-//! Loops over slices: vectorised for the processor at hand and cut into fixed pieces for threads.
+//! Loops over slices: vectorised for this CPU and cut into fixed pieces for threads.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use super::Float;
 
 /// Elements per piece of work of an element-wise loop.
 const CHUNK: usize = 16 * 1024;
-/// Sums run in this many independent lanes whatever the width of the processor's registers: bits do not depend on it.
+/// Sums run in this many independent lanes whatever the width of the CPU's registers: bits do not depend on it.
 const LANES: usize = 16;
 /// Elements summed in the element type before the sum moves to f64.
 const BLOCK: usize = 1024;
@@ -24,7 +24,7 @@ pub trait Loop<A> {
     fn run<S: Simd>(simd: S, arguments: A) -> Self::Output;
 }
 
-/// Runs the loop `L`, compiled for the widest vector instructions the processor has.
+/// Runs the loop `L`, compiled for the widest vector instructions of this CPU.
 #[inline(always)]
 pub fn vectorized<L: Loop<A>, A>(arguments: A) -> L::Output {
     pulp::Arch::new().dispatch(Call::<L, A> { arguments, body: PhantomData })

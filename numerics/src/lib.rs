@@ -22,5 +22,5 @@ pub mod schedule;
 pub mod stats;
 pub mod tensor_file;
 
-pub use catelier_kernels::{processor, work};
+pub use catelier_kernels::{cpu, work};
 pub use error::{Error, Result};

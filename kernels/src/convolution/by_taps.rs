@@ -84,7 +84,7 @@ impl<'a, T: Float> Plane<'a, T> {
         Self { data: Cow::Owned(data), channels, size }
     }
 
-    /// All pixels from `offset` on, as many as `count`, channel by channel.
+    /// `count` pixels from `offset` on, channel by channel.
     fn from(&self, offset: usize, count: usize) -> Matrix<'_, T> {
         let data = self.data.get(offset..).unwrap_or(&[]);
         Matrix::rows_apart(data, self.channels, count, area(self.size))

@@ -1,4 +1,4 @@
-//! 3 × 3 kernels and stride 1 in a quarter of the products: Winograd's F(4 × 4, 3 × 3), on any processor.
+//! 3 × 3 kernels and stride 1 in a quarter of the products: Winograd's F(4 × 4, 3 × 3), on any CPU.
 //!
 //! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 pixels `d` that the tile looks at;
 //! over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, 2016, sections 4.1 and 4.3).
@@ -14,14 +14,15 @@ use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
 /// Channels of the result that one task makes.
 const BLOCK: usize = 64;
-/// Numbers of transformed pixels that are held at a time, or those of [`FEWEST`] tiles if they are more.
+/// Elements of transformed pixels that are held at a time; at least those of [`FEWEST`] tiles.
 const BAND: usize = 2 << 20;
 /// Tiles that are worth the transforms of all kernels.
 const FEWEST: usize = 64;
-/// A side of a map, and a number of channels, from where on this is faster.
+/// Smallest side of a map, and smallest number of channels, for which filtering is faster.
 const SMALLEST: usize = 16;
 
-/// About how many bytes a 3 × 3 convolution of stride 1 holds on so many threads besides its input in its frame and its result.
+/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on `threads` threads, in addition to its padded input and
+/// its result, for one map of `pixels` pixels.
 pub fn scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize, threads: usize) -> usize {
     if inputs.min(outputs) < SMALLEST || pixels < SMALLEST * SMALLEST {
         // Tap by tap: the result with margins.
@@ -31,13 +32,13 @@ pub fn scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize, threads: usiz
     size_of::<f32>() * PLACES * (inputs * tiles + threads * outputs.min(BLOCK) * (inputs + tiles))
 }
 
-/// Tiles of so many channels that are transformed at a time.
+/// Tiles that are transformed at a time, for pixels of `channels` channels.
 fn band(channels: usize) -> usize {
     (BAND / (PLACES * channels.max(1))).max(FEWEST)
 }
 
 impl OnImages {
-    /// Whether a convolution of numbers of this type to maps of this size goes by tiles.
+    /// Whether a convolution in this element type, to maps of this size, goes by tiles.
     pub(super) fn goes_by_tiles<T: Float>(&self, (height, width): (usize, usize)) -> bool {
         let Convolution { in_channels, out_channels, kernel, stride, padding } = self.of;
         let small = height.min(width).min(in_channels).min(out_channels) < SMALLEST;
@@ -47,32 +48,33 @@ impl OnImages {
     pub(super) fn forward_by_tiles(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         let Convolution { in_channels, padding, .. } = self.of;
         let pixels = Tiled::new(x, (in_channels, self.input), padding, self.output);
-        pixels.convolve(&Kernels { weight, of: self.of, turned: false }, bias, y);
+        pixels.convolve(&Kernels { weight, of: self.of, transposed: false }, bias, y);
     }
 
     pub(super) fn input_gradient_by_tiles(&self, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
         let Convolution { out_channels, padding, .. } = self.of;
         let pixels = Tiled::new(dy, (out_channels, self.output), 2 - padding, self.input);
-        pixels.convolve(&Kernels { weight, of: self.of, turned: true }, None, dx);
+        pixels.convolve(&Kernels { weight, of: self.of, transposed: true }, None, dx);
     }
 }
 
-/// Taps-first kernels, as they are or turned around for the gradient of the input.
+/// Taps-first kernels, as they are or transposed for the gradient of the input.
 struct Kernels<'a> {
     weight: &'a [f32],
     of: Convolution,
-    turned: bool,
+    transposed: bool,
 }
 
 impl Kernels<'_> {
     /// Those that make the channels `made` of the result: `[out, place, in]`.
     fn transformed(&self, made: &Range<usize>) -> Vec<f32> {
         let Convolution { in_channels, out_channels, .. } = self.of;
-        let (outs, ins) = if self.turned { (0..out_channels, made.clone()) } else { (made.clone(), 0..in_channels) };
+        let (outs, ins) =
+            if self.transposed { (0..out_channels, made.clone()) } else { (made.clone(), 0..in_channels) };
         let mut transformed = vec![0.0; outs.len() * PLACES * ins.len()];
         for (out, into) in outs.zip(transformed.chunks_exact_mut(PLACES * ins.len())) {
             let taps = &self.weight[out * self.of.taps() * in_channels..][..self.of.taps() * in_channels];
-            vectorized::<TransformKernels, _>((taps, in_channels, &ins, self.turned, into));
+            vectorized::<TransformKernels, _>((taps, in_channels, &ins, self.transposed, into));
         }
         transformed
     }
@@ -80,9 +82,9 @@ impl Kernels<'_> {
     /// The matrix `[made, summed]` of one place of some that were [`transformed`](Self::transformed) for `count` channels.
     fn place<'a>(&self, transformed: &'a [f32], count: usize, place: usize) -> Matrix<'a, f32> {
         let Convolution { in_channels, out_channels, .. } = self.of;
-        let (outs, ins) = if self.turned { (out_channels, count) } else { (count, in_channels) };
+        let (outs, ins) = if self.transposed { (out_channels, count) } else { (count, in_channels) };
         let matrix = Matrix::rows_apart(&transformed[place * ins..], outs, ins, PLACES * ins);
-        if self.turned { matrix.t() } else { matrix }
+        if self.transposed { matrix.t() } else { matrix }
     }
 }
 
@@ -93,12 +95,12 @@ impl Loop<(&[f32], usize, &Range<usize>, bool, &mut [f32])> for TransformKernels
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(simd: S, (taps, all, ins, turned, into): (&[f32], usize, &Range<usize>, bool, &mut [f32])) {
+    fn run<S: Simd>(simd: S, (taps, all, ins, transposed, into): (&[f32], usize, &Range<usize>, bool, &mut [f32])) {
         let (mut seen, mut places) = ([[[0.0; LANES]; 3]; 3], [[[0.0; LANES]; SPAN]; SPAN]);
         for first in ins.clone().step_by(LANES) {
             let count = LANES.min(ins.end - first);
             for (tap, seen) in seen.as_flattened_mut().iter_mut().enumerate() {
-                let tap = if turned { 8 - tap } else { tap };
+                let tap = if transposed { 8 - tap } else { tap };
                 seen[..count].copy_from_slice(&taps[tap * all + first..][..count]);
             }
             OfKernels::squares(simd, &seen, &mut places);
@@ -151,7 +153,7 @@ impl Tiled {
         }
     }
 
-    /// Products at every place for so many `tiles`: `[made, place, tile]`.
+    /// Products at every place for `tiles` tiles: `[made, place, tile]`.
     fn multiply(&self, kernels: &Kernels<'_>, spread: &[f32], made: Range<usize>, tiles: usize) -> Vec<f32> {
         let transformed = kernels.transformed(&made);
         let mut sums = vec![0.0; made.len() * PLACES * tiles];
@@ -239,8 +241,8 @@ mod tests {
     use super::*;
     use crate::normals::normals;
 
-    fn exact(numbers: &[f32]) -> Vec<f64> {
-        numbers.iter().map(|number| f64::from(*number)).collect()
+    fn exact(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|value| f64::from(*value)).collect()
     }
 
     /// The largest difference over the typical result.
@@ -285,6 +287,6 @@ mod tests {
         };
         let both = run(&x, 2, 1);
         assert!(run(&x, 2, 3) == both, "three threads");
-        assert!(run(&x[x.len() / 2..], 1, 2) == both[both.len() / 2..], "a sample by itself");
+        assert!(run(&x[x.len() / 2..], 1, 2) == both[both.len() / 2..], "a sample alone");
     }
 }

@@ -16,7 +16,7 @@ use candle_core::{Result, bail};
 use super::{Float, Frame, Window, single, single_mut};
 pub use by_tiles::scratch_bytes;
 
-/// What a convolution is, apart from its weight.
+/// The sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub struct Convolution {
     /// Channels of the input.
@@ -40,9 +40,10 @@ pub struct OnImages {
 }
 
 impl Convolution {
-    /// For images of that height and width.
+    /// The convolution of images of `input` (height, width).
     ///
-    /// **Errors** if the padded image is smaller than the kernel, or empty.
+    /// # Errors
+    /// If the padded image is smaller than the kernel, or empty.
     pub fn on(&self, input: (usize, usize)) -> Result<OnImages> {
         let side = |size: usize, kernel: usize| match (size + 2 * self.padding).checked_sub(kernel) {
             Some(room) if kernel > 0 && size > 0 => Ok(room / self.stride + 1),
@@ -76,20 +77,21 @@ impl OnImages {
         Window { kernel: self.of.kernel, stride: self.of.stride, output: self.output }
     }
 
-    /// The input between its margins.
+    /// The frame of the input: margins of zeros on every side.
     pub fn frame(&self) -> Frame {
         let (Convolution { padding, .. }, (height, width)) = (self.of, self.input);
         let origin = (padding as isize, padding as isize);
         Frame { size: (height + 2 * padding, width + 2 * padding), origin, spread: 1 }
     }
 
-    /// The window whose sums over the gradients in [`turned_frame`](Self::turned_frame) are those of the input.
-    pub fn turned_window(&self) -> Window {
+    /// The window of the gradient: its sums over the output's gradients in [`backward_frame`](Self::backward_frame), with the
+    /// weight transposed, are the gradients of the input.
+    pub fn backward_window(&self) -> Window {
         Window { kernel: self.of.kernel, stride: 1, output: self.input }
     }
 
-    /// The gradients of the output, as far apart as the windows were.
-    pub fn turned_frame(&self) -> Frame {
+    /// The frame of the output's gradients: `stride` pixels apart, with zeros between them and around them.
+    pub fn backward_frame(&self) -> Frame {
         let Convolution { kernel, padding, stride, .. } = self.of;
         let origin = |kernel: usize| kernel as isize - 1 - padding as isize;
         let size = (self.input.0 + kernel.0 - 1, self.input.1 + kernel.1 - 1);
@@ -123,7 +125,7 @@ impl OnImages {
         for (dy, dx) in images {
             if self.goes_by_tiles::<T>(self.input) {
                 self.input_gradient_by_tiles(single(dy), single(weight), single_mut(dx));
-            } else if self.turns_around() {
+            } else if self.backward_goes_by_taps() {
                 self.input_gradient_by_taps(dy, weight, dx);
             } else {
                 self.input_gradient_by_columns(dy, weight, dx);
@@ -148,7 +150,7 @@ impl OnImages {
     }
 
     /// Whether the gradient of the input is a convolution by taps too: its padding must not be negative.
-    fn turns_around(&self) -> bool {
+    fn backward_goes_by_taps(&self) -> bool {
         let Convolution { kernel, stride, padding, .. } = self.of;
         stride == 1 && padding < kernel.0 && padding < kernel.1
     }

@@ -1,16 +1,16 @@
-//! What weights and activations are multiplied as: f32, or bf16 with sums in f32.
+//! The element types of products: f32, or bf16 with sums in f32.
 
 use half::bf16;
 
 use super::vectors::{
-    convert_bf16, detects_bf16_instructions, detects_wide_vectors, tile_bf16, tile_f32, turn, turn_pairs,
+    convert_bf16, detects_bf16_instructions, detects_wide_vectors, tile_bf16, tile_f32, transpose, transpose_pairs,
 };
 use super::{PANEL, PANELS, PIXELS};
 
 /// Sums of a tile, pixel by pixel.
 pub(super) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
 
-/// Where a tile's pixels are found: `row · pitch + tap + channel` from the first on.
+/// Positions of a tile's pixels: `pixel · pitch + tap + channel` elements after the first.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub struct Walk<'a> {
@@ -20,34 +20,34 @@ pub struct Walk<'a> {
     pub taps: &'a [usize],
     /// Channels, a multiple of [`Element::GROUP`].
     pub channels: usize,
-    /// Whether the sums go on from what the tile holds.
+    /// Whether the sums are added to the tile's values.
     pub add: bool,
 }
 
-/// A number type of weights.
+/// An element type of weights.
 pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
     /// Neighbouring channels that one instruction multiplies and adds.
     const GROUP: usize;
 
     /// Whether this CPU has the instructions that fields of this type need. It does not look at
-    /// [`use_portable_kernels`](crate::processor::use_portable_kernels): a layer keeps the kind it was made with.
+    /// [`use_portable_kernels`](crate::cpu::use_portable_kernels): a layer keeps the kind it was made with.
     fn is_supported() -> bool;
 
     fn from_f32(value: f32) -> Self;
 
-    /// Number `place` of a group of [`GROUP`](Self::GROUP).
+    /// Element `place` of a group of [`GROUP`](Self::GROUP).
     fn pick(group: &[Self], place: usize) -> f32;
 
-    /// Converts sixteen numbers.
+    /// Converts sixteen values.
     fn convert(values: &[f32; 16], into: &mut [Self; 16]);
 
     /// Turns `[channels / GROUP, outputs, GROUP]` into `[outputs / GROUP, channels, GROUP]`, 32 of each.
-    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]);
+    fn transpose(square: &[[Self; PANEL]; PANEL], transposed: &mut [[Self; PANEL]; PANEL]);
 
     /// `tile[pixel][panel][output] = Σ x · panel`, or `+=`, for the first `N` pixels and `P` panels.
     ///
     /// # Safety
-    /// The processor has the instructions; `x` is valid for every element that `walk` reaches with `N` pixels, and
+    /// The CPU has the instructions; `x` is valid for every element that `walk` reaches with `N` pixels, and
     /// every panel, aligned to 64 bytes, for `taps · channels · PANEL` elements.
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
     unsafe fn tile<const N: usize, const P: usize>(
@@ -105,9 +105,9 @@ impl Element for f32 {
     }
 
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
-    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        // SAFETY: panels turn their squares, and `Packed::new` has asserted that these instructions exist.
-        unsafe { turn(square, turned) }
+    fn transpose(square: &[[Self; PANEL]; PANEL], transposed: &mut [[Self; PANEL]; PANEL]) {
+        // SAFETY: panels transpose their squares, and `Packed::new` has asserted that these instructions exist.
+        unsafe { transpose(square, transposed) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
@@ -134,7 +134,7 @@ impl Element for bf16 {
         bf16::from_f32(value)
     }
 
-    /// From the whole pair: to read one of them would be to read across the lines of the cache.
+    /// From the whole pair: a load of one element would cross cache lines.
     #[inline(always)]
     fn pick(group: &[Self], place: usize) -> f32 {
         let pair = u32::from(group[0].to_bits()) | u32::from(group[1].to_bits()) << 16;
@@ -148,9 +148,9 @@ impl Element for bf16 {
     }
 
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
-    fn turn(square: &[[Self; PANEL]; PANEL], turned: &mut [[Self; PANEL]; PANEL]) {
-        // SAFETY: panels turn their squares, and `Packed::new` has asserted that these instructions exist.
-        unsafe { turn_pairs(square, turned) }
+    fn transpose(square: &[[Self; PANEL]; PANEL], transposed: &mut [[Self; PANEL]; PANEL]) {
+        // SAFETY: panels transpose their squares, and `Packed::new` has asserted that these instructions exist.
+        unsafe { transpose_pairs(square, transposed) }
     }
 
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]

@@ -6,9 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Element;
-use super::vectors::turn;
+use super::vectors::transpose;
 
-/// Side of the squares in which maps are transposed: sixteen numbers are one cache line.
+/// Side of the squares in which maps are transposed: sixteen elements of f32 are one cache line.
 const SQUARE: usize = 16;
 
 /// Pixels `[batch, height, width, channels]`, margins of zeros included.
@@ -67,7 +67,7 @@ impl<'a, E: Element> Field<'a, E> {
 pub struct Frame {
     /// Height and width of the field.
     pub size: (usize, usize),
-    /// Where the map's first pixel lies; what lies outside the field is left out.
+    /// Where the map's first pixel lies; pixels outside the field are left out.
     pub origin: (isize, isize),
     /// From one pixel of the map to the next.
     pub spread: usize,
@@ -111,7 +111,7 @@ impl Line<'_> {
         self.transpose_in_squares(channels, columns, pixels, pitch);
     }
 
-    /// Maps of so short lines fit the cache however they are read.
+    /// Maps of lines this short fit the cache in any order of reading.
     fn transpose_one_by_one<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
         for (pixel, column) in columns.enumerate() {
             let channels_of_pixel = self.source[self.start + column..].iter().step_by(self.plane);
@@ -124,7 +124,7 @@ impl Line<'_> {
     /// A map's cache line is read whole, whatever the distance between maps.
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn transpose_in_squares<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
-        let (mut square, mut turned) = ([[0.0f32; SQUARE]; SQUARE], [[0.0f32; SQUARE]; SQUARE]);
+        let (mut square, mut transposed) = ([[0.0f32; SQUARE]; SQUARE], [[0.0f32; SQUARE]; SQUARE]);
         for first in columns.clone().step_by(SQUARE) {
             let count = SQUARE.min(columns.end - first);
             for channel in (0..channels).step_by(SQUARE) {
@@ -134,9 +134,9 @@ impl Line<'_> {
                     copy(&mut square[..count], &self.source[from..][..count]);
                 }
                 // SAFETY: `planes` has asserted that these instructions exist.
-                unsafe { turn(&square, &mut turned) }
+                unsafe { transpose(&square, &mut transposed) }
                 let below = pixels[(first - columns.start) * pitch..].chunks_mut(pitch);
-                for (pixel, values) in below.zip(&turned[..count]) {
+                for (pixel, values) in below.zip(&transposed[..count]) {
                     let mut converted = [E::default(); SQUARE];
                     E::convert(values, &mut converted);
                     copy(&mut pixel[channel..][..depth], &converted[..depth]);

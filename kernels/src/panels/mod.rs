@@ -1,4 +1,4 @@
-//! Products with frozen weights that were packed once, for processors with 512-bit vectors.
+//! Products with frozen weights that were packed once, for CPUs with 512-bit vectors.
 //!
 //! A weight `[out, taps, in]` is cut into *panels* of [`PANEL`] outputs, each stored in the order in which the inner
 //! loop reads it: tap, input channel, output. The left operand is a [`Field`]: pixels (or tokens) with adjacent
@@ -8,7 +8,7 @@
 //! number of threads.
 //!
 //! The gradient of the input is the same product with the weight's taps reversed and its panels transposed, one at a
-//! time while they are used: a large weight is kept once. A small one is kept turned around too.
+//! time while they are used: a large weight is kept once. A small one is kept transposed too.
 
 mod element;
 mod field;
@@ -24,13 +24,13 @@ use std::ops::Range;
 pub(crate) use element::Element;
 pub use field::{Field, Frame};
 pub use output::{Order, Start};
-pub use packed::{Direction, KEPT_TURNED, Packed};
+pub use packed::{Direction, KEPT_TRANSPOSED, Packed};
 pub use strip::{RoundedPairs, RoundedRows, multiply_in_cache, multiply_rounded};
 pub use sweep::{Job, Window, sweep};
 pub use vectors::{has_bf16_instructions, has_wide_vectors};
 pub use winograd::{pays, winograd, winograd_bytes};
 
-/// Outputs of a panel: two registers of sixteen numbers.
+/// Outputs of a panel: two registers of sixteen elements.
 pub(crate) const PANEL: usize = 32;
 /// Panels multiplied at a time.
 pub(crate) const PANELS: usize = 2;

@@ -1,10 +1,10 @@
-//! Where results go, and what they are added to.
+//! The result of a product, and the values that it is added to.
 
 use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 
-use super::vectors::turn;
+use super::vectors::transpose;
 use super::{Job, PANEL, Window};
 use crate::transform::SIDE as TILE;
 
@@ -17,19 +17,19 @@ pub enum Order {
     Planes,
 }
 
-/// What a product is added to, in this order.
+/// The values that a product is added to, in this order.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a, T> {
-    /// One number for each channel of the result.
+    /// `[channels]`.
     pub bias: Option<&'a [T]>,
-    /// `[batch, channels]`: one number for each channel of each sample.
+    /// `[batch, channels]`.
     pub shift: Option<&'a [T]>,
-    /// Numbers in the order of the result.
+    /// In the shape and the order of the result.
     pub residual: Option<&'a [T]>,
 }
 
 impl<T> Start<'_, T> {
-    /// Nothing.
+    /// The product alone.
     pub const ZERO: Self = Self { bias: None, shift: None, residual: None };
 }
 
@@ -96,14 +96,14 @@ impl<'a> Output<'a> {
     /// Turns outputs that lie side by side into maps.
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn write_whole_tile(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[[f32; PANEL]]) {
-        let (mut square, mut turned) = ([[0.0; TILE * TILE]; TILE * TILE], [[0.0; TILE * TILE]; TILE * TILE]);
+        let (mut square, mut transposed) = ([[0.0; TILE * TILE]; TILE * TILE], [[0.0; TILE * TILE]; TILE * TILE]);
         for first in self.channels_of(panel).step_by(TILE * TILE) {
             for (row, pixel) in square.iter_mut().zip(pixels) {
                 row.copy_from_slice(&pixel[first % PANEL..][..TILE * TILE]);
             }
             // SAFETY: results come from panels, and `Packed::new` has asserted that these instructions exist.
-            unsafe { turn(&square, &mut turned) }
-            for (channel, pixels) in (first..self.channels).zip(&turned) {
+            unsafe { transpose(&square, &mut transposed) }
+            for (channel, pixels) in (first..self.channels).zip(&transposed) {
                 for (line, sums) in pixels.as_chunks::<TILE>().0.iter().enumerate() {
                     self.write_run(channel, (sample, row + line, column), *sums);
                 }
@@ -170,7 +170,7 @@ fn add(values: &mut [f32], more: Option<&[f32]>) {
     values.iter_mut().zip(more.unwrap_or(&[])).for_each(|(value, more)| *value += more);
 }
 
-/// Numbers that several tasks write, each its own, and all of them every number once.
+/// Elements that several tasks write: each task its own, and together every element once.
 struct Results(Vec<Cell>);
 
 #[repr(transparent)]
@@ -181,7 +181,7 @@ struct Cell(UnsafeCell<MaybeUninit<f32>>);
 unsafe impl Sync for Cell {}
 
 impl Results {
-    /// Room for `len` numbers: zeros that every task overwrites would cost another pass over memory.
+    /// Room for `len` elements, not initialised: zeros that every task overwrites would cost another pass over memory.
     #[expect(unsafe_code, reason = "cells need not be initialised")]
     fn of(len: usize) -> Self {
         let mut cells = Vec::with_capacity(len);
@@ -203,7 +203,7 @@ impl Results {
     #[expect(unsafe_code, reason = "every element has been written")]
     fn finish(self) -> Vec<f32> {
         let mut cells = ManuallyDrop::new(self.0);
-        // SAFETY: a cell is a number with nothing around it, the vector is not dropped, and the tasks have written every
+        // SAFETY: a cell is an f32 with nothing around it, the vector is not dropped, and the tasks have written every
         // pixel of every panel, as `Output::write` demands.
         unsafe { Vec::from_raw_parts(cells.as_mut_ptr().cast(), cells.len(), cells.capacity()) }
     }

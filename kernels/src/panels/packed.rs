@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use super::vectors::detects_wide_vectors;
 use super::{Element, PANEL};
 
-/// A weight of no more bytes is kept turned around too: small weights belong to small models, where turning one costs as
+/// A weight of no more bytes is kept transposed too: small weights belong to small models, where turning one costs as
 /// much as multiplying by it.
-pub const KEPT_TURNED: usize = 2 << 20;
+pub const KEPT_TRANSPOSED: usize = 2 << 20;
 
 /// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
 #[repr(C, align(64))]
@@ -25,8 +25,8 @@ const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf
 #[derive(Debug)]
 pub struct Packed<E> {
     blocks: Vec<Block<E>>,
-    /// All turned panels, from the first backward pass on, of a weight small enough.
-    turned: OnceLock<Vec<Block<E>>>,
+    /// All transposed panels, from the first backward pass on, of a weight small enough.
+    transposed: OnceLock<Vec<Block<E>>>,
     out_channels: usize,
     taps: usize,
     in_channels: usize,
@@ -40,7 +40,7 @@ impl<E: Element> Packed<E> {
     /// even without instructions for products of bf16: [`winograd`](super::winograd()) multiplies in f32.
     pub fn new((out_channels, taps, in_channels): (usize, usize, usize), weight: impl Fn(usize) -> f32 + Sync) -> Self {
         assert!(detects_wide_vectors(), "panels need 512-bit vectors");
-        let mut this = Self { blocks: Vec::new(), turned: OnceLock::new(), out_channels, taps, in_channels };
+        let mut this = Self { blocks: Vec::new(), transposed: OnceLock::new(), out_channels, taps, in_channels };
         this.blocks = vec![Block([E::default(); PANEL]); this.panels() * this.blocks_per_panel()];
         let (padded, per_panel) = (this.padded_channels(), this.blocks_per_panel());
         this.blocks.par_chunks_mut(per_panel.max(1)).enumerate().for_each(|(panel, blocks)| {
@@ -103,29 +103,29 @@ impl<E: Element> Packed<E> {
     }
 
     /// Panel `index` of the weight `[in, reversed taps, out]`.
-    pub(super) fn turned_panel(&self, index: usize) -> Panel<'_, E> {
-        if size_of_val(self.blocks.as_slice()) > KEPT_TURNED {
-            return Panel(Cow::Owned(self.turn(index)));
+    pub(super) fn transposed_panel(&self, index: usize) -> Panel<'_, E> {
+        if size_of_val(self.blocks.as_slice()) > KEPT_TRANSPOSED {
+            return Panel(Cow::Owned(self.transpose(index)));
         }
-        let all = || (0..self.in_channels.div_ceil(PANEL)).flat_map(|index| self.turn(index)).collect();
+        let all = || (0..self.in_channels.div_ceil(PANEL)).flat_map(|index| self.transpose(index)).collect();
         let size = self.taps * self.padded_outputs();
-        Panel(Cow::Borrowed(&self.turned.get_or_init(all)[index * size..][..size]))
+        Panel(Cow::Borrowed(&self.transposed.get_or_init(all)[index * size..][..size]))
     }
 
     fn padded_outputs(&self) -> usize {
         self.out_channels.next_multiple_of(E::GROUP)
     }
 
-    fn turn(&self, index: usize) -> Vec<Block<E>> {
+    fn transpose(&self, index: usize) -> Vec<Block<E>> {
         let outputs = self.padded_outputs();
         let mut blocks = vec![Block([E::default(); PANEL]); self.taps * outputs];
         let (first, padded) = (index * PANEL, self.padded_channels());
         let channels = first..padded.min(first + PANEL);
         for tap in 0..self.taps {
-            let turned = &mut blocks[(self.taps - 1 - tap) * outputs..][..outputs];
-            for (panel, turned) in turned.chunks_mut(PANEL).enumerate() {
+            let transposed = &mut blocks[(self.taps - 1 - tap) * outputs..][..outputs];
+            for (panel, transposed) in transposed.chunks_mut(PANEL).enumerate() {
                 let source = panel * self.blocks_per_panel() + tap * padded;
-                turn(&self.blocks[source + channels.start..source + channels.end], turned);
+                transpose(&self.blocks[source + channels.start..source + channels.end], transposed);
             }
         }
         blocks
@@ -139,15 +139,15 @@ fn position<E: Element>(depth: usize, output: usize) -> (usize, usize) {
 }
 
 /// Transposes up to 32 channels by 32 outputs.
-fn turn<E: Element>(source: &[Block<E>], turned: &mut [Block<E>]) {
-    if let (Some(source), Some(turned)) = (source.first_chunk::<PANEL>(), turned.first_chunk_mut::<PANEL>()) {
-        return E::turn(Block::square(source), Block::square_mut(turned));
+fn transpose<E: Element>(source: &[Block<E>], transposed: &mut [Block<E>]) {
+    if let (Some(source), Some(transposed)) = (source.first_chunk::<PANEL>(), transposed.first_chunk_mut::<PANEL>()) {
+        return E::transpose(Block::square(source), Block::square_mut(transposed));
     }
-    for output in 0..turned.len() {
+    for output in 0..transposed.len() {
         for channel in 0..source.len() {
             let (from, place) = position::<E>(channel, output);
             let (to, at) = position::<E>(output, channel);
-            turned[to].0[at] = source[from].0[place];
+            transposed[to].0[at] = source[from].0[place];
         }
     }
 }
@@ -165,7 +165,7 @@ impl<E> Block<E> {
     }
 }
 
-/// The weight as it is, or turned around for the gradient of the input.
+/// The weight as it is, or transposed for the gradient of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// The product of the forward pass.
@@ -174,13 +174,13 @@ pub enum Direction {
     Backward,
 }
 
-/// The panels of a weight or of its turned around self.
+/// The panels of a weight or of its transposed self.
 pub(super) enum Panels<'a, E: Clone + 'static> {
     Kept(&'a Packed<E>),
     /// Made when they are used.
-    Turning(&'a Packed<E>),
+    Transposing(&'a Packed<E>),
     /// Made before, because they are used several times.
-    Turned(Vec<Panel<'a, E>>),
+    Transposed(Vec<Panel<'a, E>>),
 }
 
 impl<'a, E: Element> Panels<'a, E> {
@@ -189,16 +189,18 @@ impl<'a, E: Element> Panels<'a, E> {
         let all = || (0..weight.in_channels.div_ceil(PANEL)).into_par_iter();
         match direction {
             Direction::Forward => Self::Kept(weight),
-            Direction::Backward if often => Self::Turned(all().map(|index| weight.turned_panel(index)).collect()),
-            Direction::Backward => Self::Turning(weight),
+            Direction::Backward if often => {
+                Self::Transposed(all().map(|index| weight.transposed_panel(index)).collect())
+            }
+            Direction::Backward => Self::Transposing(weight),
         }
     }
 
     pub(super) fn get(&self, index: usize) -> Panel<'_, E> {
         match self {
             Self::Kept(weight) => weight.panel(index),
-            Self::Turning(weight) => weight.turned_panel(index),
-            Self::Turned(panels) => panels[index].reborrow(),
+            Self::Transposing(weight) => weight.transposed_panel(index),
+            Self::Transposed(panels) => panels[index].reborrow(),
         }
     }
 }
@@ -259,28 +261,31 @@ mod tests {
         comes_back::<bf16>();
     }
 
-    fn turns<E: Element + Into<f32>>() {
+    fn transposes<E: Element + Into<f32>>() {
         if !detects_wide_vectors() {
             return;
         }
         for (out, taps, inputs) in [(33, 9, 5), (64, 1, 70), (7, 2, 32)] {
             let packed = Packed::<E>::new((out, taps, inputs), weight);
-            let turned = Packed::<E>::new((inputs, taps, out), |index| {
+            let transposed = Packed::<E>::new((inputs, taps, out), |index| {
                 let (output, tap, channel) = (index / out / taps, index / out % taps, index % out);
                 weight((channel * taps + taps - 1 - tap) * inputs + output)
             });
-            for panel in 0..turned.panels() {
-                let numbers = |panel: Panel<'_, E>| -> Vec<f32> {
+            for panel in 0..transposed.panels() {
+                let values = |panel: Panel<'_, E>| -> Vec<f32> {
                     panel.0.iter().flat_map(|block| block.0.map(Into::<f32>::into)).collect()
                 };
-                assert!(numbers(packed.turned_panel(panel)) == numbers(turned.panel(panel)), "{out} {taps} {inputs}");
+                assert!(
+                    values(packed.transposed_panel(panel)) == values(transposed.panel(panel)),
+                    "{out} {taps} {inputs}"
+                );
             }
         }
     }
 
     #[test]
-    fn a_turned_panel_is_that_of_the_turned_weight() {
-        turns::<f32>();
-        turns::<bf16>();
+    fn a_transposed_panel_is_a_panel_of_the_transposed_weight() {
+        transposes::<f32>();
+        transposes::<bf16>();
     }
 }

@@ -14,12 +14,12 @@ pub(super) struct Rows<P> {
     pub(super) pitch: usize,
 }
 
-/// What becomes of the sums of a strip.
+/// How the sums of a strip are stored.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(super) struct Style {
     pub(super) scale: f32,
-    /// Whether they are added to what is there.
+    /// Whether they are added to the old values.
     pub(super) add: bool,
     /// Which columns of the last register exist.
     pub(super) mask: u16,
@@ -103,8 +103,8 @@ impl RoundedPairs {
     }
 }
 
-/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32; for the first columns and the first rows of `b`, as
-/// many as the result and `a` have.
+/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32. It takes the first columns and
+/// the first rows of `b`: those that the result and `a` have.
 pub fn multiply_rounded(result: MatrixMut<'_, f32>, update: Update, scale: f32, a: &RoundedRows, b: &RoundedPairs) {
     assert!(result.rows == a.rows && a.depth <= b.depth && result.columns <= b.columns, "shape of the product");
     count_product(a.rows, result.columns, 2 * a.depth);
@@ -121,12 +121,12 @@ struct Factor<'a, E> {
     pitch: usize,
 }
 
-/// What one instruction multiplies in each lane: a number, or a pair.
+/// The operand of one lane of a multiplying instruction: an f32, or a pair of bf16.
 trait Lane: Copy {
     /// The strip of `N` rows and `V` registers.
     ///
     /// # Safety
-    /// The processor has the instructions, and the pointers reach the rows.
+    /// The CPU has the instructions, and the pointers reach the rows.
     #[expect(unsafe_code, reason = "vector instructions on pointers")]
     unsafe fn strip<const N: usize, const V: usize>(
         a: Rows<*const Self>,
@@ -223,15 +223,15 @@ mod tests {
     use crate::normals::normals;
 
     #[test]
-    fn rounded_products_are_those_of_the_rounded_numbers() {
+    fn rounded_products_are_the_products_of_rounded_values() {
         if !has_bf16_instructions() {
             return;
         }
-        let numbers = |sample, count: usize| -> Vec<f32> {
-            normals(sample, count).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
+        let rounded = |sample, count: usize| -> Vec<f32> {
+            normals(sample, count).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
         };
         for (rows, columns, depth) in [(1, 1, 1), (6, 64, 3), (7, 65, 40), (13, 100, 5), (5, 48, 9), (12, 31, 17)] {
-            let (a, b) = (numbers(0, rows * depth), numbers(1, depth * columns));
+            let (a, b) = (rounded(0, rows * depth), rounded(1, depth * columns));
             let (a, b) = (Matrix::new(&a, rows, depth), Matrix::new(&b, depth, columns));
             let (mut found, mut expected) = (vec![1.0; rows * columns], vec![1.0; rows * columns]);
             for update in [Update::Add, Update::Replace] {

@@ -22,20 +22,20 @@ pub struct Window {
 }
 
 impl Window {
-    /// Every pixel by itself, for tokens.
+    /// A window of one pixel over a row of `rows` tokens.
     pub fn single(rows: usize) -> Self {
         Self { kernel: (1, 1), stride: 1, output: (1, rows) }
     }
 }
 
-/// What is summed over a field with a weight.
+/// One product of a field with a weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
     /// Which pixels each result sums over.
     pub window: Window,
     /// Whether the weight is taken as it is or transposed.
     pub direction: Direction,
-    /// What the sums are added to.
+    /// The values that the sums are added to.
     pub start: Start<'a, f32>,
     /// How the results lie in memory.
     pub order: Order,

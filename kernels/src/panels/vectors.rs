@@ -37,21 +37,21 @@ mod x86 {
         *into = unsafe { std::mem::transmute::<__m256bh, [bf16; 16]>(converted) };
     }
 
-    /// Turns a square whose side is a multiple of 16.
+    /// Transposes a square whose side is a multiple of 16.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn turn<const SIDE: usize>(
+    pub(in super::super) unsafe fn transpose<const SIDE: usize>(
         square: &[[f32; SIDE]; SIDE],
-        turned: &mut [[f32; SIDE]; SIDE],
+        into: &mut [[f32; SIDE]; SIDE],
     ) {
-        const { assert!(SIDE.is_multiple_of(16), "registers of sixteen numbers") };
+        const { assert!(SIDE.is_multiple_of(16), "registers of sixteen elements") };
         for row in (0..SIDE).step_by(16) {
             for column in (0..SIDE).step_by(16) {
                 // SAFETY: sixteen elements from a multiple of sixteen on are inside a row.
                 let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[row + i].as_ptr().add(column)) });
                 for (i, register) in transposed(rows).into_iter().enumerate() {
                     // SAFETY: as above.
-                    unsafe { _mm512_storeu_ps(turned[column + i].as_mut_ptr().add(row), register) }
+                    unsafe { _mm512_storeu_ps(into[column + i].as_mut_ptr().add(row), register) }
                 }
             }
         }
@@ -76,30 +76,30 @@ mod x86 {
         }
         let mut columns = quads;
         for column in 0..4 {
-            let turned = quarters_transposed([0, 4, 8, 12].map(|first| quads[first + column]));
-            turned.into_iter().enumerate().for_each(|(quarter, register)| columns[column + 4 * quarter] = register);
+            let into = quarters_transposed([0, 4, 8, 12].map(|first| quads[first + column]));
+            into.into_iter().enumerate().for_each(|(quarter, register)| columns[column + 4 * quarter] = register);
         }
         columns
     }
 
-    /// Turns 32 channels, in pairs `[channels / 2, outputs, 2]`, by 32 outputs into pairs of outputs `[outputs / 2, channels, 2]`.
+    /// Transposes 32 channels, in pairs `[channels / 2, outputs, 2]`, by 32 outputs into pairs of outputs `[outputs / 2, channels, 2]`.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(in super::super) unsafe fn turn_pairs(square: &[[bf16; PANEL]; PANEL], turned: &mut [[bf16; PANEL]; PANEL]) {
+    pub(in super::super) unsafe fn transpose_pairs(square: &[[bf16; PANEL]; PANEL], into: &mut [[bf16; PANEL]; PANEL]) {
         /// Two channels of two outputs.
         type Quad = [bf16; 4];
         const SIDE: usize = PANEL / 2;
-        let (square, turned): (&[Quad], &mut [Quad]) =
-            (square.as_flattened().as_chunks().0, turned.as_flattened_mut().as_chunks_mut().0);
+        let (square, into): (&[Quad], &mut [Quad]) =
+            (square.as_flattened().as_chunks().0, into.as_flattened_mut().as_chunks_mut().0);
         for row in (0..SIDE).step_by(8) {
             for column in (0..SIDE).step_by(8) {
                 let rows = std::array::from_fn(|i| {
                     let quads: &[Quad] = &square[(row + i) * SIDE + column..][..8];
                     // SAFETY: eight elements of eight bytes are loaded.
-                    quads_turned(unsafe { _mm512_loadu_ps(quads.as_ptr().cast()) })
+                    quads_transposed(unsafe { _mm512_loadu_ps(quads.as_ptr().cast()) })
                 });
                 for (i, register) in octets_transposed(rows).into_iter().enumerate() {
-                    let quads: &mut [Quad] = &mut turned[(column + i) * SIDE + row..][..8];
+                    let quads: &mut [Quad] = &mut into[(column + i) * SIDE + row..][..8];
                     // SAFETY: eight elements of eight bytes are stored.
                     unsafe { _mm512_storeu_ps(quads.as_mut_ptr().cast(), register) }
                 }
@@ -110,7 +110,7 @@ mod x86 {
     /// Exchanges the second and the third of every four bf16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn quads_turned(quads: __m512) -> __m512 {
+    fn quads_transposed(quads: __m512) -> __m512 {
         const INNER: i32 = 0b11_01_10_00;
         let quads = _mm512_castps_si512(quads);
         _mm512_castsi512_ps(_mm512_shufflehi_epi16::<INNER>(_mm512_shufflelo_epi16::<INNER>(quads)))
@@ -215,7 +215,7 @@ mod x86 {
     /// `c = scale · a · b`, or `c += scale · a · b`: `N` rows, `V` registers of columns, the last one cut by `mask`.
     ///
     /// # Safety
-    /// The processor has the instructions; `a` is valid for `N` rows of `depth` and `b` for `depth` rows of the columns,
+    /// The CPU has the instructions; `a` is valid for `N` rows of `depth` and `b` for `depth` rows of the columns,
     /// each `pitch` apart, and `c` likewise for `N` rows.
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
     #[target_feature(enable = "avx512f")]
@@ -408,7 +408,7 @@ mod x86 {
     }
 }
 
-/// Other processors: panels are never made, so nothing here is called.
+/// Other CPUs: panels are never made, so nothing here is called.
 #[cfg(not(target_arch = "x86_64"))]
 mod none {
     use half::bf16;
@@ -429,7 +429,7 @@ mod none {
     macro_rules! absent {
         ($(fn $name:ident $(<$(const $n:ident),+>)? ($($argument:ty),*);)*) => {
             $(
-                #[expect(unsafe_code, reason = "the signature of the other processor's function")]
+                #[expect(unsafe_code, reason = "the signature of the x86-64 function")]
                 pub(in super::super) unsafe fn $name $(<$(const $n: usize),+>)? ($(_: $argument),*) {
                     unreachable!("panels are only made where their instructions exist")
                 }
@@ -438,8 +438,8 @@ mod none {
     }
 
     absent! {
-        fn turn<const SIDE>(&[[f32; SIDE]; SIDE], &mut [[f32; SIDE]; SIDE]);
-        fn turn_pairs(&[[bf16; PANEL]; PANEL], &mut [[bf16; PANEL]; PANEL]);
+        fn transpose<const SIDE>(&[[f32; SIDE]; SIDE], &mut [[f32; SIDE]; SIDE]);
+        fn transpose_pairs(&[[bf16; PANEL]; PANEL], &mut [[bf16; PANEL]; PANEL]);
         fn convert_bf16(&[f32; 16], &mut [bf16; 16]);
         fn tile_f32<const N, const P>(*const f32, Walk<'_>, [*const f32; P], &mut Tile);
         fn tile_bf16<const N, const P>(*const bf16, Walk<'_>, [*const bf16; P], &mut Tile);
@@ -455,10 +455,10 @@ pub(crate) use none::*;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::*;
 
-use crate::processor::is_portable_only;
+use crate::cpu::is_portable_only;
 
 /// Whether the CPU multiplies vectors of sixteen f32, and is meant to: not after
-/// [`use_portable_kernels`](crate::processor::use_portable_kernels).
+/// [`use_portable_kernels`](crate::cpu::use_portable_kernels).
 pub fn has_wide_vectors() -> bool {
     detects_wide_vectors() && !is_portable_only()
 }

@@ -3,7 +3,7 @@
 //! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 pixels `d` that the tile
 //! looks at; over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, "Fast Algorithms for
 //! Convolutional Neural Networks", 2016, sections 4.1 and 4.3). Kernels are transformed while they are used, so that
-//! none is kept twice. All of it is f32, for weights of bf16 too: the transforms enlarge what is rounded after them.
+//! none is kept twice. All of it is f32, for weights of bf16 too: the transforms enlarge the rounding errors made after them.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use super::element::{Tile, Walk, tile};
 use super::output::Output;
 use super::packed::{Block, Panel, Panels};
 use super::{Element, Field, Job, PANEL, PANELS, PIXELS, Packed, Window, share, wanted_tasks};
-use crate::transform::{LANES, Numbers, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
+use crate::transform::{LANES, Lanes, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, Transform};
 use crate::vector::{Loop, Simd, vectorized};
 use crate::work::count_product;
 
@@ -39,12 +39,13 @@ pub fn winograd<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job
     winograd_in_bands(field, weight, job, band(field.channels))
 }
 
-/// Tiles of so many channels that are transformed at a time.
+/// Tiles that are transformed at a time, for pixels of `channels` channels.
 fn band(channels: usize) -> usize {
     (BAND / (size_of::<f32>() * PLACES * (channels + PANELS * PANEL))).max(FEWEST)
 }
 
-/// About how many bytes it holds on so many threads besides its field and its result, for a map of `channels` and `pixels`.
+/// Estimate of the bytes that [`winograd`] allocates on `threads` threads, in addition to its field and its result, for one map of
+/// `channels` channels and `pixels` pixels.
 pub fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
     let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels)).next_multiple_of(PIXELS);
     let per_thread = PANELS * PANEL * (tiles + kernel_pitch(channels));
@@ -62,7 +63,7 @@ fn kernel_pitch(channels: usize) -> usize {
     channels.min(DEPTH) | 1
 }
 
-/// [`winograd`], with the pixels of so many tiles transformed at a time.
+/// [`winograd`], with the pixels of `tiles` tiles transformed at a time.
 fn winograd_in_bands<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>, tiles: usize) -> Vec<f32> {
     let (window, (channels, inner)) = (job.window, weight.sizes(job.direction));
     if field.batch * window.output.0 * window.output.1 * channels == 0 {
@@ -103,12 +104,12 @@ impl<'a> Grid<'a> {
         self.field.batch * self.size.0 * self.size.1
     }
 
-    /// Transformed numbers of a group of [`PIXELS`] tiles: `[place, tile, channel]`.
+    /// Transformed elements of a group of [`PIXELS`] tiles: `[place, tile, channel]`.
     fn group_len(&self) -> usize {
         PLACES * PIXELS * pitch(self.field.channels)
     }
 
-    /// All tiles in order, in bands of at least so many; the first band is the largest.
+    /// All tiles in order, in bands of at least `tiles`; the first band is the largest.
     fn bands(&self, tiles: usize) -> Vec<Range<usize>> {
         let tiles = tiles.next_multiple_of(PIXELS);
         (0..self.tiles()).step_by(tiles).map(|first| first..self.tiles().min(first + tiles)).collect()
@@ -120,7 +121,7 @@ impl<'a> Grid<'a> {
         (line / self.size.0, line % self.size.0 * SIDE, column * SIDE)
     }
 
-    /// Transforms the pixels of a band; what belongs to no channel of its tiles is left as it is.
+    /// Transforms the pixels of a band; elements that belong to no channel of its tiles are not written.
     fn spread(&self, band: &Range<usize>, into: &mut [MaybeUninit<f32>]) {
         let groups = into.par_chunks_mut(self.group_len().max(1)).zip(band.clone().into_par_iter().step_by(PIXELS));
         groups.for_each(|(group, first)| {
@@ -133,7 +134,7 @@ impl<'a> Grid<'a> {
         });
     }
 
-    /// The channels of a pixel that a tile looks at; what is beyond the field is zero.
+    /// The channels of a pixel that a tile reads; `None`, for zeros, beyond the field.
     fn pixel(&self, (sample, row, column): (usize, usize, usize), below: usize, right: usize) -> Option<&'a [f32]> {
         let (row, column, (height, width)) = (row + below, column + right, self.field.size);
         let at = ((sample * height + row) * width + column) * self.field.channels;
@@ -143,7 +144,7 @@ impl<'a> Grid<'a> {
 
 type Pixels<'a> = [[Option<&'a [f32]>; SPAN]; SPAN];
 
-/// Transforms the pixels of one tile, to places so far apart.
+/// Transforms the pixels of one tile, to places at a given distance.
 struct Spread;
 
 impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
@@ -152,16 +153,16 @@ impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
     #[inline(always)]
     fn run<S: Simd>(simd: S, (pixels, apart, into): (&Pixels<'_>, usize, &mut [MaybeUninit<f32>])) {
         let channels = pixels.as_flattened().iter().flatten().map(|pixel| pixel.len()).max().unwrap_or(0);
-        for first in (0..channels).step_by(Numbers::<S>::COUNT) {
+        for first in (0..channels).step_by(Lanes::<S>::COUNT) {
             OfPixels::square(
                 simd,
                 #[inline(always)]
                 |row, column| match pixels[row][column] {
-                    Some(pixel) => Numbers::load(simd, &pixel[first..]),
-                    None => Numbers::zeros(simd),
+                    Some(pixel) => Lanes::load(simd, &pixel[first..]),
+                    None => Lanes::zeros(simd),
                 },
                 #[inline(always)]
-                |row, column, numbers| numbers.store_new(&mut into[(row * SPAN + column) * apart + first..]),
+                |row, column, lanes| lanes.store_new(&mut into[(row * SPAN + column) * apart + first..]),
             );
         }
     }
@@ -173,7 +174,7 @@ struct Task {
     groups: Range<usize>,
 }
 
-/// What a task needs besides, kept for the next one.
+/// Memory that a task works in, kept for the next one.
 #[derive(Default)]
 struct Scratch {
     /// Transformed kernels: `[panel, place, channel, output]`.
@@ -183,7 +184,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Kernels so far apart and sums for that many groups of tiles, with anything in them.
+    /// Kernels `kernel_pitch` channels apart and sums for `groups` groups of tiles; both still hold old values.
     fn sized(&mut self, kernel_pitch: usize, groups: usize) -> (&mut [Block<f32>], &mut [Tile]) {
         self.kernels.resize(PANELS * PLACES * kernel_pitch, Block([0.0; PANEL]));
         self.sums.resize(self.sums.len().max(groups * PLACES), [[[0.0; PANEL]; PANELS]; PIXELS]);
@@ -284,13 +285,13 @@ impl Loop<(&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])> fo
         simd: S,
         (sums, tile, panel, results): (&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE]),
     ) {
-        for first in (0..PANEL).step_by(Numbers::<S>::COUNT) {
+        for first in (0..PANEL).step_by(Lanes::<S>::COUNT) {
             OfSums::square(
                 simd,
                 #[inline(always)]
-                |row, column| Numbers::load_whole(simd, &sums[row * SPAN + column][tile][panel][first..]),
+                |row, column| Lanes::load_whole(simd, &sums[row * SPAN + column][tile][panel][first..]),
                 #[inline(always)]
-                |row, column, numbers| numbers.store(&mut results[row][column][first..]),
+                |row, column, lanes| lanes.store(&mut results[row][column][first..]),
             );
         }
     }
@@ -314,13 +315,13 @@ impl<E: Element> Loop<(&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])> 
                 *outputs = panel.outputs(tap * all + channel);
             }
             let kernels = &mut kernels[channel - channels.start..];
-            for first in (0..PANEL).step_by(Numbers::<S>::COUNT) {
+            for first in (0..PANEL).step_by(Lanes::<S>::COUNT) {
                 OfKernels::square(
                     simd,
                     #[inline(always)]
-                    |row, column| Numbers::load_whole(simd, &taps[row * 3 + column][first..]),
+                    |row, column| Lanes::load_whole(simd, &taps[row * 3 + column][first..]),
                     #[inline(always)]
-                    |row, column, numbers| numbers.store(&mut kernels[(row * SPAN + column) * apart].0[first..]),
+                    |row, column, lanes| lanes.store(&mut kernels[(row * SPAN + column) * apart].0[first..]),
                 );
             }
         }
@@ -434,7 +435,7 @@ mod tests {
         }
     }
 
-    /// Root of the mean square distance to sums in f64, over that of the sums, of this way and of the plain one.
+    /// Root of the mean square error, over the root of the mean square of the sums in f64: filtered, and tap by tap.
     fn typical_errors(case: Case) -> [f64; 2] {
         let ((inputs, outputs), (height, width)) = (case.channels, case.frame().size);
         let weights = normals(0, outputs * 9 * inputs);
@@ -453,7 +454,7 @@ mod tests {
         let pixels = (0..height - 2).flat_map(|row| (0..width - 2).map(move |column| (row, column)));
         let sums: Vec<f64> =
             pixels.flat_map(|(row, column)| (0..outputs).map(move |output| exact(output, row, column))).collect();
-        let typical = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+        let typical = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
         let job = Job::forward(window, Start::ZERO, Order::Tokens);
         [winograd::<f32>, sweep::<f32>].map(|convolve| {
             let found = convolve(&field, &weight, job);
@@ -495,7 +496,7 @@ mod tests {
         let both = run(&x, 1);
         assert!(run(&x, 3) == both, "three threads");
         let alone = [&x[..x.len() / 2], &x[x.len() / 2..]].map(|x| run(x, 1)).concat();
-        assert!(alone == both, "each sample by itself");
+        assert!(alone == both, "each sample alone");
     }
 
     #[test]

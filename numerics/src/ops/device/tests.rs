@@ -1,4 +1,4 @@
-//! The paths of other devices, taken on the processor, against its kernels: results and every gradient.
+//! The operations of other devices, run on the CPU, against its kernels: results and every gradient.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -41,9 +41,9 @@ fn tolerance(dtype: DType) -> f64 {
     }
 }
 
-fn agree(inputs: &[Tensor], elsewhere: Operation, kernel: Operation) -> Verdict {
+fn agree(inputs: &[Tensor], device: Operation, kernel: Operation) -> Verdict {
     let fail = |error: candle_core::Error| TestCaseError::fail(error.to_string());
-    let (found, expected) = (run(inputs, elsewhere).map_err(fail)?, run(inputs, kernel).map_err(fail)?);
+    let (found, expected) = (run(inputs, device).map_err(fail)?, run(inputs, kernel).map_err(fail)?);
     for (position, (found, expected)) in found.iter().zip(&expected).enumerate() {
         prop_assert_eq!(found.dims(), expected.dims());
         prop_assert_eq!(found.dtype(), inputs[0].dtype());
@@ -62,13 +62,13 @@ fn exact() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F64)]
 }
 
-/// Also half precision, for the operations that candle has on the processor too.
+/// Also half precision, for the operations that candle has on the CPU too.
 fn any() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F64), Just(DType::BF16)]
 }
 
 fn convolution(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    FrozenConv2d::new(weight, Some(bias), stride, padding)?.elsewhere(weight, bias).forward(x)
+    FrozenConv2d::new(weight, Some(bias), stride, padding)?.on_device(weight, bias).forward(x)
 }
 
 proptest! {
@@ -134,9 +134,9 @@ proptest! {
     fn linear(batch in 1..4usize, rows in 1..20usize, width in 1..40usize, out in 1..40usize, dtype in any()) {
         let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
         let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
-        let elsewhere = layer.clone().elsewhere(&weight, &bias);
-        agree(&[normal(0, &[batch, rows, width], dtype)], &|t| elsewhere.forward(&t[0]), &|t| layer.forward(&t[0]))?;
-        agree(&[normal(0, &[batch, width, rows], dtype)], &|t| elsewhere.forward(&t[0].transpose(1, 2)?), &|t| {
+        let device = layer.clone().on_device(&weight, &bias);
+        agree(&[normal(0, &[batch, rows, width], dtype)], &|t| device.forward(&t[0]), &|t| layer.forward(&t[0]))?;
+        agree(&[normal(0, &[batch, width, rows], dtype)], &|t| device.forward(&t[0].transpose(1, 2)?), &|t| {
             layer.forward(&t[0].transpose(1, 2)?)
         })?;
     }

@@ -5,27 +5,28 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::super::prepared::{Backward3, with_backward3};
-use super::conv::{conv2d, input_gradient, turned, weight_gradient};
+use super::conv::{conv2d, input_gradient, transposed, weight_gradient};
 use super::linear;
-use catelier_kernels::{Convolution, Wanted};
+use catelier_kernels::{Convolution, NeedsGrad};
 
 /// `scale · (x · downᵀ) · upᵀ`; shapes as in [`super::composed::low_rank_linear`], one element type.
 pub(in super::super) fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
     let narrow = linear(&x.detach(), &down.detach(), None)?;
     let y = (linear(&narrow, &up.detach(), None)? * scale)?;
-    let backward: Backward3 = Arc::new(move |arguments, grad, wanted| linear_gradients(arguments, grad, wanted, scale));
+    let backward: Backward3 =
+        Arc::new(move |arguments, grad, needs_grad| linear_gradients(arguments, grad, needs_grad, scale));
     with_backward3([x, down, up], &y, backward)
 }
 
 fn linear_gradients(
     [x, down, up]: [&Tensor; 3],
     grad: &Tensor,
-    wanted: Wanted,
+    needs_grad: NeedsGrad,
     scale: f64,
 ) -> Result<[Option<Tensor>; 3]> {
     let grad = (grad * scale)?;
     let d_narrow = linear(&grad, &up.t()?, None)?;
-    let when = |position: usize, f: &dyn Fn() -> Result<Tensor>| wanted[position].then(f).transpose();
+    let when = |position: usize, f: &dyn Fn() -> Result<Tensor>| needs_grad[position].then(f).transpose();
     Ok([
         when(0, &|| linear(&d_narrow, &down.t()?, None))?,
         when(1, &|| rows(&d_narrow)?.t()?.matmul(&rows(x)?))?,
@@ -50,23 +51,23 @@ pub(in super::super) fn low_rank_conv2d(
     let narrow = conv2d(&x.detach(), &down.detach(), None, sizes.stride, sizes.padding)?;
     let y = (conv2d(&narrow, &up.detach(), None, 1, 0)? * scale)?;
     let backward: Backward3 =
-        Arc::new(move |arguments, grad, wanted| conv2d_gradients(arguments, grad, wanted, scale, &sizes));
+        Arc::new(move |arguments, grad, needs_grad| conv2d_gradients(arguments, grad, needs_grad, scale, &sizes));
     with_backward3([x, down, up], &y, backward)
 }
 
 fn conv2d_gradients(
     [x, down, up]: [&Tensor; 3],
     grad: &Tensor,
-    wanted: Wanted,
+    needs_grad: NeedsGrad,
     scale: f64,
     sizes: &Convolution,
 ) -> Result<[Option<Tensor>; 3]> {
     let grad = (grad * scale)?;
     let (_, _, height, width) = x.dims4()?;
-    let d_narrow = conv2d(&grad, &turned(up)?, None, 1, 0)?;
-    let when = |position: usize, f: &dyn Fn() -> Result<Tensor>| wanted[position].then(f).transpose();
+    let d_narrow = conv2d(&grad, &transposed(up)?, None, 1, 0)?;
+    let when = |position: usize, f: &dyn Fn() -> Result<Tensor>| needs_grad[position].then(f).transpose();
     Ok([
-        when(0, &|| input_gradient(&d_narrow, &turned(down)?, sizes, (height, width)))?,
+        when(0, &|| input_gradient(&d_narrow, &transposed(down)?, sizes, (height, width)))?,
         when(1, &|| weight_gradient(x, &d_narrow, sizes)?.to_dtype(down.dtype()))?,
         when(2, &|| {
             let narrow = conv2d(x, down, None, sizes.stride, sizes.padding)?;

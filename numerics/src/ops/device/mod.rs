@@ -2,7 +2,7 @@
 //! half precision, and backward passes of our own where candle's would be slow, keep too much or differentiate what is
 //! frozen.
 //!
-//! Nothing here asks which device it runs on, so tests on the processor hold it to the kernels.
+//! Nothing here asks which device it runs on, so tests on the CPU compare it with the kernels.
 
 mod activation;
 mod attention;
@@ -16,7 +16,7 @@ use candle_core::{DType, Result, Tensor};
 
 pub(super) use activation::{Curve, GELU, QUICK_GELU, SILU, geglu, pointwise, softmax};
 pub(super) use attention::attention;
-pub(super) use conv::{conv2d, input_gradient, turned};
+pub(super) use conv::{conv2d, input_gradient, transposed};
 pub(super) use low_rank::{low_rank_conv2d, low_rank_linear};
 pub(super) use norm::{group_norm, layer_norm};
 

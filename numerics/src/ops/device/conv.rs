@@ -35,18 +35,18 @@ fn pointwise(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     product(&weight, &x.flatten_from(2)?.contiguous()?)?.reshape((batch, out_channels, height, width))
 }
 
-/// The weight of the way back: `[out, in, kh, kw]` to `[in, out, kh, kw]`, turned by half a circle.
-pub(in super::super) fn turned(weight: &Tensor) -> Result<Tensor> {
+/// The weight of the input's gradient: `[out, in, kh, kw]` to `[in, out, kh, kw]`, with the taps in reverse.
+pub(in super::super) fn transposed(weight: &Tensor) -> Result<Tensor> {
     weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()
 }
 
 /// Gradient of the convolved images, which are `size` (height, width), from that of the result.
 ///
-/// The gradient, spread out by the stride, is convolved with the [`turned`] weight. candle's transposed convolution
+/// The gradient, spread out by the stride, is convolved with the [`transposed`] weight. candle's transposed convolution
 /// would compute the same with one thread for each pixel.
 pub(in super::super) fn input_gradient(
     grad: &Tensor,
-    turned: &Tensor,
+    transposed: &Tensor,
     sizes: &Convolution,
     size: (usize, usize),
 ) -> Result<Tensor> {
@@ -57,7 +57,7 @@ pub(in super::super) fn input_gradient(
     let grad = spread(grad, 2, sizes.stride, uncovered(size.0, kernel.0))?;
     let grad = spread(&grad, 3, sizes.stride, uncovered(size.1, kernel.1))?;
     let grad = framed(&framed(&grad, 2, margins.0 - shared)?, 3, margins.1 - shared)?;
-    conv2d(&grad, turned, None, 1, shared as usize)
+    conv2d(&grad, transposed, None, 1, shared as usize)
 }
 
 /// `stride − 1` zeros between the elements of a dimension, and `after` behind the last; `after < stride`.
