@@ -1,50 +1,56 @@
-//! What a comparison shows, in plain words computed from the numbers; it says so where CAT loses.
+//! Findings in plain words, computed from the scores whichever way they fall.
 
 use catelier_pages::number::two_decimals as shown;
 
+use super::Run;
 use super::score_table::{Better, Verdict};
 use crate::score::Score;
 use crate::scores::Scores;
 
-/// The page's headline: what the two scores that matter decide.
-pub(super) fn headline(cat: &Scores, lora: &Scores) -> &'static str {
-    let kept = Verdict::between(&cat.kps_no_token, &lora.kps_no_token, Better::Higher);
-    let joint = verdict(cat.kps_joint, lora.kps_joint);
+/// The page's headline: the decision of the two scores that matter most.
+pub(super) fn headline(run: &Run<'_>, baseline: &Run<'_>) -> String {
+    let kept = Verdict::between(&run.scores.kps_no_token, &baseline.scores.kps_no_token, Better::Higher);
+    let joint = verdict(run.scores.kps_joint, baseline.scores.kps_joint);
+    let title = run.title();
     match (kept, joint) {
-        (Verdict::Cat, Some(Verdict::Lora)) => "CAT kept the base, but paid for it in style",
-        (Verdict::Cat, _) => "CAT kept the style where it was asked for",
-        (Verdict::Lora, _) | (_, Some(Verdict::Lora)) => "This time plain LoRA did better",
-        (_, Some(Verdict::Cat)) => "CAT came out ahead on balance",
-        _ => "No clear winner this time",
+        (Verdict::First, Some(Verdict::Second)) => format!("{title} kept the base, but paid for it in style"),
+        (Verdict::First, _) => format!("{title} kept the style where it was asked for"),
+        (Verdict::Second, _) | (_, Some(Verdict::Second)) => format!("This time {} did better", baseline.name),
+        (_, Some(Verdict::First)) => format!("{title} came out ahead on balance"),
+        _ => "No clear winner this time".to_owned(),
     }
 }
 
-/// The findings, one sentence or two each, in the order of importance.
-pub(super) fn findings(cat: &Scores, lora: &Scores) -> Vec<String> {
+/// The findings about `run` and `baseline`, one sentence or two each, in the order of importance.
+pub(super) fn findings(run: &Run<'_>, baseline: &Run<'_>) -> Vec<String> {
     let sentences = [
-        Some(preservation(cat, lora)),
-        style(cat, lora),
-        learned_at_all(cat, lora),
-        balance(cat, lora),
-        worst_class(cat, lora),
-        variety(cat, lora),
+        Some(preservation(run, baseline)),
+        style(run, baseline),
+        learned_at_all(run, baseline),
+        balance(run, baseline),
+        worst_class(run, baseline),
+        variety(run, baseline),
     ];
     sentences.into_iter().flatten().collect()
 }
 
-fn preservation(cat: &Scores, lora: &Scores) -> String {
-    let (c, l) = (shown(cat.kps_no_token.mean), shown(lora.kps_no_token.mean));
-    let gap = fraction_kept(cat, &cat.kps_no_token) - fraction_kept(cat, &lora.kps_no_token);
-    match Verdict::between(&cat.kps_no_token, &lora.kps_no_token, Better::Higher) {
-        Verdict::Cat if gap < SMALL_GAP => format!(
-            "Plain LoRA changed pictures that never asked for the style a little more than CAT: {l} kept against {c}."
+fn preservation(run: &Run<'_>, baseline: &Run<'_>) -> String {
+    let (kept, of_baseline) = (&run.scores.kps_no_token, &baseline.scores.kps_no_token);
+    let gap = fraction_kept(run.scores, kept) - fraction_kept(run.scores, of_baseline);
+    let (r, b) = (shown(kept.mean), shown(of_baseline.mean));
+    let ((title, name), (baseline_title, baseline)) = ((run.title(), run.name), (baseline.title(), baseline.name));
+    match Verdict::between(kept, of_baseline, Better::Higher) {
+        Verdict::First if gap < SMALL_GAP => format!(
+            "{baseline_title} changed images that never asked for the style a little more than {name}: {b} kept against {r}."
         ),
-        Verdict::Cat => {
-            format!("Plain LoRA changed pictures that never asked for the style: {l} kept against {c} with CAT.")
+        Verdict::First => {
+            format!("{baseline_title} changed images that never asked for the style: {b} kept against {r} with {name}.")
         }
-        Verdict::Lora => format!("CAT did not protect the base better here: it kept {c}, plain LoRA {l}."),
+        Verdict::Second => {
+            format!("{title} did not protect the base better here: it kept {r}, {baseline} {b}.")
+        }
         Verdict::TooClose => format!(
-            "Without the trigger both kept about as much of the base (CAT {c}, plain LoRA {l}); the difference may be chance."
+            "Without the trigger both kept about as much of the base ({name} {r}, {baseline} {b}); the difference may be chance."
         ),
     }
 }
@@ -52,102 +58,109 @@ fn preservation(cat: &Scores, lora: &Scores) -> String {
 /// A difference in [`fraction_kept`] below which a change is called little.
 const SMALL_GAP: f64 = 0.1;
 
-/// How much was kept on a scale where two different base pictures are 0 and no change is 1: what
-/// similarities mean depends on the extractor, and this hardly does.
+/// The fraction that was kept, on a scale where two different base images are 0 and no change is 1: similarities depend
+/// on the extractor, and this hardly does.
 fn fraction_kept(scores: &Scores, kept: &Score) -> f64 {
     let floor = scores.base_pair_similarity.map_or(0.5, |score| score.mean);
     (kept.mean - floor) / (1.0 - floor).max(1e-6)
 }
 
-fn style(cat: &Scores, lora: &Scores) -> Option<String> {
-    let (c, l) = (shown(cat.identity?.mean), shown(lora.identity?.mean));
-    Some(match verdict(cat.identity, lora.identity)? {
-        Verdict::Cat => format!("With the trigger, CAT also came nearer to the artist: {c} against {l}."),
-        Verdict::Lora => format!(
-            "That has a price: with the trigger, CAT came less near to the artist than plain LoRA, {c} against {l}."
+fn style(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let (r, b) = (shown(run.scores.identity?.mean), shown(baseline.scores.identity?.mean));
+    let (name, of_baseline) = (run.name, baseline.name);
+    Some(match verdict(run.scores.identity, baseline.scores.identity)? {
+        Verdict::First => format!("With the trigger, {name} also came nearer to the artist: {r} against {b}."),
+        Verdict::Second => format!(
+            "That has a price: with the trigger, {name} came less near to the artist than {of_baseline}, {r} against {b}."
         ),
         Verdict::TooClose => {
-            format!("With the trigger both came about equally near to the artist (CAT {c}, plain LoRA {l}).")
+            format!("With the trigger both came about equally near to the artist ({name} {r}, {of_baseline} {b}).")
         }
     })
 }
 
-/// Said only where an adapter did not clearly leave the base behind.
-fn learned_at_all(cat: &Scores, lora: &Scores) -> Option<String> {
-    let base = cat.base_identity?;
-    let unlearned = |identity: Option<Score>| identity.is_some_and(|score| score.low <= base.high);
-    let who = match (unlearned(cat.identity), unlearned(lora.identity)) {
+/// Said only where an adapter is not clearly nearer to the artist than the base.
+fn learned_at_all(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let base = run.scores.base_identity?;
+    let unlearned = |run: &Run<'_>| run.scores.identity.is_some_and(|score| score.low <= base.high);
+    let who = match (unlearned(run), unlearned(baseline)) {
         (false, false) => return None,
-        (true, true) => "neither adapter is",
-        (true, false) => "CAT's adapter is not",
-        (false, true) => "plain LoRA's adapter is not",
+        (true, true) => "neither adapter is".to_owned(),
+        (true, false) => format!("{}'s adapter is not", run.name),
+        (false, true) => format!("{}'s adapter is not", baseline.name),
     };
     let base = shown(base.mean);
     Some(format!(
-        "Careful: the untouched base already scores {base} against the artist's pictures, and {who} clearly above it. The style was hardly learned; train longer or with a higher rank."
+        "Careful: the untouched base already scores {base} against the artist's images, and {who} clearly above it. The style was hardly learned; train longer or with a higher rank."
     ))
 }
 
-fn balance(cat: &Scores, lora: &Scores) -> Option<String> {
-    let (c, l) = (shown(cat.kps_joint?.mean), shown(lora.kps_joint?.mean));
-    Some(match verdict(cat.kps_joint, lora.kps_joint)? {
-        Verdict::Cat => format!("Taken together, CAT is ahead: {c} against {l}."),
-        Verdict::Lora => format!("Taken together, plain LoRA is ahead: {l} against {c}."),
-        Verdict::TooClose => {
-            format!("Taken together there is no clear winner: CAT {c}, plain LoRA {l}, with overlapping intervals.")
-        }
+fn balance(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let (r, b) = (shown(run.scores.kps_joint?.mean), shown(baseline.scores.kps_joint?.mean));
+    let (name, of_baseline) = (run.name, baseline.name);
+    Some(match verdict(run.scores.kps_joint, baseline.scores.kps_joint)? {
+        Verdict::First => format!("Taken together, {name} is ahead: {r} against {b}."),
+        Verdict::Second => format!("Taken together, {of_baseline} is ahead: {b} against {r}."),
+        Verdict::TooClose => format!(
+            "Taken together there is no clear winner: {name} {r}, {of_baseline} {b}, with overlapping intervals."
+        ),
     })
 }
 
-/// The class that plain LoRA hurt most, or CAT where that is worse.
-fn worst_class(cat: &Scores, lora: &Scores) -> Option<String> {
-    let (cat_worst, lora_worst) = (cat.worst_class()?, lora.worst_class()?);
-    let name = if cat_worst.drop > lora_worst.drop { &cat_worst.name } else { &lora_worst.name };
-    let kept = |scores: &Scores| {
-        let group = scores.classes.iter().find(|group| group.name == *name);
-        group.map(|group| shown(group.kept.mean))
+/// The class that either adapter hurt most.
+fn worst_class(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let (worst, of_baseline) = (run.scores.worst_class()?, baseline.scores.worst_class()?);
+    let class = if worst.drop > of_baseline.drop { &worst.name } else { &of_baseline.name };
+    let kept = |run: &Run<'_>| {
+        let group = run.scores.classes.iter().find(|group| group.name == *class);
+        group.map(|group| format!("{} kept with {}", shown(group.kept.mean), run.name))
     };
-    let (c, l) = (kept(cat)?, kept(lora)?);
-    Some(format!(
-        "What suffered most without the trigger is \u{201c}{name}\u{201d}: {l} kept with plain LoRA, {c} with CAT."
-    ))
+    let (first, second) = (kept(baseline)?, kept(run)?);
+    Some(format!("The class that lost most without the trigger is \u{201c}{class}\u{201d}: {first}, {second}."))
 }
 
-/// Said only where pictures clearly became more alike.
-fn variety(cat: &Scores, lora: &Scores) -> Option<String> {
-    let (c, l) = (cat.class_collapse?, lora.class_collapse?);
+/// Said only where images clearly became more alike.
+fn variety(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let (collapse, of_baseline) = (run.scores.class_collapse?, baseline.scores.class_collapse?);
     let lost = |score: &Score| score.low > 0.0;
-    let (cat_mean, lora_mean) = (shown(c.mean), shown(l.mean));
-    match (lost(&c), lost(&l)) {
+    let one = |run: &Run<'_>, score: &Score, other: &Run<'_>| {
+        let by = shown(score.mean);
+        format!(
+            "{}'s images became more alike among themselves (by {by}); {}'s did not clearly.",
+            run.title(),
+            other.name
+        )
+    };
+    match (lost(&collapse), lost(&of_baseline)) {
         (false, false) => None,
         (true, true) => Some(format!(
-            "Pictures became more alike among themselves under both: by {lora_mean} with plain LoRA, by {cat_mean} with CAT."
+            "Images became more alike among themselves under both: by {} with {}, by {} with {}.",
+            shown(of_baseline.mean),
+            baseline.name,
+            shown(collapse.mean),
+            run.name
         )),
-        (false, true) => Some(format!(
-            "Plain LoRA's pictures became more alike among themselves (by {lora_mean}); CAT's did not clearly."
-        )),
-        (true, false) => Some(format!(
-            "CAT's pictures became more alike among themselves (by {cat_mean}); plain LoRA's did not clearly."
-        )),
+        (false, true) => Some(one(baseline, &of_baseline, run)),
+        (true, false) => Some(one(run, &collapse, baseline)),
     }
 }
 
-fn verdict(cat: Option<Score>, lora: Option<Score>) -> Option<Verdict> {
-    Some(Verdict::between(&cat?, &lora?, Better::Higher))
+fn verdict(first: Option<Score>, second: Option<Score>) -> Option<Verdict> {
+    Some(Verdict::between(&first?, &second?, Better::Higher))
 }
 
-/// What one adapter's scores show.
+/// The scores of one adapter in two sentences.
 pub(super) fn summary(scores: &Scores) -> String {
     let kept = &scores.kps_no_token;
     let what_it_did = match fraction_kept(scores, kept) {
-        0.95.. => "left pictures without the trigger almost as the base draws them",
-        0.8..0.95 => "changed pictures without the trigger a little",
-        0.5..0.8 => "plainly changed pictures without the trigger",
-        _ => "made other pictures of those without the trigger",
+        0.95.. => "left images without the trigger almost as the base draws them",
+        0.8..0.95 => "changed images without the trigger a little",
+        0.5..0.8 => "plainly changed images without the trigger",
+        _ => "made other images of prompts without the trigger",
     };
     let first = match scores.base_pair_similarity {
         Some(other) => format!(
-            "This adapter {what_it_did}: {}, where 1 is unchanged and two different pictures of the base score {}.",
+            "This adapter {what_it_did}: {}, where 1 is unchanged and two different images of the base score {}.",
             shown(kept.mean),
             shown(other.mean)
         ),
@@ -173,11 +186,16 @@ pub(super) fn summary(scores: &Scores) -> String {
 mod tests {
     use super::*;
     use crate::protocol::Generation;
+    use crate::report::TrainingCurves;
     use crate::scores::{Counts, FORMAT, VERSION};
     use crate::{Extractor, kps};
 
     fn score(mean: f64) -> Score {
         Score { mean, low: mean - 0.01, high: mean + 0.01, n: 20 }
+    }
+
+    fn run<'a>(name: &'a str, scores: &'a Scores) -> Run<'a> {
+        Run { name, method: "", scores, curves: TrainingCurves::default(), seconds: 0.0 }
     }
 
     fn scores(kept: f64, identity: f64) -> Scores {
@@ -206,6 +224,7 @@ mod tests {
     #[test]
     fn the_words_follow_the_numbers_when_cat_wins() {
         let (cat, lora) = (scores(0.95, 0.84), scores(0.81, 0.84));
+        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         let findings = findings(&cat, &lora).join(" ");
         assert_eq!(headline(&cat, &lora), "CAT kept the style where it was asked for");
         assert!(findings.contains("never asked for the style: 0.81 kept against 0.95"), "{findings}");
@@ -217,6 +236,7 @@ mod tests {
     #[test]
     fn a_small_difference_is_called_small() {
         let (cat, lora) = (scores(0.98, 0.84), scores(0.95, 0.84));
+        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         assert!(findings(&cat, &lora)[0].contains("a little more than CAT: 0.95 kept against 0.98"));
     }
 
@@ -224,12 +244,13 @@ mod tests {
     fn a_summary_judges_on_the_scale_of_the_base() {
         assert!(summary(&scores(0.99, 0.8)).contains("almost as the base draws them: 0.99"));
         assert!(summary(&scores(0.8, 0.8)).contains("plainly changed"));
-        assert!(summary(&scores(0.6, 0.8)).contains("made other pictures"));
+        assert!(summary(&scores(0.6, 0.8)).contains("made other images"));
     }
 
     #[test]
     fn the_words_follow_the_numbers_when_cat_loses() {
         let (cat, lora) = (scores(0.80, 0.70), scores(0.90, 0.84));
+        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         let findings = findings(&cat, &lora).join(" ");
         assert_eq!(headline(&cat, &lora), "This time plain LoRA did better");
         assert!(
@@ -242,6 +263,7 @@ mod tests {
     #[test]
     fn a_style_paid_for_preservation_is_called_a_price() {
         let (cat, lora) = (scores(0.95, 0.65), scores(0.90, 0.95));
+        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         assert_eq!(headline(&cat, &lora), "CAT kept the base, but paid for it in style");
         assert!(findings(&cat, &lora).join(" ").contains("That has a price"));
     }
@@ -249,6 +271,7 @@ mod tests {
     #[test]
     fn equal_numbers_have_no_winner() {
         let both = scores(0.9, 0.8);
+        let both = run("CAT", &both);
         assert_eq!(headline(&both, &both), "No clear winner this time");
         assert!(findings(&both, &both)[0].contains("may be chance"));
     }
@@ -256,9 +279,10 @@ mod tests {
     #[test]
     fn an_adapter_no_nearer_than_the_base_has_learned_little() {
         let (cat, lora) = (scores(0.99, 0.605), scores(0.9, 0.8));
+        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         let findings = findings(&cat, &lora).join(" ");
         assert!(findings.contains("CAT's adapter is not clearly above it"), "{findings}");
-        assert!(summary(&cat).contains("not clearly nearer"));
-        assert!(summary(&lora).contains("clearly nearer to the references"));
+        assert!(summary(cat.scores).contains("not clearly nearer"));
+        assert!(summary(lora.scores).contains("clearly nearer to the references"));
     }
 }

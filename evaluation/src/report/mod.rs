@@ -5,10 +5,10 @@
 
 mod demo_page;
 mod evaluation_page;
+mod findings;
 mod score_table;
-mod words;
 
-pub use demo_page::{Command, Contender, Curve, DemoPage, DemoPrompt, Setting, TradeOff, TrainingCurves};
+pub use demo_page::{AdaptedImages, Command, Curve, DemoPage, DemoPrompt, Run, Setting, TradeOff, TrainingCurves};
 pub use evaluation_page::EvaluationPage;
 
 /// What every page with pictures of the embedded base must say.

@@ -1,13 +1,13 @@
-//! The part of the story that numbers tell.
+//! The sections with scores, charts and settings.
 
 use catelier_pages::chart::{LineChart, Scale, ScatterChart, ScatterPoint, Series, Smoothing, Tone, strip};
 use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
-use super::{Contender, Curve, DemoPage, TrainingCurves};
+use super::{Curve, DemoPage, Run, TrainingCurves};
 use crate::report::evaluation_page::{definitions, measured_with};
+use crate::report::findings::findings;
 use crate::report::score_table::{Reference, SCORES, ScoreKind, comparison};
-use crate::report::words;
 use crate::scores::Scores;
 
 /// How many scores stand at the top.
@@ -26,7 +26,7 @@ struct CurveKind {
 const CURVES: [CurveKind; 4] = [
     CurveKind {
         title: "Denoising loss",
-        caption: "How well the artist's pictures are predicted; lower is better.",
+        caption: "How well the artist's images are predicted; lower is better.",
         y_title: "loss",
         scale: Scale::Linear,
         smoothing: Smoothing::Trend,
@@ -71,14 +71,14 @@ impl DemoPage<'_> {
     }
 
     fn score_tile(&self, kind: &ScoreKind) -> Markup {
-        let reference = Reference::of(kind, self.cat.scores);
+        let reference = Reference::of(kind, self.run.scores);
         html! {
             article.tile {
                 h2 { (kind.title) }
-                @for (name, tone, contender) in self.contenders() {
-                    @if let Some(score) = contender.scores.named(kind.name) {
+                @for (tone, run) in self.runs() {
+                    @if let Some(score) = run.scores.named(kind.name) {
                         div.tile-row {
-                            span class=(format!("name {}", tone.class())) { (name) }
+                            span class=(format!("name {}", tone.class())) { (run.title()) }
                             (strip(tone, score.into(), reference.as_ref().map(|reference| reference.score.mean)))
                             span.value { (number::two_decimals(score.mean)) }
                         }
@@ -91,12 +91,8 @@ impl DemoPage<'_> {
         }
     }
 
-    fn contenders(&self) -> [(&'static str, Tone, &Contender<'_>); 2] {
-        [("CAT", Tone::Series(0), &self.cat), ("Plain LoRA", Tone::Series(1), &self.lora)]
-    }
-
     pub(super) fn findings_section(&self) -> Markup {
-        let findings = words::findings(self.cat.scores, self.lora.scores);
+        let findings = findings(&self.run, &self.baseline);
         let body = html! {
             ul.findings { @for finding in &findings { li { (finding) } } }
         };
@@ -104,7 +100,8 @@ impl DemoPage<'_> {
     }
 
     pub(super) fn scores_section(&self) -> Markup {
-        page::section("The scores", "", &comparison(self.cat.scores, self.lora.scores))
+        let runs: Vec<&Run<'_>> = self.runs().map(|(_, run)| run).collect();
+        page::section("The scores", "", &comparison(&runs))
     }
 
     pub(super) fn trade_off_section(&self) -> Markup {
@@ -123,31 +120,24 @@ impl DemoPage<'_> {
     }
 
     fn trade_off_points(&self) -> Vec<ScatterPoint> {
-        let contenders = self.contenders().into_iter();
-        let contenders = contenders.filter_map(|(label, tone, contender)| point(label, tone, contender.scores));
-        let more = self.trade_off.iter().filter_map(|one| {
-            let tone = if one.with_cat { Tone::Series(0) } else { Tone::Series(1) };
-            point(&one.label, tone, one.scores)
-        });
-        contenders.chain(more).chain(base_point(self.cat.scores)).collect()
+        let runs = self.runs().filter_map(|(tone, run)| point(&run.title(), tone, run.scores));
+        let more = self.trade_off.iter().filter_map(|one| point(&one.label, one.tone, one.scores));
+        runs.chain(more).chain(base_point(self.run.scores)).collect()
     }
 
     pub(super) fn training_section(&self) -> Markup {
         let charts: Vec<Markup> = CURVES.iter().filter_map(|kind| self.chart(kind)).collect();
-        let time = format!(
-            "Training took {} with CAT and {} with plain LoRA. CAT runs the model twice more at every step.",
-            number::duration(self.cat.seconds),
-            number::duration(self.lora.seconds)
-        );
+        let times = self.runs().map(|(_, run)| format!("{} with {}", number::duration(run.seconds), run.name));
+        let time = format!("Training took {}. {}", list(&times.collect::<Vec<_>>()), self.training_note);
         page::section("Training", &time, &html! { div.charts { @for chart in &charts { (chart) } } })
     }
 
     fn chart(&self, kind: &CurveKind) -> Option<Markup> {
-        let [cat, lora] = [&self.cat, &self.lora].map(|contender| (kind.of)(&contender.curves));
-        let series = if cat == lora {
-            vec![series("Both", Tone::Series(0), cat)]
+        let first = (kind.of)(&self.run.curves);
+        let series = if self.runs().all(|(_, run)| (kind.of)(&run.curves) == first) {
+            vec![series("All".to_owned(), Tone::Series(0), first)]
         } else {
-            vec![series("CAT", Tone::Series(0), cat), series("Plain LoRA", Tone::Series(1), lora)]
+            self.runs().map(|(tone, run)| series(run.title(), tone, (kind.of)(&run.curves))).collect()
         };
         let &CurveKind { title, caption, y_title, scale, smoothing, .. } = kind;
         LineChart { title, caption, x_title: "step", y_title, scale, smoothing, series }.render()
@@ -163,13 +153,13 @@ impl DemoPage<'_> {
         };
         html! {
             @if !self.commands.is_empty() {
-                (page::section("With your own pictures", "", &body))
+                (page::section("With your own images", "", &body))
             }
         }
     }
 
     pub(super) fn method_section(&self) -> Markup {
-        let scores = self.cat.scores;
+        let scores = self.run.scores;
         let (generation, counts) = (&scores.generation, &scores.counts);
         let mut facts: Vec<(&str, String)> =
             self.settings.iter().map(|setting| (setting.name.as_str(), setting.value.clone())).collect();
@@ -177,7 +167,7 @@ impl DemoPage<'_> {
             ("Base", generation.base.clone()),
             ("Sampling", generation.sampling()),
             (
-                "Pictures scored",
+                "Images scored",
                 format!(
                     "per adapter {} pairs without the trigger, {} with it",
                     counts.without_trigger, counts.with_trigger
@@ -189,9 +179,9 @@ impl DemoPage<'_> {
     }
 }
 
-fn series(name: &str, tone: Tone, curve: &Curve) -> Series {
+fn series(name: String, tone: Tone, curve: &Curve) -> Series {
     let points = curve.iter().map(|(step, value)| (*step as f64, *value)).collect();
-    Series { name: name.to_owned(), tone, points }
+    Series { name, tone, points }
 }
 
 fn point(label: &str, tone: Tone, scores: &Scores) -> Option<ScatterPoint> {
@@ -199,7 +189,15 @@ fn point(label: &str, tone: Tone, scores: &Scores) -> Option<ScatterPoint> {
     Some(ScatterPoint { label, tone, x: scores.kps_no_token.into(), y: scores.identity?.into() })
 }
 
-/// The base keeps itself entirely and has learned nothing.
+/// `a, b and c`.
+fn list(items: &[String]) -> String {
+    match items {
+        [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
+        items => items.concat(),
+    }
+}
+
+/// The base is unchanged and has learned nothing.
 fn base_point(scores: &Scores) -> Option<ScatterPoint> {
     let y = scores.base_identity?.into();
     let x = Estimate { value: 1.0, low: 1.0, high: 1.0 };
