@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
-use catelier_adapters::LoraFactors;
+use catelier_adapters::{LayerUpdate, UpdateKind};
 
 use crate::contribution::Contribution;
 use crate::error::{Error, Offence, Offender, Result};
@@ -17,7 +16,7 @@ pub enum FactorsMay {
     NotDiffer,
 }
 
-/// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, finite
+/// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, kinds, finite
 /// values, and if the strategy needs it, ranks and alphas. What most contributions are is taken
 /// for right; of equally common ones, what comes first by client name.
 ///
@@ -56,8 +55,8 @@ fn offences_alone(contribution: &Contribution, all: &[Contribution]) -> Result<V
         offences.push(Offence::Empty);
     }
     let mut not_finite = Vec::new();
-    for (module, factors) in contribution.adapter.iter() {
-        if !is_finite(factors).map_err(Error::tensor("checking factors"))? {
+    for (module, update) in contribution.adapter.iter() {
+        if !update.is_finite().map_err(Error::adapters("checking updates"))? {
             not_finite.push(module);
         }
     }
@@ -67,14 +66,6 @@ fn offences_alone(contribution: &Contribution, all: &[Contribution]) -> Result<V
     Ok(offences)
 }
 
-fn is_finite(factors: &LoraFactors) -> candle_core::Result<bool> {
-    let finite = |tensor: &Tensor| {
-        let difference = tensor.sub(tensor)?.to_dtype(candle_core::DType::F32)?;
-        Ok::<_, candle_core::Error>(difference.sum_all()?.to_scalar::<f32>()? == 0.0)
-    };
-    Ok(factors.alpha.is_finite() && finite(&factors.down)? && finite(&factors.up)?)
-}
-
 /// Output size and the shape of the input side of every module.
 type Sizes = BTreeMap<String, Vec<usize>>;
 
@@ -82,6 +73,7 @@ type Sizes = BTreeMap<String, Vec<usize>>;
 struct Usual {
     sizes: Sizes,
     base: Option<String>,
+    kinds: BTreeMap<String, UpdateKind>,
     ranks: BTreeMap<String, usize>,
     alphas: BTreeMap<String, f64>,
 }
@@ -94,17 +86,22 @@ impl Usual {
         let sizes = most_common(full().map(|contribution| sizes(contribution))).unwrap_or_default();
         let modules = sizes.keys();
         let of_module = |module: &String| full().filter_map(|c| c.adapter.get(module)).collect::<Vec<_>>();
+        let kinds = modules.clone().filter_map(|module| {
+            let kind = most_common(of_module(module).into_iter().map(LayerUpdate::kind))?;
+            Some((module.clone(), kind))
+        });
         let ranks = modules.clone().filter_map(|module| {
-            let rank = most_common(of_module(module).into_iter().map(LoraFactors::rank))?;
+            let rank = most_common(of_module(module).into_iter().map(LayerUpdate::rank))?;
             Some((module.clone(), rank))
         });
         let alphas = modules.clone().filter_map(|module| {
             // Bits, since floating point numbers have no order; equal alphas have equal bits.
-            let alpha = most_common(of_module(module).into_iter().map(|factors| factors.alpha.to_bits()))?;
+            let alpha = most_common(of_module(module).into_iter().map(|update| update.alpha().to_bits()))?;
             Some((module.clone(), f64::from_bits(alpha)))
         });
         Self {
             base: most_common(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.clone())),
+            kinds: kinds.collect(),
             ranks: ranks.collect(),
             alphas: alphas.collect(),
             sizes,
@@ -122,6 +119,7 @@ impl Usual {
         offences.extend(missing(&self.sizes, &own).map(|(count, first)| Offence::MissingModules { count, first }));
         offences.extend(missing(&own, &self.sizes).map(|(count, first)| Offence::UnknownModules { count, first }));
         offences.extend(self.first_shape(&own));
+        offences.extend(self.first_kind(contribution));
         if factors == FactorsMay::NotDiffer {
             offences.extend(self.first_rank(contribution));
             offences.extend(self.first_alpha(contribution));
@@ -145,16 +143,23 @@ impl Usual {
         })
     }
 
+    fn first_kind(&self, contribution: &Contribution) -> Option<Offence> {
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.kinds.get(module)?, update.kind());
+            (expected != found).then(|| Offence::Kind { module: module.to_owned(), expected, found })
+        })
+    }
+
     fn first_rank(&self, contribution: &Contribution) -> Option<Offence> {
-        contribution.adapter.iter().find_map(|(module, factors)| {
-            let (expected, found) = (*self.ranks.get(module)?, factors.rank());
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.ranks.get(module)?, update.rank());
             (expected != found).then(|| Offence::Rank { module: module.to_owned(), expected, found })
         })
     }
 
     fn first_alpha(&self, contribution: &Contribution) -> Option<Offence> {
-        contribution.adapter.iter().find_map(|(module, factors)| {
-            let (expected, found) = (*self.alphas.get(module)?, factors.alpha);
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.alphas.get(module)?, update.alpha());
             (expected != found).then(|| Offence::Alpha { module: module.to_owned(), expected, found })
         })
     }
@@ -162,8 +167,7 @@ impl Usual {
 
 fn sizes(contribution: &Contribution) -> Sizes {
     let modules = contribution.adapter.iter();
-    let size = |factors: &LoraFactors| [&factors.up.dims()[..1], &factors.down.dims()[1..]].concat();
-    modules.map(|(module, factors)| (module.to_owned(), size(factors))).collect()
+    modules.map(|(module, update)| (module.to_owned(), update.weight_shape())).collect()
 }
 
 /// How many of the expected modules are absent, and the first of them.

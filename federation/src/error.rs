@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use catelier_adapters::UpdateKind;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -23,6 +25,16 @@ pub enum Error {
         total: usize,
         /// Those that cannot take part.
         offenders: Vec<Offender>,
+    },
+    /// A kind of adapter that the strategy cannot average.
+    #[error("`{strategy}` averages the updates of LoRA; `{module}` is a {kind}, whose update depends on the base's weights")]
+    UnsupportedKind {
+        /// The strategy.
+        strategy: &'static str,
+        /// The first module of that kind.
+        module: String,
+        /// The kind.
+        kind: UpdateKind,
     },
     /// A name that is not a strategy.
     #[error(
@@ -133,6 +145,15 @@ pub enum Offence {
         /// Its own.
         found: Vec<usize>,
     },
+    /// A module has an update of another kind.
+    Kind {
+        /// The module.
+        module: String,
+        /// The kind that most have.
+        expected: UpdateKind,
+        /// Its own.
+        found: UpdateKind,
+    },
     /// A module has another rank, and the strategy averages factors.
     Rank {
         /// The module.
@@ -182,6 +203,9 @@ impl fmt::Display for Offence {
             Self::Shape { module, expected, found } => {
                 write!(f, "`{module}`: expected out and in {expected:?}, found {found:?}")
             }
+            Self::Kind { module, expected, found } => {
+                write!(f, "`{module}`: expected a {expected}, found a {found}")
+            }
             Self::Rank { module, expected, found } => {
                 write!(f, "`{module}`: expected rank {expected}, found {found}")
             }
@@ -215,6 +239,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Contributions { offenders, .. } => hint_for(offenders),
+            Self::UnsupportedKind { .. } => Some("use the strategy `fedavg`, which averages the tensors".to_owned()),
             Self::Adapters { source, .. } => source.hint(),
             Self::Numerics { source, .. } => source.hint(),
             _ => None,

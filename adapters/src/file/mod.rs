@@ -24,13 +24,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use inspect::{InspectedModule, Inspection, inspect};
-pub use key::AdapterKind;
 pub use metadata::{BasePrediction, FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
 pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
 pub use report::{MatchReport, Matched};
 pub use write::write;
 
+pub use crate::kind::AdapterKind;
 use crate::error::{Error, Result};
 use crate::module::ModuleInfo;
 
@@ -76,7 +76,8 @@ impl FromStr for Format {
 /// Reads a file for the base with these modules and writes it in another format. What the file
 /// says about itself is kept, except for local paths.
 ///
-/// **Errors** as [`read`] and [`write()`].
+/// # Errors
+/// As [`read`] and [`write()`].
 pub fn convert(from: &Path, to: &Path, format: Format, modules: &[ModuleInfo]) -> Result<MatchReport> {
     let mut loaded = read(from, modules)?;
     let base = &mut loaded.metadata.base;

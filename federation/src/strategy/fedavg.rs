@@ -1,20 +1,23 @@
-//! The mean of the factors.
+//! The mean of the tensors.
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate};
 
 use super::{Aggregate, distances, of_module};
 use crate::check::{FactorsMay, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// Weighted mean of every `down` and every `up`, each by itself.
+/// Weighted mean of every tensor of the updates: of `down`, of `up`, and of a DoRA's magnitudes.
 ///
 /// **Not exact**: with shares `p_k` and the shared scale `s`, the mean of the updates is
 /// `s * sum p_k up_k down_k`, while this gives `s * mean(up) * mean(down)`. The difference is
 /// `s * sum p_k (up_k - mean(up)) (down_k - mean(down))`, which vanishes only if all clients share
 /// one `down` or one `up`; [`Aggregate::distances`] tells it. The traffic is the least possible,
 /// and the rule is linear in what clients send, so it can work under secure aggregation.
+///
+/// The mean of DoRAs is further from the mean of their weights: each client divides by a norm of its own, and the result by
+/// the norm of the mean. Distances are those of the low-rank parts alone, for the rest depends on the base's weights.
 ///
 /// **Errors** as [`check`] with [`FactorsMay::NotDiffer`].
 ///
@@ -24,17 +27,15 @@ pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
-        adapter.insert(module, mean_factors(&of_module(&shares, module))?);
+        adapter.insert(module, mean_update(&of_module(&shares, module))?);
     }
     Ok(Aggregate { distances: distances(&adapter, contributions)?, adapter })
 }
 
-fn mean_factors(terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
-    let down = mean(terms.iter().map(|(factors, share)| (&factors.down, *share)));
-    let up = mean(terms.iter().map(|(factors, share)| (&factors.up, *share)));
-    let failed = || Error::tensor("averaging factors");
-    LoraFactors::new(down.map_err(failed())?, up.map_err(failed())?, terms[0].0.alpha)
-        .map_err(Error::adapters("averaging factors"))
+fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
+    let mean_of = |name: &str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
+    let (first, _) = terms[0];
+    first.try_map(|name, _| mean(mean_of(name))).map_err(Error::tensor("averaging updates"))
 }
 
 /// Weighted sum in f64, as f32.

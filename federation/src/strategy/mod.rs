@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use catelier_adapters::{Adapter, LoraFactors, summed};
+use catelier_adapters::{Adapter, LayerUpdate, sum};
 use serde::{Deserialize, Serialize};
 
 pub use fedavg::fedavg;
@@ -155,21 +155,23 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The module's factors of every contribution, with the contribution's share.
-fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LoraFactors, f64)> {
+/// The module's update of every contribution, with the contribution's share.
+fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LayerUpdate, f64)> {
     shares.iter().filter_map(|(contribution, share)| Some((contribution.adapter.get(module)?, *share))).collect()
 }
 
-/// By module, how far an adapter is from the exact weighted mean of the contributions' updates.
+/// By module, how far an adapter is from the exact weighted mean of the contributions' updates, in their low-rank parts.
 fn distances(adapter: &Adapter, contributions: &[Contribution]) -> Result<BTreeMap<String, Distance>> {
     let failed = || Error::adapters("measuring the aggregate");
-    let shares = shares(contributions);
-    let mut terms: Vec<(&Adapter, f64)> = shares.iter().map(|(c, share)| (&c.adapter, *share)).collect();
-    let mean = summed(&terms).map_err(failed())?;
-    terms.push((adapter, -1.0));
-    let difference = summed(&terms).map_err(failed())?;
+    let aggregated = adapter.low_rank();
+    let contributed: Vec<(Adapter, f64)> =
+        shares(contributions).iter().map(|(c, share)| (c.adapter.low_rank(), *share)).collect();
+    let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
+    let mean = sum(&terms).map_err(failed())?;
+    terms.push((&aggregated, -1.0));
+    let difference = sum(&terms).map_err(failed())?;
     let norm_of = |adapter: &Adapter, module: &str| {
-        adapter.get(module).map_or(Ok(0.0), LoraFactors::delta_norm).map_err(failed())
+        adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
     };
     adapter
         .iter()

@@ -1,6 +1,6 @@
 //! The mean of the updates themselves.
 
-use catelier_adapters::{Adapter, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
 use super::{Aggregate, TargetRank, distances, of_module};
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// clients' scales, so that training goes on as it did.
 ///
 /// **Errors** as [`check`] with [`FactorsMay::Differ`]; [`Error::Target`] for rank 0 or an alpha
-/// that is not a finite number above 0.
+/// that is not a finite number above 0; [`Error::UnsupportedKind`] for adapters that are no LoRA.
 ///
 /// **Source** singular value re-projection as in FlexLoRA, arXiv 2402.11505; optimal by the
 /// Eckart-Young theorem.
@@ -28,10 +28,22 @@ pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
-        let terms = of_module(&shares, module);
+        let terms = lora_of_module(&shares, module)?;
         adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
     }
     Ok(Aggregate { distances: distances(&adapter, contributions)?, adapter })
+}
+
+/// The module's factors of every contribution, with the contribution's share.
+fn lora_of_module<'c>(
+    shares: &[(&'c Contribution, f64)],
+    module: &str,
+) -> Result<Vec<(&'c LoraFactors, f64)>> {
+    let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
+        Some(factors) => Ok((factors, share)),
+        None => Err(Error::UnsupportedKind { strategy: "product", module: module.to_owned(), kind: update.kind() }),
+    };
+    of_module(shares, module).into_iter().map(factors).collect()
 }
 
 fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {

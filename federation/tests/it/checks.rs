@@ -1,10 +1,10 @@
 //! The check of contributions: all offenders, each by name.
 
 use candle_core::{Device, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, UpdateKind};
 use catelier_federation::{Contribution, Error, Offence, Offender, Strategy};
 
-use crate::adapters::{MODULES, adapter, contribution};
+use crate::adapters::{MODULES, adapter, contribution, dora};
 
 fn round() -> Vec<Contribution> {
     (0..4).map(|seed| contribution(&format!("client {seed}"), adapter(2, 4.0, seed), 10.0)).collect()
@@ -70,7 +70,7 @@ fn an_empty_adapter_is_named_once() {
 fn values_must_be_finite() {
     let offences = offences_of(|contribution| {
         let (path, ..) = MODULES[0];
-        let factors = contribution.adapter.get(path).unwrap().clone();
+        let factors = contribution.adapter.get(path).unwrap().low_rank().clone();
         let down = (factors.down.zeros_like().unwrap() + f64::NAN).unwrap();
         contribution.adapter.insert(path, LoraFactors { down, ..factors });
     });
@@ -80,9 +80,9 @@ fn values_must_be_finite() {
 #[test]
 fn modules_must_be_those_of_the_others() {
     let offences = offences_of(|contribution| {
-        let moved = |(path, factors): (&str, &LoraFactors)| match path {
-            path if path == MODULES[0].0 => ("unet.other".to_owned(), factors.clone()),
-            path => (path.to_owned(), factors.clone()),
+        let moved = |(path, update): (&str, &LayerUpdate)| match path {
+            path if path == MODULES[0].0 => ("unet.other".to_owned(), update.clone()),
+            path => (path.to_owned(), update.clone()),
         };
         contribution.adapter = contribution.adapter.iter().map(moved).collect();
     });
@@ -131,6 +131,24 @@ fn mixed_alphas_are_for_product_alone() {
     let error = Strategy::Fedavg.aggregate(&contributions).unwrap_err();
     assert!(error.to_string().contains("expected alpha 4, found 5"), "{error}");
     assert!(Strategy::product().aggregate(&contributions).is_ok());
+}
+
+#[test]
+fn unlike_kinds_are_refused_in_words() {
+    let offences = offences_of(|contribution| contribution.adapter = dora(2, 4.0, 0));
+    let module = MODULES[0].0.to_owned();
+    assert_eq!(offences, [Offence::Kind { module, expected: UpdateKind::Lora, found: UpdateKind::Dora }]);
+    assert!(offences[0].to_string().contains("expected a LoRA, found a DoRA"), "{}", offences[0]);
+}
+
+#[test]
+fn the_product_of_doras_is_refused_in_words() {
+    let contributions: Vec<_> =
+        (0..3).map(|seed| contribution(&format!("client {seed}"), dora(2, 4.0, seed), 1.0)).collect();
+    let error = Strategy::product().aggregate(&contributions).unwrap_err();
+    assert!(error.to_string().contains("averages the updates of LoRA"), "{error}");
+    assert!(error.hint().unwrap().contains("`fedavg`"));
+    assert!(Strategy::Fedavg.aggregate(&contributions).is_ok());
 }
 
 #[test]

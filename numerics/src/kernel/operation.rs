@@ -67,12 +67,12 @@ pub(crate) trait Kernel3: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A differentiable function of two tensors that adds its result to a third one, the residual.
+/// A differentiable function of two tensors that adds its result to a third one, the residual, if there is one.
 pub(crate) trait AddedKernel2: Send + Sync + 'static {
     const NAME: &'static str;
 
     /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
-    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)>;
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
     /// Gradients of `x` and `y`, which may be left empty where they are not wanted; that of the residual is the result's own.
     fn backward<T: Float>(
@@ -101,9 +101,18 @@ pub(crate) fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>,
     }
 }
 
-/// Applies a kernel to two processor tensors on top of `residual`, all of the same type, f32 or f64.
-pub(crate) fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&y.contiguous()?, &residual.contiguous()?, Added(kernel))
+/// Applies a kernel to two CPU tensors on top of `residual`, all of the same type, f32 or f64.
+pub(crate) fn apply_added2<K: AddedKernel2>(
+    x: &Tensor,
+    y: &Tensor,
+    residual: Option<&Tensor>,
+    kernel: K,
+) -> Result<Tensor> {
+    let (x, y, kernel) = (x.contiguous()?, y.contiguous()?, Added2(kernel));
+    match residual {
+        None => x.apply_op2(&y, kernel),
+        Some(residual) => x.apply_op3(&y, &residual.contiguous()?, kernel),
+    }
 }
 
 /// A tensor's elements, borrowed for as long as this lives.
@@ -256,7 +265,46 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
     }
 }
 
-impl<K: AddedKernel2> CustomOp3 for Added<K> {
+struct Added2<K>(K);
+
+impl<K: AddedKernel2> Added2<K> {
+    fn forward(&self, arguments: [(&CpuStorage, &Layout); 2], residual: Option<(&CpuStorage, &Layout)>) -> Forwarded {
+        let [(x, x_layout), (y, y_layout)] = arguments;
+        for_dtype!(dtype_of(x), K::NAME, T => {
+            let residual = residual.map(|(storage, layout)| view::<T>(storage, layout)).transpose()?;
+            let (values, shape) = self.0.forward::<T>([view(x, x_layout)?, view(y, y_layout)?], residual)?;
+            Ok((own(values), shape))
+        })
+    }
+
+    fn backward(&self, [x, y]: [&Tensor; 2], result: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let wanted = [x, y].map(Tensor::track_op);
+        let [dx, dy] = for_dtype!(x.dtype(), K::NAME, T => {
+            let (x_data, y_data, grad_data) = (lend::<T>(x)?, lend::<T>(y)?, lend::<T>(grad)?);
+            let arguments = [see(&x_data, x), see(&y_data, y)];
+            self.0.backward(arguments, see(&grad_data, grad), wanted)?.map(own)
+        });
+        spent(result)?;
+        Ok([given(wanted[0], dx, x)?, given(wanted[1], dy, y)?])
+    }
+}
+
+impl<K: AddedKernel2> CustomOp2 for Added2<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Forwarded {
+        self.forward([(s1, l1), (s2, l2)], None)
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, result: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dy] = self.backward([x, y], result, &grad.contiguous()?)?;
+        Ok((dx, dy))
+    }
+}
+
+impl<K: AddedKernel2> CustomOp3 for Added2<K> {
     fn name(&self) -> &'static str {
         K::NAME
     }
@@ -270,28 +318,20 @@ impl<K: AddedKernel2> CustomOp3 for Added<K> {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Forwarded {
-        for_dtype!(dtype_of(s1), K::NAME, T => {
-            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?], view(s3, l3)?)?;
-            Ok((own(values), shape))
-        })
+        self.forward([(s1, l1), (s2, l2)], Some((s3, l3)))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        other: &Tensor,
-        residual: &Tensor,
         y: &Tensor,
+        residual: &Tensor,
+        result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad, wanted) = (grad.contiguous()?, [x, other].map(Tensor::track_op));
-        let [dx, d_other] = for_dtype!(x.dtype(), K::NAME, T => {
-            let (x_data, other_data, grad_data) = (lend::<T>(x)?, lend::<T>(other)?, lend::<T>(&grad)?);
-            let arguments = [see(&x_data, x), see(&other_data, other)];
-            self.0.backward(arguments, see(&grad_data, &grad), wanted)?.map(own)
-        });
-        spent(y)?;
-        Ok((given(wanted[0], dx, x)?, given(wanted[1], d_other, other)?, residual.track_op().then_some(grad)))
+        let grad = grad.contiguous()?;
+        let [dx, dy] = self.backward([x, y], result, &grad)?;
+        Ok((dx, dy, residual.track_op().then_some(grad)))
     }
 }
 

@@ -21,6 +21,8 @@ pub struct FrozenConv2d {
     sizes: Convolution,
     /// The weight of the way back on other devices, from the first backward pass on.
     turned: Arc<OnceLock<Tensor>>,
+    /// Squared norms of the weights of each output, from the first decomposed update on.
+    norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenConv2d {
@@ -40,7 +42,8 @@ impl FrozenConv2d {
             true => Frozen::new(&taps_first(weight)?.reshape((out_channels, height * width, in_channels))?)?,
             false => Frozen::Elsewhere(stored(weight)?),
         };
-        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, sizes, turned: Arc::default() })
+        let bias = bias.map(stored).transpose()?;
+        Ok(Self { weight: frozen, bias, sizes, turned: Arc::default(), norms: Arc::default() })
     }
 
     /// Cross-correlation with the weight, plus bias; `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]` with
@@ -108,6 +111,24 @@ impl FrozenConv2d {
 
     pub(super) fn weight(&self) -> &Frozen {
         &self.weight
+    }
+
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    pub(super) fn kept_norms(&self) -> &OnceLock<Tensor> {
+        &self.norms
+    }
+
+    /// The same weight, shared, without the bias.
+    pub(super) fn without_bias(&self) -> Self {
+        Self { bias: None, ..self.clone() }
+    }
+
+    /// The same weight, shared, for images that the kernel meets in one place.
+    pub(super) fn on_kernel_sized_images(&self) -> Self {
+        Self { sizes: Convolution { stride: 1, padding: 0, ..self.sizes }, ..self.without_bias() }
     }
 
     pub(super) fn constants(&self) -> Constants {

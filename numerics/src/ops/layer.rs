@@ -221,7 +221,7 @@ pub(super) fn adapted_layer<P: Product, U: LowRank>(
     };
     // candle's nodes have three arguments at most; the factors are small.
     let factors = Tensor::cat(&[down.flatten_all()?, up.flatten_all()?], 0)?;
-    apply_added2(x, &factors, residual, AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
+    apply_added2(x, &factors, Some(residual), AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
 }
 
 struct Adapted<P, U> {
@@ -290,9 +290,9 @@ impl<P, U> AdaptedOnto<P, U> {
 impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     const NAME: &'static str = P::NAME;
 
-    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
         let [down, up] = self.factors(factors);
-        self.layer.forward_onto([x, down, up], Some(residual))
+        self.layer.forward_onto([x, down, up], residual)
     }
 
     fn backward<T: Float>(
@@ -308,8 +308,8 @@ impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     }
 }
 
-/// The numbers of a residual for a result of this `shape`.
-fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
+/// The elements of a residual for a result of this `shape`.
+pub(super) fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
     match residual {
         Some(residual) if residual.dims != shape.dims() => {
             candle_core::bail!("{name}: expected a residual {shape:?}, found {:?}", residual.dims)

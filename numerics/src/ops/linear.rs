@@ -1,6 +1,6 @@
 //! Linear layers that are not trained.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Shape, Tensor};
 
@@ -19,6 +19,8 @@ pub struct FrozenLinear {
     bias: Option<Tensor>,
     in_features: usize,
     out_features: usize,
+    /// Squared norms of the weights of each output, from the first decomposed update on.
+    norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenLinear {
@@ -33,7 +35,8 @@ impl FrozenLinear {
             true => Frozen::new(&weight.reshape((out_features, 1, in_features))?)?,
             false => Frozen::Elsewhere(stored(weight)?),
         };
-        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, in_features, out_features })
+        let bias = bias.map(stored).transpose()?;
+        Ok(Self { weight: frozen, bias, in_features, out_features, norms: Arc::default() })
     }
 
     /// `x · weightᵀ + bias`; `x: [..., in]`, contiguous or not; returns `[..., out]`.
@@ -91,6 +94,19 @@ impl FrozenLinear {
 
     pub(super) fn weight(&self) -> &Frozen {
         &self.weight
+    }
+
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    pub(super) fn kept_norms(&self) -> &OnceLock<Tensor> {
+        &self.norms
+    }
+
+    /// The same weight, shared, without the bias.
+    pub(super) fn without_bias(&self) -> Self {
+        Self { bias: None, ..self.clone() }
     }
 
     pub(super) fn constants(&self) -> Constants {

@@ -1,6 +1,7 @@
-//! Frozen layers that adapters can reach: each is a slot with a module path.
+//! Frozen layers that adapters can change: each is a slot with a module path.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use candle_core::{Result as TensorResult, Tensor};
@@ -18,6 +19,28 @@ pub(super) struct Place {
     weights: Weights,
     path: String,
     modules: Rc<RefCell<Vec<ModuleInfo>>>,
+    layers: Rc<RefCell<FrozenLayers>>,
+}
+
+/// The frozen layers of a network by module path; their weights are those of the slots.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FrozenLayers(BTreeMap<String, FrozenLayer>);
+
+#[derive(Debug, Clone)]
+enum FrozenLayer {
+    Linear(FrozenLinear),
+    Conv2d(FrozenConv2d),
+}
+
+impl FrozenLayers {
+    /// Norm of the weights of each output of the layer at `path`, `[out]`.
+    pub(super) fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
+        match self.0.get(path) {
+            Some(FrozenLayer::Linear(layer)) => layer.row_norms(),
+            Some(FrozenLayer::Conv2d(layer)) => layer.row_norms(),
+            None => candle_core::bail!("no linear layer or convolution is called `{path}`"),
+        }
+    }
 }
 
 /// Whether a layer has a bias.
@@ -47,11 +70,11 @@ impl Convolution {
 impl Place {
     /// The root of a network; module paths begin with `path` whatever the prefix of the tensor names.
     pub(super) fn root(path: &str, weights: Weights) -> Self {
-        Self { weights, path: path.into(), modules: Rc::default() }
+        Self { weights, path: path.into(), modules: Rc::default(), layers: Rc::default() }
     }
 
     pub(super) fn at(&self, name: &str) -> Self {
-        Self { weights: self.weights.at(name), path: format!("{}.{name}", self.path), modules: self.modules.clone() }
+        Self { weights: self.weights.at(name), path: format!("{}.{name}", self.path), ..self.clone() }
     }
 
     /// Child `index` of the list `name`, as in `resnets.0`.
@@ -72,10 +95,17 @@ impl Place {
         self.modules.borrow().clone()
     }
 
+    /// The layers of all slots made so far.
+    pub(super) fn layers(&self) -> FrozenLayers {
+        self.layers.borrow().clone()
+    }
+
     pub(super) fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<LinearSlot> {
         let place = self.at(name);
         place.note(ModuleKind::Linear { in_features: inputs, out_features: outputs });
-        Ok(LinearSlot { op: frozen_linear(&place.weights, inputs, outputs, bias)?, path: place.path })
+        let op = frozen_linear(&place.weights, inputs, outputs, bias)?;
+        place.keep(FrozenLayer::Linear(op.clone()));
+        Ok(LinearSlot { op, path: place.path })
     }
 
     pub(super) fn conv2d(&self, name: &str, shape: Convolution) -> Result<Conv2dSlot> {
@@ -87,7 +117,9 @@ impl Place {
             stride: shape.stride,
             padding: shape.padding,
         });
-        Ok(Conv2dSlot { op: frozen_conv2d(&place.weights, shape)?, path: place.path })
+        let op = frozen_conv2d(&place.weights, shape)?;
+        place.keep(FrozenLayer::Conv2d(op.clone()));
+        Ok(Conv2dSlot { op, path: place.path })
     }
 
     pub(super) fn group_norm(&self, name: &str, channels: usize, groups: usize, eps: f64) -> Result<FrozenGroupNorm> {
@@ -98,6 +130,10 @@ impl Place {
         let weights = self.weights.at(name);
         let (weight, bias) = (weights.get(width, "weight")?, weights.get(width, "bias")?);
         Ok(FrozenLayerNorm::new(&weight, &bias, eps)?)
+    }
+
+    fn keep(&self, layer: FrozenLayer) {
+        self.layers.borrow_mut().0.insert(self.path.clone(), layer);
     }
 
     fn note(&self, kind: ModuleKind) {
@@ -146,9 +182,9 @@ impl LinearSlot {
         adapters.linear(&self.path, x, &self.op, None)
     }
 
-    /// The layer itself, if no adapter reaches it.
+    /// The layer itself, if no adapter changes it.
     pub(super) fn frozen(&self, adapters: &AdapterSet) -> Option<&FrozenLinear> {
-        (!adapters.reaches(&self.path)).then_some(&self.op)
+        (!adapters.adapts(&self.path)).then_some(&self.op)
     }
 
     /// The same with what is around the layer, in one node where no adapter needs the layer's input.
@@ -182,7 +218,7 @@ impl Conv2dSlot {
         around: Around<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
-        if !adapters.reaches(&self.path) {
+        if !adapters.adapts(&self.path) {
             return self.op.forward_around(x, shift, around);
         }
         shifted(adapters.conv2d(&self.path, &around.led(x)?, &self.op, around.residual)?, shift)
@@ -201,10 +237,10 @@ impl Projection {
     /// `[batch, in, height, width]` to `[batch, height · width, out]`.
     pub(super) fn to_tokens(&self, map: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self {
-            Self::Linear(slot) if adapters.reaches(&slot.path) => {
+            Self::Linear(slot) if adapters.adapts(&slot.path) => {
                 around.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
             }
-            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
+            Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
                 around.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
             }
             Self::Linear(slot) => slot.op.map_to_tokens(map, around),
@@ -221,10 +257,10 @@ impl Projection {
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
         match self {
-            Self::Linear(slot) if adapters.reaches(&slot.path) => {
+            Self::Linear(slot) if adapters.adapts(&slot.path) => {
                 around.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
             }
-            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
+            Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
                 around.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
             }
             Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, around),

@@ -9,7 +9,7 @@ use catelier_numerics::ops::{FrozenLayerNorm, FrozenLinear};
 
 use self::layers::Layer;
 use super::config::TextEncoderConfig;
-use super::slots::{Bias, Place, frozen_linear};
+use super::slots::{Bias, FrozenLayers, Place, frozen_linear};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
@@ -19,6 +19,7 @@ pub use prompts::TextEncoders;
 pub struct TextEncoder {
     config: TextEncoderConfig,
     modules: Vec<ModuleInfo>,
+    layers: FrozenLayers,
     /// `[vocabulary, width]`
     token_embedding: Tensor,
     /// `[max_length, width]`
@@ -79,6 +80,7 @@ impl TextEncoder {
             final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
             text_projection: load_projection(weights, &config)?,
             modules: place.modules(),
+            layers: place.layers(),
             dtype: weights.activation_dtype(),
             config,
         })
@@ -92,6 +94,14 @@ impl TextEncoder {
     /// Every linear layer an adapter can reach, in the order the data meets them.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> candle_core::Result<Tensor> {
+        self.layers.row_norms(path)
     }
 
     /// Encodes prompts given as token ids, all of the same length.

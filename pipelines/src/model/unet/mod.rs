@@ -22,7 +22,7 @@ use self::prompt_keys::Prompt;
 use self::start::Stem;
 use self::time::{AddedEmbedding, TimeEmbedding};
 use super::checkpoint::{Pass, Recompute};
-use super::slots::{Conv2dSlot, Convolution, Place};
+use super::slots::{Conv2dSlot, Convolution, FrozenLayers, Place};
 use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -32,6 +32,7 @@ use crate::files::ModelFiles;
 pub struct UNet {
     config: UNetConfig,
     modules: Vec<ModuleInfo>,
+    layers: FrozenLayers,
     dtype: DType,
     recompute: Arc<Recompute>,
     time_embedding: TimeEmbedding,
@@ -73,6 +74,7 @@ impl UNet {
             root.conv2d("conv_out", Convolution::same(first, config.out_channels, config.conv_out_kernel))?;
         Ok(Self {
             modules: root.modules(),
+            layers: root.layers(),
             dtype: root.weights().activation_dtype(),
             recompute: Arc::default(),
             config,
@@ -100,6 +102,14 @@ impl UNet {
     /// Every linear layer and convolution an adapter can reach, in the order the data meets them.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
+        self.layers.row_norms(path)
     }
 
     /// The type of its activations and of what it predicts: that of its weights, but f32 on the processor.
@@ -179,7 +189,7 @@ impl UNet {
 
     /// Whether the model makes the same keys and values of every prompt under `adapters` as without them.
     pub fn reads_prompts_as_the_base(&self, adapters: &AdapterSet) -> bool {
-        !self.prompt_readers().any(|reader| adapters.reaches(&reader.path))
+        !self.prompt_readers().any(|reader| adapters.adapts(&reader.path))
     }
 
     fn run(
