@@ -44,6 +44,7 @@ pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device
         latent: (cells, cells),
         batch: config.batch,
         tokens: text.max_position_embeddings,
+        kind: config.kind,
         rank: config.rank,
         targets: config.targets.clone(),
         cat: config.uses_cat(),

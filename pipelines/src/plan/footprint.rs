@@ -4,7 +4,7 @@
 //! pass is the input of every node (see `catelier_numerics::ops::Around` for what shares a node).
 
 use candle_core::DType;
-use catelier_adapters::{ModuleInfo, ModuleKind, Targets};
+use catelier_adapters::{ModuleInfo, ModuleKind, Targets, UpdateKind};
 use catelier_numerics::ops::weight_bytes;
 
 use crate::model::{UNetConfig, UNetLevel, keeps_wide};
@@ -22,9 +22,11 @@ pub struct StepSizes {
     pub batch: usize,
     /// Tokens of a prompt.
     pub tokens: usize,
+    /// Kind of the adapter's updates.
+    pub kind: UpdateKind,
     /// Rank of the adapter.
     pub rank: usize,
-    /// Which modules it reaches.
+    /// Which modules it adapts.
     pub targets: Targets,
     /// Whether the objective has the CAT term.
     pub cat: bool,
@@ -194,6 +196,7 @@ impl Walk<'_> {
         }
         let products = 9 * (inputs + outputs) * outputs + if inputs == outputs { 0 } else { inputs * outputs };
         let packed = if self.time_tracked { wide } else { 0 };
+        inside += [first, second, shortcut].into_iter().map(|adapted| self.kept_by_update(adapted, narrow)).sum::<u64>();
         self.block(path, inside, packed, 2 * self.rows * area(size) * products as u64);
         self.between(outputs, size);
     }
@@ -208,7 +211,7 @@ impl Walk<'_> {
             if projection(self, name) {
                 self.tracked = true;
                 // Its input and result on their own; with dropout the mask and the masked input too, and the update.
-                let maps = if self.sizes.dropout { 6 } else { 2 };
+                let maps = if self.sizes.dropout { 6 } else { 2 } + self.maps_of_update();
                 (0..maps).for_each(|_| self.between(width, size));
             }
             self.between(width, size);
@@ -222,7 +225,7 @@ impl Walk<'_> {
     fn transformer_block(&mut self, path: &str, level: &UNetLevel, size: Size) {
         let (width, context) = (level.channels, level.context_width);
         let (tokens, prompt) = (self.numbers(width, size), self.rows * (self.sizes.tokens * width) as u64);
-        let (mut reached, mut dropped) = (false, 0);
+        let (mut reached, mut dropped, mut decomposed) = (false, 0, 0);
         for (attention, context) in [("attn1", width), ("attn2", context)] {
             for (name, inputs) in [("to_q", width), ("to_k", context), ("to_v", context), ("to_out.0", width)] {
                 if self.linear(&format!("{path}.{attention}.{name}"), inputs, width) {
@@ -230,6 +233,7 @@ impl Walk<'_> {
                     let of_the_prompt = attention == "attn2" && matches!(name, "to_k" | "to_v");
                     // The mask, the masked input, and the update beside the layer's own result.
                     dropped += if of_the_prompt { 4 * prompt } else { 4 * tokens };
+                    decomposed += self.kept_by_update(true, if of_the_prompt { prompt } else { tokens });
                 }
             }
         }
@@ -243,6 +247,7 @@ impl Walk<'_> {
         if widen || narrow {
             inside += wide;
         }
+        inside += decomposed + self.kept_by_update(widen, wide) + self.kept_by_update(narrow, tokens);
         inside += 4 * self.rows * area(size) * level.heads as u64;
         if self.sizes.dropout {
             dropped += if widen { 18 * tokens } else { 0 } + if narrow { 10 * tokens } else { 0 };
@@ -262,23 +267,50 @@ impl Walk<'_> {
         }
     }
 
+    /// Elements that the update of a module with this many `outputs` keeps besides what a LoRA keeps.
+    fn kept_by_update(&self, adapted: bool, outputs: u64) -> u64 {
+        if adapted { outputs * self.maps_of_update() } else { 0 }
+    }
+
+    /// The same in maps of a module's result: a DoRA keeps the result before its gain, and where dropout takes the layer
+    /// apart, both products before and after their gains.
+    fn maps_of_update(&self) -> u64 {
+        match (self.sizes.kind, self.sizes.dropout) {
+            (UpdateKind::Lora, _) => 0,
+            (UpdateKind::Dora, false) => 1,
+            (UpdateKind::Dora, true) => 4,
+        }
+    }
+
+    /// Elements of a module's update that are trained.
+    fn trained_elements(&self, inputs: usize, outputs: usize) -> usize {
+        let low_rank = self.sizes.rank * (inputs + outputs);
+        match self.sizes.kind {
+            UpdateKind::Lora => low_rank,
+            UpdateKind::Dora => low_rank + outputs,
+        }
+    }
+
     /// Counts a module; whether the adapter reaches it.
     fn linear(&mut self, path: &str, inputs: usize, outputs: usize) -> bool {
         let kind = ModuleKind::Linear { in_features: inputs, out_features: outputs };
-        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
+        self.module(path, kind, inputs * outputs, self.trained_elements(inputs, outputs))
     }
 
     fn conv2d(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize) -> bool {
         let (stride, padding) = (1, kernel / 2);
         let kind = ModuleKind::Conv2d { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
         let inputs = inputs * kernel * kernel;
-        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
+        self.module(path, kind, inputs * outputs, self.trained_elements(inputs, outputs))
     }
 
     /// A convolution outside the blocks, from a map of one size to one of another.
     fn between_blocks(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize, [from, to]: [Size; 2]) {
         let reached = self.conv2d(path, (inputs, outputs), kernel);
         self.tracked |= reached;
+        if reached {
+            (0..self.maps_of_update()).for_each(|_| self.between(outputs, to));
+        }
         if reached && self.sizes.dropout {
             (0..2).for_each(|_| self.between(inputs, from));
             (0..2).for_each(|_| self.between(outputs, to));

@@ -1,7 +1,7 @@
-//! Adapted predictions, losses and every gradient against `lora_*.safetensors` and `dora_sd1.safetensors`.
+//! Adapted predictions, losses and every gradient against `lora_*.safetensors`.
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, AdapterSet, UpdateKind};
+use catelier_adapters::{Adapter, AdapterSet};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::loss;
@@ -140,26 +140,6 @@ fn sdxl_loss_and_gradients_agree() {
     let loss = lesson.train_loss("train.target");
     assert_output(&lesson.fixture, "train.loss", &loss);
     lesson.assert_gradients(&loss, "train.grad.");
-}
-
-#[test]
-fn dora_outputs_loss_and_gradients_agree() {
-    let (inputs, lora) = (reference().fixture("unet"), reference().fixture("lora_sd1"));
-    let mut lesson = Lesson::open("dora_sd1", "tiny-sd1");
-    assert_eq!(lesson.adapter.uniform_kind(), Some(UpdateKind::Dora));
-    for recompute in [Recompute::Nothing, Recompute::All] {
-        lesson.unet.recompute(recompute);
-        let predict = |inputs: &Fixture, prefix: &str, latents: &str| {
-            let (latents, timesteps) = (format!("{prefix}{latents}"), format!("{prefix}timesteps"));
-            let (latents, timesteps) = (inputs.tensor(&latents), inputs.tensor(&timesteps));
-            lesson.unet.predict(&latents, &timesteps, &condition(inputs, prefix), &lesson.adapted()).unwrap()
-        };
-        assert_output(&lesson.fixture, "out", &predict(&inputs, "sd1.", "latents"));
-        let pred = predict(&lora, "train.", "noisy");
-        let loss = loss::denoising(&pred, &lora.tensor("train.noise")).unwrap().mean_all().unwrap();
-        assert_output(&lesson.fixture, "train.loss", &loss);
-        lesson.assert_gradients(&loss, "train.grad.");
-    }
 }
 
 #[test]
