@@ -49,7 +49,8 @@ impl DoraFactors {
             // Weights that are all zero give zero whatever their magnitude is.
             let squares = squares.eq(0.0)?.where_cond(&squares.ones_like()?, &squares)?;
             let gain = (self.magnitude.to_dtype(DType::F32)? / squares.sqrt()?.to_dtype(DType::F32)?)?;
-            let shape: Vec<usize> = (0..weight.rank()).map(|axis| if axis == 0 { gain.elem_count() } else { 1 }).collect();
+            let shape: Vec<usize> =
+                (0..weight.rank()).map(|axis| if axis == 0 { gain.elem_count() } else { 1 }).collect();
             updated.broadcast_mul(&gain.reshape(shape)?)? - weight
         };
         delta().map_err(Error::tensor("forming the update"))

@@ -1,7 +1,7 @@
 //! The frozen layers that updates apply to.
 
 use candle_core::{Result, Tensor};
-use catelier_numerics::ops::{self, Around, Decomposed, FrozenConv2d, FrozenLinear};
+use catelier_numerics::ops::{self, Decomposed, FrozenConv2d, FrozenLinear, Fusion};
 
 use crate::factors::LoraFactors;
 
@@ -26,7 +26,7 @@ pub(crate) trait FrozenLayer {
 
 impl FrozenLayer for FrozenLinear {
     fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        self.forward_around(x, Around { prelude: None, residual })
+        self.forward_fused(x, Fusion { prologue: None, residual })
     }
 
     fn forward_lora(&self, x: &Tensor, factors: &LoraFactors, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -48,7 +48,7 @@ impl FrozenLayer for FrozenLinear {
 
 impl FrozenLayer for FrozenConv2d {
     fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        self.forward_around(x, None, Around { prelude: None, residual })
+        self.forward_fused(x, None, Fusion { prologue: None, residual })
     }
 
     fn forward_lora(&self, x: &Tensor, factors: &LoraFactors, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {

@@ -221,12 +221,7 @@ impl LayerUpdate {
 
     /// What the update at this strength adds to the layer's result. A LoRA needs no product of the frozen weight for it,
     /// a DoRA one.
-    pub(crate) fn change(
-        &self,
-        layer: &impl FrozenLayer,
-        x: &Tensor,
-        strength: f64,
-    ) -> candle_core::Result<Tensor> {
+    pub(crate) fn change(&self, layer: &impl FrozenLayer, x: &Tensor, strength: f64) -> candle_core::Result<Tensor> {
         match self {
             Self::Lora(factors) => layer.lora_change(x, &with_dtype_of(factors, x)?, factors.scale() * strength),
             Self::Dora(dora) => layer.dora_change(x, dora.at(strength)),

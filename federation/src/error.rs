@@ -27,7 +27,9 @@ pub enum Error {
         offenders: Vec<Offender>,
     },
     /// A kind of adapter that the strategy cannot average.
-    #[error("`{strategy}` averages the updates of LoRA; `{module}` is a {kind}, whose update depends on the base's weights")]
+    #[error(
+        "`{strategy}` averages the updates of LoRA; `{module}` is a {kind}, whose update depends on the base's weights"
+    )]
     UnsupportedKind {
         /// The strategy.
         strategy: &'static str,

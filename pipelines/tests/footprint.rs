@@ -84,8 +84,7 @@ fn load(model: &str, weights: DType) -> UNet {
 fn held(unet: &UNet, sizes: &StepSizes) -> u64 {
     let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: sizes.targets.clone() };
     let norms = |path: &str| unet.row_norms(path);
-    let (adapter, _parameters) =
-        Adapter::init_kind(sizes.kind, &lora, unet.modules(), norms, 1, &Device::Cpu).unwrap();
+    let (adapter, _parameters) = Adapter::init_kind(sizes.kind, &lora, unet.modules(), norms, 1, &Device::Cpu).unwrap();
     let mut adapters = AdapterSet::single(&adapter, 1.0);
     if sizes.dropout {
         adapters = adapters.with_dropout(AdapterDropout { probability: 0.1, seed: 1, step: 1 });

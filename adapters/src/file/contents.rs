@@ -135,9 +135,8 @@ impl Contents {
     pub(crate) fn format(&self) -> Format {
         let format = self.formats.first().copied().unwrap_or_default();
         // diffusers has no older spelling of magnitudes, and then names the factors as PEFT does.
-        let of_diffusers = |(stem, group): (&String, &Group)| {
-            group.magnitude.is_some() && Component::of_path(stem).is_some()
-        };
+        let of_diffusers =
+            |(stem, group): (&String, &Group)| group.magnitude.is_some() && Component::of_path(stem).is_some();
         if format == Format::Peft && self.groups.iter().any(of_diffusers) { Format::Diffusers } else { format }
     }
 

@@ -208,7 +208,10 @@ impl Metadata {
         let entries = [
             ("format_version", Some(FORMAT_VERSION.to_owned())),
             // A file without this entry is a LoRA, as all were before there were other kinds.
-            ("kind", Some(kind_of(adapter)).filter(|kind| *kind != UpdateKind::Lora).map(|kind| kind.name().to_owned())),
+            (
+                "kind",
+                Some(kind_of(adapter)).filter(|kind| *kind != UpdateKind::Lora).map(|kind| kind.name().to_owned()),
+            ),
             ("base_fingerprint", self.base.fingerprint.clone()),
             ("base_name", self.base.name.clone().filter(shown)),
             ("trigger", self.trigger.clone()),

@@ -30,8 +30,8 @@ pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
 pub use report::{MatchReport, Matched};
 pub use write::write;
 
-pub use crate::kind::AdapterKind;
 use crate::error::{Error, Result};
+pub use crate::kind::AdapterKind;
 use crate::module::ModuleInfo;
 
 /// How an adapter's tensors are named.

@@ -35,10 +35,7 @@ pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f
 }
 
 /// The module's factors of every contribution, with the contribution's share.
-fn lora_of_module<'c>(
-    shares: &[(&'c Contribution, f64)],
-    module: &str,
-) -> Result<Vec<(&'c LoraFactors, f64)>> {
+fn lora_of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Result<Vec<(&'c LoraFactors, f64)>> {
     let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
         Some(factors) => Ok((factors, share)),
         None => Err(Error::UnsupportedKind { strategy: "product", module: module.to_owned(), kind: update.kind() }),

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::elsewhere;
-use super::layer::Leading;
+use super::layer::PrologueKernel;
 use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
@@ -161,7 +161,7 @@ impl<A: Activation, T: Float> Loop<(&[T], &[T], &mut [T])> for Chained<A> {
 
 pub(super) struct Geglu;
 
-impl Leading for Geglu {
+impl PrologueKernel for Geglu {
     fn output(&self, x: &[usize]) -> Vec<usize> {
         let (last, rows) = x.split_last().map_or((0, x), |(last, rows)| (*last, rows));
         [rows, &[last / 2]].concat()

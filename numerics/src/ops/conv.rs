@@ -7,7 +7,7 @@ use candle_core::{Result, Shape, Tensor};
 use super::composed::widened;
 use super::elsewhere;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
 use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
@@ -51,21 +51,21 @@ impl FrozenConv2d {
     ///
     /// **Gradient** to `x` only. **Errors** for other channels, or images smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_around(x, None, Around::default())
+        self.forward_fused(x, None, Fusion::default())
     }
 
-    /// `residual + layer(prelude(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
+    /// `residual + layer(prologue(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
     /// with a gradient is a node of its own.
     ///
-    /// **Shapes** `prelude(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
+    /// **Shapes** `prologue(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
     ///
     /// **Gradient** to `x`, the shift and the residual. **Errors** for shapes that do not fit.
-    pub fn forward_around(&self, x: &Tensor, shift: Option<&Tensor>, around: Around<'_>) -> Result<Tensor> {
+    pub fn forward_fused(&self, x: &Tensor, shift: Option<&Tensor>, fusion: Fusion<'_>) -> Result<Tensor> {
         let tracked = shift.is_some_and(Tensor::track_op);
         if computes_here(&self.weight, x) && !tracked {
-            return frozen_layer(x, self.product(), self.constants_with(shift, x)?, around);
+            return frozen_layer(x, self.product(), self.constants_with(shift, x)?, fusion);
         }
-        around.run(x, |x| shifted(self.alone(x)?, shift))
+        fusion.run(x, |x| shifted(self.alone(x)?, shift))
     }
 
     /// `residual + layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
@@ -82,7 +82,7 @@ impl FrozenConv2d {
     ) -> Result<Tensor> {
         let Convolution { stride, padding, .. } = self.sizes;
         if !computes_adapted_here(&self.weight, [x, down, up]) {
-            let layer = self.forward_around(x, None, Around { prelude: None, residual })?;
+            let layer = self.forward_fused(x, None, Fusion { prologue: None, residual })?;
             return layer + low_rank_conv2d(x, down, up, scale, stride, padding)?;
         }
         let sizes = low_rank_sizes(x, down, up, stride, padding)?;
@@ -140,7 +140,7 @@ impl FrozenConv2d {
         check_channels(x, &self.sizes)?;
         match &self.weight {
             Frozen::Elsewhere(weight) => self.forward_elsewhere(x, weight),
-            _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default())),
+            _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default())),
         }
     }
 

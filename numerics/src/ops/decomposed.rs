@@ -177,12 +177,7 @@ impl Layer for FrozenConv2d {
     }
 }
 
-fn forward<L: Layer>(
-    layer: &L,
-    x: &Tensor,
-    update: Decomposed<'_>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
+fn forward<L: Layer>(layer: &L, x: &Tensor, update: Decomposed<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
     let gain = gain(layer, update)?;
     if update.strength == 1.0 {
         // Layer and update share a gain, so they share a node: the graph keeps one map less than below.

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Shape, Tensor};
 use super::composed::widened;
 use super::elsewhere;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
 use crate::kernel::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
@@ -43,19 +43,19 @@ impl FrozenLinear {
     ///
     /// **Gradient** to `x` only. **Errors** if the last dimension of `x` is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_around(x, Around::default())
+        self.forward_fused(x, Fusion::default())
     }
 
-    /// `residual + layer(prelude(x))` as one node.
+    /// `residual + layer(prologue(x))` as one node.
     ///
-    /// **Shapes** `prelude(x): [..., in]`; returns `[..., out]`, the shape of the residual.
+    /// **Shapes** `prologue(x): [..., in]`; returns `[..., out]`, the shape of the residual.
     ///
     /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
-    pub fn forward_around(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+    pub fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         if computes_here(&self.weight, x) {
-            frozen_layer(x, self.product(), self.constants(), around)
+            frozen_layer(x, self.product(), self.constants(), fusion)
         } else {
-            around.run(x, |x| self.alone(x))
+            fusion.run(x, |x| self.alone(x))
         }
     }
 
@@ -74,7 +74,7 @@ impl FrozenLinear {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         if !computes_adapted_here(&self.weight, [x, down, up]) {
-            return self.forward_around(x, Around { prelude: None, residual })? + low_rank_linear(x, down, up, scale)?;
+            return self.forward_fused(x, Fusion { prologue: None, residual })? + low_rank_linear(x, down, up, scale)?;
         }
         check_low_rank(x, down, up)?;
         if up.dims()[0] != self.out_features {
@@ -116,7 +116,7 @@ impl FrozenLinear {
     /// On other devices, and in half precision.
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
         let Frozen::Elsewhere(weight) = &self.weight else {
-            return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default()));
+            return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default()));
         };
         let y = elsewhere::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();

@@ -26,7 +26,7 @@ pub use conv::{FrozenConv2d, shifted};
 pub use decomposed::Decomposed;
 pub use feed_forward::feed_forward;
 pub use frozen::{convolution_scratch_bytes, weight_bytes};
-pub use layer::{Around, Prelude};
+pub use layer::{Fusion, Prologue};
 pub use linear::FrozenLinear;
 pub use low_rank::{low_rank_conv2d, low_rank_linear};
 pub use norm::{FrozenGroupNorm, FrozenLayerNorm};

@@ -137,7 +137,11 @@ fn column_sums<T: Float>(y: &[T], grad: &[T], columns: usize) -> Vec<f64> {
 impl AddedKernel2 for ScaledOutputs {
     const NAME: &'static str = "scaled-outputs";
 
-    fn forward<T: Float>(&self, [y, scale]: [View<'_, T>; 2], residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
+    fn forward<T: Float>(
+        &self,
+        [y, scale]: [View<'_, T>; 2],
+        residual: Option<View<'_, T>>,
+    ) -> Result<(Vec<T>, Shape)> {
         let count = scale.data.len();
         if y.dims.get(self.outputs.axis(y.dims.len())) != Some(&count) {
             candle_core::bail!("{}: {count} scales do not fit the outputs of {:?}", Self::NAME, y.dims);

@@ -63,11 +63,16 @@ fn decomposed_linear_layers_have_the_gradients_of_their_functions() {
     let inputs: Vec<_> = (0..).zip(inputs).map(|(sample, shape)| normal(sample, shape, DType::F64)).collect();
     let norms = (&weight + (inputs[2].matmul(&inputs[1]).unwrap() * SCALE).unwrap()).unwrap();
     let norms = norms.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
-    check_decomposed("decomposed linear", &inputs, &|t| layer.forward_decomposed(&t[0], update(t), Some(&t[4])), &|t| {
-        let y = composed::linear(&t[0], &weight, None)? + composed::low_rank_linear(&t[0], &t[1], &t[2], SCALE)?;
-        let y = y?.broadcast_mul(&(&t[3] / &norms)?)?.broadcast_add(&bias)?;
-        &t[4] + y
-    });
+    check_decomposed(
+        "decomposed linear",
+        &inputs,
+        &|t| layer.forward_decomposed(&t[0], update(t), Some(&t[4])),
+        &|t| {
+            let y = composed::linear(&t[0], &weight, None)? + composed::low_rank_linear(&t[0], &t[1], &t[2], SCALE)?;
+            let y = y?.broadcast_mul(&(&t[3] / &norms)?)?.broadcast_add(&bias)?;
+            &t[4] + y
+        },
+    );
 }
 
 #[test]

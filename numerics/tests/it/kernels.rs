@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 use catelier_numerics::ops::{
-    self, Around, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, composed,
-    feed_forward,
+    self, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, Prologue,
+    composed, feed_forward,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -50,7 +50,8 @@ fn norms(weight: &Tensor) -> Result<Tensor> {
 /// The weights with these norms, which a gradient does not pass.
 fn with_norms(weight: &Tensor, magnitude: &Tensor) -> Result<Tensor> {
     let gain = (magnitude / norms(&weight.detach())?)?;
-    let shape: Vec<usize> = weight.dims().iter().enumerate().map(|(axis, size)| if axis == 0 { *size } else { 1 }).collect();
+    let shape: Vec<usize> =
+        weight.dims().iter().enumerate().map(|(axis, size)| if axis == 0 { *size } else { 1 }).collect();
     weight.broadcast_mul(&gain.reshape(shape)?)
 }
 
@@ -87,10 +88,10 @@ proptest! {
                 .broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)
         };
         agree(&[x.clone(), residual.clone()], &|t| {
-            conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
+            conv.forward_fused(&t[0], Some(&shift), Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&t[1]))
         }, &|t| &t[1] + plain(&t[0], &shift)?)?;
         agree(&[x, shift, residual], &|t| {
-            conv.forward_around(&t[0], Some(&t[1]), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[2]))
+            conv.forward_fused(&t[0], Some(&t[1]), Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&t[2]))
         }, &|t| &t[2] + plain(&t[0], &t[1])?)?;
     }
 
@@ -105,8 +106,8 @@ proptest! {
         let x = normal(0, &[batch, rows, width], dtype);
         let plain = |t: &[Tensor]| &t[0] + back.forward(&composed::geglu(&wide.forward(&norm.forward(&t[0])?)?)?)?;
         agree(std::slice::from_ref(&x), &|t| {
-            let wide = wide.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
-            back.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+            let wide = wide.forward_fused(&t[0], Fusion::after(Prologue::LayerNorm(&norm)))?;
+            back.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(&t[0]))
         }, &plain)?;
         agree(&[x], &|t| feed_forward(&t[0], &norm, &wide, &back), &plain)?;
     }
@@ -128,19 +129,19 @@ proptest! {
             let tokens = composed::linear(&composed::linear(&tokens, &into, Some(&bias))?, &back, Some(&back_bias))?;
             &t[1] + tokens.transpose(1, 2)?.contiguous()?.reshape(t[1].shape())?
         };
-        let lead = Around::after(Prelude::GroupNorm(&norm));
+        let fusion = Fusion::after(Prologue::GroupNorm(&norm));
         let size = (height, width);
         if convolution {
             let pointwise = |weight: &Tensor, bias| FrozenConv2d::new(&weight.unsqueeze(2)?.unsqueeze(3)?, Some(bias), 1, 0);
             let (into, back) = (pointwise(&into, &bias).unwrap(), pointwise(&back, &back_bias).unwrap());
             agree(&[x, residual], &|t| {
-                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+                back.tokens_to_map(&into.map_to_tokens(&t[0], fusion)?, size, Fusion::default().onto(&t[1]))
             }, &plain)?;
         } else {
             let linear = |weight: &Tensor, bias| FrozenLinear::new(weight, Some(bias)).unwrap();
             let (into, back) = (linear(&into, &bias), linear(&back, &back_bias));
             agree(&[x, residual], &|t| {
-                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+                back.tokens_to_map(&into.map_to_tokens(&t[0], fusion)?, size, Fusion::default().onto(&t[1]))
             }, &plain)?;
         }
     }
@@ -425,8 +426,8 @@ fn a_feed_forward_layer_in_pieces_is_the_same_bit_for_bit() {
         let x = [normal(0, &[1, ROWS, 24], DType::F32)];
         let pieces = run(&x, &|t| feed_forward(&t[0], &norm, &widen, &narrow)).unwrap();
         let whole = run(&x, &|t| {
-            let wide = widen.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
-            narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+            let wide = widen.forward_fused(&t[0], Fusion::after(Prologue::LayerNorm(&norm)))?;
+            narrow.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(&t[0]))
         });
         for (piece, whole) in pieces.iter().zip(&whole.unwrap()) {
             assert_eq!(values(piece), values(whole), "weights of {dtype:?}");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
 use catelier_numerics::ops::{
-    Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, map_to_tokens, shifted, tokens_to_map,
+    FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, map_to_tokens, shifted, tokens_to_map,
 };
 
 use crate::error::Result;
@@ -187,11 +187,11 @@ impl LinearSlot {
         (!adapters.adapts(&self.path)).then_some(&self.op)
     }
 
-    /// The same with what is around the layer, in one node where no adapter needs the layer's input.
-    pub(super) fn forward_around(&self, x: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    /// The same with a prologue and a residual, in one node where no adapter needs the layer's input.
+    pub(super) fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self.frozen(adapters) {
-            Some(layer) => layer.forward_around(x, around),
-            None => adapters.linear(&self.path, &around.led(x)?, &self.op, around.residual),
+            Some(layer) => layer.forward_fused(x, fusion),
+            None => adapters.linear(&self.path, &fusion.apply_prologue(x)?, &self.op, fusion.residual),
         }
     }
 }
@@ -209,19 +209,19 @@ impl Conv2dSlot {
         adapters.conv2d(&self.path, x, &self.op, None)
     }
 
-    /// The same with `shift: [batch, out]` and what is around the layer, in one node where no adapter needs the layer's
+    /// The same with `shift: [batch, out]` , a prologue and a residual, in one node where no adapter needs the layer's
     /// input.
-    pub(super) fn forward_around(
+    pub(super) fn forward_fused(
         &self,
         x: &Tensor,
         shift: Option<&Tensor>,
-        around: Around<'_>,
+        fusion: Fusion<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
         if !adapters.adapts(&self.path) {
-            return self.op.forward_around(x, shift, around);
+            return self.op.forward_fused(x, shift, fusion);
         }
-        shifted(adapters.conv2d(&self.path, &around.led(x)?, &self.op, around.residual)?, shift)
+        shifted(adapters.conv2d(&self.path, &fusion.apply_prologue(x)?, &self.op, fusion.residual)?, shift)
     }
 }
 
@@ -235,16 +235,16 @@ pub(super) enum Projection {
 
 impl Projection {
     /// `[batch, in, height, width]` to `[batch, height · width, out]`.
-    pub(super) fn to_tokens(&self, map: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    pub(super) fn to_tokens(&self, map: &Tensor, fusion: Fusion<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self {
             Self::Linear(slot) if adapters.adapts(&slot.path) => {
-                around.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
+                fusion.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
             }
             Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
-                around.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
+                fusion.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
             }
-            Self::Linear(slot) => slot.op.map_to_tokens(map, around),
-            Self::Conv2d(slot) => slot.op.map_to_tokens(map, around),
+            Self::Linear(slot) => slot.op.map_to_tokens(map, fusion),
+            Self::Conv2d(slot) => slot.op.map_to_tokens(map, fusion),
         }
     }
 
@@ -253,18 +253,18 @@ impl Projection {
         &self,
         tokens: &Tensor,
         size: (usize, usize),
-        around: Around<'_>,
+        fusion: Fusion<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
         match self {
             Self::Linear(slot) if adapters.adapts(&slot.path) => {
-                around.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
+                fusion.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
             }
             Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
-                around.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
+                fusion.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
             }
-            Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, around),
-            Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, around),
+            Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, fusion),
+            Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, fusion),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What one training step keeps in memory, block by block, from the configuration alone.
 //!
 //! The same walk as the UNet's forward pass, with sizes in place of tensors: what the graph keeps until the backward
-//! pass is the input of every node (see `catelier_numerics::ops::Around` for what shares a node).
+//! pass is the input of every node (see `catelier_numerics::ops::Fusion` for what shares a node).
 
 use candle_core::DType;
 use catelier_adapters::{ModuleInfo, ModuleKind, Targets, UpdateKind};
@@ -196,7 +196,8 @@ impl Walk<'_> {
         }
         let products = 9 * (inputs + outputs) * outputs + if inputs == outputs { 0 } else { inputs * outputs };
         let packed = if self.time_tracked { wide } else { 0 };
-        inside += [first, second, shortcut].into_iter().map(|adapted| self.kept_by_update(adapted, narrow)).sum::<u64>();
+        inside +=
+            [first, second, shortcut].into_iter().map(|adapted| self.kept_by_update(adapted, narrow)).sum::<u64>();
         self.block(path, inside, packed, 2 * self.rows * area(size) * products as u64);
         self.between(outputs, size);
     }

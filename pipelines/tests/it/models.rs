@@ -97,7 +97,9 @@ fn latents_and_factors_may_have_another_precision_than_the_model() {
 
 #[test]
 fn checkpointing_changes_neither_result_nor_gradients() {
-    for (model, kind) in MODELS.map(|model| (model, UpdateKind::Lora)).into_iter().chain([(MODELS[0], UpdateKind::Dora)]) {
+    for (model, kind) in
+        MODELS.map(|model| (model, UpdateKind::Lora)).into_iter().chain([(MODELS[0], UpdateKind::Dora)])
+    {
         let mut unet = unet(model);
         let (adapter, parameters) = full_adapter_of(kind, &unet);
         let dropout = AdapterDropout { probability: 0.2, seed: 5, step: 9 };

@@ -4,7 +4,9 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::super::{self as ops, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
+use super::super::{
+    self as ops, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear,
+};
 use super::attention::{Blocks, in_blocks};
 use crate::kernel::Convolution;
 use crate::noise::{Noise, Stream};

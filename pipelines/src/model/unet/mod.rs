@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
-use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude};
+use catelier_numerics::ops::{FrozenGroupNorm, Fusion, Prologue};
 
 use self::levels::{DownLevel, Guidance, MiddleLevel, UpLevel};
 use self::prompt_keys::Prompt;
@@ -232,7 +232,7 @@ impl UNet {
             x = level.forward(&x, &mut skips, guidance)?;
             observe(&format!("up_blocks.{index}"), &x);
         }
-        self.conv_out.forward_around(&x, None, Around::after(Prelude::GroupNormSilu(&self.norm_out)), adapters)
+        self.conv_out.forward_fused(&x, None, Fusion::after(Prologue::GroupNormSilu(&self.norm_out)), adapters)
     }
 
     fn check_latents(&self, latents: &Tensor, timesteps: &Tensor) -> Result<()> {
