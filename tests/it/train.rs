@@ -61,7 +61,7 @@ fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
     assert_eq!(tensors(&studio, "whole"), tensors(&studio, "parts"));
     let metrics = fs::read_to_string(studio.path("whole/metrics.jsonl")).unwrap();
     let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
-    assert_eq!(first["cat"], 0.0, "a fresh DoRA changes nothing");
+    assert!(first["cat"].as_f64().unwrap() < 1e-9, "a fresh DoRA changes nothing but roundings: {}", first["cat"]);
     let inspected = studio.done("adapter inspect whole/adapter.safetensors").stdout;
     assert!(inspected.contains("DoRA ("), "{inspected}");
     let card = fs::read_to_string(studio.path("whole/README.md")).unwrap();

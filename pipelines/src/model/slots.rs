@@ -19,7 +19,7 @@ pub(super) struct Place {
     weights: Weights,
     path: String,
     modules: Rc<RefCell<Vec<ModuleInfo>>>,
-    layers: Rc<RefCell<FrozenLayers>>,
+    frozen_layers: Rc<RefCell<FrozenLayers>>,
 }
 
 /// The frozen layers of a network by module path; their weights are those of the slots.
@@ -70,7 +70,7 @@ impl Convolution {
 impl Place {
     /// The root of a network; module paths begin with `path` whatever the prefix of the tensor names.
     pub(super) fn root(path: &str, weights: Weights) -> Self {
-        Self { weights, path: path.into(), modules: Rc::default(), layers: Rc::default() }
+        Self { weights, path: path.into(), modules: Rc::default(), frozen_layers: Rc::default() }
     }
 
     pub(super) fn at(&self, name: &str) -> Self {
@@ -96,8 +96,8 @@ impl Place {
     }
 
     /// The layers of all slots made so far.
-    pub(super) fn layers(&self) -> FrozenLayers {
-        self.layers.borrow().clone()
+    pub(super) fn frozen_layers(&self) -> FrozenLayers {
+        self.frozen_layers.borrow().clone()
     }
 
     pub(super) fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<LinearSlot> {
@@ -133,7 +133,7 @@ impl Place {
     }
 
     fn keep(&self, layer: FrozenLayer) {
-        self.layers.borrow_mut().0.insert(self.path.clone(), layer);
+        self.frozen_layers.borrow_mut().0.insert(self.path.clone(), layer);
     }
 
     fn note(&self, kind: ModuleKind) {
@@ -209,7 +209,7 @@ impl Conv2dSlot {
         adapters.conv2d(&self.path, x, &self.op, None)
     }
 
-    /// The same with `shift: [batch, out]` , a prologue and a residual, in one node where no adapter needs the layer's
+    /// The same with `shift: [batch, out]`, a prologue and a residual, in one node where no adapter needs the layer's
     /// input.
     pub(super) fn forward_fused(
         &self,

@@ -19,7 +19,7 @@ pub use prompts::TextEncoders;
 pub struct TextEncoder {
     config: TextEncoderConfig,
     modules: Vec<ModuleInfo>,
-    layers: FrozenLayers,
+    frozen_layers: FrozenLayers,
     /// `[vocabulary, width]`
     token_embedding: Tensor,
     /// `[max_length, width]`
@@ -80,7 +80,7 @@ impl TextEncoder {
             final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
             text_projection: load_projection(weights, &config)?,
             modules: place.modules(),
-            layers: place.layers(),
+            frozen_layers: place.frozen_layers(),
             dtype: weights.activation_dtype(),
             config,
         })
@@ -101,7 +101,7 @@ impl TextEncoder {
     /// # Errors
     /// There is no such module.
     pub fn row_norms(&self, path: &str) -> candle_core::Result<Tensor> {
-        self.layers.row_norms(path)
+        self.frozen_layers.row_norms(path)
     }
 
     /// Encodes prompts given as token ids, all of the same length.

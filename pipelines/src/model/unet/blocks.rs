@@ -53,7 +53,7 @@ impl Block for ResnetBlock {
             None => x.clone(),
         };
         let fusion = Fusion::after(Prologue::GroupNormSilu(&self.norm2));
-        self.conv2.forward_fused(&hidden, None, lead.onto(&residual), adapters)
+        self.conv2.forward_fused(&hidden, None, fusion.onto(&residual), adapters)
     }
 }
 

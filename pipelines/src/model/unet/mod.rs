@@ -32,7 +32,7 @@ use crate::files::ModelFiles;
 pub struct UNet {
     config: UNetConfig,
     modules: Vec<ModuleInfo>,
-    layers: FrozenLayers,
+    frozen_layers: FrozenLayers,
     dtype: DType,
     recompute: Arc<Recompute>,
     time_embedding: TimeEmbedding,
@@ -74,7 +74,7 @@ impl UNet {
             root.conv2d("conv_out", Convolution::same(first, config.out_channels, config.conv_out_kernel))?;
         Ok(Self {
             modules: root.modules(),
-            layers: root.layers(),
+            frozen_layers: root.frozen_layers(),
             dtype: root.weights().activation_dtype(),
             recompute: Arc::default(),
             config,
@@ -109,7 +109,7 @@ impl UNet {
     /// # Errors
     /// There is no such module.
     pub fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
-        self.layers.row_norms(path)
+        self.frozen_layers.row_norms(path)
     }
 
     /// The type of its activations and of what it predicts: that of its weights, but f32 on the processor.
