@@ -33,7 +33,8 @@ pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
 }
 
 fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
-    let mean_of = |name: &str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
+    let mean_of =
+        |name: &'static str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
     let (first, _) = terms[0];
     first.try_map(|name, _| mean(mean_of(name))).map_err(Error::tensor("averaging updates"))
 }
