@@ -1,6 +1,6 @@
 //! What a training run is asked to do, validated before anything heavy is loaded.
 
-use catelier_adapters::{LoraConfig, Targets};
+use catelier_adapters::{LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::AdamWConfig;
 use catelier_numerics::schedule::{Kind, LearningRate};
 use catelier_prompts::CatCondition;
@@ -67,7 +67,10 @@ pub struct TrainConfig {
     pub prior_weight: f64,
     /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
     pub min_snr_gamma: Option<f64>,
-    /// Rank of every factor pair.
+    /// Kind of the adapter's updates. LoRA goes unsaid, so that the states of older versions can be resumed.
+    #[serde(default, skip_serializing_if = "is_lora")]
+    pub kind: UpdateKind,
+    /// Rank of every update.
     pub rank: usize,
     /// The update is scaled by alpha / rank.
     pub alpha: f64,
@@ -151,7 +154,7 @@ impl TrainConfig {
         self.loss == LossKind::Dreambooth && self.prior_weight > 0.0
     }
 
-    /// The adapter to initialise.
+    /// The sizes of the adapter to initialise.
     pub fn lora(&self) -> LoraConfig {
         LoraConfig { rank: self.rank, alpha: self.alpha, dropout: self.dropout, targets: self.targets.clone() }
     }
@@ -180,6 +183,10 @@ impl Curve {
             Self::Cosine => Kind::Cosine,
         }
     }
+}
+
+fn is_lora(kind: &UpdateKind) -> bool {
+    *kind == UpdateKind::Lora
 }
 
 fn at_least_one(setting: &'static str, value: usize) -> Result<(), TrainError> {

@@ -1,4 +1,4 @@
-//! The training loop: a LoRA adapter on a frozen base, held to it by the CAT term.
+//! The training loop: an adapter on a frozen base, held to it by the CAT term.
 //!
 //! One step reads: next pictures; noise and timesteps as functions of (seed, step, sample); the denoising term with the
 //! trigger; the CAT term without it on the same noisy latents; backward; every trained parameter must have a finite
@@ -14,7 +14,7 @@ mod step;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet};
 use catelier_numerics::ema::Ema;
 use catelier_numerics::noise::{Noise, Stream};
@@ -99,7 +99,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run at step 0, its adapter freshly initialised: `up` is zero, so it changes nothing yet.
+    /// A run at step 0, its adapter freshly initialised, so that it changes nothing yet.
     ///
     /// # Errors
     /// A setting is out of range, no module matches the targets, or the objective lacks what it needs.
@@ -110,7 +110,10 @@ impl<'a> Trainer<'a> {
         states: StateFolder,
     ) -> Result<Self, TrainError> {
         config.validate()?;
-        let (adapter, parameters) = Adapter::init(&config.lora(), base.unet.modules(), config.seed, base.device())?;
+        let row_norms = |path: &str| base.row_norms(path);
+        let (sizes, modules) = (config.lora(), base.unet.modules());
+        let (adapter, parameters) =
+            Adapter::init_kind(config.kind, &sizes, modules, row_norms, config.seed, base.device())?;
         Self::with_adapter(base, config, lessons, states, adapter, parameters)
     }
 
@@ -183,13 +186,7 @@ impl<'a> Trainer<'a> {
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
         match &self.average {
             None => Ok(self.adapter.detached()),
-            Some(average) => {
-                let mut parameters = Parameters::new();
-                for (name, tensor) in average.average() {
-                    parameters.insert(name.clone(), Var::from_tensor(tensor)?);
-                }
-                Ok(Adapter::from_parameters(&parameters, self.config.alpha)?.detached())
-            }
+            Some(average) => Ok(self.adapter.with_parameters(average.average())?.detached()),
         }
     }
 

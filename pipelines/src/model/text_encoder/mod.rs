@@ -12,7 +12,7 @@ use self::layers::Layer;
 pub(crate) use self::layout::TextEncoderLayout;
 use super::config::TextEncoderConfig;
 use super::shapes::MatrixShape;
-use super::slots::LayerBuilder;
+use super::slots::{FrozenLayers, LayerBuilder};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
@@ -22,6 +22,7 @@ pub use prompts::TextEncoders;
 pub struct TextEncoder {
     config: TextEncoderConfig,
     modules: Vec<ModuleInfo>,
+    frozen_layers: FrozenLayers,
     /// `[vocabulary, width]`
     token_embedding: Tensor,
     /// `[max_length, width]`
@@ -89,6 +90,7 @@ impl TextEncoder {
             final_layer_norm: builder.layer_norm(&layout.final_layer_norm, config.layer_norm_eps)?,
             text_projection: load_projection(&LayerBuilder::new(component, weights.clone()), &layout.text_projection)?,
             modules: layout.modules(),
+            frozen_layers: builder.frozen_layers(),
             dtype: weights.activation_dtype(),
             config,
         })
@@ -102,6 +104,14 @@ impl TextEncoder {
     /// Every linear layer an adapter can reach, in the order the data meets them.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> candle_core::Result<Tensor> {
+        self.frozen_layers.row_norms(path)
     }
 
     /// Encodes prompts given as token ids, all of the same length.
