@@ -6,10 +6,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("adapters", &["numerics"]),
-    ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
-    ("evaluation", &["numerics", "prompts"]),
+    ("catelier", &["adapters", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts"]),
+    ("evaluation", &["features", "numerics", "prompts"]),
+    ("features", &["numerics", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
     ("numerics", &[]),

@@ -1,5 +1,6 @@
 //! The page of one adapter's evaluation.
 
+use catelier_features::Extractor;
 use maud::{Markup, html};
 
 use super::chart::Tone;
@@ -7,7 +8,6 @@ use super::picture::{Picture, grid};
 use super::score_table::{cards, strip};
 use super::{number, page, words};
 use crate::error::{Error, Result};
-use crate::features::Extractor;
 use crate::kps::Group;
 use crate::protocol::{Evaluation, PicturePair, kind_name};
 use crate::score::Score;

@@ -4,67 +4,9 @@ use maud::{Markup, html};
 
 use super::chart::Tone;
 use super::number;
+use crate::metrics::{Better, METRICS, Metric};
 use crate::score::Score;
 use crate::scores::Scores;
-
-/// Which way a score points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Better {
-    Higher,
-    Lower,
-}
-
-/// A score as the pages show it.
-pub(super) struct ScoreKind {
-    /// Its name in files and on the command line.
-    pub(super) name: &'static str,
-    /// Its name in plain words.
-    pub(super) title: &'static str,
-    /// What it means, in one sentence.
-    pub(super) meaning: &'static str,
-    pub(super) better: Better,
-    /// Whether 0 and 1 are its ends, so that it can be drawn on a strip.
-    pub(super) unit_range: bool,
-}
-
-/// All scores, the most telling first.
-pub(super) const SCORES: [ScoreKind; 5] = [
-    ScoreKind {
-        name: "kps_no_token",
-        title: "Kept without the trigger",
-        meaning: "How alike a picture is with and without the adapter when nobody asked for the style; 1 is unchanged.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "identity",
-        title: "Style with the trigger",
-        meaning: "How near pictures with the trigger word come to the artist's own; 1 is the same.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "kps_joint",
-        title: "Both together",
-        meaning: "High only where the style was learned and everything else was kept.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "prompt_similarity",
-        title: "Follows the prompt",
-        meaning: "How well pictures agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
-        better: Better::Higher,
-        unit_range: false,
-    },
-    ScoreKind {
-        name: "class_collapse",
-        title: "Lost variety",
-        meaning: "How much more alike the pictures have become among themselves; 0 is no change, more is worse.",
-        better: Better::Lower,
-        unit_range: false,
-    },
-];
 
 /// Which of two adapters a score favours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +38,9 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// What the untouched base tells about a kind of score, where it tells something.
-    pub(super) fn of(kind: &ScoreKind, scores: &Scores) -> Option<Self> {
-        let (whose, score) = match kind.name {
+    /// What the untouched base tells about a score, where it tells something.
+    pub(super) fn of(metric: &Metric, scores: &Scores) -> Option<Self> {
+        let (whose, score) = match metric.name {
             "kps_no_token" => ("Two different pictures of the base", scores.base_pair_similarity),
             "identity" => ("The base alone", scores.base_identity),
             "prompt_similarity" => ("The base alone", Some(scores.base_prompt_similarity)),
@@ -127,30 +69,30 @@ pub(super) fn strip(tone: Tone, score: &Score, reference: Option<&Reference>) ->
 pub(super) fn cards(scores: &Scores) -> Markup {
     html! {
         div.cards {
-            @for kind in &SCORES {
-                @if let Some(score) = scores.named(kind.name) {
-                    (card(kind, &score, scores))
+            @for metric in &METRICS {
+                @if let Some(score) = metric.of(scores) {
+                    (card(metric, &score, scores))
                 }
             }
         }
     }
 }
 
-fn card(kind: &ScoreKind, score: &Score, scores: &Scores) -> Markup {
-    let reference = Reference::of(kind, scores);
+fn card(metric: &Metric, score: &Score, scores: &Scores) -> Markup {
+    let reference = Reference::of(metric, scores);
     html! {
         article.card {
-            h3 { (kind.title) }
+            h3 { (metric.title) }
             p.figure { (number::score(score.mean)) }
-            @if kind.unit_range {
+            @if metric.unit_range {
                 (strip(Tone::Adapter, score, reference.as_ref()))
             }
             p.interval { (number::interval(score)) ", " (number::count(score.n, "picture", "pictures")) }
-            p.meaning { (kind.meaning) }
+            p.meaning { (metric.definition) }
             @if let Some(Reference { whose, score }) = reference {
                 p.base-value { (whose) ": " (number::score(score.mean)) }
             }
-            p.key { code { (kind.name) } }
+            p.key { code { (metric.name) } }
         }
     }
 }
@@ -163,9 +105,9 @@ pub(super) fn comparison(cat: &Scores, lora: &Scores) -> Markup {
                 tr { th scope="col" { "Score" } th scope="col" { "CAT" } th scope="col" { "Plain LoRA" } }
             }
             tbody {
-                @for kind in &SCORES {
-                    @if let (Some(left), Some(right)) = (cat.named(kind.name), lora.named(kind.name)) {
-                        (comparison_row(kind, &left, &right, Reference::of(kind, cat)))
+                @for metric in &METRICS {
+                    @if let (Some(left), Some(right)) = (metric.of(cat), metric.of(lora)) {
+                        (comparison_row(metric, &left, &right, Reference::of(metric, cat)))
                     }
                 }
             }
@@ -174,13 +116,13 @@ pub(super) fn comparison(cat: &Scores, lora: &Scores) -> Markup {
     }
 }
 
-fn comparison_row(kind: &ScoreKind, cat: &Score, lora: &Score, reference: Option<Reference>) -> Markup {
-    let verdict = Verdict::between(cat, lora, kind.better);
+fn comparison_row(metric: &Metric, cat: &Score, lora: &Score, reference: Option<Reference>) -> Markup {
+    let verdict = Verdict::between(cat, lora, metric.better);
     html! {
         tr {
             th scope="row" {
-                span.title { (kind.title) }
-                span.meaning { (kind.meaning) }
+                span.title { (metric.title) }
+                span.meaning { (metric.definition) }
                 @if let Some(Reference { whose, score }) = reference {
                     span.meaning { (whose) ": " (number::score(score.mean)) "." }
                 }
@@ -229,6 +171,6 @@ mod tests {
     fn overlapping_intervals_have_no_winner() {
         let (left, right) = (score(0.80, 0.9, 0.95), score(0.7, 0.75, 0.81));
         assert_eq!(Verdict::between(&left, &right, Better::Higher), Verdict::TooClose);
-        assert!(!comparison_row(&SCORES[0], &left, &right, None).into_string().contains("badge"));
+        assert!(!comparison_row(&METRICS[0], &left, &right, None).into_string().contains("badge"));
     }
 }

@@ -1,7 +1,8 @@
 //! What a comparison shows, in plain words computed from the numbers; it says so where CAT loses.
 
 use super::number::score as shown;
-use super::score_table::{Better, Verdict};
+use super::score_table::Verdict;
+use crate::metrics::Better;
 use crate::score::Score;
 use crate::scores::Scores;
 
@@ -170,10 +171,12 @@ pub(super) fn summary(scores: &Scores) -> String {
 
 #[cfg(test)]
 mod tests {
+    use catelier_features::Extractor;
+
     use super::*;
-    use crate::protocol::Generation;
+    use crate::kps;
+    use crate::scores::Generation;
     use crate::scores::{Counts, FORMAT, VERSION};
-    use crate::{Extractor, kps};
 
     fn score(mean: f64) -> Score {
         Score { mean, low: mean - 0.01, high: mean + 0.01, n: 20 }

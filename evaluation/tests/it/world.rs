@@ -1,8 +1,7 @@
 //! Made-up pictures and an extractor that measures colour, for tests that need no model.
 
-use catelier_evaluation::{
-    Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, TriggerPicture,
-};
+use catelier_evaluation::{Evaluation, Generation, PicturePair, TriggerPicture};
+use catelier_features::{Extractor, Feature, ImageFeatures, Result, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::{Rgb, RgbImage};
 
@@ -18,7 +17,7 @@ impl ByColour {
     }
 }
 
-impl FeatureExtractor for ByColour {
+impl ImageFeatures for ByColour {
     fn extractor(&self) -> &Extractor {
         &self.extractor
     }
@@ -26,7 +25,9 @@ impl FeatureExtractor for ByColour {
     fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
         Ok(pictures.iter().map(|picture| mean_colour(picture)).collect())
     }
+}
 
+impl TextFeatures for ByColour {
     fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
         let colour = |text: &&str| match text {
             text if text.contains("red") => vec![1.0, 0.0, 0.0],

@@ -3,9 +3,10 @@
 use maud::{Markup, html};
 
 use super::{Contender, Curve, DemoPage, TrainingCurves};
+use crate::metrics::{METRICS, Metric};
 use crate::report::chart::{LineChart, Scale, ScatterChart, ScatterPoint, Series, Smoothing, Tone};
 use crate::report::evaluation_page::{definitions, measured_with};
-use crate::report::score_table::{Reference, SCORES, ScoreKind, comparison, strip};
+use crate::report::score_table::{Reference, comparison, strip};
 use crate::report::{number, page, words};
 use crate::score::Score;
 use crate::scores::Scores;
@@ -63,20 +64,20 @@ impl DemoPage<'_> {
     pub(super) fn scoreboard(&self) -> Markup {
         html! {
             div.scoreboard {
-                @for kind in &SCORES[..HEADLINE_SCORES] {
-                    (self.score_tile(kind))
+                @for metric in &METRICS[..HEADLINE_SCORES] {
+                    (self.score_tile(metric))
                 }
             }
         }
     }
 
-    fn score_tile(&self, kind: &ScoreKind) -> Markup {
-        let reference = Reference::of(kind, self.cat.scores);
+    fn score_tile(&self, metric: &Metric) -> Markup {
+        let reference = Reference::of(metric, self.cat.scores);
         html! {
             article.tile {
-                h2 { (kind.title) }
+                h2 { (metric.title) }
                 @for (name, tone, contender) in self.contenders() {
-                    @if let Some(score) = contender.scores.named(kind.name) {
+                    @if let Some(score) = metric.of(contender.scores) {
                         div.tile-row {
                             span class=(format!("name {}", tone.class())) { (name) }
                             (strip(tone, &score, reference.as_ref()))
