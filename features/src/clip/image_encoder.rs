@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::config::ModelConfig;
 use super::files::ClipFiles;
+use super::towers::{self, Tower, unit_length};
 use super::weights::{self, Weights};
-use super::{Tower, towers, unit_length};
 use crate::error::{Computing, Result};
 use crate::extractor::{Extractor, Feature, ImageFeatures};
 use crate::preprocessing::Preprocessing;

@@ -17,8 +17,7 @@ mod weights;
 
 use std::path::Path;
 
-use candle_core::{D, Device, Result as CandleResult, Tensor};
-use candle_nn::Module;
+use candle_core::Device;
 use image::RgbImage;
 
 pub use files::ClipFiles;
@@ -81,12 +80,4 @@ impl TextFeatures for Clip {
     fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
         self.texts.features(texts)
     }
-}
-
-/// Pixels or ids to features.
-type Tower = Box<dyn Module + Send + Sync>;
-
-/// Scales each row to length 1, as transformers' `CLIPModel` does.
-fn unit_length(features: &Tensor) -> CandleResult<Tensor> {
-    features.broadcast_div(&features.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }

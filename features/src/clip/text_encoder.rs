@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::config::ModelConfig;
 use super::files::ClipFiles;
 use super::tokenizer::TextTokenizer;
-use super::{Tower, towers, unit_length};
+use super::towers::{self, Tower, unit_length};
 use crate::error::{Computing, Result};
 use crate::extractor::Feature;
 

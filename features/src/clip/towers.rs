@@ -4,7 +4,7 @@
 //! same tensor names with both as settings, and an encoder that takes a mask: that serves OpenAI's and OpenCLIP's
 //! models alike, as images and, under a causal mask, as texts.
 
-use candle_core::{Result as CandleResult, Tensor};
+use candle_core::{D, Result as CandleResult, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias};
 use candle_transformers::models::chinese_clip::{Activation as BlockActivation, EncoderConfig, vision_model};
 use catelier_numerics::ops::FrozenLayerNorm;
@@ -14,6 +14,14 @@ use super::config::{Activation, ClipConfig, TextConfig, VisionConfig};
 
 /// What old configuration files say for the end token, although it is none.
 const LEGACY_END: u32 = 2;
+
+/// Pixels or ids to features.
+pub(super) type Tower = Box<dyn Module + Send + Sync>;
+
+/// Scales each row to length 1, as transformers' `CLIPModel` does.
+pub(super) fn unit_length(features: &Tensor) -> CandleResult<Tensor> {
+    features.broadcast_div(&features.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+}
 
 /// Pixels `[n, 3, side, side]` to the class token's projection, `[n, projection_dim]`.
 pub(super) struct ImageTower {
