@@ -1,7 +1,7 @@
 //! The base in this binary: a real, tiny model of the drawn world, and the CLIP model that compares its pictures.
 
-use catelier_evaluation::Clip;
-use catelier_evaluation::clip::ClipFiles;
+use catelier_features::Clip;
+use catelier_features::clip::ClipFiles;
 use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
 
 use crate::failure::{Blame, Outcome};

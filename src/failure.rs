@@ -112,6 +112,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         catelier_adapters::Error,
         catelier_bench::Error,
         catelier_evaluation::Error,
+        catelier_features::Error,
         catelier_federation::Error,
         catelier_gallery::Error,
         catelier_numerics::Error,

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use catelier_adapters::AdapterSet;
-use catelier_evaluation::{Clip, Evaluation, Generation, PicturePair, Scores, TriggerPicture};
+use catelier_evaluation::{Evaluation, Generation, PicturePair, Scores, TriggerPicture};
+use catelier_features::Clip;
 use catelier_pipelines::picture_file;
 use catelier_prompts::{Prompt, PromptKind, PromptSet, Trigger};
 use image::RgbImage;

@@ -8,19 +8,17 @@
     )
 )]
 
-pub mod clip;
 pub mod error;
-pub mod features;
 pub mod kps;
+pub mod metrics;
 pub mod protocol;
 pub mod report;
 pub mod score;
 pub mod scores;
 pub mod similarity;
 
-pub use clip::Clip;
 pub use error::{Error, Result};
-pub use features::{Extractor, Feature, FeatureExtractor};
-pub use protocol::{Evaluation, Generation, PicturePair, TriggerPicture};
+pub use metrics::{METRICS, Metric};
+pub use protocol::{Baseline, Evaluation, PicturePair, TriggerPicture};
 pub use score::Score;
-pub use scores::Scores;
+pub use scores::{Generation, Scores};

@@ -4,15 +4,16 @@
 //! adapted picture of a pair must share prompt, seed, sampler, steps and guidance, or the
 //! comparison means nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use catelier_features::{Feature, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::RgbImage;
-use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::features::{Feature, FeatureExtractor};
+use crate::error::{Error, Result};
 use crate::kps;
 use crate::score::{Score, require};
-use crate::scores::{Counts, FORMAT, PictureScore, Scores, VERSION};
+use crate::scores::{Counts, FORMAT, Generation, PictureScore, Scores, VERSION};
 use crate::similarity::{against, cosine, paired};
 
 /// Everything an evaluation looks at.
@@ -58,50 +59,71 @@ pub struct TriggerPicture<'a> {
     pub adapted: &'a RgbImage,
 }
 
-/// How the pictures were made, recorded as given.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Generation {
-    /// The base model's name or fingerprint.
-    pub base: String,
-    /// The adapter's name or file, where there is one.
-    pub adapter: Option<String>,
-    /// The trigger word.
-    pub trigger: Option<String>,
-    /// The sampler's name.
-    pub sampler: String,
-    /// Sampling steps.
-    pub steps: usize,
-    /// Guidance scale.
-    pub guidance: f64,
-    /// Width of the pictures in pixels.
-    pub width: u32,
-    /// Height of the pictures in pixels.
-    pub height: u32,
+/// The features that all adapters of one base share: its images, the references and the prompts, measured once.
+pub struct Baseline<'a> {
+    extractor: &'a dyn TextFeatures,
+    base: Vec<Feature>,
+    references: Vec<Feature>,
+    prompts: BTreeMap<String, Feature>,
 }
 
-impl Generation {
-    /// Sampler, steps and guidance in one line.
-    #[must_use]
-    pub fn sampling(&self) -> String {
-        format!("{}, {} steps, guidance {}", self.sampler, self.steps, self.guidance)
+impl<'a> Baseline<'a> {
+    /// Measures the base's images, one for each pair without the trigger and in their order, the references, and the
+    /// prompts, each once however often it is given.
+    ///
+    /// # Errors
+    /// When an image has no pixels or measuring fails.
+    pub fn measure(
+        base: &[&RgbImage],
+        references: &[&RgbImage],
+        prompts: &[&str],
+        extractor: &'a dyn TextFeatures,
+    ) -> Result<Self> {
+        Ok(Self {
+            extractor,
+            base: extractor.image_features(base)?,
+            references: extractor.image_features(references)?,
+            prompts: text_features(prompts, extractor)?,
+        })
     }
 }
 
 impl Evaluation<'_> {
-    /// Measures all pictures and computes every score.
+    /// Measures all images and computes every score.
     ///
-    /// Without references or pictures with the trigger, `identity` and `kps_joint` are left out;
+    /// Without references or images with the trigger, `identity` and `kps_joint` are left out;
     /// with a single pair, `class_collapse` and `base_pair_similarity` are.
     ///
     /// # Errors
-    /// When there is no pair without the trigger, a picture has no pixels, or measuring fails.
-    pub fn score(&self, extractor: &dyn FeatureExtractor) -> Result<Scores> {
-        require("kps_no_token", "pictures without the trigger", 1, self.without_trigger.len())?;
-        let features = Features::measure(self, extractor)?;
+    /// When there is no pair without the trigger, an image has no pixels, or measuring fails.
+    pub fn score(&self, extractor: &dyn TextFeatures) -> Result<Scores> {
+        self.require_pairs()?;
+        self.score_against(&self.baseline(extractor)?)
+    }
+
+    /// What [`score`](Self::score) measures of the base, to be shared with other evaluations of the same base, prompts
+    /// and references.
+    ///
+    /// # Errors
+    /// When an image has no pixels or measuring fails.
+    pub fn baseline<'e>(&self, extractor: &'e dyn TextFeatures) -> Result<Baseline<'e>> {
+        let base: Vec<&RgbImage> = self.without_trigger.iter().map(|pair| pair.base).collect();
+        Baseline::measure(&base, &self.references, &self.prompts(), extractor)
+    }
+
+    /// The same scores as [`score`](Self::score), with the base, the references and the prompts measured before:
+    /// only the adapted images are measured here, and prompts that the baseline lacks.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score), and when the baseline has another number of images or references.
+    pub fn score_against(&self, baseline: &Baseline<'_>) -> Result<Scores> {
+        self.require_pairs()?;
+        self.require_fits(baseline)?;
+        let features = Features::measure(self, baseline)?;
         let seed = self.bootstrap_seed;
-        let kept = paired(&features.adapted, &features.base)?;
+        let kept = paired(&features.adapted, features.base)?;
         let kps_no_token = kps::kps_no_token(&kept, seed)?;
-        let identity = near_references(&features.triggered, &features.references, seed)?;
+        let identity = near_references(&features.triggered, features.references, seed)?;
         Ok(Scores {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -109,7 +131,7 @@ impl Evaluation<'_> {
             kps_joint: identity.map(|identity| kps::kps_joint(&kps_no_token, &identity)),
             identity,
             prompt_similarity: features.adapted_prompt_similarity(seed)?,
-            base_identity: near_references(&features.base, &features.references, seed)?,
+            base_identity: near_references(features.base, features.references, seed)?,
             base_pair_similarity: features.base_pair_similarity(seed)?,
             base_prompt_similarity: features.base_prompt_similarity(seed)?,
             class_collapse: features.collapse(seed)?,
@@ -119,9 +141,23 @@ impl Evaluation<'_> {
             counts: self.counts(),
             seeds: self.seeds(),
             bootstrap_seed: seed,
-            extractor: extractor.extractor().clone(),
+            extractor: baseline.extractor.extractor().clone(),
             generation: self.generation.clone(),
         })
+    }
+
+    fn require_pairs(&self) -> Result<()> {
+        require("kps_no_token", "pictures without the trigger", 1, self.without_trigger.len())
+    }
+
+    fn require_fits(&self, baseline: &Baseline<'_>) -> Result<()> {
+        require_equal("base images and pairs", baseline.base.len(), self.without_trigger.len())?;
+        require_equal("references", baseline.references.len(), self.references.len())
+    }
+
+    fn prompts(&self) -> Vec<&str> {
+        let without = self.without_trigger.iter().map(|pair| pair.prompt.as_str());
+        without.chain(self.with_trigger.iter().map(|one| one.prompt.as_str())).collect()
     }
 
     fn kinds(&self) -> Vec<Option<&str>> {
@@ -157,7 +193,7 @@ impl Evaluation<'_> {
     fn seeds(&self) -> Vec<u64> {
         let without = self.without_trigger.iter().map(|pair| pair.seed);
         let with = self.with_trigger.iter().map(|picture| picture.seed);
-        let each_once: std::collections::BTreeSet<u64> = without.chain(with).collect();
+        let each_once: BTreeSet<u64> = without.chain(with).collect();
         each_once.into_iter().collect()
     }
 }
@@ -171,32 +207,34 @@ pub(crate) fn kind_name(kind: PromptKind) -> &'static str {
     }
 }
 
-/// The features of an evaluation's pictures and prompts, in the evaluation's order.
-struct Features {
-    base: Vec<Feature>,
+fn require_equal(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(Error::LengthMismatch { what, expected, found }) }
+}
+
+/// The features of an evaluation's images and prompts, in the evaluation's order.
+struct Features<'b> {
+    base: &'b [Feature],
     adapted: Vec<Feature>,
     triggered: Vec<Feature>,
-    references: Vec<Feature>,
+    references: &'b [Feature],
     prompts: Vec<Feature>,
     triggered_prompts: Vec<Feature>,
 }
 
-impl Features {
-    fn measure(evaluation: &Evaluation<'_>, extractor: &dyn FeatureExtractor) -> Result<Self> {
-        let pairs = &evaluation.without_trigger;
-        let triggered = &evaluation.with_trigger;
-        let base: Vec<&RgbImage> = pairs.iter().map(|pair| pair.base).collect();
-        let adapted: Vec<&RgbImage> = pairs.iter().map(|pair| pair.adapted).collect();
-        let with_trigger: Vec<&RgbImage> = triggered.iter().map(|one| one.adapted).collect();
-        let prompts: Vec<&str> = pairs.iter().map(|pair| pair.prompt.as_str()).collect();
-        let triggered_prompts: Vec<&str> = triggered.iter().map(|one| one.prompt.as_str()).collect();
+impl<'b> Features<'b> {
+    fn measure(evaluation: &Evaluation<'_>, baseline: &'b Baseline<'_>) -> Result<Self> {
+        let extractor = baseline.extractor;
+        let adapted: Vec<&RgbImage> = evaluation.without_trigger.iter().map(|pair| pair.adapted).collect();
+        let triggered: Vec<&RgbImage> = evaluation.with_trigger.iter().map(|one| one.adapted).collect();
+        let mut prompts = prompt_features(evaluation, baseline)?;
+        let triggered_prompts = prompts.split_off(adapted.len());
         Ok(Self {
-            base: extractor.image_features(&base)?,
+            base: &baseline.base,
             adapted: extractor.image_features(&adapted)?,
-            triggered: extractor.image_features(&with_trigger)?,
-            references: extractor.image_features(&evaluation.references)?,
-            prompts: extractor.text_features(&prompts)?,
-            triggered_prompts: extractor.text_features(&triggered_prompts)?,
+            triggered: extractor.image_features(&triggered)?,
+            references: &baseline.references,
+            prompts,
+            triggered_prompts,
         })
     }
 
@@ -207,22 +245,40 @@ impl Features {
     }
 
     fn base_prompt_similarity(&self, seed: u64) -> Result<Score> {
-        kps::prompt_similarity(&cosines(&self.base, &self.prompts)?, seed)
+        kps::prompt_similarity(&cosines(self.base, &self.prompts)?, seed)
     }
 
     fn base_pair_similarity(&self, seed: u64) -> Result<Option<Score>> {
         if self.base.len() < 2 {
             return Ok(None);
         }
-        kps::pair_similarity(&self.base, seed).map(Some)
+        kps::pair_similarity(self.base, seed).map(Some)
     }
 
     fn collapse(&self, seed: u64) -> Result<Option<Score>> {
         if self.adapted.len() < 2 {
             return Ok(None);
         }
-        kps::collapse(&self.adapted, &self.base, seed).map(Some)
+        kps::collapse(&self.adapted, self.base, seed).map(Some)
     }
+}
+
+/// The features of [`Evaluation::prompts`]: the baseline's, and those that it lacks measured now.
+fn prompt_features(evaluation: &Evaluation<'_>, baseline: &Baseline<'_>) -> Result<Vec<Feature>> {
+    let prompts = evaluation.prompts();
+    let lacking: Vec<&str> = prompts.iter().copied().filter(|prompt| !baseline.prompts.contains_key(*prompt)).collect();
+    let measured = text_features(&lacking, baseline.extractor)?;
+    let feature = |prompt: &&str| baseline.prompts.get(*prompt).or_else(|| measured.get(*prompt)).cloned();
+    Ok(prompts.iter().filter_map(feature).collect())
+}
+
+/// The features of texts by text, each measured once.
+fn text_features(texts: &[&str], extractor: &dyn TextFeatures) -> Result<BTreeMap<String, Feature>> {
+    let once: BTreeSet<&str> = texts.iter().copied().collect();
+    let once: Vec<&str> = once.into_iter().collect();
+    let features = extractor.text_features(&once)?;
+    require_equal("texts and their features", once.len(), features.len())?;
+    Ok(once.iter().map(ToString::to_string).zip(features).collect())
 }
 
 fn near_references(pictures: &[Feature], references: &[Feature], seed: u64) -> Result<Option<Score>> {

@@ -1,12 +1,12 @@
 //! The result of an evaluation as versioned JSON.
 
+use catelier_features::Extractor;
 use catelier_prompts::PromptKind;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::features::Extractor;
 use crate::kps::Group;
-use crate::protocol::Generation;
+use crate::metrics::Metric;
 use crate::score::Score;
 
 /// The value of `format` in every score file.
@@ -85,6 +85,35 @@ pub struct Counts {
     pub references: usize,
 }
 
+/// How the pictures were made, recorded as given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The base model's name or fingerprint.
+    pub base: String,
+    /// The adapter's name or file, where there is one.
+    pub adapter: Option<String>,
+    /// The trigger word.
+    pub trigger: Option<String>,
+    /// The sampler's name.
+    pub sampler: String,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f64,
+    /// Width of the pictures in pixels.
+    pub width: u32,
+    /// Height of the pictures in pixels.
+    pub height: u32,
+}
+
+impl Generation {
+    /// Sampler, steps and guidance in one line.
+    #[must_use]
+    pub fn sampling(&self) -> String {
+        format!("{}, {} steps, guidance {}", self.sampler, self.steps, self.guidance)
+    }
+}
+
 impl Scores {
     /// The class that lost most, if pictures have classes.
     #[must_use]
@@ -92,18 +121,10 @@ impl Scores {
         self.classes.first()
     }
 
-    /// A score by the name that commands and files use: `kps_no_token`, `kps_joint`, `identity`,
-    /// `prompt_similarity` or `class_collapse`.
+    /// A score by its name in [`METRICS`](crate::METRICS); `None` where it was not possible.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Score> {
-        match name {
-            "kps_no_token" => Some(self.kps_no_token),
-            "kps_joint" => self.kps_joint,
-            "identity" => self.identity,
-            "prompt_similarity" => Some(self.prompt_similarity),
-            "class_collapse" => self.class_collapse,
-            _ => None,
-        }
+        Metric::named(name)?.of(self)
     }
 
     /// The scores as indented JSON with a final line break.

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use catelier_evaluation::metrics::Better;
 use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
-use catelier_evaluation::{Clip, Scores};
+use catelier_evaluation::{METRICS, Metric, Scores};
+use catelier_features::Clip;
 use catelier_prompts::PromptSet;
 
 use super::{output_folder, write_text};
@@ -53,8 +55,9 @@ fn tell(scores: &Scores, out: &Path, json: bool) -> Outcome<()> {
     if json {
         return terminal::json(scores);
     }
-    for name in ["kps_no_token", "kps_joint", "identity", "prompt_similarity", "class_collapse"] {
-        if let Some(score) = scores.named(name) {
+    for metric in &METRICS {
+        if let Some(score) = metric.of(scores) {
+            let name = metric.name;
             let line = format!("{name:<18} {:.3}  ({:.3} to {:.3}, n {})", score.mean, score.low, score.high, score.n);
             terminal::data(&line)?;
         }
@@ -82,32 +85,40 @@ fn clip(folder: Option<&Path>, source: &BaseSource) -> Outcome<Clip> {
 
 /// A score that must be reached.
 struct Requirement {
-    name: String,
+    metric: &'static Metric,
     least: f64,
 }
 
 impl Requirement {
     fn parse(text: &str) -> Outcome<Self> {
         let parts = text.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse().ok()?)));
-        let known = ["kps_no_token", "kps_joint", "identity", "prompt_similarity"];
-        match parts {
-            Some((name, least)) if known.contains(&name) => Ok(Self { name: name.to_string(), least }),
-            _ => Err(Failure::request(
-                format!("`{text}` is not a requirement"),
-                format!(
-                    "write it as `kps_no_token=0.9`; scores are {}",
-                    known.map(|name| format!("`{name}`")).join(", ")
-                ),
-            )),
+        match parts
+            .and_then(|(name, least)| Some((Metric::named(name).filter(|metric| higher_is_better(metric))?, least)))
+        {
+            Some((metric, least)) => Ok(Self { metric, least }),
+            None => {
+                let names =
+                    METRICS.iter().filter(|metric| higher_is_better(metric)).map(|metric| format!("`{}`", metric.name));
+                let names = names.collect::<Vec<_>>().join(", ");
+                Err(Failure::request(
+                    format!("`{text}` is not a requirement"),
+                    format!("write it as `kps_no_token=0.9`; scores are {names}"),
+                ))
+            }
         }
     }
 
     fn check(&self, scores: &Scores) -> Outcome<()> {
-        let (name, least) = (&self.name, self.least);
-        match scores.named(name).map(|score| score.mean) {
+        let (Metric { name, needs, .. }, least) = (self.metric, self.least);
+        match self.metric.of(scores).map(|score| score.mean) {
             Some(found) if found >= least => Ok(()),
             Some(found) => Err(Failure::NotReached(format!("{name} is {found:.3}, required {least}"))),
-            None => Err(Failure::NotReached(format!("{name} could not be measured without references and trigger"))),
+            None => Err(Failure::NotReached(format!("{name} could not be measured: it needs {needs}"))),
         }
     }
+}
+
+/// Whether a requirement, which is a least value, makes sense for the score.
+fn higher_is_better(metric: &Metric) -> bool {
+    metric.better == Better::Higher
 }

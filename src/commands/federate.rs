@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use catelier_adapters::file::{self, Format, Metadata};
 use catelier_adapters::{Adapter, AdapterSet};
-use catelier_evaluation::Clip;
+use catelier_features::Clip;
 use catelier_federation::{Client, Contribution, RoundObserver, RoundPlan, RoundReport, State, Strategy, TargetRank};
 use catelier_gallery::Artist;
 use catelier_pipelines::base::BaseModel;

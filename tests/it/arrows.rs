@@ -6,11 +6,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),
-    ("catelier", &["adapters", "bench", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
-    ("evaluation", &["numerics", "pages", "prompts"]),
+    (
+        "catelier",
+        &["adapters", "bench", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts"],
+    ),
+    ("evaluation", &["features", "numerics", "pages", "prompts"]),
+    ("features", &["numerics", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
     ("kernels", &[]),

@@ -4,9 +4,8 @@ use catelier_evaluation::report::{
     AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting, TradeOff,
     TrainingCurves,
 };
-use catelier_evaluation::{
-    Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, Scores, TriggerPicture,
-};
+use catelier_evaluation::{Evaluation, Generation, PicturePair, Result, Scores, TriggerPicture};
+use catelier_features::{Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pages::chart::Tone;
 use catelier_prompts::PromptKind;
 use image::RgbImage;
@@ -217,18 +216,20 @@ impl ByPixels {
     }
 }
 
-impl FeatureExtractor for ByPixels {
+impl ImageFeatures for ByPixels {
     fn extractor(&self) -> &Extractor {
         &self.extractor
     }
 
-    fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
+    fn image_features(&self, pictures: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
         let centred = |level: &u8| f32::from(*level) - 127.5;
         let coarse = |picture: &&RgbImage| image::imageops::thumbnail(*picture, 8, 8);
         Ok(pictures.iter().map(|picture| coarse(picture).as_raw().iter().map(centred).collect()).collect())
     }
+}
 
-    fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
+impl TextFeatures for ByPixels {
+    fn text_features(&self, texts: &[&str]) -> catelier_features::Result<Vec<Feature>> {
         let letters = |text: &&str| (0..192).map(|i| f32::from(text.as_bytes()[i % text.len()]) - 96.0).collect();
         Ok(texts.iter().map(letters).collect())
     }

@@ -1,5 +1,6 @@
 //! The page of one adapter's evaluation.
 
+use catelier_features::Extractor;
 use catelier_pages::chart::{Tone, strip};
 use catelier_pages::embedded_image::{EmbeddedImage, grid};
 use catelier_pages::{Estimate, number, page};
@@ -8,7 +9,6 @@ use maud::{Markup, html};
 use super::findings;
 use super::score_table::cards;
 use crate::error::{Error, Result};
-use crate::features::Extractor;
 use crate::kps::Group;
 use crate::protocol::{Evaluation, PicturePair, kind_name};
 use crate::scores::Scores;

@@ -3,7 +3,8 @@
 use catelier_pages::number::two_decimals as shown;
 
 use super::Run;
-use super::score_table::{Better, Verdict};
+use super::score_table::Verdict;
+use crate::metrics::Better;
 use crate::score::Score;
 use crate::scores::Scores;
 

@@ -5,67 +5,9 @@ use catelier_pages::number;
 use maud::{Markup, html};
 
 use super::Run;
+use crate::metrics::{Better, METRICS, Metric};
 use crate::score::Score;
 use crate::scores::Scores;
-
-/// Which way a score points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Better {
-    Higher,
-    Lower,
-}
-
-/// A score as the pages show it.
-pub(super) struct ScoreKind {
-    /// Its name in files and on the command line.
-    pub(super) name: &'static str,
-    /// Its name in plain words.
-    pub(super) title: &'static str,
-    /// What it means, in one sentence.
-    pub(super) meaning: &'static str,
-    pub(super) better: Better,
-    /// Whether 0 and 1 are its ends, so that it can be drawn on a strip.
-    pub(super) unit_range: bool,
-}
-
-/// All scores, the most telling first.
-pub(super) const SCORES: [ScoreKind; 5] = [
-    ScoreKind {
-        name: "kps_no_token",
-        title: "Kept without the trigger",
-        meaning: "How alike an image is with and without the adapter when nobody asked for the style; 1 is unchanged.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "identity",
-        title: "Style with the trigger",
-        meaning: "How near images with the trigger word come to the artist's own; 1 is the same.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "kps_joint",
-        title: "Both together",
-        meaning: "High only where the style was learned and everything else was kept.",
-        better: Better::Higher,
-        unit_range: true,
-    },
-    ScoreKind {
-        name: "prompt_similarity",
-        title: "Follows the prompt",
-        meaning: "How well images agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
-        better: Better::Higher,
-        unit_range: false,
-    },
-    ScoreKind {
-        name: "class_collapse",
-        title: "Lost variety",
-        meaning: "How much more alike the images have become among themselves; 0 is no change, more is worse.",
-        better: Better::Lower,
-        unit_range: false,
-    },
-];
 
 /// Which of two scores is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +39,9 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// What the untouched base tells about a kind of score, where it tells something.
-    pub(super) fn of(kind: &ScoreKind, scores: &Scores) -> Option<Self> {
-        let (whose, score) = match kind.name {
+    /// The score of the untouched base beside this one, where there is one.
+    pub(super) fn of(metric: &Metric, scores: &Scores) -> Option<Self> {
+        let (whose, score) = match metric.name {
             "kps_no_token" => ("Two different images of the base", scores.base_pair_similarity),
             "identity" => ("The base alone", scores.base_identity),
             "prompt_similarity" => ("The base alone", Some(scores.base_prompt_similarity)),
@@ -113,30 +55,30 @@ impl Reference {
 pub(super) fn cards(scores: &Scores) -> Markup {
     html! {
         div.cards {
-            @for kind in &SCORES {
-                @if let Some(score) = scores.named(kind.name) {
-                    (card(kind, &score, scores))
+            @for metric in &METRICS {
+                @if let Some(score) = metric.of(scores) {
+                    (card(metric, &score, scores))
                 }
             }
         }
     }
 }
 
-fn card(kind: &ScoreKind, score: &Score, scores: &Scores) -> Markup {
-    let reference = Reference::of(kind, scores);
+fn card(metric: &Metric, score: &Score, scores: &Scores) -> Markup {
+    let reference = Reference::of(metric, scores);
     html! {
         article.card {
-            h3 { (kind.title) }
+            h3 { (metric.title) }
             p.figure { (number::two_decimals(score.mean)) }
-            @if kind.unit_range {
+            @if metric.unit_range {
                 (strip(Tone::Series(0), (*score).into(), reference.as_ref().map(|reference| reference.score.mean)))
             }
             p.interval { (number::interval((*score).into())) ", " (number::count(score.n, "image", "images")) }
-            p.meaning { (kind.meaning) }
+            p.meaning { (metric.definition) }
             @if let Some(Reference { whose, score }) = reference {
                 p.base-value { (whose) ": " (number::two_decimals(score.mean)) }
             }
-            p.key { code { (kind.name) } }
+            p.key { code { (metric.name) } }
         }
     }
 }
@@ -149,9 +91,9 @@ pub(super) fn comparison(runs: &[&Run<'_>]) -> Markup {
                 tr { th scope="col" { "Score" } @for run in runs { th scope="col" { (run.title()) } } }
             }
             tbody {
-                @for kind in &SCORES {
-                    @if let Some(scores) = runs.iter().map(|run| run.scores.named(kind.name)).collect::<Option<Vec<_>>>() {
-                        (comparison_row(kind, runs, &scores))
+                @for metric in &METRICS {
+                    @if let Some(scores) = runs.iter().map(|run| metric.of(run.scores)).collect::<Option<Vec<_>>>() {
+                        (comparison_row(metric, runs, &scores))
                     }
                 }
             }
@@ -160,19 +102,19 @@ pub(super) fn comparison(runs: &[&Run<'_>]) -> Markup {
     }
 }
 
-fn comparison_row(kind: &ScoreKind, runs: &[&Run<'_>], scores: &[Score]) -> Markup {
-    let reference = runs.first().and_then(|run| Reference::of(kind, run.scores));
+fn comparison_row(metric: &Metric, runs: &[&Run<'_>], scores: &[Score]) -> Markup {
+    let reference = runs.first().and_then(|run| Reference::of(metric, run.scores));
     html! {
         tr {
             th scope="row" {
-                span.title { (kind.title) }
-                span.meaning { (kind.meaning) }
+                span.title { (metric.title) }
+                span.meaning { (metric.definition) }
                 @if let Some(Reference { whose, score }) = reference {
                     span.meaning { (whose) ": " (number::two_decimals(score.mean)) "." }
                 }
             }
             @for (index, (run, score)) in runs.iter().zip(scores).enumerate() {
-                (comparison_cell(&run.title(), score, is_best(index, scores, kind.better)))
+                (comparison_cell(&run.title(), score, is_best(index, scores, metric.better)))
             }
         }
     }

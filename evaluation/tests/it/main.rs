@@ -4,7 +4,6 @@
 
 #[path = "../../examples/pages/drawing.rs"]
 mod drawing;
-mod golden;
 mod pages;
 mod scoring;
 #[path = "../../examples/pages/story.rs"]

@@ -1,6 +1,6 @@
 //! Whole evaluations on made-up pictures.
 
-use catelier_evaluation::{Error, Scores};
+use catelier_evaluation::{Baseline, Error, METRICS, Scores};
 
 use crate::world::{BLUE, ByColour, GREEN, RED, World};
 
@@ -68,7 +68,7 @@ fn no_pair_is_an_error() {
 
 /// Equal but for the last bit of a number read from decimal digits.
 fn assert_same(read: &Scores, written: &Scores) {
-    for name in ["kps_no_token", "kps_joint", "identity", "prompt_similarity", "class_collapse"] {
+    for name in METRICS.iter().map(|metric| metric.name) {
         let (read, written) = (read.named(name).unwrap(), written.named(name).unwrap());
         let apart = [read.mean - written.mean, read.low - written.low, read.high - written.high];
         assert!(apart.iter().all(|apart| apart.abs() < 1e-12), "{name}: {apart:?}");
@@ -111,4 +111,38 @@ fn another_format_or_a_newer_version_is_refused() {
 fn the_same_pictures_and_seed_give_the_same_bytes() {
     let world = World::new(BLUE, GREEN, BLUE);
     assert_eq!(score(&world).to_json(), score(&world).to_json());
+}
+
+#[test]
+fn a_baseline_gives_the_same_scores_and_leaves_the_adapted_images_to_measure() {
+    let world = World::new(BLUE, GREEN, BLUE);
+    let (evaluation, extractor) = (world.evaluation(), ByColour::new());
+    let base: Vec<_> = evaluation.without_trigger.iter().map(|pair| pair.base).collect();
+    let prompts = ["a red house", "a green boat"];
+    let baseline = Baseline::measure(&base, &evaluation.references, &prompts, &extractor).unwrap();
+    assert_eq!(extractor.images_measured(), 3);
+    assert_eq!(evaluation.score_against(&baseline).unwrap().to_json(), score(&world).to_json());
+    assert_eq!(extractor.images_measured(), 3);
+}
+
+#[test]
+fn a_baseline_of_other_images_is_refused() {
+    let world = World::new(BLUE, GREEN, BLUE);
+    let mut evaluation = world.evaluation();
+    let extractor = ByColour::new();
+    let baseline = evaluation.baseline(&extractor).unwrap();
+    evaluation.without_trigger.pop();
+    let error = evaluation.score_against(&baseline).unwrap_err();
+    assert_eq!(error.to_string(), "base images and pairs differ in length: expected 2, found 1");
+}
+
+#[test]
+fn every_listed_score_is_found_by_its_name_in_the_file() {
+    let scores = score(&World::new(BLUE, GREEN, BLUE));
+    let file: serde_json::Value = serde_json::from_str(&scores.to_json()).unwrap();
+    for metric in &METRICS {
+        let mean = metric.of(&scores).unwrap().mean;
+        assert!((file[metric.name]["mean"].as_f64().unwrap() - mean).abs() < 1e-12, "{}", metric.name);
+        assert_eq!(scores.named(metric.name).unwrap().mean, mean);
+    }
 }

@@ -1,32 +1,44 @@
 //! Made-up pictures and an extractor that measures colour, for tests that need no model.
 
-use catelier_evaluation::{
-    Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, TriggerPicture,
-};
+use std::cell::Cell;
+
+use catelier_evaluation::{Evaluation, Generation, PicturePair, TriggerPicture};
+use catelier_features::{Extractor, Feature, ImageFeatures, Result, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::{Rgb, RgbImage};
 
 /// Measures a picture by its mean colour, and a text by the colour word in it.
 pub(crate) struct ByColour {
     extractor: Extractor,
+    images: Cell<usize>,
 }
 
 impl ByColour {
     pub(crate) fn new() -> Self {
         let (name, sha256) = ("by colour".to_owned(), "c0".repeat(32));
-        Self { extractor: Extractor { name, sha256 } }
+        Self { extractor: Extractor { name, sha256 }, images: Cell::new(0) }
     }
 }
 
-impl FeatureExtractor for ByColour {
+impl ByColour {
+    /// How many images were measured since the last call.
+    pub(crate) fn images_measured(&self) -> usize {
+        self.images.take()
+    }
+}
+
+impl ImageFeatures for ByColour {
     fn extractor(&self) -> &Extractor {
         &self.extractor
     }
 
     fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
+        self.images.set(self.images.get() + pictures.len());
         Ok(pictures.iter().map(|picture| mean_colour(picture)).collect())
     }
+}
 
+impl TextFeatures for ByColour {
     fn text_features(&self, texts: &[&str]) -> Result<Vec<Feature>> {
         let colour = |text: &&str| match text {
             text if text.contains("red") => vec![1.0, 0.0, 0.0],

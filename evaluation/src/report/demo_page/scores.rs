@@ -5,9 +5,10 @@ use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
 use super::{Curve, DemoPage, Run, TrainingCurves};
+use crate::metrics::{METRICS, Metric};
 use crate::report::evaluation_page::{definitions, measured_with};
 use crate::report::findings::findings;
-use crate::report::score_table::{Reference, SCORES, ScoreKind, comparison};
+use crate::report::score_table::{Reference, comparison};
 use crate::scores::Scores;
 
 /// How many scores stand at the top.
@@ -63,20 +64,20 @@ impl DemoPage<'_> {
     pub(super) fn scoreboard(&self) -> Markup {
         html! {
             div.scoreboard {
-                @for kind in &SCORES[..HEADLINE_SCORES] {
-                    (self.score_tile(kind))
+                @for metric in &METRICS[..HEADLINE_SCORES] {
+                    (self.score_tile(metric))
                 }
             }
         }
     }
 
-    fn score_tile(&self, kind: &ScoreKind) -> Markup {
-        let reference = Reference::of(kind, self.run.scores);
+    fn score_tile(&self, metric: &Metric) -> Markup {
+        let reference = Reference::of(metric, self.run.scores);
         html! {
             article.tile {
-                h2 { (kind.title) }
+                h2 { (metric.title) }
                 @for (tone, run) in self.runs() {
-                    @if let Some(score) = run.scores.named(kind.name) {
+                    @if let Some(score) = metric.of(run.scores) {
                         div.tile-row {
                             span class=(format!("name {}", tone.class())) { (run.title()) }
                             (strip(tone, score.into(), reference.as_ref().map(|reference| reference.score.mean)))

@@ -1,16 +1,18 @@
 //! The files of a CLIP model, from a folder or from memory.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
-
-use catelier_prompts::Tokenizer;
 
 use crate::error::{Error, Result};
 
 const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const WEIGHTS: &str = "model.safetensors";
+const TOKENIZER: [&str; 5] =
+    ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
-/// The contents of a CLIP folder.
+/// The contents of a CLIP or SigLIP folder.
 pub struct ClipFiles {
     /// The extractor's name in reports.
     pub name: String,
@@ -20,15 +22,15 @@ pub struct ClipFiles {
     pub preprocessor: Vec<u8>,
     /// `model.safetensors`.
     pub weights: Vec<u8>,
-    /// The tokenizer, from the tokenizer's files.
-    pub tokenizer: Tokenizer,
+    /// Those of the tokenizer's files that there are, by name; images need none.
+    pub tokenizer: BTreeMap<&'static str, Vec<u8>>,
 }
 
 impl ClipFiles {
     /// Reads a folder as transformers writes it.
     ///
     /// # Errors
-    /// When a file cannot be read or the tokenizer's files are malformed.
+    /// When a file cannot be read, or one that images need is missing.
     pub fn folder(folder: &Path) -> Result<Self> {
         let read = |file: &str| {
             let path = folder.join(file);
@@ -40,7 +42,10 @@ impl ClipFiles {
             config: read(CONFIG)?,
             preprocessor: read(PREPROCESSOR)?,
             weights: read(WEIGHTS)?,
-            tokenizer: Tokenizer::from_folder(folder)?,
+            tokenizer: tokenizer_files(|file| match read(file) {
+                Err(Error::ReadFile { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+                found => found.map(Some),
+            })?,
         })
     }
 
@@ -48,19 +53,21 @@ impl ClipFiles {
     /// contents by its name, and `name` becomes the extractor's name.
     ///
     /// # Errors
-    /// When a file is not found or the tokenizer's files are malformed.
+    /// When a file that images need is not found.
     pub fn from_bytes<'a>(name: &str, find: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self> {
-        let read = |file: &'static str| {
-            let missing = || Error::MissingFile { name: name.to_owned(), file };
-            find(file).map(<[u8]>::to_vec).ok_or_else(missing)
-        };
-        let tokenizer = |file: &str| Ok(find(file).map(<[u8]>::to_vec));
+        let find = |file: &str| find(file).map(<[u8]>::to_vec);
+        let require = |file: &'static str| find(file).ok_or_else(|| Error::MissingFile { name: name.to_owned(), file });
         Ok(Self {
             name: name.to_owned(),
-            config: read(CONFIG)?,
-            preprocessor: read(PREPROCESSOR)?,
-            weights: read(WEIGHTS)?,
-            tokenizer: Tokenizer::from_files(name, tokenizer)?,
+            config: require(CONFIG)?,
+            preprocessor: require(PREPROCESSOR)?,
+            weights: require(WEIGHTS)?,
+            tokenizer: tokenizer_files(|file| Ok(find(file)))?,
         })
     }
+}
+
+fn tokenizer_files(read: impl Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+    let named = |file| Ok(read(file)?.map(|bytes| (file, bytes)));
+    TOKENIZER.into_iter().filter_map(|file| named(file).transpose()).collect()
 }

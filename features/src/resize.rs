@@ -1,14 +1,14 @@
 //! Pillow's resize, bit for bit: antialiased, across and then down, eight bits after each pass.
 //!
-//! CLIP was trained on pictures resized by Pillow, and scores move with the resize filter, so the
+//! CLIP was trained on images resized by Pillow, and scores move with the resize filter, so the
 //! arithmetic is part of the measurement: weights in fixed point with 22 fractional bits, rounded
 //! half away from zero, normalised per output pixel.
 
 use image::RgbImage;
 
-/// Pillow's filters, with Pillow's numbers.
+/// Pillow's filters, numbered as Pillow numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(crate) enum Filter {
     Nearest = 0,
     Lanczos = 1,
     Bilinear = 2,
@@ -22,7 +22,7 @@ const FRACTION_BITS: u32 = 32 - 8 - 2;
 
 impl Filter {
     /// The filter with this number.
-    pub(super) fn numbered(number: u8) -> Option<Self> {
+    pub(crate) fn numbered(number: u8) -> Option<Self> {
         use Filter::{Bicubic, Bilinear, Box, Hamming, Lanczos, Nearest};
         [Nearest, Lanczos, Bilinear, Bicubic, Box, Hamming].into_iter().find(|filter| *filter as u8 == number)
     }
@@ -74,12 +74,12 @@ struct Taps {
 }
 
 /// Resizes to `width` x `height`; neither side of either size is 0.
-pub(super) fn resize(picture: &RgbImage, (width, height): (u32, u32), filter: Filter) -> RgbImage {
-    let across = taps(picture.width(), width, filter);
-    let narrowed = RgbImage::from_fn(width, picture.height(), |x, y| {
-        weighted(&across[x as usize], |source| picture.get_pixel(source, y))
+pub(crate) fn resize(image: &RgbImage, (width, height): (u32, u32), filter: Filter) -> RgbImage {
+    let across = taps(image.width(), width, filter);
+    let narrowed = RgbImage::from_fn(width, image.height(), |x, y| {
+        weighted(&across[x as usize], |source| image.get_pixel(source, y))
     });
-    let down = taps(picture.height(), height, filter);
+    let down = taps(image.height(), height, filter);
     RgbImage::from_fn(width, height, |x, y| weighted(&down[y as usize], |source| narrowed.get_pixel(x, source)))
 }
 
@@ -130,8 +130,8 @@ mod tests {
     }
 
     /// Each byte times its position from 1 on, summed.
-    fn checksum(picture: &RgbImage) -> u64 {
-        (1..).zip(picture.as_raw()).map(|(position, level)| position * u64::from(*level)).sum::<u64>() % (1 << 32)
+    fn checksum(image: &RgbImage) -> u64 {
+        (1..).zip(image.as_raw()).map(|(position, level)| position * u64::from(*level)).sum::<u64>() % (1 << 32)
     }
 
     /// From Pillow 13.0: `Image.fromarray(a).resize(size, number)` for
@@ -139,7 +139,7 @@ mod tests {
     /// narrower in one direction.
     #[test]
     fn golden_checksums_of_pillow_agree_for_every_filter() {
-        let picture =
+        let image =
             RgbImage::from_fn(37, 23, |x, y| image::Rgb([x * 37, y * 53, x * y * 11].map(|level| (level % 256) as u8)));
         let expected = [
             [6_612_288, 1_262_993_709, 15_191_596],
@@ -150,42 +150,42 @@ mod tests {
             [6_360_852, 1_294_090_732, 18_133_166],
         ];
         for (filter, expected) in ALL.into_iter().zip(expected) {
-            let found = [(12, 9), (50, 31), (37, 5)].map(|size| checksum(&resize(&picture, size, filter)));
+            let found = [(12, 9), (50, 31), (37, 5)].map(|size| checksum(&resize(&image, size, filter)));
             assert_eq!(found, expected, "{filter:?}");
         }
     }
 
     #[test]
     fn one_colour_stays_that_colour() {
-        let picture = RgbImage::from_pixel(13, 7, image::Rgb([0, 100, 255]));
+        let image = RgbImage::from_pixel(13, 7, image::Rgb([0, 100, 255]));
         for filter in ALL {
-            let resized = resize(&picture, (5, 9), filter);
+            let resized = resize(&image, (5, 9), filter);
             assert!(resized.pixels().all(|pixel| pixel.0 == [0, 100, 255]), "{filter:?}");
         }
     }
 
     #[test]
     fn the_same_size_changes_nothing() {
-        let picture = ramp(11, 6);
+        let image = ramp(11, 6);
         for filter in ALL {
-            assert_eq!(resize(&picture, (11, 6), filter), picture, "{filter:?}");
+            assert_eq!(resize(&image, (11, 6), filter), image, "{filter:?}");
         }
     }
 
     #[test]
     fn a_box_to_half_the_size_averages_four_pixels() {
-        let picture = RgbImage::from_fn(2, 2, |x, y| image::Rgb([(x * 100 + y * 20) as u8; 3]));
+        let image = RgbImage::from_fn(2, 2, |x, y| image::Rgb([(x * 100 + y * 20) as u8; 3]));
         // Across: (0, 100) to 50, (20, 120) to 70; down: 60.
-        assert_eq!(resize(&picture, (1, 1), Filter::Box).get_pixel(0, 0).0, [60; 3]);
+        assert_eq!(resize(&image, (1, 1), Filter::Box).get_pixel(0, 0).0, [60; 3]);
     }
 
     #[test]
     fn mirrored_pictures_give_mirrored_results() {
-        let picture = ramp(16, 9);
+        let image = ramp(16, 9);
         let mirror = image::imageops::flip_horizontal;
         for filter in [Filter::Bicubic, Filter::Lanczos, Filter::Bilinear] {
-            let there = mirror(&resize(&picture, (7, 5), filter));
-            assert_eq!(resize(&mirror(&picture), (7, 5), filter), there, "{filter:?}");
+            let there = mirror(&resize(&image, (7, 5), filter));
+            assert_eq!(resize(&mirror(&image), (7, 5), filter), there, "{filter:?}");
         }
     }
 

@@ -1,0 +1,108 @@
+//! The image side of a model.
+
+use std::path::Path;
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::siglip;
+use image::RgbImage;
+use rayon::prelude::*;
+
+use super::config::ModelConfig;
+use super::files::ClipFiles;
+use super::towers::{self, Tower, unit_length};
+use super::weights::{self, Weights};
+use crate::error::{Computing, Result};
+use crate::extractor::{Extractor, Feature, ImageFeatures};
+use crate::preprocessing::Preprocessing;
+
+/// Images to features: the image tower of a CLIP or SigLIP model with its preprocessing.
+pub struct ImageEncoder {
+    extractor: Extractor,
+    preprocessing: Preprocessing,
+    tower: Tower,
+    device: Device,
+}
+
+impl ImageEncoder {
+    /// Loads the image side of a CLIP or SigLIP folder, which needs no tokenizer and no text tower.
+    ///
+    /// # Errors
+    /// When `config.json`, `preprocessor_config.json` or `model.safetensors` is missing or malformed, a setting is not
+    /// understood, or the image tower's weights do not fit the configuration (all offending tensors are listed).
+    pub fn from_folder(folder: &Path, device: &Device) -> Result<Self> {
+        Self::from_files(ClipFiles::folder(folder)?, device)
+    }
+
+    /// Loads the image side from the contents of the files.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::from_folder`].
+    pub fn from_files(files: ClipFiles, device: &Device) -> Result<Self> {
+        let config = ModelConfig::from_json(&files.config)?;
+        let parts = Parts::read(&files, &config)?;
+        let tower = Weights::open(files.weights)?.build(device, |weights| tower(&weights, &config))?;
+        Ok(parts.with_tower(tower, device))
+    }
+
+    /// How images become pixel tensors.
+    #[must_use]
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// Features of preprocessed pixels, `[n, width]`, each of length 1.
+    ///
+    /// # Errors
+    /// When the pixels have another shape or the computation fails.
+    pub fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
+        let features = self.tower.forward(pixels);
+        features.and_then(|features| unit_length(&features)).computing("image features")
+    }
+
+    fn feature(&self, index: usize, image: &RgbImage) -> Result<Feature> {
+        let pixels = self.preprocessing.pixels_of(index, image, &self.device)?.unsqueeze(0).computing("pixels")?;
+        self.embed(&pixels)?.squeeze(0).and_then(|feature| feature.to_vec1()).computing("image features")
+    }
+}
+
+impl ImageFeatures for ImageEncoder {
+    fn extractor(&self) -> &Extractor {
+        &self.extractor
+    }
+
+    /// Each image by itself, spread over rayon's threads: a feature then depends neither on the images beside it nor
+    /// on the number of threads.
+    fn image_features(&self, images: &[&RgbImage]) -> Result<Vec<Feature>> {
+        images.par_iter().enumerate().map(|(index, image)| self.feature(index, image)).collect()
+    }
+}
+
+/// An image encoder without its tower.
+pub(super) struct Parts {
+    extractor: Extractor,
+    preprocessing: Preprocessing,
+}
+
+impl Parts {
+    pub(super) fn read(files: &ClipFiles, config: &ModelConfig) -> Result<Self> {
+        let preprocessing = Preprocessing::from_json(&files.preprocessor)?;
+        preprocessing.require_output(config.image_size())?;
+        let extractor = Extractor { name: files.name.clone(), sha256: weights::sha256(&files.weights) };
+        Ok(Self { extractor, preprocessing })
+    }
+
+    pub(super) fn with_tower(self, tower: Tower, device: &Device) -> ImageEncoder {
+        let Self { extractor, preprocessing } = self;
+        ImageEncoder { extractor, preprocessing, tower, device: device.clone() }
+    }
+}
+
+pub(super) fn tower(weights: &VarBuilder, config: &ModelConfig) -> CandleResult<Tower> {
+    Ok(match config {
+        ModelConfig::Clip(config) => Box::new(towers::ImageTower::load(weights, config)?),
+        ModelConfig::Siglip(config) => {
+            Box::new(siglip::VisionModel::new(&config.vision_config, true, weights.pp("vision_model"))?)
+        }
+    })
+}

@@ -1,0 +1,5 @@
+//! Parity with the reference.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod golden;
