@@ -1,10 +1,6 @@
 //! What the operating system says about the memory of this process; Linux tells, others do not.
 
-mod available;
-
 use std::io::Write;
-
-pub(crate) use available::available;
 
 /// Gives back what loading a model has freed, and keeps from now on what is freed, for the tensors to come: memory that is
 /// given back after a while and taken again is cleared again page by page, which was a fifth of a training step.

@@ -6,7 +6,8 @@ use candle_core::Device;
 use catelier_numerics::work;
 use catelier_pipelines::workload::Workload;
 
-use crate::failure::{Blame, Outcome};
+use catelier_workflows::{Context, Result};
+
 use crate::memory;
 
 /// What some iterations took, in the order they were made; at least one.
@@ -26,24 +27,24 @@ struct Iteration {
 }
 
 /// Runs `work`, which is on `device`, `warmup` times unseen, then `repeat` times (at least once).
-pub(crate) fn measure(work: &mut dyn Workload, device: &Device, warmup: usize, repeat: usize) -> Outcome<Measured> {
+pub(crate) fn measure(work: &mut dyn Workload, device: &Device, warmup: usize, repeat: usize) -> Result<Measured> {
     let resident_bytes = memory::resident_bytes();
     for _ in 0..warmup {
         finish(work, device)?;
     }
     let peak_is_known = memory::forget_peak().is_some();
-    let iterations = (0..repeat.max(1)).map(|_| iterate(work, device)).collect::<Outcome<Vec<_>>>()?;
+    let iterations = (0..repeat.max(1)).map(|_| iterate(work, device)).collect::<Result<Vec<_>>>()?;
     let peak_bytes = memory::peak_bytes().filter(|_| peak_is_known);
     Ok(Measured { iterations, resident_bytes, peak_bytes })
 }
 
 /// Does it once and waits for the device, which goes on by itself after the last call.
-fn finish(work: &mut dyn Workload, device: &Device) -> Outcome<()> {
-    work.run().run("the work failed")?;
-    device.synchronize().run("the device failed")
+fn finish(work: &mut dyn Workload, device: &Device) -> Result<()> {
+    work.run().failed("the work failed")?;
+    device.synchronize().failed("the device failed")
 }
 
-fn iterate(work: &mut dyn Workload, device: &Device) -> Outcome<Iteration> {
+fn iterate(work: &mut dyn Workload, device: &Device) -> Result<Iteration> {
     let (flops, cpu, wall) = (work::flops(), cpu_seconds(), Instant::now());
     finish(work, device)?;
     Ok(Iteration {

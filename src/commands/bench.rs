@@ -6,15 +6,17 @@ use candle_core::{DType, Device};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::UNetConfig;
 use catelier_pipelines::train::TrainError;
+use catelier_workflows::value::MemoryLimit;
+use catelier_workflows::{Context, Error, Session, embedded};
 use catelier_pipelines::workload::{
     Autoencoding, Drawing, MatrixProduct, Prediction, Shape, StepLoss, TextEncoding, TrainingStep, Workload,
     WorkloadSizes,
 };
 
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
-use crate::failure::{Blame, Failure, Outcome};
+use crate::failure::Outcome;
 use crate::meter::{Measured, measure};
-use crate::{device, embedded, memory, planning, terminal};
+use crate::{memory, terminal};
 use report::{MachinePeaks, Rate, Report};
 
 /// Seed of the made-up weights.
@@ -26,17 +28,17 @@ const PRODUCT_SIDE: usize = 1024;
 const DEVICE_PRODUCT_SIDE: usize = 8192;
 const PRODUCT_REPEATS: usize = 8;
 
-pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
+pub(super) fn run(command: &BenchCommand, session: &Session<'_>) -> Outcome<()> {
     let args = command.args();
     if args.repeat == 0 {
-        return Err(Failure::request("`--repeat` is 0", "measure at least once"));
+        return Err(Error::user("`--repeat` is 0", "measure at least once").into());
     }
     if cfg!(debug_assertions) {
         terminal::warn("this is a debug build; its times say nothing about a release build");
     }
     let files = args.shape.files();
     let latent = latent(command, &files)?;
-    let device = device::parse(&args.device)?;
+    let device = session.open_device(args.device)?;
     let (mut work, planned) = load(command, &files, latent, &device)?;
     memory::settle();
     let measured = measure(work.as_mut(), &device, args.warmup, args.repeat)?;
@@ -69,7 +71,7 @@ impl ShapeName {
             Self::Sd15 => Shape::Sd15.files(SEED),
             Self::Sd21 => Shape::Sd21.files(SEED),
             Self::Sdxl => Shape::Sdxl.files(SEED),
-            Self::Embedded => embedded::base(),
+            Self::Embedded => embedded::files(),
         }
     }
 }
@@ -91,13 +93,13 @@ fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> 
         _ => Ok(USUAL_LATENT),
     };
     let side = command.latent().map(|asked| asked.map_or_else(usual, Ok));
-    side.transpose().run("cannot read the configuration")
+    Ok(side.transpose().failed("cannot read the configuration")?)
 }
 
 /// Loads no more of the model than the work needs; with it, the memory that a training step was planned for.
 fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, device: &Device) -> Outcome<Loaded> {
     let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: command.args().batch };
-    let without_training = || Ok((inference(command, files, sizes, device).request("cannot set up the work")?, None));
+    let without_training = || Ok((inference(command, files, sizes, device).user_error("cannot set up the work")?, None));
     let BenchCommand::Step { loss, rank, memory_limit, .. } = command else {
         return without_training();
     };
@@ -106,7 +108,7 @@ fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, devic
         BenchLoss::Lora => StepLoss::Lora,
         BenchLoss::Cat => StepLoss::Cat,
     };
-    training(command, files, sizes, (loss, *rank), memory_limit.as_deref(), device)
+    training(command, files, sizes, (loss, *rank), *memory_limit, device)
 }
 
 /// Some work, and the memory that it was planned for.
@@ -117,17 +119,17 @@ fn training(
     files: &ModelFiles,
     sizes: WorkloadSizes,
     (loss, rank): (StepLoss, usize),
-    memory_limit: Option<&str>,
+    memory_limit: Option<MemoryLimit>,
     device: &Device,
 ) -> Outcome<Loaded> {
     let dtype = command.args().dtype.weights();
     let step = TrainingStep::new(files, sizes, loss, rank, dtype, device);
-    let mut step = step.request("cannot set up the work")?;
+    let mut step = step.user_error("cannot set up the work")?;
     if !device.is_cpu() {
         return Ok((Box::new(step), None));
     }
-    let limit = memory_limit.map(planning::limit).transpose()?.flatten();
-    let planned = step.plan(dtype, limit).request("cannot set up the work")?.peak;
+    let limit = memory_limit.and_then(MemoryLimit::bytes);
+    let planned = step.plan(dtype, limit).user_error("cannot set up the work")?.peak;
     Ok((Box::new(step), Some(planned)))
 }
 
@@ -150,7 +152,7 @@ fn inference(
 fn machine_peaks(device: &Device) -> Outcome<MachinePeaks> {
     let side = if device.is_cpu() { PRODUCT_SIDE } else { DEVICE_PRODUCT_SIDE };
     let peak = |weights| {
-        let mut product = MatrixProduct::new(side, weights, device).run("cannot set up the product")?;
+        let mut product = MatrixProduct::new(side, weights, device).failed("cannot set up the product")?;
         Ok(best_rate(&measure(&mut product, device, 1, PRODUCT_REPEATS)?))
     };
     Ok(MachinePeaks { f32: peak(DType::F32)?, bf16: peak(DType::BF16)? })
