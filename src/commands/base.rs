@@ -1,7 +1,7 @@
 //! `catelier base`: fetch a base, and see what it holds.
 
-use catelier_workflows::base::{BaseSummary, fetch, inspect};
 use catelier_workflows::Session;
+use catelier_workflows::base::{BaseSummary, fetch, inspect};
 
 use crate::cli::BaseCommand;
 use crate::failure::Outcome;

@@ -6,12 +6,12 @@ use candle_core::{DType, Device};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::UNetConfig;
 use catelier_pipelines::train::TrainError;
-use catelier_workflows::value::MemoryLimit;
-use catelier_workflows::{Context, Error, Session, embedded};
 use catelier_pipelines::workload::{
     Autoencoding, Drawing, MatrixProduct, Prediction, Shape, StepLoss, TextEncoding, TrainingStep, Workload,
     WorkloadSizes,
 };
+use catelier_workflows::value::MemoryLimit;
+use catelier_workflows::{Context, Error, Session, embedded};
 
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
 use crate::failure::Outcome;
@@ -99,7 +99,8 @@ fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> 
 /// Loads no more of the model than the work needs; with it, the memory that a training step was planned for.
 fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, device: &Device) -> Outcome<Loaded> {
     let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: command.args().batch };
-    let without_training = || Ok((inference(command, files, sizes, device).user_error("cannot set up the work")?, None));
+    let without_training =
+        || Ok((inference(command, files, sizes, device).user_error("cannot set up the work")?, None));
     let BenchCommand::Step { loss, rank, memory_limit, .. } = command else {
         return without_training();
     };
@@ -151,7 +152,7 @@ fn inference(
 /// How fast large matrix products are here, at best, by element type.
 fn machine_peaks(device: &Device) -> Outcome<MachinePeaks> {
     let side = if device.is_cpu() { PRODUCT_SIDE } else { DEVICE_PRODUCT_SIDE };
-    let peak = |weights| {
+    let peak = |weights| -> Outcome<Rate> {
         let mut product = MatrixProduct::new(side, weights, device).failed("cannot set up the product")?;
         Ok(best_rate(&measure(&mut product, device, 1, PRODUCT_REPEATS)?))
     };

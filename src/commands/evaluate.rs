@@ -21,7 +21,11 @@ pub(super) fn run(args: EvaluateArgs, session: &Session<'_>) -> Outcome<()> {
         out: args.out,
     };
     let scores = evaluate(&request, session)?.scores;
-    if args.json { terminal::json(&scores)? } else { print(&scores)? }
+    if args.json {
+        terminal::json(&scores)?
+    } else {
+        print(&scores)?
+    }
     args.require.iter().try_for_each(|requirement| requirement.check(&scores))
 }
 

@@ -116,7 +116,8 @@ fn warn_of_other_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseM
 /// [`Error::User`] for a file that does not fit the base or cannot be written.
 pub fn convert(from: &Path, to: &Path, format: Format, base: &str, session: &Session<'_>) -> Result<MatchReport> {
     let modules = BaseSource::parse(base)?.open(session)?.modules(session)?;
-    let report = file::convert(from, to, format, &modules).user_error(format!("cannot convert `{}`", from.display()))?;
+    let report =
+        file::convert(from, to, format, &modules).user_error(format!("cannot convert `{}`", from.display()))?;
     session.written(ArtefactKind::Adapter, to);
     Ok(report)
 }

@@ -154,7 +154,11 @@ fn common_base(loaded: &[(&AdapterSource, LoadedAdapter)]) -> Result<TrainedOn> 
     for (source, file) in loaded {
         let base = &file.metadata.base;
         common.agree(source, "family", base.family.map(|family| family.to_string()))?;
-        common.agree(source, "prediction", base.prediction.map(|prediction| format!("{prediction:?}").to_lowercase()))?;
+        common.agree(
+            source,
+            "prediction",
+            base.prediction.map(|prediction| format!("{prediction:?}").to_lowercase()),
+        )?;
         common.agree(source, "fingerprint", base.fingerprint.clone())?;
     }
     let bases = || loaded.iter().map(|(_, file)| &file.metadata.base);
@@ -180,7 +184,9 @@ impl Common {
             None => self.0.push((part, source.to_string(), value)),
             Some((_, first, expected)) if *expected != value => {
                 return Err(Error::user(
-                    format!("`{source}` and `{first}` were trained on different bases: {part} `{value}` and `{expected}`"),
+                    format!(
+                        "`{source}` and `{first}` were trained on different bases: {part} `{value}` and `{expected}`"
+                    ),
                     "aggregate adapters of one base",
                 ));
             }

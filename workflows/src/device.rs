@@ -43,7 +43,9 @@ impl DeviceChoice {
     fn no_cuda(self, error: &candle_core::Error) -> Error {
         let hint = match HAS_CUDA {
             true => "`nvidia-smi` lists the devices and the CUDA version of the driver; `--device cpu` needs neither",
-            false => "this program was built without CUDA; docs/cuda.md says how to build it, `--device cpu` works always",
+            false => {
+                "this program was built without CUDA; docs/cuda.md says how to build it, `--device cpu` works always"
+            }
         };
         Error::user(format!("cannot use device `{self}`: {}", first_line(error)), hint)
     }

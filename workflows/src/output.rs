@@ -110,8 +110,7 @@ impl OutputFolder {
 
     fn mark(&self, finished: bool) -> Result<()> {
         make_folder(&self.path)?;
-        let marker =
-            Marker { format: FORMAT.into(), version: VERSION, command: self.command.into(), finished };
+        let marker = Marker { format: FORMAT.into(), version: VERSION, command: self.command.into(), finished };
         let text = serde_json::to_string(&marker).failed("cannot write a marker")?;
         write_text(&self.path.join(MARKER), &(text + "\n"))
     }

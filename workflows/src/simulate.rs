@@ -88,7 +88,8 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let state = work.play(&mut clients, state)?;
     let global = state.global().ok_or_else(|| Error::user("there was no round", "ask for at least one round"))?;
     let global_file = request.out.join(GLOBAL);
-    file::write(&global_file, global, Format::Kohya, &Metadata::default()).failed("cannot save the averaged adapter")?;
+    file::write(&global_file, global, Format::Kohya, &Metadata::default())
+        .failed("cannot save the averaged adapter")?;
     session.written(ArtefactKind::Adapter, global_file);
 
     let scores = Evaluator::new(&work)?.scores(&clients, global)?;

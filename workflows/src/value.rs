@@ -63,9 +63,8 @@ impl FromStr for ImageSize {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let sides = text.split_once(['x', 'X']);
-        let size = sides.and_then(|(width, height)| {
-            Some(Self { width: width.parse().ok()?, height: height.parse().ok()? })
-        });
+        let size =
+            sides.and_then(|(width, height)| Some(Self { width: width.parse().ok()?, height: height.parse().ok()? }));
         size.ok_or_else(|| ValueError::new("not a size; write it as `512x512`"))
     }
 }

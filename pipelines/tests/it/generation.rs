@@ -50,7 +50,8 @@ fn a_picture_depends_on_its_seed_and_not_on_its_batch() {
 fn the_same_request_gives_the_same_bytes() {
     let base = base();
     let mut generator = Generator::new(&base);
-    let mut twice = || generator.generate(&request(&[1]), &AdapterSet::base(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut twice =
+        || generator.generate(&request(&[1]), &AdapterSet::base(), &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(twice(), twice());
 }
 

@@ -110,7 +110,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
         let (message, hint) = refused("images = \"art\"\n\nlearing_rate = 1.0\n");
-        assert_eq!((message.as_str(), hint.as_str()), ("line 3: unknown key `learing_rate`", "the key may be `learning_rate`"));
+        assert_eq!(
+            (message.as_str(), hint.as_str()),
+            ("line 3: unknown key `learing_rate`", "the key may be `learning_rate`")
+        );
         let (_, hint) = refused("zzz = 1");
         assert!(hint.contains("min_snr_gamma, rank"), "{hint}");
     }

@@ -1,9 +1,7 @@
 //! What a run learns from, read and encoded: once, for any number of runs.
 
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::data::{
-    DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures,
-};
+use catelier_pipelines::data::{DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures};
 use catelier_pipelines::model::Condition;
 use catelier_pipelines::train::{Lessons, LossKind, TrainConfig};
 use catelier_prompts::captions::CaptionOptions;
