@@ -6,9 +6,9 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("adapters", &["numerics"]),
-    ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
+    ("catelier", &["numerics", "pipelines", "workflows"]),
     ("evaluation", &["numerics", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
@@ -16,6 +16,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),
+    ("workflows", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
     ("xtask", &[]),
 ];
 
