@@ -1,10 +1,18 @@
 //! The command line as typed: clap types only, nothing is looked at or opened here.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use catelier_workflows::adapters::file::Format;
+use catelier_workflows::evaluation::metrics::Better;
+use catelier_workflows::evaluation::{METRICS, Metric};
+use catelier_workflows::federation::Strategy;
+use catelier_workflows::settings::named;
+use catelier_workflows::value::{MemoryLimit, ValueError};
+use catelier_workflows::{
+    AdapterSource, BaseRequest, DeviceChoice, SamplingSettings, SimulateSettings, TrainSettings, WeightType,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::settings::TrainSettings;
 
 /// Train, preview, score and federate style adapters for Stable Diffusion.
 #[derive(Debug, Parser)]
@@ -19,13 +27,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The whole story on the embedded base: draw an artist, train, preview, score, report
+    /// The whole story on the embedded base: draw an artist's images, train, preview, score, report
     Demo(DemoArgs),
-    /// Train a style adapter from a folder of captioned pictures
+    /// Train a style adapter from a folder of captioned images
     Train(Box<TrainArgs>),
-    /// What `train` would do with the same flags: pictures, steps, operations, memory; nothing heavy is loaded
+    /// What `train` would do with the same flags: images, steps, operations, memory; no weights are loaded
     Plan(Box<PlanArgs>),
-    /// Draw pictures with an adapter, beside the base if asked
+    /// Generate images with an adapter, beside the base if asked
     Preview(PreviewArgs),
     /// Score how much of the base an adapter kept and how well it learned
     Evaluate(EvaluateArgs),
@@ -35,7 +43,7 @@ pub(crate) enum Command {
     /// Combine the adapters of several artists
     #[command(subcommand)]
     Federate(FederateCommand),
-    /// Base models: what a folder or hub id holds
+    /// Base models: fetch them, and see what a folder or hub id holds
     #[command(subcommand)]
     Base(BaseCommand),
     /// The drawn world that the embedded base knows
@@ -51,75 +59,38 @@ pub(crate) enum Command {
 pub(crate) struct BaseArgs {
     /// `embedded`, a diffusers folder, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5
     #[arg(long, default_value = "embedded", value_name = "BASE")]
-    pub(crate) base: String,
+    base: String,
     /// auto, cpu, cuda:N or metal
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(crate) device: String,
-    /// Precision of the base's weights: f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_name = "DTYPE")]
-    pub(crate) dtype: String,
+    device: DeviceChoice,
+    /// Type of the base's weights
+    #[arg(long, value_parser = named::<WeightType>(), default_value = "f32", value_name = "DTYPE")]
+    dtype: WeightType,
 }
 
-/// How pictures are drawn.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct SamplingArgs {
-    /// Denoising steps
-    #[arg(long, default_value_t = 25, value_name = "N")]
-    pub(crate) steps: usize,
-    /// Classifier-free guidance; 1 is none [default: 4 for the embedded base, 7.5 for others]
-    #[arg(long, value_name = "F")]
-    pub(crate) guidance: Option<f64>,
-    /// ddim, ddpm, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc or lcm
-    #[arg(long, default_value = "ddim", value_name = "NAME")]
-    pub(crate) sampler: String,
-    /// What to steer away from
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    pub(crate) negative: String,
-    /// Seed of the first picture; the next ones count up
-    #[arg(long, default_value_t = 42, value_name = "N")]
-    pub(crate) seed: u64,
-    /// Width and height in pixels [default: what the base was trained at]
-    #[arg(long, value_name = "WxH")]
-    pub(crate) size: Option<String>,
-    /// Decode pictures larger than 512 pixels in tiles, a little differently and with less memory; auto does so when the
-    /// memory at hand is too small for the whole picture, and says so
-    #[arg(long, value_enum, default_value_t = TileVae::Auto, value_name = "WHEN")]
-    pub(crate) tile_vae: TileVae,
-}
-
-/// When the autoencoder takes a picture in tiles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TileVae {
-    Auto,
-    On,
-    Off,
-}
-
-impl SamplingArgs {
-    /// What the flags are unless given, from `seed` on.
-    pub(crate) fn default_with_seed(seed: u64) -> Self {
-        let sampler = "ddim".to_string();
-        Self { steps: 25, guidance: None, sampler, negative: String::new(), seed, size: None, tile_vae: TileVae::Auto }
+impl From<BaseArgs> for BaseRequest {
+    fn from(BaseArgs { base, device, dtype }: BaseArgs) -> Self {
+        Self { base, device, dtype }
     }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Where the pictures and report.html go
+    /// Where the images and report.html go
     #[arg(long, default_value = "catelier-demo", value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Whose pictures to learn from; see `catelier gallery list`
+    /// The artist whose images to learn from; see `catelier gallery list`
     #[arg(long, value_name = "NAME")]
     pub(crate) artist: Option<String>,
     /// Optimizer steps of each of the two trainings
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// Evaluation prompts per kind, to make the demo shorter
+    /// Evaluation prompts of each kind, to make the demo shorter
     #[arg(long, value_name = "N")]
     pub(crate) prompts: Option<usize>,
-    /// Seed of the drawn pictures, the trainings and the previews
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) seed: u64,
+    /// Seed of the drawn images, the trainings and the generated images [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// The settings of a run, as flags and as a file.
@@ -127,7 +98,7 @@ pub(crate) struct DemoArgs {
 pub(crate) struct SettingsArgs {
     #[command(flatten)]
     pub(crate) flags: TrainSettings,
-    /// Read settings from this file; flags win over it
+    /// Read settings from this file, for example the run.toml of an earlier run; flags win over it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -155,7 +126,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PreviewArgs {
-    /// What to draw; may be given several times
+    /// A prompt; may be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
     /// A file with one prompt a line, or a prompt set by name
@@ -163,27 +134,27 @@ pub(crate) struct PreviewArgs {
     pub(crate) prompts: Option<String>,
     /// Adapter file, with a weight after a colon if it is not 1; may be given several times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
-    pub(crate) adapter: Vec<String>,
-    /// One sheet per prompt: base, adapter without the trigger, adapter with it, a training picture
+    pub(crate) adapter: Vec<AdapterSource>,
+    /// One sheet for each prompt: base, adapter without the trigger, adapter with it, a training image
     #[arg(long)]
     pub(crate) compare: bool,
-    /// The adapter's trigger [default: what its file says]
+    /// The adapter's trigger [default: the trigger in its file]
     #[arg(long, value_name = "WORD")]
     pub(crate) trigger: Option<String>,
-    /// Pictures that the adapter was trained on, for the last column of a sheet
+    /// Images that the adapter was trained on, for the last column of a sheet
     #[arg(long, value_name = "DIR")]
     pub(crate) references: Option<PathBuf>,
-    /// Pictures per prompt
+    /// Images for each prompt
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) count: usize,
     #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
+    pub(crate) sampling: SamplingSettings,
     #[command(flatten)]
     pub(crate) base: BaseArgs,
-    /// Where the pictures go
+    /// Where the images go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Print one JSON object per picture
+    /// Print one JSON object for each image
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -192,35 +163,60 @@ pub(crate) struct PreviewArgs {
 pub(crate) struct EvaluateArgs {
     /// The adapter to score
     #[arg(long, value_name = "FILE")]
-    pub(crate) adapter: String,
-    /// The adapter's trigger [default: what its file says]
+    pub(crate) adapter: AdapterSource,
+    /// The adapter's trigger [default: the trigger in its file]
     #[arg(long, value_name = "WORD")]
     pub(crate) trigger: Option<String>,
-    /// The artist's pictures, for the identity score
+    /// The artist's images, for the identity score
     #[arg(long, value_name = "DIR")]
     pub(crate) references: Option<PathBuf>,
     /// A prompt set by name, or a file [default: gallery-v1 for the embedded base, general-v1 for others]
     #[arg(long, value_name = "SET|FILE")]
     pub(crate) prompts: Option<String>,
-    /// Pictures per prompt, each with its own seed
+    /// Images for each prompt, whose seeds count up
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub(crate) seeds: usize,
-    /// Folder of the CLIP model that compares pictures [default: the embedded one]
+    /// Folder of the CLIP model that compares images [default: the embedded one]
     #[arg(long, value_name = "DIR")]
     pub(crate) clip: Option<PathBuf>,
     /// Exit with 1 unless this score is at least that; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
-    pub(crate) require: Vec<String>,
+    pub(crate) require: Vec<Requirement>,
     #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
+    pub(crate) sampling: SamplingSettings,
     #[command(flatten)]
     pub(crate) base: BaseArgs,
-    /// Where scores.json, the pictures and report.html go
+    /// Where scores.json, the images and report.html go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Print the scores as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A score that must be reached: `kps_no_token=0.9`.
+#[derive(Debug, Clone)]
+pub(crate) struct Requirement {
+    pub(crate) metric: &'static Metric,
+    pub(crate) least: f64,
+}
+
+impl FromStr for Requirement {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        // A least value makes no sense for a score of which less is better.
+        let requirable = |metric: &&Metric| metric.better == Better::Higher;
+        let parsed = text.split_once('=').and_then(|(name, value)| {
+            let metric = Metric::named(name.trim()).filter(requirable)?;
+            Some(Self { metric, least: value.trim().parse().ok()? })
+        });
+        parsed.ok_or_else(|| {
+            let names: Vec<_> =
+                METRICS.iter().filter(requirable).map(|metric| format!("`{}`", metric.name)).collect();
+            ValueError::new(format!("write it as `kps_no_token=0.9`; scores are {}", names.join(", ")))
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -238,8 +234,8 @@ pub(crate) enum AdapterCommand {
         /// The adapter file or PEFT folder
         file: PathBuf,
         /// Whose key names to write
-        #[arg(long, value_enum)]
-        format: FormatName,
+        #[arg(long, value_parser = named::<Format>(), value_name = "NAME")]
+        format: Format,
         /// The base that the adapter belongs to
         #[arg(long, default_value = "embedded", value_name = "BASE")]
         base: String,
@@ -249,69 +245,44 @@ pub(crate) enum AdapterCommand {
     },
 }
 
-/// Whose key names an adapter file uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FormatName {
-    /// kohya sd-scripts, read by A1111, Forge, ComfyUI, diffusers
-    Kohya,
-    /// diffusers `pytorch_lora_weights.safetensors`
-    Diffusers,
-    /// PEFT `adapter_model.safetensors` with `adapter_config.json`
-    Peft,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum FederateCommand {
     /// Average adapter files into one
-    Aggregate {
-        /// Adapter file, with its weight after a colon if it is not 1; give at least two
-        #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
-        adapter: Vec<String>,
-        /// fedavg (factors, inexact) or product (exact, ranks may differ)
-        #[arg(long, default_value = "product", value_name = "NAME")]
-        strategy: String,
-        /// Rank of the result [default: the largest rank given]
-        #[arg(long, value_name = "N")]
-        rank: Option<usize>,
-        /// The base that the adapters belong to
-        #[arg(long, default_value = "embedded", value_name = "BASE")]
-        base: String,
-        /// The new file
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Aggregate(AggregateArgs),
     /// Play a federation of drawn artists on the embedded base
     Simulate(SimulateArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct SimulateArgs {
-    /// Artists that take part; see `catelier gallery list` [default: the first three]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub(crate) artists: Vec<String>,
-    /// Rounds of training and averaging
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub(crate) rounds: usize,
-    /// Optimizer steps of each artist in each round
-    #[arg(long, default_value_t = 60, value_name = "N")]
-    pub(crate) local_steps: usize,
-    /// Pictures of each artist
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub(crate) pictures: usize,
-    /// fedavg (factors, inexact) or product (exact)
+pub(crate) struct AggregateArgs {
+    /// Adapter file, with its weight after a colon if it is not 1; give at least two
+    #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
+    pub(crate) adapter: Vec<AdapterSource>,
+    /// fedavg (averages the factors, inexact) or product (averages the updates, exact; ranks may differ)
     #[arg(long, default_value = "product", value_name = "NAME")]
-    pub(crate) strategy: String,
-    /// Evaluation prompts per kind
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub(crate) prompts: usize,
-    /// Seed of everything
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) seed: u64,
-    /// Where the adapters and the table go
+    pub(crate) strategy: Strategy,
+    /// Rank of the result [default: the largest rank given]
+    #[arg(long, value_name = "N")]
+    pub(crate) rank: Option<usize>,
+    /// The base that the adapters belong to
+    #[arg(long, default_value = "embedded", value_name = "BASE")]
+    pub(crate) base: String,
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    #[command(flatten)]
+    pub(crate) settings: SimulateSettings,
+    /// Go on after the last round that is saved in --out
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Where the adapters, the state and the table go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Print one JSON object
@@ -345,7 +316,7 @@ pub(crate) enum GalleryCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Draw captioned pictures
+    /// Draw captioned images
     Draw(DrawArgs),
 }
 
@@ -354,13 +325,13 @@ pub(crate) struct DrawArgs {
     /// Who draws; `house` is the plain style that the embedded base knows
     #[arg(long, default_value = "house", value_name = "NAME")]
     pub(crate) artist: String,
-    /// How many pictures
+    /// How many images
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) count: usize,
     /// Seed of the scenes
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
-    /// png: pictures with .txt captions; npy: one array with metadata.jsonl, for the base's recipe
+    /// png: images with .txt captions; npy: one array with metadata.jsonl, for the base's recipe
     #[arg(long, value_enum, default_value = "png")]
     pub(crate) format: DrawFormat,
     /// Which scenes: all, train (what the base has seen) or held-out
@@ -369,14 +340,14 @@ pub(crate) struct DrawArgs {
     /// Draw generic textures instead of scenes, for the autoencoder's recipe
     #[arg(long, conflicts_with = "artist")]
     pub(crate) textures: bool,
-    /// Where the pictures go
+    /// Where the images go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DrawFormat {
-    /// One PNG and one .txt per picture
+    /// A PNG and a .txt file for each image
     Png,
     /// pictures.npy and metadata.jsonl
     Npy,
@@ -402,29 +373,29 @@ pub(crate) enum BenchCommand {
         /// Rank of the adapter
         #[arg(long, default_value_t = 8, value_name = "N")]
         rank: usize,
-        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        /// Side of the latents; 32 is an image of 256 px [default: 32, or 16 for the embedded base]
         #[arg(long, value_name = "N")]
         latent: Option<usize>,
         /// Memory that the step may take, such as 4GB; the estimate is printed beside the measured peak [default: no limit]
         #[arg(long, value_name = "SIZE")]
-        memory_limit: Option<String>,
+        memory_limit: Option<MemoryLimit>,
         #[command(flatten)]
         args: BenchArgs,
     },
-    /// Pictures from a prompt: guided DDIM steps and the decoder
+    /// Images from a prompt: guided DDIM steps and the decoder
     Generate {
         /// Denoising steps
         #[arg(long, default_value_t = 20, value_name = "N")]
         steps: usize,
-        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        /// Side of the latents; 32 is an image of 256 px [default: 32, or 16 for the embedded base]
         #[arg(long, value_name = "N")]
         latent: Option<usize>,
         #[command(flatten)]
         args: BenchArgs,
     },
-    /// The autoencoder: pictures to latents and back
+    /// The autoencoder: images to latents and back
     Vae {
-        /// Side of the latents; 32 is a picture of 256 px [default: 32, or 16 for the embedded base]
+        /// Side of the latents; 32 is an image of 256 px [default: 32, or 16 for the embedded base]
         #[arg(long, value_name = "N")]
         latent: Option<usize>,
         #[command(flatten)]
@@ -451,7 +422,7 @@ pub(crate) struct BenchArgs {
     pub(crate) dtype: BenchPrecision,
     /// auto, cpu, cuda:N or metal
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(crate) device: String,
+    pub(crate) device: DeviceChoice,
     /// Iterations that are measured
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) repeat: usize,

@@ -1,29 +1,20 @@
-//! The `catelier` command: parse, resolve settings, call a room, render.
+//! The `catelier` command: parse, call a workflow, render what it reports.
 
-mod adapter_source;
-mod base_source;
 mod cli;
 mod commands;
 mod device;
-mod easel;
-mod embedded;
 mod failure;
 mod memory;
-mod planning;
 mod progress;
-mod references;
-mod run_folder;
-mod scoring;
-mod settings;
+mod render;
 mod signals;
 mod terminal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use catelier_workflows::Context;
 use clap::Parser;
-
-use crate::failure::Blame;
 
 /// The system's allocator gives the memory of every freed tensor back at once, and the next one costs its page faults.
 #[global_allocator]
@@ -40,7 +31,7 @@ fn main() -> ExitCode {
     let threads = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0)).stack_size(STACK_BYTES).build();
     let run = move || match threads {
         Ok(threads) => threads.install(|| commands::run(cli)),
-        Err(error) => Err(error).run("cannot start the threads that share the work"),
+        Err(error) => Ok(Err(error).failed("cannot start the threads that share the work")?),
     };
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -1,8 +1,4 @@
-//! Memory that is left for this process, and the allocator that hands it out.
-
-mod available;
-
-pub(crate) use available::available;
+//! The allocator that hands out this process's memory.
 
 /// Gives back what loading a model has freed, and keeps from now on what is freed, for the tensors to come: memory that is
 /// given back after a while and taken again is cleared again page by page, which was a fifth of a training step.

@@ -11,28 +11,23 @@ use crate::terminal;
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// Progress of one piece of work.
-pub(crate) struct Progress {
+pub(crate) struct Bar {
     bar: ProgressBar,
     label: String,
     is_terminal: bool,
     last_line: Instant,
 }
 
-impl Progress {
-    /// `label` says what is done `total` times, for example "training" or "drawing".
-    pub(crate) fn new(label: &str, total: usize) -> Self {
+impl Bar {
+    /// `label` names the stage, which has `done` of `total` pieces behind it, as a resumed run does.
+    pub(crate) fn starting_at(label: &str, done: usize, total: usize) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(Some(total as u64), target(is_terminal));
         bar.set_style(style());
         bar.set_prefix(label.to_string());
+        bar.set_position(done as u64);
+        bar.reset_eta();
         Self { bar, label: label.to_string(), is_terminal, last_line: Instant::now() }
-    }
-
-    /// Starts at `done`, as a resumed run does.
-    pub(crate) fn starting_at(self, done: usize) -> Self {
-        self.bar.set_position(done as u64);
-        self.bar.reset_eta();
-        self
     }
 
     /// `done` pieces are finished; `note` is shown beside them.
@@ -47,7 +42,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.abandon();
     }

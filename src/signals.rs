@@ -1,21 +1,14 @@
 //! Ctrl-C and SIGTERM: the first asks the work to stop and save, the second ends the process.
 
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use catelier_workflows::Cancel;
 
+use crate::failure::INTERRUPTED;
 use crate::terminal;
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Listens from now on; called by work that can save itself.
-pub(crate) fn listen() {
-    static LISTENING: Once = Once::new();
-    LISTENING.call_once(install);
-}
-
-fn install() {
-    let handler = || {
-        if STOP.swap(true, Ordering::SeqCst) {
+/// Listens from now on; called when work begins that can stop within a step.
+pub(crate) fn listen(cancel: Cancel) {
+    let handler = move || {
+        if cancel.cancel() {
             end_at_once();
         }
         terminal::say("stopping after this step; once more ends at once");
@@ -25,12 +18,7 @@ fn install() {
     }
 }
 
-/// Whether somebody asked to stop.
-pub(crate) fn stop_requested() -> bool {
-    STOP.load(Ordering::SeqCst)
-}
-
 #[expect(clippy::exit, reason = "asked for twice: there is nothing left to save")]
 fn end_at_once() {
-    std::process::exit(130);
+    std::process::exit(INTERRUPTED.into());
 }

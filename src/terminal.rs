@@ -3,9 +3,11 @@
 
 use std::io::Write;
 
+use catelier_workflows::error::chain;
+use catelier_workflows::{Context, Error};
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome, hint};
+use crate::failure::{Failure, Outcome};
 
 /// One line for a person.
 pub(crate) fn say(line: &str) {
@@ -18,31 +20,29 @@ pub(crate) fn warn(line: &str) {
 }
 
 /// The chain of an error, outermost first, and its hint.
-pub(crate) fn error(error: &anyhow::Error) {
-    let mut chain = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+pub(crate) fn error(error: &Error) {
+    let mut chain: Vec<String> = chain(error).map(ToString::to_string).collect();
     // Transparent wrappers repeat their cause word for word.
     chain.dedup();
     eprintln!("error: {}", chain[0]);
     for cause in &chain[1..] {
         eprintln!("cause: {cause}");
     }
-    if let Some(hint) = hint(error) {
+    if let Some(hint) = error.hint() {
         eprintln!("hint: {hint}");
     }
 }
 
 /// Data for a program: one line of JSON on stdout.
 pub(crate) fn json(value: &impl Serialize) -> Outcome<()> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::Run(error.into()))?;
-    data(&text)
+    data(&serde_json::to_string(value).failed("cannot write JSON")?)
 }
 
 /// Data on stdout.
 pub(crate) fn data(text: &str) -> Outcome<()> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::BrokenPipe),
-        Err(error) => Err(Failure::Run(anyhow::Error::new(error).context("cannot write to stdout"))),
+        written => Ok(written.failed("cannot write to stdout")?),
     }
 }

@@ -27,6 +27,10 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
 
+    /// The caller stopped the work through a progress callback.
+    #[error("cancelled")]
+    Cancelled,
+
     /// A tensor operation failed: out of memory, or shapes that do not fit.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),

@@ -7,6 +7,8 @@
 mod prompt_cache;
 mod request;
 
+use std::ops::ControlFlow;
+
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::finite::is_finite;
@@ -25,7 +27,7 @@ const START: Stream = Stream("generate/start");
 /// The noise that ancestral samplers add, one draw for each call.
 const ADDED: Stream = Stream("generate/added");
 
-/// Where a generation is, told after every model call.
+/// How far a generation is, reported after every model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Pictures finished before this batch.
@@ -69,16 +71,18 @@ impl<'a> Generator<'a> {
         Self { base, prompts: PromptCache::default() }
     }
 
-    /// The pictures of `request`, in its order, made by the base with `adapters`.
+    /// The pictures of `request`, in its order, made by the base with `adapters`. `observe` sees the progress after every
+    /// model call; [`ControlFlow::Break`] stops the generation there.
     ///
     /// # Errors
     /// [`Error::InvalidSetting`] for a request that cannot be carried out,
-    /// [`Error::PictureNotFinite`] naming prompt, seed and step when numbers overflow.
+    /// [`Error::PictureNotFinite`] naming prompt, seed and step when values overflow, [`Error::Cancelled`] when `observe`
+    /// stopped it.
     pub fn generate(
         &mut self,
         request: &GenerateRequest,
         adapters: &AdapterSet,
-        observe: &mut dyn FnMut(Progress),
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Vec<RgbImage>> {
         request.check(self.base.vae.factor())?;
         let mut pictures = Vec::with_capacity(request.prompts.len());
@@ -89,7 +93,7 @@ impl<'a> Generator<'a> {
             let done = pictures.len();
             let mut tell = |call, calls| {
                 let (batch, total) = (prompts.len(), request.prompts.len());
-                observe(Progress { pictures_done: done, batch, pictures: total, call, calls });
+                observe(Progress { pictures_done: done, batch, pictures: total, call, calls })
             };
             let latents = self.sample(request, &batch, &start, adapters, &mut tell)?;
             pictures.extend(self.decode(request, &batch, &latents)?);
@@ -111,7 +115,10 @@ impl<'a> Generator<'a> {
         request.check(self.base.vae.factor())?;
         let batch = Batch { prompts: &request.prompts, seeds: &request.seeds };
         let mut latents = Vec::new();
-        self.walk(request, &batch, start, adapters, &mut |_, _, now| latents.push(now.clone()))?;
+        self.walk(request, &batch, start, adapters, &mut |_, _, now| {
+            latents.push(now.clone());
+            ControlFlow::Continue(())
+        })?;
         Ok(latents)
     }
 
@@ -145,12 +152,12 @@ impl<'a> Generator<'a> {
         batch: &Batch<'_>,
         start: &Tensor,
         adapters: &AdapterSet,
-        tell: &mut dyn FnMut(usize, usize),
+        tell: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let mut latents = start.clone();
         self.walk(request, batch, start, adapters, &mut |call, calls, now| {
             latents = now.clone();
-            tell(call + 1, calls);
+            tell(call + 1, calls)
         })?;
         Ok(latents)
     }
@@ -162,7 +169,7 @@ impl<'a> Generator<'a> {
         batch: &Batch<'_>,
         start: &Tensor,
         adapters: &AdapterSet,
-        after: &mut dyn FnMut(usize, usize, &Tensor),
+        after: &mut dyn FnMut(usize, usize, &Tensor) -> ControlFlow<()>,
     ) -> Result<()> {
         let prompt = self.prompt(request, batch, adapters)?;
         let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
@@ -176,7 +183,9 @@ impl<'a> Generator<'a> {
             for index in 0..batch.prompts.len() {
                 check_finite(request, batch, index, &latents.narrow(0, index, 1)?, call + 1)?;
             }
-            after(call, timesteps.len(), &latents);
+            if after(call, timesteps.len(), &latents).is_break() {
+                return Err(Error::Cancelled);
+            }
         }
         Ok(())
     }
@@ -246,7 +255,7 @@ impl<'a> Generator<'a> {
 /// # Errors
 /// Those of [`Generator::generate`].
 pub fn generate(base: &BaseModel, request: &GenerateRequest, adapters: &AdapterSet) -> Result<Vec<RgbImage>> {
-    Generator::new(base).generate(request, adapters, &mut |_| {})
+    Generator::new(base).generate(request, adapters, &mut |_| ControlFlow::Continue(()))
 }
 
 /// Eight-bit pixels of one decoded picture `[1, 3, height, width]`, values in -1..=1 and clamped.

@@ -2,6 +2,7 @@
 //! the whole process, so these tests have a process to themselves, and take turns.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
@@ -69,7 +70,7 @@ fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() 
         let mut generator = Generator::new(&base);
         let mut draw = || {
             let request = request(steps, pictures);
-            counted(|| generator.generate(&request, &AdapterSet::base(), &mut |_| {}).unwrap())
+            counted(|| generator.generate(&request, &AdapterSet::base(), &mut |_| ControlFlow::Continue(())).unwrap())
         };
         let (first, again) = (draw(), draw());
         assert_eq!(first - again, reading, "{steps} steps of {pictures} pictures");

@@ -4,45 +4,31 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use catelier_adapters::file::{self, Format, Inspection};
+use catelier_workflows::adapter::convert;
+use catelier_workflows::adapters::file::{self, Inspection};
+use catelier_workflows::{Context, Session};
 
-use crate::base_source::BaseSource;
-use crate::cli::{AdapterCommand, FormatName};
-use crate::failure::{Blame, Outcome};
+use crate::cli::AdapterCommand;
+use crate::failure::Outcome;
 use crate::terminal;
 
-pub(super) fn run(command: &AdapterCommand) -> Outcome<()> {
+pub(super) fn run(command: &AdapterCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
         AdapterCommand::Inspect { file, json } => inspect(file, *json),
-        AdapterCommand::Convert { file, format, base, out } => convert(file, *format, base, out),
-    }
-}
-
-impl From<FormatName> for Format {
-    fn from(name: FormatName) -> Self {
-        match name {
-            FormatName::Kohya => Self::Kohya,
-            FormatName::Diffusers => Self::Diffusers,
-            FormatName::Peft => Self::Peft,
+        AdapterCommand::Convert { file, format, base, out } => {
+            let report = convert(file, out, *format, base, session)?;
+            terminal::say(&format!("matched {report}"));
+            Ok(())
         }
     }
 }
 
 fn inspect(path: &Path, json: bool) -> Outcome<()> {
-    let inspection = file::inspect(path).request(format!("cannot inspect `{}`", path.display()))?;
+    let inspection = file::inspect(path).user_error(format!("cannot inspect `{}`", path.display()))?;
     if json {
         return terminal::json(&inspection);
     }
     terminal::data(&describe(&inspection))
-}
-
-fn convert(from: &Path, format: FormatName, base: &str, to: &Path) -> Outcome<()> {
-    let modules = crate::base_source::modules(&BaseSource::parse(base)?)?;
-    let report =
-        file::convert(from, to, format.into(), &modules).request(format!("cannot convert `{}`", from.display()))?;
-    terminal::say(&format!("matched {report}"));
-    terminal::say(&format!("wrote {}", to.display()));
-    Ok(())
 }
 
 /// The inspection as a person reads it: one fact a line, then the strongest modules.

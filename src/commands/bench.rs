@@ -3,35 +3,42 @@
 use catelier_bench::{Precision, Report, Request, Shape, StepLoss, Work, measure, product_rates};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::UNetConfig;
+use catelier_workflows::value::MemoryLimit;
+use catelier_workflows::{Context, Error, Session, embedded};
 
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
-use crate::failure::{Blame, Failure, Outcome};
-use crate::{device, embedded, memory, planning, terminal};
+use crate::failure::Outcome;
+use crate::{device, memory, terminal};
 
 /// Seed of the made-up weights.
 const SEED: u64 = 1;
 /// Side of the latents unless told otherwise: 256 pixels for Stable Diffusion.
 const USUAL_LATENT: usize = 32;
 
-pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
+pub(super) fn run(command: &BenchCommand, session: &Session<'_>) -> Outcome<()> {
     let args = command.args();
     if args.repeat == 0 {
-        return Err(Failure::request("`--repeat` is 0", "measure at least once"));
+        return Err(Error::user("`--repeat` is 0", "measure at least once").into());
     }
     if cfg!(debug_assertions) {
         terminal::warn("this is a debug build; its times say nothing about a release build");
     }
     let files = args.shape.files();
     let request = command.request(&files)?;
-    let device = device::parse(&args.device)?;
-    let limit = command.memory_limit().map(planning::limit).transpose()?.flatten();
-    let mut loaded = request.load(&files, &device, limit).request("cannot set up the work")?;
+    let device = session.open_device(args.device)?;
+    let limit = command.memory_limit().and_then(MemoryLimit::bytes);
+    let mut loaded = request.load(&files, &device, limit).map_err(cannot_set_up)?;
     memory::settle();
-    let measured = measure(loaded.workload.as_mut(), &device, args.warmup, args.repeat).run("the work failed")?;
+    let measured = measure(loaded.workload.as_mut(), &device, args.warmup, args.repeat).failed("the work failed")?;
     drop(loaded.workload);
-    let rates = product_rates(&device).run("cannot measure a matrix product")?;
+    let rates = product_rates(&device).failed("cannot measure a matrix product")?;
     let report = Report::new(&request, device::name(&device), &measured, loaded.planned_bytes, rates);
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
+}
+
+/// The workflows know no errors of benchmarks, so the hint is asked for here.
+fn cannot_set_up(error: catelier_bench::Error) -> Error {
+    Error::User { message: "cannot set up the work".into(), hint: error.hint(), source: Some(error.into()) }
 }
 
 impl BenchCommand {
@@ -69,13 +76,13 @@ impl BenchCommand {
         if asked.is_some() || self.args().shape != ShapeName::Embedded {
             return Ok(asked.or(Some(USUAL_LATENT)));
         }
-        let config = UNetConfig::load(files).run("cannot read the configuration")?;
+        let config = UNetConfig::load(files).failed("cannot read the configuration")?;
         Ok(config.sample_size.or(Some(USUAL_LATENT)))
     }
 
-    fn memory_limit(&self) -> Option<&str> {
+    fn memory_limit(&self) -> Option<MemoryLimit> {
         match self {
-            Self::Step { memory_limit, .. } => memory_limit.as_deref(),
+            Self::Step { memory_limit, .. } => *memory_limit,
             _ => None,
         }
     }
@@ -87,7 +94,7 @@ impl ShapeName {
             Self::Sd15 => Shape::Sd15.files(SEED),
             Self::Sd21 => Shape::Sd21.files(SEED),
             Self::Sdxl => Shape::Sdxl.files(SEED),
-            Self::Embedded => embedded::base(),
+            Self::Embedded => embedded::files(),
         }
     }
 }

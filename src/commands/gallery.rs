@@ -1,12 +1,11 @@
 //! `catelier gallery`: the drawn world.
 
-use std::path::Path;
-
-use catelier_gallery::export::{self, MODEL_SIDE, Request, Source, Split};
-use catelier_gallery::{Artist, Catalogue};
+use catelier_workflows::gallery::export::{self, MODEL_SIDE, Request, Source, Split};
+use catelier_workflows::gallery::{Artist, Catalogue};
+use catelier_workflows::{Context, Error, drawn};
 
 use crate::cli::{DrawArgs, DrawFormat, DrawSplit, GalleryCommand};
-use crate::failure::{Blame, Failure, Outcome};
+use crate::failure::Outcome;
 use crate::terminal;
 
 /// The name of the plain style that the embedded base knows.
@@ -17,14 +16,6 @@ pub(super) fn run(command: &GalleryCommand) -> Outcome<()> {
         GalleryCommand::List { json } => list(*json),
         GalleryCommand::Draw(args) => draw(args),
     }
-}
-
-/// Draws a training folder, in place of what an earlier run of the same command drew there.
-pub(super) fn write_pictures(artist: &'static Artist, count: usize, seed: u64, folder: &Path) -> Outcome<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).run(format!("cannot replace `{}`", folder.display()))?;
-    }
-    export::write_folder(folder, artist, count, seed).run("cannot draw the pictures")
 }
 
 fn list(json: bool) -> Outcome<()> {
@@ -39,7 +30,7 @@ fn draw(args: &DrawArgs) -> Outcome<()> {
         DrawFormat::Npy => draw_array(args)?,
         DrawFormat::Png => draw_folder(args)?,
     }
-    terminal::say(&format!("{} pictures in {}", args.count, args.out.display()));
+    terminal::say(&format!("{} images in {}", args.count, args.out.display()));
     Ok(())
 }
 
@@ -55,7 +46,7 @@ fn draw_array(args: &DrawArgs) -> Outcome<()> {
         seed: args.seed,
         side: MODEL_SIDE,
     };
-    export::write_npy(&args.out, &request).run("cannot draw the pictures")
+    Ok(export::write_npy(&args.out, &request).failed("cannot draw the images")?)
 }
 
 fn source(args: &DrawArgs) -> Outcome<Source> {
@@ -64,17 +55,18 @@ fn source(args: &DrawArgs) -> Outcome<Source> {
     }
     match args.artist.as_str() {
         HOUSE => Ok(Source::House),
-        name => Ok(Source::Artist(Artist::named(name).request("cannot draw")?)),
+        name => Ok(Source::Artist(drawn::artist(name)?)),
     }
 }
 
 fn draw_folder(args: &DrawArgs) -> Outcome<()> {
     if args.textures || args.artist == HOUSE || args.split != DrawSplit::All {
-        return Err(Failure::request(
+        return Err(Error::user(
             "PNG folders are drawn by an artist, from all scenes",
             "name one of `catelier gallery list`, or use `--format npy`",
-        ));
+        )
+        .into());
     }
-    let artist = Artist::named(&args.artist).request("cannot draw")?;
-    export::write_folder(&args.out, artist, args.count, args.seed).request("cannot draw the pictures")
+    let artist = drawn::artist(&args.artist)?;
+    Ok(export::write_folder(&args.out, artist, args.count, args.seed).user_error("cannot draw the images")?)
 }

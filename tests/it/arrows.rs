@@ -6,13 +6,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),
-    (
-        "catelier",
-        &["adapters", "bench", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts"],
-    ),
+    ("catelier", &["bench", "numerics", "pipelines", "workflows"]),
     ("evaluation", &["features", "numerics", "pages", "prompts"]),
     ("features", &["numerics", "prompts"]),
     ("federation", &["adapters", "numerics"]),
@@ -23,6 +20,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),
+    ("workflows", &["adapters", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts"]),
     ("xtask", &[]),
 ];
 

@@ -84,8 +84,21 @@ fn a_run_file_with_an_unknown_key() {
     studio.write("run.toml", "images = \"art\"\ntrigger = \"shs\"\nlearing_rate = 1.0\n");
     assert_eq!(
         refused(&studio.run("train --config run.toml --out run")),
-        "error: run file `run.toml` cannot be used\ncause: TOML parse error at line 3, column 1"
+        "error: run file `run.toml` cannot be used\ncause: line 3: unknown key `learing_rate`\nhint: the key may be `learning_rate`"
     );
+}
+
+#[test]
+fn a_run_file_of_a_later_version_or_with_a_wrong_value() {
+    let studio = studio();
+    let answer = |text: &str| {
+        studio.write("run.toml", text);
+        refused(&studio.run("train --config run.toml --out run"))
+    };
+    let later = answer("version = 9\nimages = \"art\"\n");
+    assert!(later.contains("version 9") && later.contains("hint: use the program that saved it"), "{later}");
+    let wrong = answer("images = \"art\"\nloss = \"best\"\n");
+    assert!(wrong.contains("line 2, `loss = \"best\"`: unknown variant `best`, expected one of `cat`"), "{wrong}");
 }
 
 #[test]
@@ -96,8 +109,9 @@ fn settings_out_of_range() {
         message,
         "error: the settings cannot be used\ncause: setting `learning_rate` is 0, it must be a positive number"
     );
-    let message = refused(&studio.run("train --images art --trigger shs --loss best --out run"));
-    assert_eq!(message, "error: unknown loss `best`\nhint: use one of `cat`, `lora`, `dreambooth`");
+    let ran = studio.run("train --images art --trigger shs --loss best --out run");
+    assert!(ran.stderr.contains("[possible values: cat, lora, dreambooth]"), "{}", ran.stderr);
+    assert_eq!(refused(&ran), "error: invalid value 'best' for '--loss <NAME>'");
 }
 
 #[test]
@@ -110,6 +124,22 @@ fn a_folder_that_already_holds_a_run() {
         "error: `run` already holds a run\nhint: go on with it by `--resume`, or choose another `--out`"
     );
     assert_eq!(fs::read(studio.path("run/adapter.safetensors")).unwrap(), b"precious");
+}
+
+#[test]
+fn files_that_catelier_did_not_make_are_refused_by_name_and_kept() {
+    let studio = Studio::new();
+    for (own, line) in [
+        ("demo/pictures/sunset.png", "demo --steps 1 --prompts 1 --out demo"),
+        ("demo2/cat/state/diary.txt", "demo --steps 1 --prompts 1 --out demo2"),
+        ("town/goldleaf/pictures/sunset.png", "federate simulate --local-steps 1 --out town"),
+        ("run/README.md", "train --images art --trigger shs --out run"),
+    ] {
+        studio.write(own, b"precious");
+        let message = refused(&studio.run(line));
+        assert!(message.contains(own) && message.contains("hint: choose another `--out`"), "{line}: {message}");
+        assert_eq!(fs::read(studio.path(own)).unwrap(), b"precious", "{line}");
+    }
 }
 
 #[test]

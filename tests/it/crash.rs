@@ -24,12 +24,12 @@ fn long_run(studio: &Studio, save_every: usize) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
-fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
     let started = Instant::now();
     while !reached() {
         assert!(started.elapsed() < Duration::from_secs(90), "waited too long for {what}");
@@ -85,6 +85,29 @@ fn a_damaged_newest_state_gives_way_to_the_one_before() {
     studio.write("run/state/step-000004.safetensors", b"half a file");
     let ran = studio.done("train --resume --steps 5 --out run");
     assert!(ran.stderr.contains("resumed after step 2"), "{}", ran.stderr);
+}
+
+/// Whether the process has a handler for SIGINT (`man 5 proc_pid_status`).
+#[cfg(target_os = "linux")]
+fn catches_interrupts(child: &Child) -> bool {
+    const INTERRUPT: u64 = 1 << (2 - 1);
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & INTERRUPT != 0)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn generation_stops_between_sampler_steps() {
+    let studio = Studio::new();
+    let mut command = studio.command("preview --steps 900 --count 100 --out out");
+    let child = command.args(["--prompt", "a red house"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the first sampler step", || catches_interrupts(&child));
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.ends_with("stopping after this step; once more ends at once\nstopped\n"), "{stderr}");
 }
 
 /// A run in which no file may grow beyond `kibibytes`: to the command, a disk that is full.

@@ -11,6 +11,7 @@ mod bad_input;
 mod bench;
 mod catelier;
 mod crash;
+mod demo;
 mod federate;
 mod hostile;
 mod plan;

@@ -64,7 +64,11 @@ fn an_amount_of_memory_has_a_unit() {
     let studio = studio();
     let ran = studio.run(&format!("{SHORT} --memory-limit much --out run"));
     assert_eq!(ran.code, Some(2));
-    assert!(ran.message().contains("`--memory-limit much` is not an amount of memory"), "{}", ran.message());
+    assert!(
+        ran.message().contains("invalid value 'much' for '--memory-limit <SIZE>': not an amount of memory"),
+        "{}",
+        ran.message()
+    );
 }
 
 #[test]

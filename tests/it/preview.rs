@@ -72,6 +72,16 @@ fn a_sheet_shows_base_and_adapter_without_and_with_the_trigger() {
     assert!(info.info().width > 4 * 256, "four columns of enlarged pictures");
 }
 
+#[test]
+fn a_size_and_a_sampler_are_checked_where_they_are_typed() {
+    let studio = Studio::new();
+    for (flag, expected) in [("--size 64", "write it as `512x512`"), ("--sampler k_lms", "`dpm++2m`")] {
+        let ran = studio.run(&format!("preview --prompt house {flag} --out out"));
+        assert_eq!(ran.code, Some(2));
+        assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    }
+}
+
 fn pixels(png: &[u8]) -> Vec<u8> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut bytes = vec![0; reader.output_buffer_size().unwrap()];

@@ -81,6 +81,39 @@ fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
 }
 
 #[test]
+fn runs_and_run_files_of_programs_that_wrote_no_version_go_on() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --cat-bank 2 --class-pictures 3 --out run"));
+    let saved = fs::read_to_string(studio.path("run/run.toml")).unwrap();
+    assert!(saved.starts_with("version = 1\n"), "{saved}");
+    let old = saved
+        .replace("version = 1\n", "")
+        .replace("cat_cached_draws", "cat_bank")
+        .replace("class_images", "class_pictures");
+    assert!(old.contains("cat_bank = 2") && old.contains("class_pictures = 3"), "{old}");
+    studio.write("run/run.toml", old);
+    studio.done("train --config run/run.toml --out again");
+    assert_same_adapter(&studio, "run", "again");
+    let ran = studio.done("train --resume --steps 5 --out run");
+    assert!(ran.stderr.contains("resumed after step 4"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_preview_that_fails_in_training_keeps_its_causes_and_its_hint() {
+    let studio = studio();
+    let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --preview-every 1 --out run"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let message = ran.message();
+    assert!(
+        message.starts_with(
+            "error: training stopped\ncause: cannot record the run\ncause: cannot generate images\ncause: "
+        ),
+        "{message}"
+    );
+    assert!(message.contains("hint: use a lower guidance or adapter strength"), "{message}");
+}
+
+#[test]
 fn a_cat_weight_of_zero_is_plain_lora_to_the_last_bit() {
     let studio = studio();
     studio.done(&format!("{SHORT} --loss cat --cat-weight 0 --out zero"));

@@ -78,14 +78,13 @@ pub struct InspectedModule {
 /// that is damaged or no safetensors file.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let contents = Contents::open(path)?;
-    let bytes = std::fs::read(&contents.path).map_err(Error::io(&contents.path))?;
     let mut remarks = Vec::new();
     let modules = modules(&contents, &mut remarks)?;
-    let model_hash = hash::payload_hash(&bytes);
+    let model_hash = hash::payload_hash(contents.file.bytes());
     remark_on_rest(&contents, &model_hash, &mut remarks);
     Ok(Inspection {
         file: name_of(&contents.path),
-        bytes: bytes.len() as u64,
+        bytes: contents.file.bytes().len() as u64,
         format: contents.format(),
         kinds: kinds(&contents),
         ranks: counted(modules.iter().map(|module| module.rank)),

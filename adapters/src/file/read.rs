@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::names::{NameIndex, Place};
-use super::{Format, MatchReport, Metadata};
+use super::{Format, MatchReport, Metadata, hash};
 use crate::adapter::Adapter;
 use crate::dora::DoraFactors;
 use crate::error::{Error, Result, ShapeMismatch};
@@ -28,6 +28,8 @@ pub struct LoadedAdapter {
     pub metadata: Metadata,
     /// How its tensors are named.
     pub format: Format,
+    /// SHA-256 of the bytes after the header, which tools know the adapter by.
+    pub model_hash: String,
 }
 
 /// What happens to keys that have no place in the base model.
@@ -73,6 +75,7 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
         report: places.report,
         metadata: Metadata::from_header(contents.file.metadata()),
         format: contents.format(),
+        model_hash: hash::payload_hash(contents.file.bytes()),
     })
 }
 

@@ -66,6 +66,11 @@ impl TensorFile {
         }
     }
 
+    /// The whole file, header included.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.header.entries.keys().map(String::as_str)

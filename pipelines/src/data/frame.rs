@@ -61,6 +61,7 @@ impl Resolution {
 pub enum Crop {
     /// The middle.
     #[default]
+    #[serde(rename = "center", alias = "centre")]
     Centre,
     /// A place that depends on the seed and the picture's number, and is another one in the mirror image.
     Random,

@@ -1,9 +1,11 @@
 //! The latents of every frame, made once before training.
 
+use std::ops::ControlFlow;
+
 use candle_core::{Device, Tensor};
 
 use super::folder::TrainingPictures;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{ImageSizes, Moments};
 
 /// One frame after the autoencoder. The whole distribution is kept, so that each step can draw its own sample.
@@ -26,16 +28,16 @@ pub struct LatentCache {
 }
 
 impl LatentCache {
-    /// Encodes every frame with `encode`, which takes `[1, 3, height, width]` in -1..=1; `encoded` is told after each
-    /// how many are done and how many there are.
+    /// Encodes every frame with `encode`, which takes `[1, 3, height, width]` in -1..=1. After each frame `encoded`
+    /// gets the number of encoded frames and of all; [`ControlFlow::Break`] stops there.
     ///
     /// # Errors
-    /// Those of `encode`, and when the device is out of memory.
+    /// Those of `encode`, when the device is out of memory, and [`Error::Cancelled`] when `encoded` stopped it.
     pub fn encode(
         pictures: &TrainingPictures,
         device: &Device,
         mut encode: impl FnMut(&Tensor) -> Result<Moments>,
-        mut encoded: impl FnMut(usize, usize),
+        mut encoded: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Self> {
         let total = pictures.frame_count();
         let mut frames = Vec::with_capacity(total);
@@ -48,7 +50,9 @@ impl LatentCache {
                     moments: Moments { mean: moments.mean.detach(), logvar: moments.logvar.detach() },
                     sizes: frame.sizes,
                 });
-                encoded(frames.len(), total);
+                if encoded(frames.len(), total).is_break() {
+                    return Err(Error::Cancelled);
+                }
             }
         }
         Ok(Self { frames })

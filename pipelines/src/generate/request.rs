@@ -32,7 +32,7 @@ pub struct GenerateRequest {
 }
 
 impl Default for GenerateRequest {
-    /// No pictures yet; 25 steps of DPM++ 2M at guidance 7.5, 512 times 512 pixels, one at a time.
+    /// No pictures yet; 25 steps of DDIM at guidance 7.5, 512 times 512 pixels, one at a time.
     fn default() -> Self {
         Self {
             prompts: Vec::new(),
@@ -40,7 +40,7 @@ impl Default for GenerateRequest {
             negative: None,
             steps: 25,
             guidance: 7.5,
-            sampler: SamplerKind::DpmPlusPlus2M,
+            sampler: SamplerKind::Ddim,
             spacing: None,
             karras: None,
             width: 512,

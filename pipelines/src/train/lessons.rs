@@ -1,6 +1,7 @@
 //! What a run learns from, encoded once: latents and text embeddings.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use candle_core::TensorId;
 use catelier_adapters::{AdapterSet, ModuleInfo};
@@ -62,7 +63,8 @@ impl Caption {
 }
 
 impl Lessons {
-    /// Encodes every picture and every distinct caption once; `tell` hears how many pictures of how many are done.
+    /// Encodes every picture and every distinct caption once; `tell` gets the number of encoded images and of all, and can
+    /// stop the work by [`ControlFlow::Break`].
     ///
     /// # Errors
     /// The class condition without a class prompt; anything that the encoders refuse.
@@ -71,7 +73,7 @@ impl Lessons {
         pictures: &TrainingPictures,
         condition: CatCondition,
         class: Option<&str>,
-        tell: &mut dyn FnMut(usize, usize),
+        tell: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
         let mut captions = Captions::new(base);
         let cache = LatentCache::encode(pictures, base.device(), |image| base.vae.encode(image), tell)?;

@@ -1,5 +1,7 @@
 //! Generation as a user meets it: seeds, batches, guidance, and numbers that overflow.
 
+use std::ops::ControlFlow;
+
 use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, LoraFactors, Targets};
 use catelier_pipelines::Error;
@@ -48,7 +50,8 @@ fn a_picture_depends_on_its_seed_and_not_on_its_batch() {
 fn the_same_request_gives_the_same_bytes() {
     let base = base();
     let mut generator = Generator::new(&base);
-    let mut twice = || generator.generate(&request(&[1]), &AdapterSet::base(), &mut |_| {}).unwrap();
+    let mut twice =
+        || generator.generate(&request(&[1]), &AdapterSet::base(), &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(twice(), twice());
 }
 
@@ -60,9 +63,22 @@ fn progress_counts_every_call_of_every_batch() {
     Generator::new(&base)
         .generate(&request, &AdapterSet::base(), &mut |progress| {
             seen.push((progress.pictures_done, progress.batch, progress.call));
+            ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!(seen, [(0, 2, 1), (0, 2, 2), (0, 2, 3), (2, 1, 1), (2, 1, 2), (2, 1, 3)]);
+}
+
+#[test]
+fn a_generation_stops_after_the_model_call_in_which_it_is_cancelled() {
+    let base = base();
+    let mut calls = 0;
+    let stopped = Generator::new(&base).generate(&request(&[1, 2]), &AdapterSet::base(), &mut |progress| {
+        calls += 1;
+        if progress.call == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    assert_eq!(calls, 2);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use std::fs;
+use std::ops::ControlFlow;
 
 use candle_core::Device;
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
@@ -128,7 +129,11 @@ fn every_frame_is_encoded_once_and_told() {
         let mean = image.mean_keepdim((1, 2, 3))?;
         Ok(Moments { logvar: mean.zeros_like()?, mean })
     };
-    let cache = LatentCache::encode(&found, &Device::Cpu, encode, |done, total| told.push((done, total))).unwrap();
+    let cache = LatentCache::encode(&found, &Device::Cpu, encode, |done, total| {
+        told.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(told, (1..=6).map(|done| (done, 6)).collect::<Vec<_>>());
     let order: Vec<(usize, bool)> = cache.frames().iter().map(|frame| (frame.picture, frame.mirrored)).collect();
     assert_eq!(order, [(0, false), (0, true), (1, false), (1, true), (2, false), (2, true)]);

@@ -4,10 +4,25 @@
 use std::fs;
 use std::path::Path;
 
+use crate::value::MemoryLimit;
+
+/// Share of the memory that is left which [`MemoryLimit::Auto`] takes: others need memory too.
+const SHARE: f64 = 0.9;
+
+impl MemoryLimit {
+    /// The limit in bytes; `None` for [`MemoryLimit::Auto`] where the system does not tell what is left.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Auto => available().map(|bytes| (bytes as f64 * SHARE) as u64),
+        }
+    }
+}
+
 /// Memory that can still be taken without swapping and without being killed for it, in bytes: the smallest of what the
 /// machine has available and what each control group around this process leaves. Caches of files count as free, because
 /// the kernel drops them first. `None` where the system does not tell.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     available_below(Path::new("/"))
 }
 

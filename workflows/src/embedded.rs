@@ -1,15 +1,15 @@
-//! The base in this binary: a real, tiny model of the drawn world, and the CLIP model that compares its pictures.
+//! The base in this crate: a real, tiny model of the drawn world, and the CLIP model that compares its images.
 
 use catelier_features::Clip;
 use catelier_features::clip::ClipFiles;
 use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
 
-use crate::failure::{Blame, Outcome};
+use crate::error::{Context, Result};
 
 /// Files of the repository's `base/` folder, by their path inside it.
 macro_rules! base_files {
     ($($path:literal),+ $(,)?) => {
-        &[$(EmbeddedFile { path: $path, bytes: include_bytes!(concat!("../base/", $path)) }),+]
+        &[$(EmbeddedFile { path: $path, bytes: include_bytes!(concat!("../../base/", $path)) }),+]
     };
 }
 
@@ -39,14 +39,17 @@ static CLIP_FILES: &[EmbeddedFile] = base_files![
 ];
 
 /// The base's files.
-pub(crate) fn base() -> ModelFiles {
+pub fn files() -> ModelFiles {
     ModelFiles::embedded(FILES)
 }
 
-/// The CLIP model of the drawn world.
-pub(crate) fn clip() -> Outcome<Clip> {
+/// The CLIP model of the drawn world, on the CPU.
+///
+/// # Errors
+/// [`Error::Failed`](crate::Error::Failed) for a damaged program.
+pub fn clip() -> Result<Clip> {
     let find = |name: &str| CLIP_FILES.iter().find(|file| file.path.strip_prefix("clip/") == Some(name));
     let files = ClipFiles::from_bytes("embedded", |name| find(name).map(|file| file.bytes));
-    let files = files.run("cannot read the embedded CLIP model")?;
-    Clip::from_files(files, &candle_core::Device::Cpu).run("cannot load the embedded CLIP model")
+    let files = files.failed("cannot read the embedded CLIP model")?;
+    Clip::from_files(files, &candle_core::Device::Cpu).failed("cannot load the embedded CLIP model")
 }

@@ -1,0 +1,141 @@
+//! Adapter files: loaded for a base with a weight each, and converted.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use catelier_adapters::{AdapterSet, Fingerprint};
+use catelier_adapters::file::{self, Format, LoadedAdapter, MatchReport};
+use catelier_pipelines::base::BaseModel;
+use catelier_prompts::Trigger;
+
+use crate::base::BaseSource;
+use crate::error::{Context, Error, Result};
+use crate::event::ArtefactKind;
+use crate::session::Session;
+
+/// An adapter file and how strongly it is applied: `FILE` or `FILE:WEIGHT` in text, where a colon that no number follows
+/// belongs to the file's name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterSource {
+    /// The safetensors file or PEFT folder.
+    pub path: PathBuf,
+    /// What the update is multiplied by.
+    pub weight: f64,
+}
+
+impl AdapterSource {
+    /// The adapter in `path` at weight 1.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), weight: 1.0 }
+    }
+}
+
+impl FromStr for AdapterSource {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
+        let parts = text.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
+        Ok(match parts {
+            Some((path, weight)) if !path.is_empty() => Self { path: path.into(), weight },
+            _ => Self::new(text),
+        })
+    }
+}
+
+impl fmt::Display for AdapterSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(out)
+    }
+}
+
+/// The adapters of a request, in its order.
+pub struct LoadedAdapters {
+    /// All of them, each at its weight, where the base computes.
+    pub set: AdapterSet,
+    /// Each by itself.
+    pub files: Vec<(AdapterSource, LoadedAdapter)>,
+}
+
+impl LoadedAdapters {
+    /// Reads every file for `base` and notes what was matched.
+    ///
+    /// # Errors
+    /// [`Error::User`] for a file that does not fit the base, or a weight that is not finite.
+    pub fn read(sources: &[AdapterSource], base: &BaseModel, session: &Session<'_>) -> Result<Self> {
+        let modules = base.modules();
+        let mut loaded = Self { set: AdapterSet::base(), files: Vec::new() };
+        for source in sources {
+            if !source.weight.is_finite() {
+                return Err(Error::user(format!("`{source}` has no finite weight"), "write it as `FILE:0.8`"));
+            }
+            let file = file::read(&source.path, &modules)
+                .user_error(format!("cannot apply adapter `{source}` to base `{}`", base.name))?;
+            session.note(format!("adapter: {source} ({}, weight {})", file.report, source.weight));
+            warn_of_other_base(source, &file, base, session);
+            let adapter = file.adapter.to(base.device(), base.dtype());
+            loaded.set.push(&adapter.failed("cannot move the adapter to the device")?, source.weight);
+            loaded.files.push((source.clone(), file));
+        }
+        Ok(loaded)
+    }
+
+    /// The trigger that was given, or else the one that the first file names.
+    ///
+    /// # Errors
+    /// [`Error::User`] for a word that cannot be a trigger.
+    pub fn trigger(&self, given: Option<&str>) -> Result<Option<Trigger>> {
+        let known = self.files.iter().find_map(|(_, file)| file.metadata.trigger.as_deref());
+        let trigger = |word| Trigger::new(word).user_error(format!("cannot use the trigger `{word}`"));
+        given.or(known).map(trigger).transpose()
+    }
+
+    /// Name and hash of every file, for the text of a PNG.
+    pub fn names_and_hashes(&self) -> Vec<(String, String)> {
+        let name_and_hash = |(source, file): &(AdapterSource, LoadedAdapter)| {
+            let stem = source.path.file_stem().unwrap_or_default();
+            (stem.to_string_lossy().into_owned(), file.model_hash.clone())
+        };
+        self.files.iter().map(name_and_hash).collect()
+    }
+}
+
+/// Shapes can agree between bases that were trained apart; the fingerprint tells them apart.
+fn warn_of_other_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseModel, session: &Session<'_>) {
+    let trained_on = &file.metadata.base;
+    let own = Fingerprint::parse(&base.fingerprint);
+    if trained_on.fingerprint.as_ref().is_some_and(|fingerprint| !Fingerprint::parse(fingerprint).agrees_with(own)) {
+        let name = trained_on.name.as_deref().unwrap_or("another base");
+        session.warn(format!("`{source}` was trained on `{name}`, which is not `{}`", base.name));
+    }
+}
+
+/// Writes the adapter in `from`, which belongs to `base`, under another program's key names.
+///
+/// # Errors
+/// [`Error::User`] for a file that does not fit the base or cannot be written.
+pub fn convert(from: &Path, to: &Path, format: Format, base: &str, session: &Session<'_>) -> Result<MatchReport> {
+    let modules = BaseSource::parse(base)?.open(session)?.modules();
+    let report =
+        file::convert(from, to, format, &modules).user_error(format!("cannot convert `{}`", from.display()))?;
+    session.written(ArtefactKind::Adapter, to);
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_follows_the_last_colon() {
+        let parsed = |text: &str| {
+            let source: AdapterSource = text.parse().unwrap();
+            (source.path.display().to_string(), source.weight)
+        };
+        assert_eq!(parsed("a.safetensors"), ("a.safetensors".into(), 1.0));
+        assert_eq!(parsed("a.safetensors:0.5"), ("a.safetensors".into(), 0.5));
+        assert_eq!(parsed("c:/a.safetensors"), ("c:/a.safetensors".into(), 1.0));
+        assert_eq!(parsed("a:b:-1"), ("a:b".into(), -1.0));
+    }
+}

@@ -1,0 +1,139 @@
+//! How much of the base an adapter kept, and how well it learned.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
+use catelier_evaluation::Scores;
+use catelier_features::Clip;
+use catelier_prompts::PromptSet;
+
+use crate::adapter::{AdapterSource, LoadedAdapters};
+use crate::base::Base;
+use crate::error::{Context, Error, Result};
+use crate::event::ArtefactKind;
+use crate::generator::ImageGenerator;
+use crate::preview::BaseRequest;
+use crate::scoring::{EvaluationPrompts, Scorer};
+use crate::session::Session;
+use crate::settings::SamplingSettings;
+use crate::{embedded, output, references};
+
+/// Images for each prompt where nothing else is asked for.
+const SEEDS: usize = 2;
+
+/// An evaluation as it is asked for.
+#[derive(Debug, Clone)]
+pub struct EvaluateRequest {
+    /// The adapter.
+    pub adapter: AdapterSource,
+    /// Its trigger; `None` takes it from the file.
+    pub trigger: Option<String>,
+    /// Folder of the artist's images, for the identity score.
+    pub references: Option<PathBuf>,
+    /// A prompt set by name, or a file; `None` takes the one that was written for the base.
+    pub prompts: Option<String>,
+    /// At most this many prompts of each kind; `None` takes all.
+    pub prompts_per_kind: Option<usize>,
+    /// Images for each prompt, whose seeds count up.
+    pub seeds: usize,
+    /// Folder of the CLIP model that compares images; `None` takes the embedded one, which knows the drawn world alone.
+    pub clip: Option<PathBuf>,
+    /// How images are generated.
+    pub sampling: SamplingSettings,
+    /// The base.
+    pub base: BaseRequest,
+    /// Where `scores.json`, the images and `report.html` go.
+    pub out: PathBuf,
+}
+
+impl EvaluateRequest {
+    /// An evaluation of `adapter` on the embedded base, with results in `out`.
+    pub fn new(adapter: AdapterSource, out: impl Into<PathBuf>) -> Self {
+        Self {
+            adapter,
+            trigger: None,
+            references: None,
+            prompts: None,
+            prompts_per_kind: None,
+            seeds: SEEDS,
+            clip: None,
+            sampling: SamplingSettings::default(),
+            base: BaseRequest::default(),
+            out: out.into(),
+        }
+    }
+}
+
+/// An evaluation that is done.
+#[derive(Debug, Clone)]
+pub struct Evaluated {
+    /// The scores.
+    pub scores: Scores,
+    /// The page for a browser.
+    pub report: PathBuf,
+}
+
+/// Scores an adapter as `request` says.
+///
+/// # Errors
+/// [`Error::User`] for a request that cannot be carried out, [`Error::Failed`] when the base or the disk fails,
+/// [`Error::Cancelled`] between sampler steps.
+pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Evaluated> {
+    let references = references::read(request.references.as_deref())?;
+    let base = request.base.load(session)?;
+    let sampling = request.sampling.clone().resolve(&base.defaults());
+    let base = base.with_tiling(&sampling, session)?;
+    let adapters = LoadedAdapters::read(std::slice::from_ref(&request.adapter), &base.model, session)?;
+    let trigger = adapters.trigger(request.trigger.as_deref())?;
+    let clip = clip(request.clip.as_deref(), &base)?;
+    let set = PromptSet::named_or_file(request.prompts.as_deref().unwrap_or(base.prompt_set()));
+    let set = set.user_error("cannot read the prompts")?;
+    let per_kind = request.prompts_per_kind.unwrap_or(usize::MAX);
+    let prompts = EvaluationPrompts::new(&set, per_kind, request.seeds, sampling.seed)?;
+    output::make_folder(&request.out)?;
+
+    let mut generator = ImageGenerator::new(&base, &sampling);
+    let base_images = prompts.generate_base(&mut generator, session)?;
+    let images = prompts.generate(&mut generator, &adapters.set, trigger.as_ref(), session)?;
+    let name = adapter_name(&request.adapter);
+    let generation = generator.generation(Some(&name), trigger.as_ref().map(|trigger| trigger.word()));
+    let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };
+    let evaluation = scorer.evaluation(&images, generation);
+    let scores = scorer.score(&evaluation, session)?;
+
+    let folders = [
+        ("base", &base_images.0),
+        ("without-trigger", &images.without_trigger),
+        ("with-trigger", &images.with_trigger),
+    ];
+    for (folder, images) in folders {
+        prompts.save(&request.out.join(folder), images, session)?;
+    }
+    let scores_file = request.out.join("scores.json");
+    output::write_text(&scores_file, &scores.to_json())?;
+    session.written(ArtefactKind::Scores, scores_file);
+    let mut page = EvaluationPage::new("What this adapter kept and learned", &evaluation, &scores);
+    page.notice = base.is_embedded.then_some(EMBEDDED_BASE_NOTICE);
+    let report = request.out.join("report.html");
+    output::write_text(&report, &page.html().failed("cannot write the report")?)?;
+    session.written(ArtefactKind::Report, &report);
+    Ok(Evaluated { scores, report })
+}
+
+/// The adapter as score files name it: with its weight where that is not 1.
+fn adapter_name(adapter: &AdapterSource) -> String {
+    if adapter.weight == 1.0 { adapter.to_string() } else { format!("{adapter}:{}", adapter.weight) }
+}
+
+/// The CLIP model that compares images.
+fn clip(folder: Option<&Path>, base: &Base) -> Result<Clip> {
+    match folder {
+        Some(folder) => Clip::from_folder(folder, &Device::Cpu).user_error("cannot load the CLIP model"),
+        None if base.is_embedded => embedded::clip(),
+        None => Err(Error::user(
+            "no CLIP model to compare images with: the embedded one knows only the drawn world",
+            "give `--clip DIR`, a folder with openai/clip-vit-base-patch32",
+        )),
+    }
+}

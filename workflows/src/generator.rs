@@ -1,0 +1,111 @@
+//! Generates images with one base and one set of sampling settings, for every workflow that shows or scores images.
+
+use catelier_adapters::AdapterSet;
+use catelier_evaluation::Generation;
+use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::generate::{GenerateRequest, Generator};
+use catelier_pipelines::picture_file::PictureParameters;
+use image::RgbImage;
+
+use crate::base::Base;
+use crate::error::{Context, Result};
+use crate::event::Stage;
+use crate::session::Session;
+use crate::settings::ResolvedSampling;
+
+/// Bases of images no larger than this generate several at a time.
+const SMALL_PX: usize = 128;
+/// How many.
+const SMALL_BATCH: usize = 8;
+
+/// A base, its sampling settings, and the prompts that it has encoded so far.
+pub struct ImageGenerator<'a> {
+    base: &'a BaseModel,
+    generator: Generator<'a>,
+    settings: GenerateRequest,
+}
+
+/// Images to generate, one for each prompt and seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    /// The prompts.
+    pub prompts: &'a [String],
+    /// As many seeds.
+    pub seeds: &'a [u64],
+}
+
+impl<'a> ImageGenerator<'a> {
+    /// A generator with these settings, which has not seen a prompt yet.
+    pub fn new(base: &'a Base, sampling: &ResolvedSampling) -> Self {
+        let settings = GenerateRequest {
+            negative: Some(sampling.negative.clone()).filter(|negative| !negative.is_empty()),
+            steps: sampling.steps,
+            guidance: sampling.guidance,
+            sampler: sampling.sampler.0,
+            width: sampling.size.0.width,
+            height: sampling.size.0.height,
+            batch: if base.defaults().resolution <= SMALL_PX { SMALL_BATCH } else { 1 },
+            ..GenerateRequest::default()
+        };
+        Self { base: &base.model, generator: Generator::new(&base.model), settings }
+    }
+
+    /// The images, in their order; progress is reported as `stage`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`](crate::Error::Failed) when the base cannot, [`Error::Cancelled`](crate::Error::Cancelled)
+    /// between sampler steps.
+    pub fn generate(
+        &mut self,
+        stage: Stage,
+        images: Images<'_>,
+        adapters: &AdapterSet,
+        session: &Session<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        let Images { prompts, seeds } = images;
+        session.check_cancelled()?;
+        let request = GenerateRequest { prompts: prompts.to_vec(), seeds: seeds.to_vec(), ..self.settings.clone() };
+        let generated = self.generator.generate(&request, adapters, &mut |at| {
+            session.progress(stage, at.pictures_done + at.batch * at.call / at.calls, prompts.len(), "")
+        });
+        generated.failed("cannot generate images")
+    }
+
+    /// What the PNG of an image says about it.
+    pub fn parameters(&self, prompt: &str, seed: u64, adapters: &[(String, String)]) -> PictureParameters {
+        PictureParameters {
+            prompt: prompt.to_string(),
+            negative: self.settings.negative.clone(),
+            steps: self.settings.steps,
+            sampler: self.settings.sampler.label().to_string(),
+            guidance: self.settings.guidance,
+            seed,
+            width: self.settings.width,
+            height: self.settings.height,
+            model: self.base.name.clone(),
+            model_hash: Some(self.base.fingerprint.clone()),
+            adapters: adapters.to_vec(),
+            version: concat!("catelier ", env!("CARGO_PKG_VERSION")).to_string(),
+        }
+    }
+
+    /// What a score file says about how its images were made.
+    pub fn generation(&self, adapter: Option<&str>, trigger: Option<&str>) -> Generation {
+        Generation {
+            base: self.base.name.clone(),
+            adapter: adapter.map(str::to_string),
+            trigger: trigger.map(str::to_string),
+            sampler: self.settings.sampler.name().to_string(),
+            steps: self.settings.steps,
+            guidance: self.settings.guidance,
+            width: self.settings.width,
+            height: self.settings.height,
+        }
+    }
+
+    /// The settings in one line, for the heading of a sheet.
+    pub fn caption(&self, seed: u64) -> String {
+        let settings = &self.settings;
+        format!("{} steps of {}, guidance {}, seed {seed}", settings.steps, settings.sampler.label(), settings.guidance)
+    }
+}

@@ -1,0 +1,57 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::disallowed_methods,
+        reason = "a test may panic, and writes half files on purpose"
+    )
+)]
+
+pub mod adapter;
+pub mod aggregate;
+pub mod base;
+pub mod demo;
+pub mod device;
+pub mod drawn;
+pub mod embedded;
+pub mod error;
+pub mod evaluate;
+pub mod event;
+pub mod generator;
+pub mod memory;
+pub mod output;
+pub mod plan;
+pub mod preview;
+pub mod references;
+pub mod run_folder;
+pub mod scoring;
+pub mod session;
+pub mod settings;
+pub mod simulate;
+pub mod train;
+pub mod value;
+
+pub use catelier_adapters as adapters;
+pub use catelier_evaluation as evaluation;
+pub use catelier_features as features;
+pub use catelier_federation as federation;
+pub use catelier_gallery as gallery;
+pub use catelier_numerics as numerics;
+pub use catelier_pipelines as pipelines;
+pub use catelier_prompts as prompts;
+
+pub use adapter::AdapterSource;
+pub use aggregate::{AggregateReport, AggregateRequest, aggregate};
+pub use base::{Base, BaseSource};
+pub use demo::{Demo, DemoRequest, demo};
+pub use device::{DeviceChoice, WeightType};
+pub use error::{Context, Error, Result};
+pub use evaluate::{EvaluateRequest, Evaluated, evaluate};
+pub use event::{Artefact, ArtefactKind, Event, Progress, Stage};
+pub use plan::plan;
+pub use preview::{BaseRequest, Preview, PreviewRequest, preview};
+pub use session::{Cancel, Session};
+pub use settings::{SamplingSettings, SimulateSettings, TrainSettings};
+pub use simulate::{SimulateRequest, Simulation, simulate};
+pub use train::{TrainRequest, Trained, train};

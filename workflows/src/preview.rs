@@ -1,0 +1,245 @@
+//! Images with adapters, beside the base if asked.
+
+use std::path::PathBuf;
+
+use catelier_adapters::AdapterSet;
+use catelier_pipelines::picture_file;
+use catelier_pipelines::sheet::{Sheet, SheetRow};
+use catelier_prompts::{PromptSet, Trigger};
+use image::RgbImage;
+use serde::Serialize;
+
+use crate::adapter::{AdapterSource, LoadedAdapters};
+use crate::base::{BaseSource, EMBEDDED};
+use crate::device::{DeviceChoice, WeightType};
+use crate::error::{Context, Error, Result};
+use crate::event::{ArtefactKind, Stage};
+use crate::generator::{ImageGenerator, Images};
+use crate::session::Session;
+use crate::settings::SamplingSettings;
+use crate::{output, references};
+
+/// Side in pixels to which small images are enlarged on a sheet.
+const CELL_PX: u32 = 256;
+
+/// Which base, and where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseRequest {
+    /// [`EMBEDDED`], a diffusers folder or a hub id.
+    pub base: String,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// The type that its weights are kept in.
+    pub dtype: WeightType,
+}
+
+impl Default for BaseRequest {
+    /// The embedded base in f32.
+    fn default() -> Self {
+        Self { base: EMBEDDED.into(), device: DeviceChoice::Auto, dtype: WeightType::F32 }
+    }
+}
+
+impl BaseRequest {
+    /// Loads the base.
+    ///
+    /// # Errors
+    /// [`Error::User`] for a base or device that is not there.
+    pub fn load(&self, session: &Session<'_>) -> Result<crate::Base> {
+        let source = BaseSource::parse(&self.base)?;
+        source.load(self.dtype.into(), &session.open_device(self.device)?, session)
+    }
+}
+
+/// Images as they are asked for.
+#[derive(Debug, Clone)]
+pub struct PreviewRequest {
+    /// The prompts.
+    pub prompts: Vec<String>,
+    /// More prompts: a file with one a line, or a prompt set by name.
+    pub prompt_set: Option<String>,
+    /// The adapters, all applied at once.
+    pub adapters: Vec<AdapterSource>,
+    /// One sheet for each prompt instead of single images: base, adapter without the trigger, adapter with it, a reference.
+    pub compare: bool,
+    /// The trigger; `None` takes it from the first adapter file that names one.
+    pub trigger: Option<String>,
+    /// Folder of the images that the adapter was trained on, for the last column of a sheet.
+    pub references: Option<PathBuf>,
+    /// Images for each prompt, whose seeds count up.
+    pub count: usize,
+    /// How images are generated.
+    pub sampling: SamplingSettings,
+    /// The base.
+    pub base: BaseRequest,
+    /// Where the images go.
+    pub out: PathBuf,
+}
+
+impl Default for PreviewRequest {
+    /// No prompts yet; one image each on the embedded base, in the current folder.
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            prompt_set: None,
+            adapters: Vec::new(),
+            compare: false,
+            trigger: None,
+            references: None,
+            count: 1,
+            sampling: SamplingSettings::default(),
+            base: BaseRequest::default(),
+            out: PathBuf::from("."),
+        }
+    }
+}
+
+/// One image or sheet on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preview {
+    /// The PNG file.
+    pub file: PathBuf,
+    /// Its prompt; of a sheet, without the trigger.
+    pub prompt: String,
+    /// Its seed; of a sheet, that of the first row.
+    pub seed: u64,
+}
+
+/// Generates images as `request` says.
+///
+/// # Errors
+/// [`Error::User`] for a request that cannot be carried out, [`Error::Failed`] when the base or the disk fails,
+/// [`Error::Cancelled`] between sampler steps.
+pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Preview>> {
+    let prompts = request.all_prompts()?;
+    let references = references::read(request.references.as_deref())?;
+    let base = request.base.load(session)?;
+    let sampling = request.sampling.clone().resolve(&base.defaults());
+    let base = base.with_tiling(&sampling, session)?;
+    let adapters = LoadedAdapters::read(&request.adapters, &base.model, session)?;
+    let trigger = adapters.trigger(request.trigger.as_deref())?;
+    output::make_folder(&request.out)?;
+    let mut work = Work {
+        request,
+        seed: sampling.seed,
+        generator: ImageGenerator::new(&base, &sampling),
+        adapters: &adapters,
+        session,
+    };
+    match request.compare {
+        true => work.sheets(&prompts, &trigger.ok_or_else(no_trigger)?, &references),
+        false => work.images(&prompts),
+    }
+}
+
+impl PreviewRequest {
+    fn all_prompts(&self) -> Result<Vec<String>> {
+        if self.count == 0 {
+            return Err(Error::user("`--count` is 0", "ask for at least one image for each prompt"));
+        }
+        let mut prompts = self.prompts.clone();
+        if let Some(name) = &self.prompt_set {
+            let set = PromptSet::named_or_file(name).user_error("cannot read the prompts")?;
+            let rendered = set.render(Default::default()).user_error("cannot use the prompts")?;
+            prompts.extend(rendered.prompts.into_iter().map(|prompt| prompt.text));
+        }
+        Ok(prompts)
+    }
+}
+
+fn no_trigger() -> Error {
+    Error::user(
+        "`--compare` needs an adapter with a trigger",
+        "give `--adapter FILE` and, if the file names none, `--trigger WORD`",
+    )
+}
+
+/// A request with everything loaded.
+struct Work<'a, 's> {
+    request: &'a PreviewRequest,
+    seed: u64,
+    generator: ImageGenerator<'a>,
+    adapters: &'a LoadedAdapters,
+    session: &'a Session<'s>,
+}
+
+impl Work<'_, '_> {
+    fn images(&mut self, prompts: &[String]) -> Result<Vec<Preview>> {
+        let (prompts, seeds) = self.with_seeds(prompts);
+        let images = self.generate(Stage::Generate, &prompts, &seeds, &self.adapters.set.clone())?;
+        let names = self.adapters.names_and_hashes();
+        let mut previews = Vec::new();
+        for (index, (image, (prompt, seed))) in images.iter().zip(prompts.into_iter().zip(seeds)).enumerate() {
+            let file = self.request.out.join(format!("{:03}-seed{seed}.png", index / self.request.count));
+            let parameters = self.generator.parameters(&prompt, seed, &names);
+            picture_file::write_png(&file, image, Some(&parameters)).failed("cannot save an image")?;
+            self.session.written(ArtefactKind::Image, &file);
+            previews.push(Preview { file, prompt, seed });
+        }
+        Ok(previews)
+    }
+
+    /// One sheet for each prompt, a row for each seed.
+    fn sheets(&mut self, prompts: &[String], trigger: &Trigger, references: &[RgbImage]) -> Result<Vec<Preview>> {
+        let without: Vec<String> = prompts.iter().map(|prompt| trigger.remove(prompt)).collect();
+        let with: Vec<String> = without.iter().map(|prompt| trigger.insert(prompt).caption).collect();
+        let ((without, seeds), (with, _)) = (self.with_seeds(&without), self.with_seeds(&with));
+        let adapted = self.adapters.set.clone();
+        let columns = [
+            self.generate(Stage::GenerateBase, &without, &seeds, &AdapterSet::base())?,
+            self.generate(Stage::GenerateWithoutTrigger, &without, &seeds, &adapted)?,
+            self.generate(Stage::GenerateWithTrigger, &with, &seeds, &adapted)?,
+        ];
+        let names = self.adapters.names_and_hashes();
+        let mut previews = Vec::new();
+        for (index, first) in (0..seeds.len()).step_by(self.request.count).enumerate() {
+            let rows = (first..first + self.request.count).map(|row| SheetRow {
+                label: format!("seed {}", seeds[row]),
+                pictures: sheet_row(&columns, row, references),
+            });
+            let sheet = Sheet {
+                title: without[first].clone(),
+                subtitle: self.generator.caption(seeds[first]),
+                columns: headings(trigger, !references.is_empty()),
+                rows: rows.collect(),
+                cell: CELL_PX,
+            };
+            let file = self.request.out.join(format!("compare-{index:03}.png"));
+            let parameters = self.generator.parameters(&with[first], seeds[first], &names);
+            let image = sheet.compose().failed("cannot compose the sheet")?;
+            picture_file::write_png(&file, &image, Some(&parameters)).failed("cannot save a sheet")?;
+            self.session.written(ArtefactKind::Sheet, &file);
+            previews.push(Preview { file, prompt: without[first].clone(), seed: seeds[first] });
+        }
+        Ok(previews)
+    }
+
+    fn generate(
+        &mut self,
+        stage: Stage,
+        prompts: &[String],
+        seeds: &[u64],
+        adapters: &AdapterSet,
+    ) -> Result<Vec<RgbImage>> {
+        self.generator.generate(stage, Images { prompts, seeds }, adapters, self.session)
+    }
+
+    /// Every prompt as often as asked, with seeds that count up.
+    fn with_seeds(&self, prompts: &[String]) -> (Vec<String>, Vec<u64>) {
+        let (count, seed) = (self.request.count as u64, self.seed);
+        prompts.iter().flat_map(|prompt| (0..count).map(move |add| (prompt.clone(), seed + add))).unzip()
+    }
+}
+
+fn sheet_row(columns: &[Vec<RgbImage>], row: usize, references: &[RgbImage]) -> Vec<Option<RgbImage>> {
+    let generated = columns.iter().map(|column| column.get(row).cloned());
+    let reference = (!references.is_empty()).then(|| references.get(row % references.len()).cloned());
+    generated.chain(reference).collect()
+}
+
+fn headings(trigger: &Trigger, with_reference: bool) -> Vec<String> {
+    let mut headings =
+        vec!["base".to_string(), "adapter, no trigger".to_string(), format!("adapter, \"{}\"", trigger.word())];
+    headings.extend(with_reference.then(|| "training picture".to_string()));
+    headings
+}

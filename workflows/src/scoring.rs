@@ -1,0 +1,177 @@
+//! The images that an adapter is scored by, and their scores.
+
+use std::path::Path;
+
+use catelier_adapters::AdapterSet;
+use catelier_evaluation::{Evaluation, Generation, PicturePair, Scores, TriggerPicture};
+use catelier_features::Clip;
+use catelier_pipelines::picture_file;
+use catelier_prompts::{Prompt, PromptKind, PromptSet, Trigger};
+use image::RgbImage;
+use serde::Serialize;
+
+use crate::error::{Context, Result};
+use crate::event::{ArtefactKind, Event, Stage};
+use crate::generator::{ImageGenerator, Images};
+use crate::output;
+use crate::session::Session;
+
+/// Seed of the bootstrap behind every interval.
+const BOOTSTRAP_SEED: u64 = 0;
+
+/// What is generated to score an adapter: every prompt with every seed.
+pub struct EvaluationPrompts {
+    items: Vec<(Prompt, u64)>,
+}
+
+/// The base's images of the evaluation prompts; generated once and shared by all adapters.
+pub struct BaseImages(pub Vec<RgbImage>);
+
+/// An adapter's images of the evaluation prompts, without and with its trigger.
+pub struct AdapterImages {
+    /// Of the prompts as they are.
+    pub without_trigger: Vec<RgbImage>,
+    /// Of the prompts with the trigger in front; empty where there is no trigger.
+    pub with_trigger: Vec<RgbImage>,
+}
+
+/// What scores compare, besides one adapter's images.
+pub struct Scorer<'a> {
+    /// The prompts.
+    pub prompts: &'a EvaluationPrompts,
+    /// The base's images of them.
+    pub base: &'a BaseImages,
+    /// The artist's images.
+    pub references: &'a [RgbImage],
+    /// The model that compares images.
+    pub clip: &'a Clip,
+}
+
+impl EvaluationPrompts {
+    /// The prompts of `set`, at most `per_kind` of each kind, each with `seeds` seeds from `first_seed` on.
+    ///
+    /// # Errors
+    /// [`Error::User`](crate::Error::User) for a set with placeholders.
+    pub fn new(set: &PromptSet, per_kind: usize, seeds: usize, first_seed: u64) -> Result<Self> {
+        let rendered = set.render(Default::default());
+        let rendered = rendered.user_error(format!("cannot use the prompt set `{}`", set.name()))?;
+        let mut items = Vec::new();
+        for kind in [PromptKind::SameClass, PromptKind::Unrelated, PromptKind::Generic] {
+            let of_kind = rendered.prompts.iter().filter(|prompt| prompt.kind == kind).take(per_kind);
+            for prompt in of_kind {
+                items.extend((0..seeds as u64).map(|seed| (prompt.clone(), first_seed + seed)));
+            }
+        }
+        Ok(Self { items })
+    }
+
+    /// Prompts and seeds, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Prompt, u64)> {
+        self.items.iter().map(|(prompt, seed)| (prompt, *seed))
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.items.iter().map(|(prompt, _)| prompt.text.clone()).collect()
+    }
+
+    fn seeds(&self) -> Vec<u64> {
+        self.items.iter().map(|(_, seed)| *seed).collect()
+    }
+
+    /// The base's images.
+    ///
+    /// # Errors
+    /// Those of [`ImageGenerator::generate`].
+    pub fn generate_base(&self, generator: &mut ImageGenerator<'_>, session: &Session<'_>) -> Result<BaseImages> {
+        let images = Images { prompts: &self.texts(), seeds: &self.seeds() };
+        generator.generate(Stage::GenerateBase, images, &AdapterSet::base(), session).map(BaseImages)
+    }
+
+    /// The images with `adapters`, for the prompts as they are and with the trigger in front.
+    ///
+    /// # Errors
+    /// Those of [`ImageGenerator::generate`].
+    pub fn generate(
+        &self,
+        generator: &mut ImageGenerator<'_>,
+        adapters: &AdapterSet,
+        trigger: Option<&Trigger>,
+        session: &Session<'_>,
+    ) -> Result<AdapterImages> {
+        let (texts, seeds) = (self.texts(), self.seeds());
+        let images = Images { prompts: &texts, seeds: &seeds };
+        let without_trigger = generator.generate(Stage::GenerateWithoutTrigger, images, adapters, session)?;
+        let with_trigger = match trigger {
+            None => Vec::new(),
+            Some(trigger) => {
+                let prompts: Vec<String> = texts.iter().map(|prompt| trigger.insert(prompt).caption).collect();
+                let images = Images { prompts: &prompts, seeds: &seeds };
+                generator.generate(Stage::GenerateWithTrigger, images, adapters, session)?
+            }
+        };
+        Ok(AdapterImages { without_trigger, with_trigger })
+    }
+
+    /// Writes one set of images as PNG files with a `metadata.jsonl` that names their prompts.
+    ///
+    /// # Errors
+    /// [`Error::Failed`](crate::Error::Failed) when a file cannot be written.
+    pub fn save(&self, folder: &Path, images: &[RgbImage], session: &Session<'_>) -> Result<()> {
+        output::make_folder(folder)?;
+        let mut lines = String::new();
+        for (index, ((prompt, seed), image)) in self.items.iter().zip(images).enumerate() {
+            let file_name = format!("{index:04}.png");
+            picture_file::write_png(&folder.join(&file_name), image, None).failed("cannot save an image")?;
+            let line = ImageLine { file_name, text: &prompt.text, kind: prompt.kind, seed: *seed };
+            lines += &serde_json::to_string(&line).failed("cannot describe an image")?;
+            lines.push('\n');
+        }
+        output::write_text(&folder.join("metadata.jsonl"), &lines)?;
+        session.written(ArtefactKind::Images, folder);
+        Ok(())
+    }
+}
+
+impl Scorer<'_> {
+    /// An adapter's images as the evaluation room takes them.
+    pub fn evaluation<'i>(&'i self, images: &'i AdapterImages, generation: Generation) -> Evaluation<'i> {
+        let items = &self.prompts.items;
+        let pairs = items.iter().zip(&self.base.0).zip(&images.without_trigger);
+        let triggered = items.iter().zip(&images.with_trigger);
+        Evaluation {
+            without_trigger: pairs
+                .map(|(((prompt, seed), base), adapted)| pair(prompt, *seed, base, adapted))
+                .collect(),
+            with_trigger: triggered
+                .map(|((prompt, seed), adapted)| TriggerPicture { prompt: prompt.text.clone(), seed: *seed, adapted })
+                .collect(),
+            references: self.references.iter().collect(),
+            generation,
+            bootstrap_seed: BOOTSTRAP_SEED,
+        }
+    }
+
+    /// The scores of an evaluation, reported under the adapter's name.
+    ///
+    /// # Errors
+    /// [`Error::Failed`](crate::Error::Failed) for an evaluation without images.
+    pub fn score(&self, evaluation: &Evaluation<'_>, session: &Session<'_>) -> Result<Scores> {
+        let scores = evaluation.score(self.clip).failed("cannot score the images")?;
+        let adapter = evaluation.generation.adapter.clone().unwrap_or_default();
+        session.report(Event::Scores { adapter, scores: Box::new(scores.clone()) });
+        Ok(scores)
+    }
+}
+
+/// One line of a `metadata.jsonl`.
+#[derive(Serialize)]
+struct ImageLine<'a> {
+    file_name: String,
+    text: &'a str,
+    kind: PromptKind,
+    seed: u64,
+}
+
+fn pair<'p>(prompt: &Prompt, seed: u64, base: &'p RgbImage, adapted: &'p RgbImage) -> PicturePair<'p> {
+    PicturePair { prompt: prompt.text.clone(), kind: prompt.kind, class: None, seed, base, adapted }
+}

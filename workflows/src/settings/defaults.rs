@@ -1,0 +1,151 @@
+//! Every default of every setting.
+
+use catelier_pipelines::data::Crop;
+use catelier_pipelines::diffusion::TimestepSampling;
+use catelier_pipelines::generate::GenerateRequest;
+use catelier_pipelines::train::{Curve, LossKind};
+use catelier_prompts::CatCondition;
+
+use super::train::required;
+use super::{
+    ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings, VERSION,
+};
+use crate::error::{Context, Result};
+use crate::value::{ImageSize, Text};
+
+/// Seed of trainings and images.
+const SEED: u64 = 42;
+/// Seed of what is played on drawn artists.
+pub(crate) const PLAY_SEED: u64 = 1;
+
+/// Artist of a demo.
+pub(crate) const DEMO_ARTIST: &str = catelier_gallery::DEFAULT_ARTIST;
+/// Training images of a demo and of each artist of a simulated federation.
+pub(crate) const PLAY_IMAGES: usize = 10;
+/// Evaluation prompts of each kind in a demo.
+pub(crate) const DEMO_PROMPTS: usize = 4;
+/// Guidance of a demo. Guidance leads away from the prediction for the empty prompt; CAT leaves that one to the base, so
+/// that more guidance would exaggerate the style too. The base itself draws as well with little of it.
+pub(crate) const DEMO_GUIDANCE: f64 = 1.5;
+/// Trigger of a demo: a word without a meaning, as artists choose one.
+pub(crate) const DEMO_TRIGGER: &str = "shs";
+
+/// Artists of a simulated federation.
+const ARTISTS: [&str; 3] = ["blueprint", "goldleaf", "poster"];
+
+/// What defaults depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseDefaults {
+    /// Whether the base is the tiny one of [`embedded`](crate::embedded).
+    pub is_embedded: bool,
+    /// The side in pixels of the images that the base was trained at.
+    pub resolution: usize,
+}
+
+impl BaseDefaults {
+    /// Optimizer steps, learning rate and batch.
+    ///
+    /// For the embedded base, rate and steps are read off the curve in docs/trade-off.md; for real Stable Diffusion they
+    /// are the CAT authors' (arXiv 2404.07554: rate 1e-4, 900 steps).
+    fn steps_rate_batch(&self) -> (usize, f64, usize) {
+        if self.is_embedded { (120, 2e-3, 4) } else { (900, 1e-4, 1) }
+    }
+
+    /// Guidance: that of the embedded base's recipe, or the usual one of Stable Diffusion.
+    fn guidance(&self) -> f64 {
+        if self.is_embedded { 4.0 } else { GenerateRequest::default().guidance }
+    }
+}
+
+impl TrainSettings {
+    /// The settings with every default filled in, checked.
+    ///
+    /// The CAT weight is the CAT authors' (arXiv 2404.07554: weight 1); rank 8 replaces their 1.
+    ///
+    /// # Errors
+    /// [`Error::User`](crate::Error::User) when images or trigger are not set, or a value is out of its range.
+    pub fn resolve(self, base: &BaseDefaults) -> Result<ResolvedTrain> {
+        let (steps, learning_rate, batch) = base.steps_rate_batch();
+        let rank = self.rank.unwrap_or(8);
+        let resolved = ResolvedTrain {
+            version: VERSION,
+            images: required("images", self.images)?,
+            trigger: required("trigger", self.trigger)?,
+            class: self.class,
+            caption: self.caption,
+            base: self.base.unwrap_or_else(|| crate::base::EMBEDDED.into()),
+            loss: self.loss.unwrap_or(LossKind::Cat),
+            cat_weight: self.cat_weight.unwrap_or(1.0),
+            cat_condition: self.cat_condition.unwrap_or(CatCondition::Caption),
+            cat_empty_share: self.cat_empty_share.unwrap_or(0.0),
+            cat_every: self.cat_every.unwrap_or(1),
+            cat_cached_draws: self.cat_cached_draws.unwrap_or(0),
+            prior_weight: self.prior_weight.unwrap_or(1.0),
+            class_images: self.class_images.unwrap_or(20),
+            min_snr_gamma: self.min_snr_gamma,
+            kind: self.kind.unwrap_or_default(),
+            rank,
+            alpha: self.alpha.unwrap_or(rank as f64),
+            dropout: self.dropout.unwrap_or(0.0),
+            targets: self.targets.unwrap_or_default(),
+            steps: self.steps.unwrap_or(steps),
+            learning_rate: self.learning_rate.unwrap_or(learning_rate),
+            schedule: self.schedule.unwrap_or(Curve::Constant),
+            warmup_steps: self.warmup_steps.unwrap_or(0),
+            batch: self.batch.unwrap_or(batch),
+            accumulation: self.accumulation.unwrap_or(1),
+            weight_decay: self.weight_decay.unwrap_or(0.01),
+            max_grad_norm: self.max_grad_norm.unwrap_or(1.0),
+            ema_decay: self.ema_decay,
+            timesteps: self.timesteps.unwrap_or(TimestepSampling::Uniform),
+            resolution: self.resolution.unwrap_or(base.resolution),
+            crop: self.crop.unwrap_or(Crop::Centre),
+            flip: self.flip.unwrap_or(false),
+            memory_limit: self.memory_limit.unwrap_or_default(),
+            gradient_checkpointing: self.gradient_checkpointing,
+            preview_every: self.preview_every.unwrap_or(0),
+            preview_prompt: self.preview_prompt.unwrap_or_else(|| "{trigger}".into()),
+            save_every: self.save_every.unwrap_or(50),
+            drift_every: self.drift_every.unwrap_or(25),
+            seed: self.seed.unwrap_or(SEED),
+            device: self.device.unwrap_or_default(),
+            dtype: self.dtype.unwrap_or_default(),
+            format: self.format.unwrap_or_default(),
+        };
+        resolved.config().validate().user_error("the settings cannot be used")?;
+        Ok(resolved)
+    }
+}
+
+impl SamplingSettings {
+    /// The settings with every default filled in.
+    pub fn resolve(self, base: &BaseDefaults) -> ResolvedSampling {
+        let usual = GenerateRequest::default();
+        ResolvedSampling {
+            version: VERSION,
+            steps: self.steps.unwrap_or(usual.steps),
+            guidance: self.guidance.unwrap_or(base.guidance()),
+            sampler: self.sampler.unwrap_or(Text(usual.sampler)),
+            negative: self.negative.unwrap_or_default(),
+            seed: self.seed.unwrap_or(SEED),
+            size: self.size.unwrap_or(Text(ImageSize::square(base.resolution))),
+            tile_vae: self.tile_vae.unwrap_or_default(),
+        }
+    }
+}
+
+impl SimulateSettings {
+    /// The settings with every default filled in.
+    pub fn resolve(self) -> ResolvedSimulate {
+        ResolvedSimulate {
+            version: VERSION,
+            artists: self.artists.unwrap_or_else(|| ARTISTS.map(str::to_string).to_vec()),
+            rounds: self.rounds.unwrap_or(3),
+            local_steps: self.local_steps.unwrap_or(60),
+            images: self.images.unwrap_or(PLAY_IMAGES),
+            strategy: self.strategy.unwrap_or(Text(catelier_federation::Strategy::product())),
+            prompts: self.prompts.unwrap_or(3),
+            seed: self.seed.unwrap_or(PLAY_SEED),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What a run learns from, read and encoded: once, for any number of runs.
+
+use catelier_adapters::AdapterSet;
+use catelier_pipelines::data::{DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures};
+use catelier_pipelines::model::Condition;
+use catelier_pipelines::train::{Lessons, LossKind, TrainConfig};
+use catelier_prompts::captions::CaptionOptions;
+use catelier_prompts::{PromptSet, Trigger};
+use image::RgbImage;
+
+use crate::base::Base;
+use crate::error::{Context, Result};
+use crate::event::Stage;
+use crate::generator::{ImageGenerator, Images};
+use crate::session::Session;
+use crate::settings::train::required;
+use crate::settings::{ResolvedSampling, ResolvedTrain, SamplingSettings};
+use crate::value::{ImageSize, Text};
+
+/// Held-out prompts that the drift is measured on.
+const DRIFT_PROMPTS: usize = 8;
+
+/// Images and captions encoded for one base, and the held-out prompts of the drift.
+///
+/// Runs on the same data may differ in all settings but those of the images and their captions (`images`, `trigger`,
+/// `caption`, `class`, `resolution`, `crop`, `flip`, `cat_condition`), the seed of random crops, and the class images of the
+/// dreambooth loss.
+#[derive(Debug, Clone)]
+pub struct TrainingData {
+    lessons: Lessons,
+    /// `None` where the settings asked for no drift.
+    drift_prompts: Option<Condition>,
+}
+
+impl TrainingData {
+    /// Reads the images of `settings` and encodes them; their pixels are dropped.
+    ///
+    /// # Errors
+    /// As [`load_images`] and [`encode`](Self::encode).
+    pub fn load(base: &Base, settings: &ResolvedTrain, session: &Session<'_>) -> Result<Self> {
+        Self::encode(base, load_images(settings, session)?, settings, session)
+    }
+
+    /// Encodes images and their captions, with the class images that the loss needs.
+    ///
+    /// # Errors
+    /// [`Error::User`](crate::Error::User) for a loss or condition that lacks the class,
+    /// [`Error::Cancelled`](crate::Error::Cancelled) between images.
+    pub fn encode(
+        base: &Base,
+        images: TrainingPictures,
+        settings: &ResolvedTrain,
+        session: &Session<'_>,
+    ) -> Result<Self> {
+        warn_of_cut_captions(base, &images, session);
+        let class = settings.class.as_deref();
+        let mut encoded = |done, total| session.progress(Stage::Encode, done, total, "");
+        let lessons = Lessons::encode(&base.model, &images, settings.cat_condition, class, &mut encoded)
+            .user_error("cannot encode the images")?;
+        drop(images);
+        let lessons = match settings.loss {
+            LossKind::Dreambooth => with_class_images(lessons, base, settings, session)?,
+            _ => lessons,
+        };
+        let drift_prompts = (settings.drift_every > 0).then(|| drift_prompts(base)).transpose()?;
+        Ok(Self { lessons, drift_prompts })
+    }
+
+    /// The images and captions as a run with `config` takes them.
+    pub(super) fn lessons(&self, base: &Base, config: &TrainConfig) -> Result<Lessons> {
+        self.lessons.clone().with_keys(&base.model, config).user_error("cannot train")
+    }
+
+    /// The prompts whose predictions should not drift, encoded.
+    pub(super) fn drift_prompts(&self, base: &Base) -> Result<Condition> {
+        self.drift_prompts.clone().map_or_else(|| drift_prompts(base), Ok)
+    }
+}
+
+/// The images to learn from, decoded and cropped; notes and warnings tell what is worth knowing about them.
+///
+/// # Errors
+/// [`Error::User`](crate::Error::User) for a folder without images, and names every image that cannot be used.
+pub fn load_images(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingPictures> {
+    let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
+    let options = PictureOptions {
+        captions: CaptionOptions { shared_caption: settings.caption.clone() },
+        resolution: Resolution::square(settings.resolution as u32).user_error("cannot use `resolution`")?,
+        crop: settings.crop,
+        mirror: if settings.flip { Mirror::Also } else { Mirror::Never },
+        seed: settings.seed,
+    };
+    let images =
+        TrainingPictures::load(&settings.images, &trigger, &options).user_error("cannot train on these pictures")?;
+    for notice in &images.notices {
+        match notice {
+            DataNotice::TriggerInserted { trigger, names } => {
+                let (some, all) = (names.len(), images.pictures.len());
+                session.note(format!("put the trigger `{trigger}` in front of {some} of {all} captions"));
+            }
+            _ => session.warn(notice.to_string()),
+        }
+    }
+    session.note(format!("{} images from {}", images.pictures.len(), settings.images.display()));
+    Ok(images)
+}
+
+fn warn_of_cut_captions(base: &Base, images: &TrainingPictures, session: &Session<'_>) {
+    let dropped = |image: &TrainingPicture| base.model.text.tokens(&image.captions.with_trigger).ok()?.dropped;
+    let cut: Vec<_> = images.pictures.iter().filter_map(|image| Some((&image.name, dropped(image)?))).collect();
+    if let Some((name, dropped)) = cut.first() {
+        session.warn(format!(
+            "{} of {} captions are too long for this base; of `{name}`, `{dropped}` is dropped",
+            cut.len(),
+            images.pictures.len(),
+        ));
+    }
+}
+
+/// With images of the class as the base generates them.
+fn with_class_images(
+    lessons: Lessons,
+    base: &Base,
+    settings: &ResolvedTrain,
+    session: &Session<'_>,
+) -> Result<Lessons> {
+    let class = required("class", settings.class.clone())?;
+    let images = class_images(base, &class, settings, session)?;
+    lessons.with_class_pictures(&base.model, &class, &images).failed("cannot encode the class images")
+}
+
+fn class_images(base: &Base, class: &str, settings: &ResolvedTrain, session: &Session<'_>) -> Result<Vec<RgbImage>> {
+    let sampling = sampling_of(base, settings);
+    let prompts = vec![class.to_string(); settings.class_images];
+    let seeds: Vec<u64> = (0..prompts.len() as u64).map(|number| sampling.seed + number).collect();
+    let images = Images { prompts: &prompts, seeds: &seeds };
+    ImageGenerator::new(base, &sampling).generate(Stage::ClassImages, images, &AdapterSet::base(), session)
+}
+
+/// How previews and class images are generated: at the size of the training images.
+pub(super) fn sampling_of(base: &Base, settings: &ResolvedTrain) -> ResolvedSampling {
+    let size = Text(ImageSize::square(settings.resolution));
+    let asked = SamplingSettings { size: Some(size), seed: Some(settings.seed), ..SamplingSettings::default() };
+    asked.resolve(&base.defaults())
+}
+
+fn drift_prompts(base: &Base) -> Result<Condition> {
+    let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the held-out prompts")?;
+    let rendered = set.render(Default::default()).failed("cannot use the held-out prompts")?;
+    let prompts: Vec<&str> = rendered.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+    let spread: Vec<&str> = prompts.iter().copied().step_by(prompts.len().div_ceil(DRIFT_PROMPTS)).collect();
+    base.model.text.encode(&spread).failed("cannot encode the held-out prompts")
+}

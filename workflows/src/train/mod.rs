@@ -1,0 +1,145 @@
+//! A training run: images in, adapter out.
+
+mod data;
+mod watch;
+
+use std::path::PathBuf;
+
+use catelier_adapters::Adapter;
+use catelier_pipelines::train::{Ending, StepReport, Trainer};
+
+pub use data::{TrainingData, load_images};
+
+use crate::base::{Base, BaseSource};
+use crate::error::{Context, Result};
+use crate::event::ArtefactKind;
+use crate::plan::TrainPlan;
+use crate::run_folder::RunFolder;
+use crate::session::Session;
+use crate::settings::train::FREE_ON_RESUME;
+use crate::settings::{self, ResolvedTrain, TrainSettings};
+use watch::Watch;
+
+/// A training run as it is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct TrainRequest {
+    /// What to train on and how. A run to resume has its own settings; of these, it takes those that change no bit and
+    /// `steps`, and refuses others.
+    pub settings: TrainSettings,
+    /// Go on from the newest state in `out`.
+    pub resume: bool,
+    /// The run's folder: settings, metrics, previews, state, the adapter and its card.
+    pub out: PathBuf,
+}
+
+/// Where a run begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// A fresh adapter, which changes nothing yet.
+    Fresh,
+    /// The newest state in the run's folder.
+    Resume,
+    /// Another adapter, as in a federation's next round.
+    From(&'a Adapter),
+}
+
+/// A run that came to its end, or that the caller stopped.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The adapter.
+    pub adapter: Adapter,
+    /// Its safetensors file, or PEFT folder.
+    pub adapter_file: PathBuf,
+    /// The settings that it was trained with.
+    pub settings: ResolvedTrain,
+    /// One report for each step that was made now.
+    pub reports: Vec<StepReport>,
+    /// How it ended; a stopped run goes on by [`TrainRequest::resume`].
+    pub ending: Ending,
+}
+
+/// Trains an adapter as `request` says, and leaves everything in its folder.
+///
+/// Cancelled before the first step, it leaves nothing; cancelled later, it saves the state and the adapter, and
+/// [`Trained::ending`] says so.
+///
+/// # Errors
+/// [`Error::User`](crate::Error::User) for settings that cannot train, [`Error::Failed`](crate::Error::Failed) when
+/// training or saving fails, [`Error::Cancelled`](crate::Error::Cancelled) before the first step.
+pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
+    let (folder, asked) = request.prepare()?;
+    let files = BaseSource::parse(asked.base_name())?.open(session)?;
+    let settings = asked.resolve(&files.defaults())?;
+    let device = session.open_device(settings.device)?;
+    let plan = TrainPlan::new(&files.config, &settings, &device)?;
+    plan.note(session);
+    let mut base = files.load(settings.dtype.into(), &device, session)?;
+    base.model.unet.recompute(plan.recompute);
+    let data = TrainingData::load(&base, &settings, session)?;
+    let start = if request.resume { Start::Resume } else { Start::Fresh };
+    Run { base: &base, data: &data, folder: &folder, start }.train(settings, session)
+}
+
+impl TrainRequest {
+    /// The run's folder and what is asked of it; a run to resume has its settings there.
+    fn prepare(&self) -> Result<(RunFolder, TrainSettings)> {
+        if !self.resume {
+            self.settings.check_required()?;
+            return Ok((RunFolder::create(&self.out)?, self.settings.clone()));
+        }
+        let folder = RunFolder::open(&self.out)?;
+        let saved: TrainSettings = settings::read(&folder.settings())?;
+        Ok((folder, settings::resume(saved, self.settings.clone(), &FREE_ON_RESUME)?))
+    }
+}
+
+/// A run whose base is loaded and whose data are encoded: several runs can share both.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// What it learns from.
+    pub data: &'a TrainingData,
+    /// Where everything goes.
+    pub folder: &'a RunFolder,
+    /// Where it begins.
+    pub start: Start<'a>,
+}
+
+impl Run<'_> {
+    /// Trains with `settings`, those that the data were encoded with but for what [`TrainingData`] says.
+    ///
+    /// # Errors
+    /// As [`train`].
+    pub fn train(self, settings: ResolvedTrain, session: &Session<'_>) -> Result<Trained> {
+        session.check_cancelled()?;
+        let Self { base, data, folder, start } = self;
+        let config = settings.config();
+        let lessons = data.lessons(base, &config)?;
+        let mut trainer = match start {
+            Start::From(adapter) => Trainer::from_adapter(&base.model, config, &lessons, folder.states(), adapter),
+            Start::Fresh | Start::Resume => Trainer::new(&base.model, config, &lessons, folder.states()),
+        }
+        .user_error("cannot train")?;
+        folder.save_settings(&settings)?;
+        if matches!(start, Start::Resume) {
+            let step = trainer.resume().user_error("cannot resume")?;
+            folder.keep_metrics_until(step)?;
+            session.note(format!("resumed after step {step}"));
+        }
+        if settings.drift_every > 0 {
+            trainer.measure_drift(&data.drift_prompts(base)?).failed("cannot measure the drift")?;
+        }
+        let mut watch = Watch::new(base, folder, &settings, trainer.step(), session)?;
+        let ending = trainer.run(&mut watch).failed("training stopped")?;
+        trainer.save().failed("cannot save the state")?;
+        let adapter = trainer.adapter().failed("cannot take the adapter")?;
+        let reports = watch.reports;
+        let adapter_file = folder.save_adapter(&adapter, &base.model, &settings)?;
+        session.written(ArtefactKind::Adapter, &adapter_file);
+        if ending == Ending::Finished {
+            folder.finish()?;
+        }
+        Ok(Trained { adapter, adapter_file, settings, reports, ending })
+    }
+}
