@@ -59,7 +59,7 @@ fn resumed_training_gives_the_same_bytes_as_training_that_never_stopped() {
 #[test]
 fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
     let studio = studio();
-    let dora = format!("{SHORT} --kind dora --targets attention,convolutions --ema-decay 0.9 --dropout 0.2");
+    let dora = format!("{SHORT} --kind dora --targets *.attn2.*,*.conv1 --ema-decay 0.9 --dropout 0.2");
     studio.done(&format!("{dora} --preview-every 4 --preview-prompt {{trigger}} --out whole"));
     studio.done(&format!("{dora} --steps 2 --out parts").replace("--steps 4 ", ""));
     studio.done("train --resume --steps 4 --preview-every 4 --preview-prompt {trigger} --out parts");
@@ -73,7 +73,10 @@ fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
     assert!(card.contains("(DoRA, rank 2)"), "{card}");
     studio.done("adapter convert whole/adapter.safetensors --format diffusers --out diffusers.safetensors");
     for adapter in ["whole/adapter.safetensors", "diffusers.safetensors"] {
-        studio.done(&format!("preview --adapter {adapter} --prompt shs --steps 2 --out {}", adapter.replace('/', "-")));
+        studio.done(&format!(
+            "preview --adapter {adapter} --prompt shs --steps 2 --out seen-{}",
+            adapter.replace('/', "-")
+        ));
     }
     let refused = studio.run(&format!("{SHORT} --kind loha --out other"));
     assert_eq!(refused.code, Some(2));
@@ -184,7 +187,7 @@ fn only_updates_of_about_one_direction_and_size_are_nearly_the_same() {
 type Updates = BTreeMap<String, Tensor>;
 
 fn updates(studio: &Studio, run: &str) -> Updates {
-    let file = TensorFile::open(&studio.path(run).join("adapter.safetensors")).unwrap();
+    let file = TensorFile::open(studio.path(run).join("adapter.safetensors")).unwrap();
     let tensor = |module: &str, end: &str| file.tensor(&format!("{module}.{end}"), &Device::Cpu).unwrap();
     let update = |module: &str| {
         let (down, up) = (tensor(module, "lora_down.weight"), tensor(module, "lora_up.weight"));

@@ -43,13 +43,13 @@ fn dtype() -> impl Strategy<Value = DType> {
 }
 
 /// The norm of each output's weights, `[out]`.
-fn norms(weight: &Tensor) -> Result<Tensor> {
+fn norms_of(weight: &Tensor) -> Result<Tensor> {
     weight.flatten_from(1)?.sqr()?.sum(1)?.sqrt()
 }
 
 /// The weights with these norms, which a gradient does not pass.
 fn with_norms(weight: &Tensor, magnitude: &Tensor) -> Result<Tensor> {
-    let gain = (magnitude / norms(&weight.detach())?)?;
+    let gain = (magnitude / norms_of(&weight.detach())?)?;
     let shape: Vec<usize> =
         weight.dims().iter().enumerate().map(|(axis, size)| if axis == 0 { *size } else { 1 }).collect();
     weight.broadcast_mul(&gain.reshape(shape)?)
@@ -238,14 +238,14 @@ proptest! {
         let weight = rounded.to_dtype(DType::F32).unwrap();
         let layer = FrozenConv2d::new(&rounded, None, 1, 0).unwrap();
         let (down, up) = (normal(3, &[rank, width, kernel, kernel], DType::F32), normal(4, &[out, rank, 1, 1], DType::F32));
-        let expected = norms(&weight).unwrap();
+        let expected = norms_of(&weight).unwrap();
         let share = |found: f64, expected: f64| (found - expected).abs() / (1.0 + expected);
         for (found, expected) in values(&layer.row_norms().unwrap()).into_iter().zip(values(&expected)) {
             prop_assert!(share(found, expected) < 1e-6, "{found} and {expected}");
         }
         // With the norms of the updated weights for magnitudes, each gain is 1 and the change is the update's own.
         let updated = (&weight + up.flatten_from(1).unwrap().matmul(&down.flatten_from(1).unwrap()).unwrap().reshape(weight.shape()).unwrap()).unwrap();
-        let magnitude = norms(&updated).unwrap();
+        let magnitude = norms_of(&updated).unwrap();
         let update = Decomposed { down: &down, up: &up, magnitude: &magnitude, scale: 1.0, strength: 1.0 };
         let x = normal(0, &[1, width, kernel, kernel], DType::F32);
         let found = values(&layer.decomposed_change(&x, update).unwrap());
