@@ -8,6 +8,7 @@
 mod adapters;
 mod arrows;
 mod bad_input;
+mod base;
 mod bench;
 mod catelier;
 mod crash;
