@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 /// All scores of one adapter, with everything needed to judge or repeat them.
 ///
 /// The definitions are in [`crate::kps`]. A score that was not possible, for want of references
-/// or pictures with the trigger, is `null` in JSON.
+/// or images with the trigger, is `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Always [`FORMAT`].
@@ -29,37 +29,37 @@ pub struct Scores {
     pub kps_no_token: Score,
     /// Style learned and base kept, together.
     pub kps_joint: Option<Score>,
-    /// How near pictures with the trigger come to the references.
+    /// How near images with the trigger come to the references.
     pub identity: Option<Score>,
-    /// How well adapted pictures, with and without the trigger, follow their prompts.
+    /// How well adapted images, with and without the trigger, follow their prompts.
     pub prompt_similarity: Score,
-    /// The base pictures' identity similarity: what an adapter has to exceed.
+    /// The base images' identity similarity: what an adapter has to exceed.
     pub base_identity: Option<Score>,
-    /// How alike two different base pictures are: what `kps_no_token` would be if nothing were kept.
+    /// How alike two different base images are: what `kps_no_token` would be if nothing were kept.
     pub base_pair_similarity: Option<Score>,
-    /// The base pictures' prompt similarity, to compare with.
+    /// The base images' prompt similarity, to compare with.
     pub base_prompt_similarity: Score,
-    /// Variety lost among pictures without the trigger; positive is a loss.
+    /// Variety lost among images without the trigger; positive is a loss.
     pub class_collapse: Option<Score>,
     /// `kps_no_token` by kind of prompt, the largest drop first.
     pub kinds: Vec<Group>,
     /// `kps_no_token` by class, the largest drop first.
     pub classes: Vec<Group>,
-    /// Each picture without the trigger, in the order given.
+    /// Each image without the trigger, in the order given.
     pub pictures: Vec<PictureScore>,
-    /// How many pictures of each sort were scored.
+    /// How many images of each sort were scored.
     pub counts: Counts,
     /// The seeds of the start noise, each once, in order.
     pub seeds: Vec<u64>,
     /// The seed of the bootstrap.
     pub bootstrap_seed: u64,
-    /// What measured the pictures.
+    /// What measured the images.
     pub extractor: Extractor,
-    /// How the pictures were made, in the caller's words.
+    /// How the images were generated, in the caller's words.
     pub generation: Generation,
 }
 
-/// One picture without the trigger, compared with the base's.
+/// One image without the trigger, compared with the base's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PictureScore {
     /// Its prompt.
@@ -74,18 +74,18 @@ pub struct PictureScore {
     pub similarity: f64,
 }
 
-/// How many pictures of each sort were scored.
+/// How many images of each sort were scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Pairs of base and adapted picture without the trigger.
+    /// Pairs of base and adapted image without the trigger.
     pub without_trigger: usize,
-    /// Adapted pictures with the trigger.
+    /// Adapted images with the trigger.
     pub with_trigger: usize,
-    /// The artist's pictures.
+    /// The artist's images.
     pub references: usize,
 }
 
-/// How the pictures were made, recorded as given.
+/// How the images were generated, recorded as given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// The base model's name or fingerprint.
@@ -100,9 +100,9 @@ pub struct Generation {
     pub steps: usize,
     /// Guidance scale.
     pub guidance: f64,
-    /// Width of the pictures in pixels.
+    /// Width of the images in pixels.
     pub width: u32,
-    /// Height of the pictures in pixels.
+    /// Height of the images in pixels.
     pub height: u32,
 }
 
@@ -115,7 +115,7 @@ impl Generation {
 }
 
 impl Scores {
-    /// The class that lost most, if pictures have classes.
+    /// The class that lost most, if images have classes.
     #[must_use]
     pub fn worst_class(&self) -> Option<&Group> {
         self.classes.first()

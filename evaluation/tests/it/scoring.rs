@@ -62,7 +62,7 @@ fn no_pair_is_an_error() {
     let error = evaluation.score(&ByColour::new()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot compute `kps_no_token`: expected at least 1 pictures without the trigger, found 0"
+        "cannot compute `kps_no_token`: expected at least 1 images without the trigger, found 0"
     );
 }
 
