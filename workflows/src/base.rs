@@ -11,6 +11,7 @@ use catelier_pipelines::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecis
 use catelier_pipelines::model::Tiling;
 use serde::Serialize;
 
+use crate::device::{DeviceChoice, WeightType};
 use crate::error::{Context, Error, Result};
 use crate::event::Event;
 use crate::session::Session;
@@ -80,6 +81,35 @@ impl BaseSource {
     /// As [`open`](Self::open) and [`BaseFiles::load`].
     pub fn load(&self, dtype: DType, device: &Device, session: &Session<'_>) -> Result<Base> {
         self.open(session)?.load(dtype, device, session)
+    }
+}
+
+/// Which base, and where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseRequest {
+    /// [`EMBEDDED`], a diffusers folder or a hub id.
+    pub base: String,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// The type that its weights are kept in.
+    pub dtype: WeightType,
+}
+
+impl Default for BaseRequest {
+    /// The embedded base in f32.
+    fn default() -> Self {
+        Self { base: EMBEDDED.into(), device: DeviceChoice::Auto, dtype: WeightType::F32 }
+    }
+}
+
+impl BaseRequest {
+    /// Loads the base.
+    ///
+    /// # Errors
+    /// [`Error::User`] for a base or device that is not there.
+    pub fn load(&self, session: &Session<'_>) -> Result<Base> {
+        let source = BaseSource::parse(&self.base)?;
+        source.load(self.dtype.into(), &session.open_device(self.device)?, session)
     }
 }
 

@@ -25,7 +25,7 @@ use crate::session::Session;
 use crate::settings::defaults::{DEMO_ARTIST, DEMO_GUIDANCE, DEMO_PROMPTS, DEMO_TRIGGER, PLAY_IMAGES, PLAY_SEED};
 use crate::settings::{ResolvedTrain, SamplingSettings, TrainSettings};
 use crate::train::{Run, Start, Trained, TrainingData};
-use crate::{drawn, embedded, references};
+use crate::{drawn, embedded, images};
 
 /// Prompts that the page shows in full.
 const PROMPTS_SHOWN: usize = 6;
@@ -86,7 +86,7 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let artist = drawn::artist(&request.artist)?;
     let out = OutputFolder::claim(&request.out, "demo")?;
     session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
-    let images = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed)?;
+    let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed)?;
 
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let clip = embedded::clip()?;
@@ -95,10 +95,10 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let sampling = SamplingSettings { guidance: Some(DEMO_GUIDANCE), ..SamplingSettings::default() };
     let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()));
     let base_images = prompts.generate_base(&mut generator, session)?;
-    let references = references::read(Some(&images))?;
+    let references = images::read_references(Some(&folder))?;
     let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };
 
-    let settings = |loss| request.settings(loss, &images, &base);
+    let settings = |loss| request.settings(loss, &folder, &base);
     let data = TrainingData::load(&base, &settings(LossKind::Cat)?, session)?;
     let mut compete = |loss: LossKind, name: &str| -> Result<Contestant> {
         let (started, folder) = (Instant::now(), RunFolder::replace(&request.out.join(name))?);

@@ -9,15 +9,14 @@ use catelier_features::Clip;
 use catelier_prompts::PromptSet;
 
 use crate::adapter::{AdapterSource, LoadedAdapters};
-use crate::base::Base;
+use crate::base::{Base, BaseRequest};
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
-use crate::preview::BaseRequest;
 use crate::scoring::{EvaluationPrompts, Scorer};
 use crate::session::Session;
 use crate::settings::SamplingSettings;
-use crate::{embedded, output, references};
+use crate::{embedded, images, output};
 
 /// Images for each prompt where nothing else is asked for.
 const SEEDS: usize = 2;
@@ -80,7 +79,7 @@ pub struct Evaluated {
 /// [`Error::User`] for a request that cannot be carried out, [`Error::Failed`] when the base or the disk fails,
 /// [`Error::Cancelled`] between sampler steps.
 pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Evaluated> {
-    let references = references::read(request.references.as_deref())?;
+    let references = images::read_references(request.references.as_deref())?;
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;

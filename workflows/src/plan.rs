@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::base::BaseSource;
 use crate::error::{Context, Error, Result};
+use crate::images::load_training;
 use crate::session::Session;
 use crate::settings::{ResolvedTrain, TrainSettings};
-use crate::train::load_images;
 
 /// A run's memory, and the operations of its steps.
 #[derive(Debug, Clone)]
@@ -153,7 +153,7 @@ pub struct PlannedMemory {
 pub fn plan(asked: TrainSettings, session: &Session<'_>) -> Result<(PlanReport, ResolvedTrain)> {
     let base = BaseSource::parse(asked.base_name())?.open(session)?;
     let settings = asked.resolve(&base.defaults())?;
-    let images = load_images(&settings, session)?.frame_count();
+    let images = load_training(&settings, session)?.frame_count();
     let plan = TrainPlan::new(&base.config, &settings, &session.open_device(settings.device)?)?;
     let seen = (settings.steps * settings.batch * settings.accumulation) as f64;
     let report = PlanReport {

@@ -10,46 +10,16 @@ use image::RgbImage;
 use serde::Serialize;
 
 use crate::adapter::{AdapterSource, LoadedAdapters};
-use crate::base::{BaseSource, EMBEDDED};
-use crate::device::{DeviceChoice, WeightType};
+use crate::base::BaseRequest;
 use crate::error::{Context, Error, Result};
 use crate::event::{ArtefactKind, Stage};
 use crate::generator::{ImageGenerator, Images};
 use crate::session::Session;
 use crate::settings::SamplingSettings;
-use crate::{output, references};
+use crate::{images, output};
 
 /// Side in pixels to which small images are enlarged on a sheet.
 const CELL_PX: u32 = 256;
-
-/// Which base, and where it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseRequest {
-    /// [`EMBEDDED`], a diffusers folder or a hub id.
-    pub base: String,
-    /// Where it computes.
-    pub device: DeviceChoice,
-    /// The type that its weights are kept in.
-    pub dtype: WeightType,
-}
-
-impl Default for BaseRequest {
-    /// The embedded base in f32.
-    fn default() -> Self {
-        Self { base: EMBEDDED.into(), device: DeviceChoice::Auto, dtype: WeightType::F32 }
-    }
-}
-
-impl BaseRequest {
-    /// Loads the base.
-    ///
-    /// # Errors
-    /// [`Error::User`] for a base or device that is not there.
-    pub fn load(&self, session: &Session<'_>) -> Result<crate::Base> {
-        let source = BaseSource::parse(&self.base)?;
-        source.load(self.dtype.into(), &session.open_device(self.device)?, session)
-    }
-}
 
 /// Images as they are asked for.
 #[derive(Debug, Clone)]
@@ -112,7 +82,7 @@ pub struct Preview {
 /// [`Error::Cancelled`] between sampler steps.
 pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Preview>> {
     let prompts = request.all_prompts()?;
-    let references = references::read(request.references.as_deref())?;
+    let references = images::read_references(request.references.as_deref())?;
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;

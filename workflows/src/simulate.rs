@@ -24,7 +24,7 @@ use crate::scoring::{BaseImages, EvaluationPrompts, Scorer};
 use crate::session::Session;
 use crate::settings::{self, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings};
 use crate::train::{Run, Start, TrainingData};
-use crate::{drawn, embedded, references};
+use crate::{drawn, embedded, images};
 
 const COMMAND: &str = "federate simulate";
 const SETTINGS: &str = "simulation.toml";
@@ -163,10 +163,10 @@ impl<'a, 's> Work<'a, 's> {
     fn client(self, artist: &'static Artist) -> Result<SimulatedClient<'a, 's>> {
         let Self { base, settings, out, session } = self;
         let part = Path::new(artist.name).join(drawn::IMAGES);
-        let images = drawn::draw(out, &part, artist, settings.images, settings.seed)?;
+        let folder = drawn::draw(out, &part, artist, settings.images, settings.seed)?;
         let trigger = trigger_of(artist);
-        let data = TrainingData::load(base, &self.local_settings(&images, &trigger, 1)?, session)?;
-        let images = references::read(Some(&images))?;
+        let data = TrainingData::load(base, &self.local_settings(&folder, &trigger, 1)?, session)?;
+        let images = images::read_references(Some(&folder))?;
         Ok(SimulatedClient { artist, trigger, work: self, folder: out.path().join(artist.name), data, images })
     }
 

@@ -1,17 +1,17 @@
 //! What a run learns from, read and encoded: once, for any number of runs.
 
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::data::{DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures};
+use catelier_pipelines::data::{TrainingPicture, TrainingPictures};
 use catelier_pipelines::model::Condition;
 use catelier_pipelines::train::{Lessons, LossKind, TrainConfig};
-use catelier_prompts::captions::CaptionOptions;
-use catelier_prompts::{PromptSet, Trigger};
+use catelier_prompts::PromptSet;
 use image::RgbImage;
 
 use crate::base::Base;
 use crate::error::{Context, Result};
 use crate::event::Stage;
 use crate::generator::{ImageGenerator, Images};
+use crate::images::load_training;
 use crate::session::Session;
 use crate::settings::train::required;
 use crate::settings::{ResolvedSampling, ResolvedTrain, SamplingSettings};
@@ -36,9 +36,9 @@ impl TrainingData {
     /// Reads the images of `settings` and encodes them; their pixels are dropped.
     ///
     /// # Errors
-    /// As [`load_images`] and [`encode`](Self::encode).
+    /// As [`load_training`] and [`encode`](Self::encode).
     pub fn load(base: &Base, settings: &ResolvedTrain, session: &Session<'_>) -> Result<Self> {
-        Self::encode(base, load_images(settings, session)?, settings, session)
+        Self::encode(base, load_training(settings, session)?, settings, session)
     }
 
     /// Encodes images and their captions, with the class images that the loss needs.
@@ -75,34 +75,6 @@ impl TrainingData {
     pub(super) fn drift_prompts(&self, base: &Base) -> Result<Condition> {
         self.drift_prompts.clone().map_or_else(|| drift_prompts(base), Ok)
     }
-}
-
-/// The images to learn from, decoded and cropped; notes and warnings tell what is worth knowing about them.
-///
-/// # Errors
-/// [`Error::User`](crate::Error::User) for a folder without images, and names every image that cannot be used.
-pub fn load_images(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingPictures> {
-    let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
-    let options = PictureOptions {
-        captions: CaptionOptions { shared_caption: settings.caption.clone() },
-        resolution: Resolution::square(settings.resolution as u32).user_error("cannot use `resolution`")?,
-        crop: settings.crop,
-        mirror: if settings.flip { Mirror::Also } else { Mirror::Never },
-        seed: settings.seed,
-    };
-    let images =
-        TrainingPictures::load(&settings.images, &trigger, &options).user_error("cannot train on these pictures")?;
-    for notice in &images.notices {
-        match notice {
-            DataNotice::TriggerInserted { trigger, names } => {
-                let (some, all) = (names.len(), images.pictures.len());
-                session.note(format!("put the trigger `{trigger}` in front of {some} of {all} captions"));
-            }
-            _ => session.warn(notice.to_string()),
-        }
-    }
-    session.note(format!("{} images from {}", images.pictures.len(), settings.images.display()));
-    Ok(images)
 }
 
 fn warn_of_cut_captions(base: &Base, images: &TrainingPictures, session: &Session<'_>) {

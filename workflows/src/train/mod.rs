@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use catelier_adapters::Adapter;
 use catelier_pipelines::train::{Ending, StepReport, Trainer};
 
-pub use data::{TrainingData, load_images};
+pub use data::TrainingData;
 
 use crate::base::{Base, BaseSource};
 use crate::error::{Context, Result};

@@ -1,0 +1,70 @@
+//! An artist's images, read to learn from or to be compared with.
+
+use std::path::{Path, PathBuf};
+
+use catelier_pipelines::data::{DataNotice, Mirror, Picture, PictureOptions, Resolution, TrainingPictures};
+use catelier_prompts::Trigger;
+use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS};
+use image::RgbImage;
+
+use crate::error::{Context, Error, Result};
+use crate::session::Session;
+use crate::settings::ResolvedTrain;
+
+/// The images to learn from, decoded and cropped; notes and warnings tell what is worth knowing about them.
+///
+/// # Errors
+/// [`Error::User`] for a folder without images, and names every image that cannot be used.
+pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingPictures> {
+    let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
+    let options = PictureOptions {
+        captions: CaptionOptions { shared_caption: settings.caption.clone() },
+        resolution: Resolution::square(settings.resolution as u32).user_error("cannot use `resolution`")?,
+        crop: settings.crop,
+        mirror: if settings.flip { Mirror::Also } else { Mirror::Never },
+        seed: settings.seed,
+    };
+    let images =
+        TrainingPictures::load(&settings.images, &trigger, &options).user_error("cannot train on these pictures")?;
+    for notice in &images.notices {
+        match notice {
+            DataNotice::TriggerInserted { trigger, names } => {
+                let (some, all) = (names.len(), images.pictures.len());
+                session.note(format!("put the trigger `{trigger}` in front of {some} of {all} captions"));
+            }
+            _ => session.warn(notice.to_string()),
+        }
+    }
+    session.note(format!("{} images from {}", images.pictures.len(), settings.images.display()));
+    Ok(images)
+}
+
+/// The references of an evaluation or sheet: every image of `folder`, by name; none where there is no folder.
+///
+/// # Errors
+/// [`Error::User`] for a folder without images, and an image that cannot be read.
+pub fn read_references(folder: Option<&Path>) -> Result<Vec<RgbImage>> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let images = paths(folder)?;
+    if images.is_empty() {
+        return Err(Error::user(
+            format!("there is no image in `{}`", folder.display()),
+            format!("images end in {}", IMAGE_EXTENSIONS.join(", ")),
+        ));
+    }
+    let open = |path: &PathBuf| Picture::open(path).map(|image| image.pixels).user_error("cannot read a reference");
+    images.iter().map(open).collect()
+}
+
+fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).user_error(format!("cannot read the folder `{}`", folder.display()))?;
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_image(path)).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    extension.is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
+}
