@@ -212,8 +212,7 @@ impl FromStr for Requirement {
             Some(Self { metric, least: value.trim().parse().ok()? })
         });
         parsed.ok_or_else(|| {
-            let names: Vec<_> =
-                METRICS.iter().filter(requirable).map(|metric| format!("`{}`", metric.name)).collect();
+            let names: Vec<_> = METRICS.iter().filter(requirable).map(|metric| format!("`{}`", metric.name)).collect();
             ValueError::new(format!("write it as `kps_no_token=0.9`; scores are {}", names.join(", ")))
         })
     }

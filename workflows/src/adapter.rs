@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use catelier_adapters::{AdapterSet, Fingerprint};
 use catelier_adapters::file::{self, Format, LoadedAdapter, MatchReport};
+use catelier_adapters::{AdapterSet, Fingerprint};
 use catelier_pipelines::base::BaseModel;
 use catelier_prompts::Trigger;
 

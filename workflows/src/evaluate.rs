@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
 use catelier_evaluation::Scores;
+use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
 use catelier_features::Clip;
 use catelier_prompts::PromptSet;
 

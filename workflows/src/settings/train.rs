@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use catelier_adapters::{Targets, UpdateKind};
 use catelier_adapters::file::Format;
+use catelier_adapters::{Targets, UpdateKind};
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::train::{Curve, LatentDraw, LossKind, TrainConfig};
