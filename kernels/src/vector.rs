@@ -44,7 +44,7 @@ impl<A, L: Loop<A>> pulp::WithSimd for Call<L, A> {
     }
 }
 
-/// `f(first row, rows)` over pieces of a new matrix of `rows` rows of `width`, about [`CHUNK`] elements at a time.
+/// `f(first row, rows)` over pieces of a new matrix of `rows` rows of `width`, about 16384 elements at a time.
 /// Element-wise loops are those over rows of width 1.
 pub fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut y = vec![T::ZERO; rows * width];

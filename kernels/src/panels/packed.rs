@@ -20,7 +20,7 @@ pub(super) struct Block<E>(pub(super) [E; PANEL]);
 // Of two bytes or four each, or blocks would have gaps between them.
 const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf16>>() == 64);
 
-/// A weight `[out, taps, in]` as panels of [`PANEL`] outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
+/// A weight `[out, taps, in]` as panels of 32 outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
 /// outputs and channels are zeros.
 #[derive(Debug)]
 pub struct Packed<E> {
