@@ -92,6 +92,21 @@ impl Adapter {
         Self::from_tensors(&tensors, |_| alpha)
     }
 
+    /// The adapter over other tensors of the same parameter names, `<path>.down` and `<path>.up`; every module keeps its
+    /// alpha.
+    ///
+    /// # Errors
+    /// [`Error::ParameterNames`] naming every tensor that has no partner.
+    pub fn with_parameters(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        Self::from_tensors(&tensors, self.alpha_of())
+    }
+
+    /// The alpha of a module of this adapter.
+    fn alpha_of(&self) -> impl Fn(&str) -> f64 {
+        |path| self.get(path).map_or(1.0, |factors| factors.alpha)
+    }
+
     /// Pairs `<path>.down` with `<path>.up`.
     fn from_tensors(tensors: &BTreeMap<&str, &Tensor>, alpha_of: impl Fn(&str) -> f64) -> Result<Self> {
         let mut adapter = Self::new();
@@ -126,8 +141,7 @@ impl Adapter {
             }
         }
         let tensors = parameters.iter().map(|(name, var)| (name, var.as_tensor())).collect();
-        let alpha_of = |path: &str| self.get(path).map_or(1.0, |factors| factors.alpha);
-        let adapter = Self::from_tensors(&tensors, alpha_of)?;
+        let adapter = Self::from_tensors(&tensors, self.alpha_of())?;
         Ok((adapter, parameters))
     }
 
