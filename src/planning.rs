@@ -72,8 +72,8 @@ pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device
 /// Forward and backward passes of one optimizer step, at least; a backward pass through frozen weights costs about as much
 /// as a forward pass.
 fn passes(config: &TrainConfig) -> f64 {
-    // With a bank, the base's pass is made only when a draw is new.
-    let of_cat = if config.cat_bank > 0 { 2.0 } else { 3.0 };
+    // With cached draws, the base's pass is made only when a draw is new.
+    let of_cat = if config.cat_cached_draws > 0 { 2.0 } else { 3.0 };
     let cat = if config.uses_cat() { of_cat / config.cat_every as f64 } else { 0.0 };
     let prior = if config.uses_prior() { 2.0 } else { 0.0 };
     (2.0 + cat + prior) * config.accumulation as f64

@@ -68,13 +68,14 @@ settings! {
     /// Share of CAT samples held to the base under the empty caption
     #[arg(long, value_name = "F")]
     cat_empty_share: f64,
-    /// Take the CAT term in one of so many batches, at so many times its weight: cheaper, noisier [default: 1]
+    /// Take the CAT term in one of N batches, at N times its weight: cheaper, noisier [default: 1]
     #[arg(long, value_name = "N")]
     cat_every: usize,
-    /// Go through so many draws of each picture again and again and keep the base's predictions of them; 0 does not
+    /// Reuse N draws of noise and timestep for each image, and cache the base's predictions of them; 0 draws anew each time
     /// [default: 0]
-    #[arg(long, value_name = "N")]
-    cat_bank: usize,
+    #[arg(long, alias = "cat-bank", value_name = "N")]
+    #[serde(alias = "cat_bank")]
+    cat_cached_draws: usize,
     /// Weight of the class pictures of the dreambooth loss [default: 1]
     #[arg(long, value_name = "F")]
     prior_weight: f64,
@@ -96,12 +97,18 @@ settings! {
     /// attention, linears, convolutions, everything, or patterns separated by commas [default: attention]
     #[arg(long, value_name = "NAMES")]
     targets: String,
+    /// Also train the adapter in the text encoder (of SDXL, in both), on the modules there that the targets name
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    train_text_encoder: bool,
     /// Optimizer steps
     #[arg(long, value_name = "N")]
     steps: usize,
     /// Peak learning rate
     #[arg(long, value_name = "F")]
     learning_rate: f64,
+    /// Peak learning rate of the text encoder's parameters [default: the learning rate]
+    #[arg(long, value_name = "F")]
+    text_encoder_learning_rate: f64,
     /// constant, linear or cosine [default: constant]
     #[arg(long, value_name = "NAME")]
     schedule: String,
@@ -189,12 +196,13 @@ impl BaseDefaults {
             cat_condition: Some("caption".into()),
             cat_empty_share: Some(0.0),
             cat_every: Some(1),
-            cat_bank: Some(0),
+            cat_cached_draws: Some(0),
             prior_weight: Some(1.0),
             class_pictures: Some(20),
             rank: Some(8),
             dropout: Some(0.0),
             targets: Some("attention".into()),
+            train_text_encoder: Some(false),
             steps: Some(steps),
             learning_rate: Some(learning_rate),
             schedule: Some("constant".into()),
@@ -299,17 +307,19 @@ impl TrainSettings {
             cat_condition: one_of("cat_condition", &self.cat_condition, &CONDITIONS)?,
             cat_empty_share: stated("cat_empty_share", self.cat_empty_share)?,
             cat_every: stated("cat_every", self.cat_every)?,
-            cat_bank: stated("cat_bank", self.cat_bank)?,
+            cat_cached_draws: stated("cat_cached_draws", self.cat_cached_draws)?,
             prior_weight: stated("prior_weight", self.prior_weight)?,
             min_snr_gamma: self.min_snr_gamma,
             rank: stated("rank", self.rank)?,
             alpha: stated("alpha", self.alpha)?,
             dropout: stated("dropout", self.dropout)?,
             targets: stated("targets", self.targets.clone())?.parse::<Targets>().request("cannot use `targets`")?,
+            train_text_encoder: stated("train_text_encoder", self.train_text_encoder)?,
             steps: stated("steps", self.steps)?,
             batch: stated("batch", self.batch)?,
             accumulation: stated("accumulation", self.accumulation)?,
             learning_rate: stated("learning_rate", self.learning_rate)?,
+            text_encoder_learning_rate: self.text_encoder_learning_rate,
             schedule: one_of("schedule", &self.schedule, &SCHEDULES)?,
             warmup_steps: stated("warmup_steps", self.warmup_steps)?,
             weight_decay: stated("weight_decay", self.weight_decay)?,

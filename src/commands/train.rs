@@ -9,10 +9,10 @@ use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::data::{
     Crop, DataNotice, Mirror, PictureOptions, Resolution, TrainingPicture, TrainingPictures,
 };
-use catelier_pipelines::model::Condition;
 use catelier_pipelines::picture_file;
 use catelier_pipelines::train::{
-    Ending, Lessons, LossKind, StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
+    Control, EncodedDataset, Ending, HeldOutPrompts, LossKind, StepReport, TrainConfig, TrainError, TrainObserver,
+    Trainer,
 };
 use catelier_prompts::captions::CaptionOptions;
 use catelier_prompts::{PromptSet, Trigger, template};
@@ -57,8 +57,8 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
     let mut base = source.load_from(&files, settings.weights_dtype()?, &device)?;
     base.unet.recompute(plan.recompute);
     let trained = train(&base, settings, &folder, start)?;
-    if let Ending::Stopped { step } = trained.ending {
-        terminal::say(&format!("stopped after step {step}; everything is saved"));
+    if let Ending::Stopped { step, reason } = trained.ending {
+        terminal::say(&format!("stopped after step {step} ({reason}); everything is saved"));
         terminal::say(&format!("go on with: catelier train --resume --out {}", out.display()));
     }
     Ok(())
@@ -92,10 +92,10 @@ pub(super) fn train(
     let config = settings.train_config()?;
     let trigger = Trigger::new(&stated("trigger", settings.trigger.clone())?).request("cannot use the trigger")?;
     let pictures = pictures(&settings, &trigger)?;
-    let lessons = lessons(base, &pictures, &settings, &config)?;
+    let dataset = dataset(base, &pictures, &settings, &config)?;
     let mut trainer = match start {
-        Start::From(adapter) => Trainer::from_adapter(base, config, &lessons, folder.states(), adapter),
-        Start::Fresh | Start::Resume => Trainer::new(base, config, &lessons, folder.states()),
+        Start::From(adapter) => Trainer::from_adapter(base, config, &dataset, folder.states(), adapter),
+        Start::Fresh | Start::Resume => Trainer::new(base, config, &dataset, folder.states()),
     }
     .request("cannot train")?;
     folder.save_settings(&settings)?;
@@ -151,28 +151,28 @@ fn crop(name: &str) -> Outcome<Crop> {
     }
 }
 
-fn lessons(
+fn dataset(
     base: &BaseModel,
     pictures: &TrainingPictures,
     settings: &TrainSettings,
     config: &TrainConfig,
-) -> Outcome<Lessons> {
+) -> Outcome<EncodedDataset> {
     warn_of_cut_captions(base, pictures);
     let mut progress = Progress::new("encoding", pictures.frame_count());
     let class = settings.class.as_deref();
     let mut tell = |done, _| progress.reach(done, String::new());
-    let lessons = Lessons::encode(base, pictures, config.cat_condition, class, &mut tell);
-    let lessons = lessons.request("cannot encode the pictures")?;
+    let dataset = EncodedDataset::encode(base, pictures, config.cat_condition, class, &mut tell);
+    let dataset = dataset.request("cannot encode the pictures")?;
     drop(progress);
-    let lessons = match config.loss {
+    let dataset = match config.loss {
         LossKind::Dreambooth => {
             let class = stated("class", settings.class.clone())?;
             let drawn = class_pictures(base, &class, settings)?;
-            lessons.with_class_pictures(base, &class, &drawn).run("cannot encode the class pictures")?
+            dataset.with_class_images(base, &class, &drawn).run("cannot encode the class pictures")?
         }
-        _ => lessons,
+        _ => dataset,
     };
-    lessons.with_keys(base, config).request("cannot train")
+    dataset.with_keys(base, config).request("cannot train")
 }
 
 fn warn_of_cut_captions(base: &BaseModel, pictures: &TrainingPictures) {
@@ -197,13 +197,13 @@ fn class_pictures(base: &BaseModel, class: &str, settings: &TrainSettings) -> Ou
 }
 
 /// The prompts whose predictions should not drift, encoded.
-fn held_out(base: &BaseModel, settings: &TrainSettings) -> Outcome<Condition> {
+fn held_out(base: &BaseModel, settings: &TrainSettings) -> Outcome<HeldOutPrompts> {
     let set = PromptSet::builtin(base_source::prompt_set_name(settings.on_embedded_base()))
         .run("cannot read the held-out prompts")?;
     let rendered = set.render(Default::default()).run("cannot use the held-out prompts")?;
     let prompts: Vec<&str> = rendered.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let spread: Vec<&str> = prompts.iter().copied().step_by(prompts.len().div_ceil(DRIFT_PROMPTS)).collect();
-    base.text.encode(&spread).run("cannot encode the held-out prompts")
+    HeldOutPrompts::encode(base, &spread).run("cannot encode the held-out prompts")
 }
 
 /// Held-out prompts that the drift is measured on.
@@ -259,37 +259,36 @@ impl<'a> Watch<'a> {
 }
 
 impl TrainObserver for Watch<'_> {
-    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError> {
         let seconds = self.started.elapsed().as_secs_f64();
         self.folder.add_metrics(report, seconds).map_err(TrainError::observer)?;
         let cat = report.cat.map_or_else(String::new, |cat| format!("  cat {cat:.5}"));
         self.progress.reach(report.step, format!("loss {:.4}{cat}", report.denoising));
         self.reports.push(report.clone());
-        Ok(())
+        Ok(if due(report.step, self.save_every) { Control::Save.or(asked()) } else { asked() })
     }
 
     fn wants_drift(&self, step: usize) -> bool {
         due(step, self.drift_every) || (self.drift_every > 0 && step == self.steps)
     }
 
-    fn wants_save(&self, step: usize) -> bool {
-        due(step, self.save_every)
-    }
-
-    fn stop_requested(&self) -> bool {
-        signals::stop_requested()
-    }
-
     fn wants_adapter(&self, step: usize) -> bool {
         self.previews.as_ref().is_some_and(|previews| due(step, previews.every))
     }
 
-    fn on_adapter(&mut self, step: usize, adapters: &AdapterSet) -> Result<(), TrainError> {
-        match &mut self.previews {
-            None => Ok(()),
-            Some(previews) => previews.draw(adapters, &self.folder.preview(step)).map_err(TrainError::observer),
+    fn on_adapter(&mut self, step: usize, adapter: &Adapter) -> Result<Control, TrainError> {
+        if let Some(previews) = &mut self.previews {
+            let path = self.folder.preview(step);
+            let drawn = previews.draw(&AdapterSet::single(adapter, 1.0), &path);
+            drawn.map_err(|failure| TrainError::observer(failure.into_source()))?;
         }
+        Ok(asked())
     }
+}
+
+/// What the person at the keyboard asks for.
+fn asked() -> Control {
+    if signals::stop_requested() { Control::Stop("interrupted".into()) } else { Control::Continue }
 }
 
 fn due(step: usize, every: usize) -> bool {
@@ -314,11 +313,11 @@ impl<'a> Previews<'a> {
         }))
     }
 
-    fn draw(&mut self, adapters: &AdapterSet, path: &Path) -> std::io::Result<()> {
-        let drawn = self.easel.draw("preview", std::slice::from_ref(&self.prompt), &[self.seed], adapters);
-        let pictures = drawn.map_err(|failure| std::io::Error::other(format!("{failure:?}")))?;
+    fn draw(&mut self, adapters: &AdapterSet, path: &Path) -> Outcome<()> {
+        let pictures = self.easel.draw("preview", std::slice::from_ref(&self.prompt), &[self.seed], adapters)?;
         let parameters = self.easel.parameters(&self.prompt, self.seed, &[]);
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-        picture_file::write_png(path, &pictures[0], Some(&parameters)).map_err(std::io::Error::other)
+        let cannot_save = || format!("cannot save the preview `{}`", path.display());
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).run(cannot_save())?;
+        picture_file::write_png(path, &pictures[0], Some(&parameters)).run(cannot_save())
     }
 }

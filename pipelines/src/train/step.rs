@@ -1,30 +1,30 @@
 //! One forward and backward pass of the training objective.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::backward;
 use catelier_numerics::params::{Gradients, Parameters};
 
-use super::TrainError;
+use super::{Captions, TrainError};
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
 use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub struct Batch<'a> {
     /// Clean latents, `[batch, 4, height/8, width/8]`.
-    pub(crate) latents: Tensor,
+    pub latents: Tensor,
     /// Unit normal noise of the same shape.
-    pub(crate) noise: Tensor,
+    pub noise: Tensor,
     /// One timestep per sample.
-    pub(crate) timesteps: Vec<u32>,
+    pub timesteps: Vec<u32>,
     /// Captions to denoise under.
-    pub(crate) condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
+    pub captions: Captions<'a>,
     /// One name per sample, for messages.
-    pub(crate) names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 /// The terms of the objective, one value per sample, `[batch]` each; a term that was not taken has none.
@@ -36,50 +36,63 @@ pub(crate) struct Terms {
 }
 
 /// The objective for one model: which passes are made and how they are weighted.
-pub(crate) struct Objective<'a> {
-    pub(crate) unet: &'a UNet,
-    pub(crate) schedule: &'a NoiseSchedule,
-    pub(crate) adapters: &'a AdapterSet,
-    pub(crate) parameters: &'a Parameters,
-    pub(crate) min_snr_gamma: Option<f64>,
+pub struct Objective<'a> {
+    /// The frozen UNet.
+    pub unet: &'a UNet,
+    /// The noise that it was trained with.
+    pub schedule: &'a NoiseSchedule,
+    /// The adapter that is trained, at full strength, with dropout if the run has any.
+    pub adapters: &'a AdapterSet,
+    /// Its parameters.
+    pub parameters: &'a Parameters,
+    /// Min-SNR gamma; `None` weights all timesteps alike.
+    pub min_snr_gamma: Option<f64>,
 }
 
 /// What the CAT term holds the adapter to.
 #[derive(Debug)]
-pub(crate) struct CatTarget {
+pub struct CatTarget<'a> {
     /// The captions without the trigger.
-    pub(crate) condition: Condition,
-    /// What the base makes of them, where it is known.
-    pub(crate) keys: Option<PromptKeys>,
-    /// The base's prediction, where it is known.
-    pub(crate) noise_pred_base: Option<Tensor>,
+    pub captions: Captions<'a>,
+    /// The base's prediction under them, where it is known.
+    pub noise_pred_base: Option<Tensor>,
 }
 
 /// Values of both terms, one per sample, their gradient, and the base's prediction.
-pub(crate) struct DenoisingAndCat {
-    pub(crate) denoising: Vec<f64>,
-    pub(crate) cat: Vec<f64>,
-    pub(crate) gradients: Gradients,
-    pub(crate) noise_pred_base: Tensor,
+pub struct DenoisingAndCat {
+    /// Denoising loss of each sample.
+    pub denoising: Vec<f64>,
+    /// CAT term of each sample before weighting.
+    pub cat: Vec<f64>,
+    /// Gradient of the weighted sum of both means.
+    pub gradients: Gradients,
+    /// The frozen base's prediction without the trigger, `[batch, 4, height/8, width/8]`, without a graph.
+    pub noise_pred_base: Tensor,
 }
 
-/// Whether both adapted conditions go through the model as one batch, for so many `cells` of latents in a batch and a UNet of
-/// these `channels` on its finest level.
-pub(crate) fn conditions_together(cells: usize, channels: usize) -> bool {
+/// Whether both adapted conditions go through the model as one batch: `cells` is the number of latent positions in a batch
+/// (batch * height * width), `channels` the UNet's on its finest level.
+pub fn conditions_together(cells: usize, channels: usize) -> bool {
     cells * channels <= TOGETHER
 }
 
-/// Up to so many numbers in a map of the finest level, both adapted conditions go through the model as one batch: smaller
-/// products leave the processor idle between them. Beyond it takes longer (docs/cat-sharing.md), and more memory.
+/// Largest number of elements in a feature map of the finest level at which both adapted conditions go through the model as
+/// one batch: below it, separate products are too small to keep the CPU busy; above it, one batch takes longer
+/// (docs/cat-sharing.md) and more memory.
 const TOGETHER: usize = 2048 * 64;
 
 impl Objective<'_> {
-    /// Denoising of `batch` under its own captions, and its gradient times `weight`.
+    /// Denoising loss of each sample of `batch` under its own captions, and the gradient of `weight` times their mean.
+    ///
+    /// # Errors
+    /// [`TrainError::Numerics`] naming every parameter without a finite gradient; anything that the model refuses.
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
-    pub(crate) fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let start = self.unet.start(&self.begin(batch)?, batch.condition.added.as_ref())?;
-        let noise_pred = self.adapted(&start, &batch.condition, batch.keys.as_ref())?;
+    pub fn denoising(&self, batch: &Batch<'_>, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
+        let input = self.input(&self.begin(batch)?, &batch.captions, None)?;
+        let noise_pred = self.adapted(&input)?;
+        // What only the forward pass needs is not kept through the backward pass.
+        drop(input);
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
@@ -87,87 +100,116 @@ impl Objective<'_> {
 
     /// The same with the CAT term on the very latents, noise and timesteps of `batch`, times `cat_weight`.
     ///
-    /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's.
-    pub(crate) fn denoising_and_cat(
+    /// # Errors
+    /// Those of [`denoising`](Self::denoising).
+    ///
+    /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's. Where the
+    /// text encoders are trained, the base's prediction takes the base's own condition.
+    pub fn denoising_and_cat(
         &self,
-        batch: &Batch,
-        target: &CatTarget,
+        batch: &Batch<'_>,
+        target: &CatTarget<'_>,
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
         let beginning = self.begin(batch)?;
-        let [start, start_without] = [&batch.condition, &target.condition]
-            .map(|condition| self.unet.start(&beginning, condition.added.as_ref()));
-        let (start, start_without) = (start?, start_without?);
+        let without = &target.captions;
+        let start_base = self.unet.start(&beginning, without.condition.added.as_ref())?;
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
-                let (context, keys) = (&target.condition.context, target.keys.as_ref());
-                self.unet.predict_from(&start_without, context, keys, &AdapterSet::base())?.detach()
+                let (context, keys) = (&without.condition.context, without.keys.as_ref());
+                self.unet.predict_from(&start_base, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let predictions = Predictions { batch, start, target, start_without, noise_pred_base: &noise_pred_base };
+        let passes = Passes {
+            beginning: &beginning,
+            batch,
+            without,
+            start_base: &start_base,
+            noise_pred_base: &noise_pred_base,
+        };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let channels = self.unet.config().levels[0].channels;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
-            true => self.together(&predictions, weight, cat_weight)?,
-            false => self.one_after_the_other(&predictions, weight, cat_weight)?,
+            true => self.together(&passes, weight, cat_weight)?,
+            false => self.one_after_the_other(&passes, weight, cat_weight)?,
         };
         Ok(DenoisingAndCat { denoising, cat, gradients, noise_pred_base })
     }
 
     /// Both terms from one batch of twice the size, and one backward pass.
-    fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, .. } = given;
-        let keys = batch.keys.as_ref().zip(target.keys.as_ref());
-        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
-        let both = Condition::cat(&[&batch.condition, &target.condition])?;
-        let noise_pred = self.adapted(&start.before(start_without)?, &both, keys.as_ref())?;
+    fn together(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        let noise_pred = self.both_adapted(passes)?;
         let rows = noise_pred.dim(0)? / 2;
-        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, batch)?;
-        let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
-        self.backward([(&denoising, weight), (&cat, cat_weight)], &batch.timesteps)
+        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, passes.batch)?;
+        let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, passes.noise_pred_base)?;
+        self.backward([(&denoising, weight), (&cat, cat_weight)], &passes.batch.timesteps)
     }
 
-    /// Each term goes backward by itself, so only one graph is alive at a time.
-    fn one_after_the_other(
-        &self,
-        given: &Predictions<'_>,
-        weight: f64,
-        cat_weight: f64,
-    ) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, start, target, start_without, noise_pred_base } = given;
-        let noise_pred = self.adapted(start, &batch.condition, batch.keys.as_ref())?;
+    /// The adapted predictions with the trigger, then those without it, as one batch.
+    fn both_adapted(&self, passes: &Passes<'_>) -> Result<Tensor, TrainError> {
+        let with = self.input(passes.beginning, &passes.batch.captions, None)?;
+        let without = self.input(passes.beginning, passes.without, Some(passes.start_base))?;
+        let keys = with.keys.zip(without.keys);
+        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
+        self.adapted(&Input {
+            start: Cow::Owned(with.start.before(&without.start)?),
+            condition: Cow::Owned(Condition::cat(&[&with.condition, &without.condition])?),
+            keys: keys.as_ref(),
+        })
+    }
+
+    /// Each term has a backward pass of its own, so only one graph is alive at a time.
+    fn one_after_the_other(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        let Passes { beginning, batch, without, start_base, noise_pred_base } = passes;
+        let noise_pred = self.adapted(&self.input(beginning, &batch.captions, None)?)?;
         let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
         let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.adapted(start_without, &target.condition, target.keys.as_ref())?;
+        let noise_pred = self.adapted(&self.input(beginning, without, Some(start_base))?)?;
         let values = loss::cat(&noise_pred, noise_pred_base)?;
         let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    /// The adapted prediction; `keys` are what the base makes of the condition, which serve where the adapter leaves those
-    /// layers alone.
-    fn adapted(&self, start: &Start, condition: &Condition, keys: Option<&PromptKeys>) -> Result<Tensor, TrainError> {
-        let keys = keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
-        Ok(self.unet.predict_from(start, &condition.context, keys, self.adapters)?)
+    /// What the adapted prediction under `captions` is computed from; `start_base` is the start under their condition by the
+    /// base's encoders, where it has been computed.
+    fn input<'b>(
+        &self,
+        beginning: &Beginning,
+        captions: &'b Captions<'_>,
+        start_base: Option<&'b Start>,
+    ) -> Result<Input<'b>, TrainError> {
+        let (condition, keys) = captions.adapted(self.adapters)?;
+        let start = match start_base {
+            Some(start) if captions.prompts.is_none() => Cow::Borrowed(start),
+            _ => Cow::Owned(self.unet.start(beginning, condition.added.as_ref())?),
+        };
+        Ok(Input { start, condition, keys })
     }
 
-    fn begin(&self, batch: &Batch) -> Result<Beginning, TrainError> {
+    /// The adapted prediction. The base's cross-attention keys and values serve it where the adapter leaves the layers that
+    /// compute them as they are.
+    fn adapted(&self, input: &Input<'_>) -> Result<Tensor, TrainError> {
+        let keys = input.keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
+        Ok(self.unet.predict_from(&input.start, &input.condition.context, keys, self.adapters)?)
+    }
+
+    fn begin(&self, batch: &Batch<'_>) -> Result<Beginning, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
         Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
     }
 
-    fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
+    fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch<'_>) -> Result<Tensor, TrainError> {
         let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
         Ok(loss::denoising(noise_pred, &target)?)
     }
 
-    /// Values per sample of each term as numbers, and the gradient of the sum of `weight * mean(w(t) * values)`.
+    /// The values of each term, one per sample, and the gradient of the sum of `weight * mean(w(t) * values)`.
     fn backward<const N: usize>(&self, terms: [(&Tensor, f64); N], timesteps: &[u32]) -> Result<Valued<N>, TrainError> {
         let mut numbers = [const { Vec::new() }; N];
         let mut objective: Option<Tensor> = None;
@@ -199,20 +241,30 @@ impl Objective<'_> {
     }
 }
 
-/// What both terms are computed from.
-struct Predictions<'a> {
-    batch: &'a Batch,
-    start: Start,
-    target: &'a CatTarget,
-    start_without: Start,
+/// What the passes of both terms are computed from.
+struct Passes<'a> {
+    beginning: &'a Beginning,
+    batch: &'a Batch<'a>,
+    /// The captions without the trigger.
+    without: &'a Captions<'a>,
+    /// The start of the base's prediction under them.
+    start_base: &'a Start,
     noise_pred_base: &'a Tensor,
+}
+
+/// What an adapted prediction is computed from.
+struct Input<'a> {
+    start: Cow<'a, Start>,
+    condition: Cow<'a, Condition>,
+    /// The base's cross-attention keys and values of the condition, where they are known.
+    keys: Option<&'a PromptKeys>,
 }
 
 /// Values of some terms, one per sample, and their gradient.
 type Valued<const N: usize> = ([Vec<f64>; N], Gradients);
 
 impl Terms {
-    /// The weighted objective, one number; samples without a CAT term count as 0.
+    /// The weighted objective as a scalar; samples without a CAT term count as 0.
     pub(crate) fn total(&self, cat_weight: f64, prior_weight: f64) -> f64 {
         let cat_share = self.cat.len() as f64 / self.denoising.len().max(1) as f64;
         mean(&self.denoising) + cat_weight * cat_share * mean(&self.cat) + prior_weight * mean(&self.prior)
@@ -225,7 +277,7 @@ impl Terms {
     }
 
     /// Every sample whose value is not finite, described for a person.
-    pub(crate) fn offenders(&self, batch: &Batch) -> Vec<String> {
+    pub(crate) fn offenders(&self, batch: &Batch<'_>) -> Vec<String> {
         let of = |term: &str, values: &[f64]| -> Vec<String> {
             let bad = values.iter().enumerate().filter(|(_, value)| !value.is_finite());
             bad.map(|(index, value)| {

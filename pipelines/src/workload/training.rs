@@ -11,7 +11,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::files::ModelFiles;
 use crate::model::{Recompute, UNet};
 use crate::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
-use crate::train::{Batch, CatTarget, Objective, TrainError};
+use crate::train::{Batch, Captions, CatTarget, Objective, TrainError};
 
 const SEED: u64 = 1;
 const LEARNING_RATE: f64 = 1e-4;
@@ -37,9 +37,9 @@ pub struct TrainingStep {
     adapter: Adapter,
     parameters: Parameters,
     optimizer: AdamW,
-    batch: Batch,
+    batch: Batch<'static>,
     /// What the CAT term is conditioned on; `None` without it.
-    without_trigger: Option<CatTarget>,
+    without_trigger: Option<CatTarget<'static>>,
 }
 
 impl TrainingStep {
@@ -65,8 +65,7 @@ impl TrainingStep {
             latents: sizes.latents(unet.config(), device)?,
             noise: sizes.noise(unet.config(), device)?,
             timesteps: sizes.timesteps(schedule.alphas_cumprod().len()),
-            condition: condition(files, &unet, sizes, 0, device)?,
-            keys: None,
+            captions: Captions { condition: condition(files, &unet, sizes, 0, device)?, keys: None, prompts: None },
             names: (1..=sizes.batch).map(|sample| format!("sample {sample}")).collect(),
         };
         let without_trigger = match loss {
@@ -74,7 +73,8 @@ impl TrainingStep {
             StepLoss::Cat => {
                 let condition = condition(files, &unet, sizes, 1, device)?;
                 let keys = Some(unet.prompt_keys(&condition.context, &AdapterSet::base())?);
-                Some(CatTarget { condition, keys, noise_pred_base: None })
+                let captions = Captions { condition, keys, prompts: None };
+                Some(CatTarget { captions, noise_pred_base: None })
             }
         };
         let optimizer = AdamW::new(AdamWConfig::default());
@@ -103,7 +103,7 @@ impl TrainingStep {
     }
 
     fn sizes(&self, weights: DType) -> StepSizes {
-        let (latents, context) = (self.batch.latents.dims(), self.batch.condition.context.dims());
+        let (latents, context) = (self.batch.latents.dims(), self.batch.captions.condition.context.dims());
         StepSizes {
             latent: (latents[2], latents[3]),
             batch: latents[0],

@@ -1,4 +1,4 @@
-//! CLIP text encoders, and the one or two of them that a base model reads prompts with.
+//! CLIP text encoders, and the one or two of them that encode the prompts of a base model.
 
 mod layers;
 mod prompts;
@@ -18,6 +18,8 @@ pub use prompts::TextEncoders;
 #[derive(Debug)]
 pub struct TextEncoder {
     config: TextEncoderConfig,
+    /// Module path of the network: `text_encoder.text_model`.
+    path: String,
     modules: Vec<ModuleInfo>,
     /// `[vocabulary, width]`
     token_embedding: Tensor,
@@ -30,7 +32,7 @@ pub struct TextEncoder {
     text_projection: Option<FrozenLinear>,
 }
 
-/// What a text encoder makes of a batch of prompts.
+/// A batch of prompts, encoded.
 #[derive(Debug, Clone)]
 pub struct TextOutput {
     /// The embeddings, then the output of each layer, without the final norm: each `[batch, tokens, width]`.
@@ -78,6 +80,7 @@ impl TextEncoder {
             layers,
             final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
             text_projection: load_projection(weights, &config)?,
+            path: place.path().to_owned(),
             modules: place.modules(),
             dtype: weights.activation_dtype(),
             config,
@@ -89,9 +92,14 @@ impl TextEncoder {
         &self.config
     }
 
-    /// Every linear layer an adapter can reach, in the order the data meets them.
+    /// Every linear layer that an adapter can change, in the order of the forward pass.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// The module path of its last layer, with the dot that ends it.
+    pub(super) fn last_layer_path(&self) -> String {
+        format!("{}.encoder.layers.{}.", self.path, self.config.num_hidden_layers.saturating_sub(1))
     }
 
     /// Encodes prompts given as token ids, all of the same length.
