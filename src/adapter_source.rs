@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use catelier_adapters::AdapterSet;
 use catelier_adapters::file::{self, LoadedAdapter};
+use catelier_adapters::{AdapterSet, Fingerprint};
 use catelier_pipelines::base::BaseModel;
 use catelier_prompts::Trigger;
 
@@ -73,10 +73,11 @@ impl LoadedAdapters {
     }
 }
 
-/// Shapes can agree between bases that were trained apart; the fingerprint tells them apart.
+/// Bases that were trained apart can have the same shapes; the fingerprint tells them apart.
 fn warn_of_other_base(path: &str, file: &LoadedAdapter, base: &BaseModel) {
     let trained_on = &file.metadata.base;
-    if trained_on.fingerprint.as_ref().is_some_and(|fingerprint| *fingerprint != base.fingerprint) {
+    let own = Fingerprint::parse(&base.fingerprint);
+    if trained_on.fingerprint.as_ref().is_some_and(|fingerprint| !Fingerprint::parse(fingerprint).agrees_with(own)) {
         let name = trained_on.name.as_deref().unwrap_or("another base");
         terminal::warn(&format!("`{path}` was trained on `{name}`, which is not `{}`", base.name));
     }

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::ModuleInfo;
-use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::base::{BaseConfig, BaseModel};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecision};
-use catelier_pipelines::model::{UNetConfig, VaeConfig};
 
 use crate::cli::BaseArgs;
 use crate::failure::{Blame, Failure, Outcome};
@@ -62,15 +61,22 @@ impl BaseSource {
 
     /// The model, ready to predict.
     pub(crate) fn load(&self, dtype: DType, device: &Device) -> Outcome<BaseModel> {
-        self.load_from(&self.files()?, dtype, device)
+        let files = self.files()?;
+        self.load_from(config(&files)?, &files, dtype, device)
     }
 
-    /// The same from its `files`, where they have been asked for already.
-    pub(crate) fn load_from(&self, files: &ModelFiles, dtype: DType, device: &Device) -> Outcome<BaseModel> {
+    /// The same from its `files`, where its configuration has been read already.
+    pub(crate) fn load_from(
+        &self,
+        config: BaseConfig,
+        files: &ModelFiles,
+        dtype: DType,
+        device: &Device,
+    ) -> Outcome<BaseModel> {
         if self.is_embedded() {
             terminal::say("base: embedded (a tiny model for trying things out, not for artists' work)");
         }
-        let base = BaseModel::load(files, dtype, device).request("cannot load the base")?;
+        let base = BaseModel::from_config(config, files, dtype, device).request("cannot load the base")?;
         memory::settle();
         Ok(base)
     }
@@ -106,22 +112,17 @@ fn single_file(path: &Path) -> Failure {
     Failure::request(message, "convert it with diffusers' `convert_original_stable_diffusion_to_diffusers.py`")
 }
 
-/// The modules that an adapter for this base can have, without keeping the model.
+/// The modules that an adapter for this base can have, from its configuration alone.
 pub(crate) fn modules(source: &BaseSource) -> Outcome<Vec<ModuleInfo>> {
-    Ok(source.load(DType::F32, &Device::Cpu)?.modules())
+    Ok(config(&source.files()?)?.modules())
+}
+
+/// The configuration of a base, without its weights.
+pub(crate) fn config(files: &ModelFiles) -> Outcome<BaseConfig> {
+    BaseConfig::load(files).request("cannot read the base")
 }
 
 /// The evaluation prompts that were written for a base.
 pub(crate) fn prompt_set_name(is_embedded: bool) -> &'static str {
     if is_embedded { "gallery-v1" } else { "general-v1" }
-}
-
-/// The side in pixels of the pictures that the base was trained on.
-pub(crate) fn resolution(model: &BaseModel) -> usize {
-    resolution_of(model.unet.config(), model.vae.config())
-}
-
-/// The same from the configurations alone.
-pub(crate) fn resolution_of(unet: &UNetConfig, vae: &VaeConfig) -> usize {
-    unet.sample_size.unwrap_or(64) * vae.factor()
 }

@@ -463,8 +463,7 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShapeName {
     /// Stable Diffusion 1.5
     Sd15,
@@ -476,8 +475,7 @@ pub(crate) enum ShapeName {
     Embedded,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchLoss {
     /// Denoising with the adapter
     Lora,
@@ -488,12 +486,11 @@ pub(crate) enum BenchLoss {
 }
 
 /// What weights and activations are kept and computed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchPrecision {
     /// Everything in f32
     F32,
-    /// Frozen weights in bf16 (`bf16` of the other commands), the rest in f32; activations in bf16 too, unless on the processor
+    /// Frozen weights in bf16 (`bf16` of the other commands), the rest in f32; activations in bf16 too, unless on the CPU
     #[value(alias = "bf16")]
     Mixed,
 }

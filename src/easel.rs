@@ -11,7 +11,7 @@ use image::RgbImage;
 use crate::cli::{SamplingArgs, TileVae};
 use crate::failure::{Blame, Failure, Outcome};
 use crate::progress::Progress;
-use crate::{base_source, memory, terminal};
+use crate::{memory, terminal};
 
 /// Guidance that the embedded base was tuned at.
 const EMBEDDED_GUIDANCE: f64 = 4.0;
@@ -33,7 +33,7 @@ pub(crate) struct Easel<'a> {
 impl<'a> Easel<'a> {
     /// Ready to draw as `sampling` says.
     pub(crate) fn new(base: &'a BaseModel, is_embedded: bool, sampling: &SamplingArgs) -> Outcome<Self> {
-        let side = base_source::resolution(base);
+        let side = base.resolution;
         let (width, height) = size(sampling.size.as_deref(), side)?;
         let usual = if is_embedded { EMBEDDED_GUIDANCE } else { USUAL_GUIDANCE };
         let settings = GenerateRequest {
@@ -118,7 +118,7 @@ pub(crate) fn with_tiling(base: BaseModel, sampling: &SamplingArgs) -> Outcome<B
         }
     };
     let base = base.with_tiling(tiling).run("cannot use tiles")?;
-    let (width, height) = size(sampling.size.as_deref(), base_source::resolution(&base))?;
+    let (width, height) = size(sampling.size.as_deref(), base.resolution)?;
     let size = (height as usize, width as usize);
     if sampling.tile_vae == TileVae::Auto && base.vae.decodes_in_tiles(size) {
         let gigabytes = |live: u64| live as f64 * HELD_PER_LIVE / 1e9;

@@ -110,6 +110,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     ask!(
         catelier_adapters::Error,
+        catelier_bench::Error,
         catelier_evaluation::Error,
         catelier_federation::Error,
         catelier_gallery::Error,

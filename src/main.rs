@@ -9,7 +9,6 @@ mod easel;
 mod embedded;
 mod failure;
 mod memory;
-mod meter;
 mod planning;
 mod progress;
 mod references;

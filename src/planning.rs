@@ -1,15 +1,14 @@
 //! What a training run will need, from the files' configurations alone.
 
 use candle_core::Device;
-use catelier_pipelines::diffusion::NoiseSchedule;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{Recompute, TextEncoderConfig, UNetConfig, VaeConfig, encoding_bytes};
+use catelier_pipelines::base::BaseConfig;
+use catelier_pipelines::model::{Recompute, encoding_bytes};
 use catelier_pipelines::plan::{Bytes, DoesNotFit, Footprint, MemoryPlan, StepSizes, weight_bytes};
 use catelier_pipelines::train::TrainConfig;
 
-use crate::failure::{Blame, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::settings::{BaseDefaults, TrainSettings, stated};
-use crate::{base_source, memory, terminal};
+use crate::{memory, terminal};
 
 /// Share of what the machine has left that training may plan with: others need memory too.
 const SHARE: f64 = 0.9;
@@ -17,40 +16,34 @@ const SHARE: f64 = 0.9;
 /// A run's memory, and the operations of its steps.
 pub(crate) struct Plan {
     pub(crate) recompute: Recompute,
-    /// `None` on a graphics card, whose memory is not planned.
+    /// `None` on a GPU, whose memory is not planned.
     pub(crate) memory: Option<MemoryPlan>,
     pub(crate) limit: Option<u64>,
     /// Operations of one optimizer step, at least.
     pub(crate) step_flops: u64,
 }
 
-/// What a base is trained with unless told otherwise, from its configuration.
-pub(crate) fn defaults(files: &ModelFiles, embedded: bool) -> Outcome<BaseDefaults> {
-    let unet = UNetConfig::load(files).request("cannot read the base")?;
-    let vae = VaeConfig::load(files, "vae").request("cannot read the base")?;
-    Ok(BaseDefaults { embedded, resolution: base_source::resolution_of(&unet, &vae) })
+/// Settings of a training on a base that are not given, from its configuration.
+pub(crate) fn defaults(base: &BaseConfig, embedded: bool) -> BaseDefaults {
+    BaseDefaults { embedded, resolution: base.resolution() }
 }
 
 /// The plan of a run with complete `settings` on `device`.
-pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device) -> Outcome<Plan> {
+pub(crate) fn plan(base: &BaseConfig, settings: &TrainSettings, device: &Device) -> Outcome<Plan> {
     let config = settings.train_config()?;
-    let unet = UNetConfig::load(files).request("cannot read the base")?;
-    NoiseSchedule::load(files).request("cannot read the base")?;
-    let vae = VaeConfig::load(files, "vae").request("cannot read the base")?;
     let side = stated("resolution", settings.resolution)?;
-    let cells = side / vae.factor();
-    let text = TextEncoderConfig::load(files, "text_encoder").request("cannot read the base")?;
+    let cells = side / base.vae.factor();
     let sizes = StepSizes {
         latent: (cells, cells),
         batch: config.batch,
-        tokens: text.max_position_embeddings,
+        tokens: base.tokens(),
         rank: config.rank,
         targets: config.targets.clone(),
         cat: config.uses_cat(),
         dropout: config.dropout > 0.0,
         weights: settings.weights_dtype()?,
     };
-    let footprint = Footprint::of_step(&unet, &sizes);
+    let footprint = Footprint::of_step(&base.unet, &sizes);
     let step_flops = (footprint.forward_flops as f64 * passes(&config)) as u64;
     if !device.is_cpu() {
         let all = settings.gradient_checkpointing == Some(true);
@@ -61,8 +54,8 @@ pub(crate) fn plan(files: &ModelFiles, settings: &TrainSettings, device: &Device
         Some(false) => None,
         _ => limit(settings.memory_limit.as_deref().unwrap_or("auto"))?,
     };
-    let memory = fit(files, settings, &footprint, limit)?;
-    let memory = memory.beside(encoding_bytes(&vae, (side, side)));
+    let memory = fit(base, settings, &footprint, limit)?;
+    let memory = memory.beside(encoding_bytes(&base.vae, (side, side)));
     match limit {
         Some(limit) if memory.peak > limit => Err(too_much(&DoesNotFit { needed: memory.peak, limit })),
         _ => Ok(Plan { recompute: memory.recompute.clone(), memory: Some(memory), limit, step_flops }),
@@ -79,13 +72,8 @@ fn passes(config: &TrainConfig) -> f64 {
     (2.0 + cat + prior) * config.accumulation as f64
 }
 
-fn fit(files: &ModelFiles, settings: &TrainSettings, footprint: &Footprint, limit: Option<u64>) -> Outcome<MemoryPlan> {
-    let dtype = settings.weights_dtype()?;
-    let components = ["vae", "text_encoder", "text_encoder_2"];
-    let components: Vec<&str> =
-        components.into_iter().filter(|name| files.exists(&format!("{name}/config.json"))).collect();
-    let others = weight_bytes(files, &components, dtype).request("cannot read the base")?;
-    let weights = footprint.weights + others;
+fn fit(base: &BaseConfig, settings: &TrainSettings, footprint: &Footprint, limit: Option<u64>) -> Outcome<MemoryPlan> {
+    let weights = footprint.weights + weight_bytes(base, settings.weights_dtype()?);
     match settings.gradient_checkpointing {
         Some(true) => Ok(MemoryPlan::recomputing_all(footprint, weights)),
         _ => MemoryPlan::fit(footprint, weights, limit).map_err(|error| too_much(&error)),
@@ -127,10 +115,10 @@ impl Plan {
     /// Tells a person what was decided, if anything was.
     pub(crate) fn tell(&self) {
         if let Some(memory) = &self.memory
-            && !memory.again.is_empty()
+            && !memory.recomputed.is_empty()
         {
-            let (peak, again, blocks) = (Bytes(memory.peak), memory.again.len(), memory.blocks);
-            terminal::say(&format!("memory: about {peak}, {again} of {blocks} blocks are computed twice"));
+            let (peak, recomputed, blocks) = (Bytes(memory.peak), memory.recomputed.len(), memory.blocks);
+            terminal::say(&format!("memory: about {peak}, {recomputed} of {blocks} blocks are recomputed"));
         }
     }
 }

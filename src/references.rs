@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use catelier_pipelines::data::Picture;
-use catelier_prompts::captions::PICTURE_EXTENSIONS;
+use catelier_prompts::captions::IMAGE_EXTENSIONS;
 use image::RgbImage;
 
 use crate::failure::{Blame, Failure, Outcome};
@@ -15,7 +15,7 @@ pub(crate) fn read(folder: Option<&Path>) -> Outcome<Vec<RgbImage>> {
     if pictures.is_empty() {
         return Err(Failure::request(
             format!("there is no picture in `{}`", folder.display()),
-            format!("pictures end in {}", PICTURE_EXTENSIONS.join(", ")),
+            format!("pictures end in {}", IMAGE_EXTENSIONS.join(", ")),
         ));
     }
     let open = |path: &PathBuf| Picture::open(path).map(|picture| picture.pixels).request("cannot read a reference");
@@ -32,5 +32,5 @@ fn paths(folder: &Path) -> Outcome<Vec<PathBuf>> {
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    extension.is_some_and(|extension| PICTURE_EXTENSIONS.contains(&extension.as_str()))
+    extension.is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }

@@ -4,10 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use catelier_adapters::file::{self, BasePrediction, Format, Metadata, TrainedOn};
-use catelier_adapters::{Adapter, BaseFamily};
-use catelier_pipelines::base::{BaseModel, Family};
-use catelier_pipelines::diffusion::Prediction;
+use catelier_adapters::Adapter;
+use catelier_adapters::file::{self, Format, Metadata, TrainedOn};
+use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::train::{StateFolder, StepReport};
 use serde::Serialize;
 
@@ -100,7 +99,7 @@ impl RunFolder {
 
     /// Adds one step to the metrics.
     pub(crate) fn add_metrics(&self, report: &StepReport, seconds: f64) -> std::io::Result<()> {
-        let line = MetricsLine { report, seconds, peak_memory_bytes: crate::memory::peak_bytes() };
+        let line = MetricsLine { report, seconds, peak_memory_bytes: catelier_bench::process::peak_bytes() };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         OpenOptions::new().create(true).append(true).open(self.metrics())?.write_all(text.as_bytes())
@@ -144,15 +143,8 @@ fn metadata(base: &BaseModel, settings: &TrainSettings) -> Outcome<Metadata> {
     Ok(Metadata {
         trigger: settings.trigger.clone(),
         base: TrainedOn {
-            family: Some(match base.family {
-                Family::Sd1 => BaseFamily::Sd1,
-                Family::Sd2 => BaseFamily::Sd2,
-                Family::Sdxl => BaseFamily::Sdxl,
-            }),
-            prediction: Some(match base.schedule.prediction() {
-                Prediction::Epsilon => BasePrediction::Epsilon,
-                Prediction::Velocity => BasePrediction::Velocity,
-            }),
+            family: Some(base.family),
+            prediction: Some(base.schedule.prediction()),
             resolution: side,
             name: Some(base.name.clone()),
             fingerprint: Some(base.fingerprint.clone()),

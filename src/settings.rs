@@ -142,7 +142,7 @@ settings! {
     /// Also learn from the pictures mirrored
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     flip: bool,
-    /// Memory that training may take, such as 8GB; blocks are computed twice instead of kept until it fits [default: auto,
+    /// Memory that training may take, such as 8GB; blocks are recomputed instead of kept until it fits [default: auto,
     /// what the machine has left]
     #[arg(long, value_name = "SIZE")]
     memory_limit: String,

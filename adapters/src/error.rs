@@ -326,6 +326,9 @@ fn other_family(file: Option<BaseFamily>, base: Option<BaseFamily>) -> Option<St
         (Some(file), Some(base)) if file != base => Some(format!(
             "the file seems made for {file}, the base model is {base}; choose a base of the file's family"
         )),
+        (Some(file), Some(_)) => {
+            Some(format!("the file seems made for {file} of another size; choose another base model"))
+        }
         (Some(file), None) => Some(format!("the file seems made for {file}; choose a base model of that family")),
         _ => Some("the file was made for a base model of another architecture".to_owned()),
     }

@@ -1,4 +1,4 @@
-//! Families of base models, told apart by the width of their text context.
+//! Families of base models, and what their networks predict.
 
 use std::fmt;
 
@@ -6,20 +6,53 @@ use serde::{Deserialize, Serialize};
 
 use crate::module::{ModuleInfo, ModuleKind};
 
-/// A family of base models whose adapters fit each other.
+/// A family of base models whose adapters have the same modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BaseFamily {
-    /// Stable Diffusion 1.x: context width 768.
+    /// Stable Diffusion 1.x: the transformers' projections are 1x1 convolutions.
     Sd1,
-    /// Stable Diffusion 2.x: context width 1024.
+    /// Stable Diffusion 2.x: they are linear layers.
     Sd2,
-    /// Stable Diffusion XL: context width 2048.
+    /// Stable Diffusion XL: the UNet also takes a pooled prompt and image sizes.
     Sdxl,
 }
 
+/// What the UNet of a base model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Prediction {
+    /// The noise that was mixed in.
+    #[serde(rename = "epsilon")]
+    Epsilon,
+    /// `sqrt(a) noise - sqrt(1 - a) z_0` (Salimans and Ho 2022, arXiv 2202.00512).
+    #[serde(rename = "v_prediction")]
+    Velocity,
+}
+
 impl BaseFamily {
-    /// The family whose cross-attention takes a context of this width.
+    /// The family of a base model with these modules, whatever its size; a list without the transformers' projections is
+    /// judged by the width of the text context.
+    pub fn of_modules(modules: &[ModuleInfo]) -> Option<Self> {
+        if modules.iter().any(|module| module.path.starts_with("unet.add_embedding.")) {
+            return Some(Self::Sdxl);
+        }
+        match modules.iter().find(|module| module.path.ends_with(".proj_in")).map(|module| module.kind) {
+            Some(ModuleKind::Conv2d { .. }) => Some(Self::Sd1),
+            Some(ModuleKind::Linear { .. }) => Some(Self::Sd2),
+            None => modules.iter().find_map(Self::of_context),
+        }
+    }
+
+    fn of_context(module: &ModuleInfo) -> Option<Self> {
+        match module.kind {
+            ModuleKind::Linear { in_features, .. } if takes_context(&module.path) => {
+                Self::of_context_width(in_features)
+            }
+            _ => None,
+        }
+    }
+
+    /// The family whose full-size models have a text context of this width: 768, 1024 or 2048.
     pub fn of_context_width(width: usize) -> Option<Self> {
         match width {
             768 => Some(Self::Sd1),
@@ -27,19 +60,6 @@ impl BaseFamily {
             2048 => Some(Self::Sdxl),
             _ => None,
         }
-    }
-
-    /// The family of a base model, from the width its cross-attention takes; a base of unusual
-    /// width is of SDXL's family if it has SDXL's second embedding.
-    pub fn of_modules(modules: &[ModuleInfo]) -> Option<Self> {
-        let width = modules.iter().find_map(|module| match module.kind {
-            ModuleKind::Linear { in_features, .. } if takes_context(&module.path) => {
-                Self::of_context_width(in_features)
-            }
-            _ => None,
-        });
-        let embeds_size = modules.iter().any(|module| module.path.starts_with("unet.add_embedding."));
-        width.or(embeds_size.then_some(Self::Sdxl))
     }
 
     /// The family named by `ss_base_model_version` or `modelspec.architecture`, in the spellings
@@ -57,6 +77,34 @@ impl BaseFamily {
             None
         }
     }
+
+    /// Its short name, as in JSON: `sd1`, `sd2` or `sdxl`.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Sd1 => "sd1",
+            Self::Sd2 => "sd2",
+            Self::Sdxl => "sdxl",
+        }
+    }
+}
+
+impl Prediction {
+    /// Its name in `modelspec.prediction_type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Velocity => "v",
+        }
+    }
+
+    /// The prediction that `modelspec.prediction_type` names.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "epsilon" => Some(Self::Epsilon),
+            "v" | "v_prediction" | "velocity" => Some(Self::Velocity),
+            _ => None,
+        }
+    }
 }
 
 /// Whether the name, dotted or underscored, is that of a layer fed with the text context.
@@ -67,9 +115,9 @@ pub(crate) fn takes_context(name: &str) -> bool {
 impl fmt::Display for BaseFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Sd1 => "Stable Diffusion 1.x (context width 768)",
-            Self::Sd2 => "Stable Diffusion 2.x (context width 1024)",
-            Self::Sdxl => "Stable Diffusion XL (context width 2048)",
+            Self::Sd1 => "Stable Diffusion 1.x",
+            Self::Sd2 => "Stable Diffusion 2.x",
+            Self::Sdxl => "Stable Diffusion XL",
         })
     }
 }
@@ -89,13 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn a_base_is_recognised_by_its_context_width() {
-        let module = |path: &str, in_features| ModuleInfo {
-            path: path.to_owned(),
-            kind: ModuleKind::Linear { in_features, out_features: 320 },
-        };
-        let modules = [module("unet.a.attn1.to_k", 768), module("unet.a.attn2.to_k", 1024)];
-        assert_eq!(BaseFamily::of_modules(&modules), Some(BaseFamily::Sd2));
-        assert_eq!(BaseFamily::of_modules(&modules[..1]), None);
+    fn a_base_of_any_size_is_recognised_by_its_layers() {
+        let module = |path: &str, kind| ModuleInfo { path: path.to_owned(), kind };
+        let linear = ModuleKind::Linear { in_features: 24, out_features: 24 };
+        let conv = ModuleKind::Conv2d { in_channels: 24, out_channels: 24, kernel: 1, stride: 1, padding: 0 };
+        let (attention, projection) = ("unet.a.attn2.to_k", "unet.a.proj_in");
+        let of = BaseFamily::of_modules;
+        assert_eq!(of(&[module(attention, linear), module(projection, conv)]), Some(BaseFamily::Sd1));
+        assert_eq!(of(&[module(attention, linear), module(projection, linear)]), Some(BaseFamily::Sd2));
+        let added = module("unet.add_embedding.linear_1", linear);
+        assert_eq!(of(&[module(projection, linear), added]), Some(BaseFamily::Sdxl));
+        assert_eq!(of(&[module(attention, linear)]), None);
+        let wide = ModuleKind::Linear { in_features: 1024, out_features: 320 };
+        assert_eq!(of(&[module("unet.a.attn1.to_k", linear), module(attention, wide)]), Some(BaseFamily::Sd2));
     }
 }

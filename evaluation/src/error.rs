@@ -151,15 +151,9 @@ pub enum Error {
         /// The version found.
         found_version: u32,
     },
-    /// A picture could not be written into a page.
-    #[error("cannot encode picture `{alt}` as PNG")]
-    EncodePicture {
-        /// The picture's description.
-        alt: String,
-        /// What the encoder said.
-        #[source]
-        source: image::ImageError,
-    },
+    /// A page could not be made.
+    #[error(transparent)]
+    Page(#[from] catelier_pages::Error),
 }
 
 impl Error {

@@ -1,6 +1,7 @@
 //! A number with its uncertainty.
 
 use catelier_numerics::stats;
+use catelier_pages::Estimate;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -23,6 +24,12 @@ pub struct Score {
     pub high: f64,
     /// How many values were averaged.
     pub n: usize,
+}
+
+impl From<Score> for Estimate {
+    fn from(score: Score) -> Self {
+        Self { value: score.mean, low: score.low, high: score.high }
+    }
 }
 
 impl Score {

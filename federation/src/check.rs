@@ -1,92 +1,110 @@
-//! All contributions are checked before any is used, and every offender is named.
+//! The check of all contributions before any is used; every one that fails is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
-use catelier_adapters::LoraFactors;
+use catelier_adapters::{Adapter, Fingerprint, LoraFactors};
+use catelier_numerics::finite::is_finite;
 
 use crate::contribution::Contribution;
-use crate::error::{Error, Offence, Offender, Result};
+use crate::error::{Error, Problem, RejectedContribution, Result};
 
-/// What a strategy can do with the factors of different clients.
+/// Whether a strategy needs the same rank and alpha from all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FactorsMay {
-    /// Ranks and alphas may differ.
-    Differ,
-    /// Every module needs one rank and one alpha.
-    NotDiffer,
+pub enum RankPolicy {
+    /// Ranks and alphas may differ between clients.
+    Mixed,
+    /// All clients need the same rank and alpha at a module.
+    Uniform,
 }
 
 /// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, finite
-/// values, and if the strategy needs it, ranks and alphas. What most contributions are is taken
-/// for right; of equally common ones, what comes first by client name.
+/// values, and under [`RankPolicy::Uniform`] ranks and alphas.
 ///
-/// **Errors** [`Error::NoContributions`]; [`Error::Contributions`] with all offenders.
-pub fn check(contributions: &[Contribution], factors: FactorsMay) -> Result<()> {
+/// A contribution is measured against the consensus, which is the most common value among all
+/// contributions; of equally common values, the one of the client whose name sorts first.
+///
+/// # Errors
+/// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails.
+pub fn check(contributions: &[Contribution], ranks: RankPolicy) -> Result<()> {
     if contributions.is_empty() {
         return Err(Error::NoContributions);
     }
-    let usual = Usual::of(contributions);
-    let mut offenders = Vec::new();
+    let consensus = Consensus::of(contributions);
+    let mut rejected = Vec::new();
     for contribution in contributions {
-        let mut offences = offences_alone(contribution, contributions)?;
-        offences.extend(usual.offences(contribution, factors));
-        if !offences.is_empty() {
-            offenders.push(Offender { client: contribution.client.clone(), offences });
+        let mut problems = own_problems(contribution, contributions)?;
+        problems.extend(consensus.problems(contribution, ranks));
+        if !problems.is_empty() {
+            rejected.push(RejectedContribution { client: contribution.client.clone(), problems });
         }
     }
-    if offenders.is_empty() {
+    if rejected.is_empty() {
         return Ok(());
     }
-    Err(Error::Contributions { total: contributions.len(), offenders })
+    Err(Error::Contributions { total: contributions.len(), rejected })
 }
 
-/// What is wrong with a contribution whatever the others' adapters are.
-fn offences_alone(contribution: &Contribution, all: &[Contribution]) -> Result<Vec<Offence>> {
-    let mut offences = Vec::new();
+/// Problems of a contribution that do not depend on the other adapters.
+fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
     if contribution.client.trim().is_empty() {
-        offences.push(Offence::NoName);
+        problems.push(Problem::NoName);
     } else if all.iter().filter(|other| other.client == contribution.client).count() > 1 {
-        offences.push(Offence::Duplicate);
+        problems.push(Problem::Duplicate);
     }
     if !(contribution.weight.is_finite() && contribution.weight > 0.0) {
-        offences.push(Offence::Weight { weight: contribution.weight });
+        problems.push(Problem::Weight { weight: contribution.weight });
     }
     if contribution.adapter.is_empty() {
-        offences.push(Offence::Empty);
+        problems.push(Problem::Empty);
     }
+    problems.extend(overflow(&contribution.adapter)?);
+    Ok(problems)
+}
+
+/// The problem of an adapter with values that are NaN or infinite, or with an update so large that
+/// its norm is infinite in f32.
+pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     let mut not_finite = Vec::new();
-    for (module, factors) in contribution.adapter.iter() {
-        if !is_finite(factors).map_err(Error::tensor("checking factors"))? {
+    for (module, factors) in adapter.iter() {
+        if !has_finite_values(factors).map_err(Error::tensor("checking factors"))? {
             not_finite.push(module);
         }
     }
-    if let Some(first) = not_finite.first() {
-        offences.push(Offence::NotFinite { count: not_finite.len(), first: (*first).to_owned() });
+    match not_finite.first() {
+        Some(first) => Ok(Some(Problem::NotFinite { count: not_finite.len(), first: (*first).to_owned() })),
+        None => too_large(adapter),
     }
-    Ok(offences)
 }
 
-fn is_finite(factors: &LoraFactors) -> candle_core::Result<bool> {
-    let finite = |tensor: &Tensor| {
-        let difference = tensor.sub(tensor)?.to_dtype(candle_core::DType::F32)?;
-        Ok::<_, candle_core::Error>(difference.sum_all()?.to_scalar::<f32>()? == 0.0)
-    };
-    Ok(factors.alpha.is_finite() && finite(&factors.down)? && finite(&factors.up)?)
+fn has_finite_values(factors: &LoraFactors) -> candle_core::Result<bool> {
+    Ok(factors.alpha.is_finite() && is_finite(&factors.down)? && is_finite(&factors.up)?)
 }
 
-/// Output size and the shape of the input side of every module.
+/// Finite factors can have a product that is not: the update is what overflows then.
+fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
+    let norm_of = |(module, factors): (_, &LoraFactors)| Ok((module, factors.delta_norm()?));
+    let norms: Vec<(&str, f64)> =
+        adapter.iter().map(norm_of).collect::<Result<_, _>>().map_err(Error::adapters("measuring updates"))?;
+    let norm = norms.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt();
+    let largest = norms.iter().max_by(|left, right| left.1.total_cmp(&right.1));
+    let problem = |(module, _): &(&str, f64)| Problem::TooLarge { norm, module: (*module).to_owned() };
+    Ok(largest.filter(|_| !(norm as f32).is_finite()).map(problem))
+}
+
+/// By module, the size of its output and then the shape of its input side.
 type Sizes = BTreeMap<String, Vec<usize>>;
 
-/// What most contributions are.
-struct Usual {
+/// The most common base, module shapes, ranks and alphas of all contributions.
+struct Consensus {
     sizes: Sizes,
-    base: Option<String>,
+    /// Fingerprints of the base, one for each version of them.
+    bases: Vec<String>,
     ranks: BTreeMap<String, usize>,
     alphas: BTreeMap<String, f64>,
 }
 
-impl Usual {
+impl Consensus {
     fn of(contributions: &[Contribution]) -> Self {
         let mut sorted: Vec<&Contribution> = contributions.iter().collect();
         sorted.sort_by(|left, right| left.client.cmp(&right.client));
@@ -99,45 +117,47 @@ impl Usual {
             Some((module.clone(), rank))
         });
         let alphas = modules.clone().filter_map(|module| {
-            // Bits, since floating point numbers have no order; equal alphas have equal bits.
+            // Compared as bits: alphas are equal only where their bits are.
             let alpha = most_common(of_module(module).into_iter().map(|factors| factors.alpha.to_bits()))?;
             Some((module.clone(), f64::from_bits(alpha)))
         });
         Self {
-            base: most_common(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.clone())),
+            bases: usual_bases(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.as_deref())),
             ranks: ranks.collect(),
             alphas: alphas.collect(),
             sizes,
         }
     }
 
-    /// What is wrong with a contribution, measured against the usual.
-    fn offences(&self, contribution: &Contribution, factors: FactorsMay) -> Vec<Offence> {
-        let mut offences = Vec::new();
-        offences.extend(self.other_base(contribution));
+    /// Where a contribution differs from the consensus.
+    fn problems(&self, contribution: &Contribution, ranks: RankPolicy) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        problems.extend(self.other_base(contribution));
         if contribution.adapter.is_empty() {
-            return offences;
+            return problems;
         }
         let own = sizes(contribution);
-        offences.extend(missing(&self.sizes, &own).map(|(count, first)| Offence::MissingModules { count, first }));
-        offences.extend(missing(&own, &self.sizes).map(|(count, first)| Offence::UnknownModules { count, first }));
-        offences.extend(self.first_shape(&own));
-        if factors == FactorsMay::NotDiffer {
-            offences.extend(self.first_rank(contribution));
-            offences.extend(self.first_alpha(contribution));
+        problems.extend(missing(&self.sizes, &own).map(|(count, first)| Problem::MissingModules { count, first }));
+        problems.extend(missing(&own, &self.sizes).map(|(count, first)| Problem::UnknownModules { count, first }));
+        problems.extend(self.first_shape(&own));
+        if ranks == RankPolicy::Uniform {
+            problems.extend(self.first_rank(contribution));
+            problems.extend(self.first_alpha(contribution));
         }
-        offences
+        problems
     }
 
-    fn other_base(&self, contribution: &Contribution) -> Option<Offence> {
-        let (expected, found) = (self.base.clone()?, contribution.base_fingerprint.clone()?);
-        (expected != found).then_some(Offence::Base { expected, found })
+    fn other_base(&self, contribution: &Contribution) -> Option<Problem> {
+        let found = contribution.base_fingerprint.clone()?;
+        let differs = |expected: &&String| !Fingerprint::parse(expected).agrees_with(Fingerprint::parse(&found));
+        let expected = self.bases.iter().find(differs)?.clone();
+        Some(Problem::Base { expected, found })
     }
 
-    fn first_shape(&self, own: &Sizes) -> Option<Offence> {
+    fn first_shape(&self, own: &Sizes) -> Option<Problem> {
         own.iter().find_map(|(module, found)| {
             let expected = self.sizes.get(module)?;
-            (expected != found).then(|| Offence::Shape {
+            (expected != found).then(|| Problem::Shape {
                 module: module.clone(),
                 expected: expected.clone(),
                 found: found.clone(),
@@ -145,19 +165,35 @@ impl Usual {
         })
     }
 
-    fn first_rank(&self, contribution: &Contribution) -> Option<Offence> {
+    fn first_rank(&self, contribution: &Contribution) -> Option<Problem> {
         contribution.adapter.iter().find_map(|(module, factors)| {
             let (expected, found) = (*self.ranks.get(module)?, factors.rank());
-            (expected != found).then(|| Offence::Rank { module: module.to_owned(), expected, found })
+            (expected != found).then(|| Problem::Rank { module: module.to_owned(), expected, found })
         })
     }
 
-    fn first_alpha(&self, contribution: &Contribution) -> Option<Offence> {
+    fn first_alpha(&self, contribution: &Contribution) -> Option<Problem> {
         contribution.adapter.iter().find_map(|(module, factors)| {
             let (expected, found) = (*self.alphas.get(module)?, factors.alpha);
-            (expected != found).then(|| Offence::Alpha { module: module.to_owned(), expected, found })
+            (expected != found).then(|| Problem::Alpha { module: module.to_owned(), expected, found })
         })
     }
+}
+
+/// The most common base among fingerprints of each version, since those of different versions cannot be compared. Of version 2
+/// first the part that all copies of a base have, then the part that copies in bf16 lack.
+fn usual_bases<'a>(fingerprints: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let parsed: Vec<Fingerprint<'a>> = fingerprints.map(Fingerprint::parse).collect();
+    let unversioned = most_common(parsed.iter().filter(|one| matches!(one, Fingerprint::Unversioned(_))).copied());
+    let versioned = parsed.iter().filter_map(|one| match *one {
+        Fingerprint::V2 { signs, values } => Some((signs, values)),
+        Fingerprint::Unversioned(_) => None,
+    });
+    let usual = most_common(versioned.clone().map(|(signs, _)| signs)).map(|usual| {
+        let values = versioned.filter(|(signs, _)| *signs == usual).filter_map(|(_, values)| values);
+        Fingerprint::V2 { signs: usual, values: most_common(values) }
+    });
+    unversioned.into_iter().chain(usual).map(|one| one.to_string()).collect()
 }
 
 fn sizes(contribution: &Contribution) -> Sizes {
@@ -166,13 +202,13 @@ fn sizes(contribution: &Contribution) -> Sizes {
     modules.map(|(module, factors)| (module.to_owned(), size(factors))).collect()
 }
 
-/// How many of the expected modules are absent, and the first of them.
+/// Number of expected modules that are absent, and the first of them.
 fn missing(expected: &Sizes, found: &Sizes) -> Option<(usize, String)> {
     let absent: BTreeSet<_> = expected.keys().filter(|module| !found.contains_key(*module)).collect();
     absent.first().map(|first| (absent.len(), (*first).clone()))
 }
 
-/// The value that occurs most often; of equally common ones, the one that comes first.
+/// The most common value; of equally common ones, the first.
 fn most_common<T: PartialEq>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut counts: Vec<(T, usize)> = Vec::new();
     for value in values {

@@ -1,22 +1,22 @@
-//! What one client hands in.
+//! A client's contribution to a round.
 
 use catelier_adapters::Adapter;
 
-/// What one client hands in: an adapter and what it weighs. Nothing else leaves the client.
+/// A client's contribution to a round: an adapter and its weight. Nothing else leaves the client.
 #[derive(Debug, Clone)]
 pub struct Contribution {
     /// Name of the client, unique in its round.
     pub client: String,
-    /// The adapter it trained.
+    /// The trained adapter.
     pub adapter: Adapter,
-    /// What its adapter counts in the mean, finite and above 0; only ratios matter.
+    /// Weight of the adapter in the mean, finite and above 0; only ratios matter.
     pub weight: f64,
-    /// Fingerprint of the base model it was trained on, where it is known.
+    /// Fingerprint of the base model that the adapter was trained on, where it is known.
     pub base_fingerprint: Option<String>,
 }
 
 impl Contribution {
-    /// A contribution that counts as much as its number of training examples.
+    /// A contribution whose weight is its number of training examples.
     pub fn from_examples(client: impl Into<String>, adapter: Adapter, examples: usize) -> Self {
         Self { client: client.into(), adapter, weight: examples as f64, base_fingerprint: None }
     }
@@ -28,8 +28,8 @@ impl Contribution {
     }
 }
 
-/// Contributions in the order of their clients' names, with weights that sum to 1: results do
-/// not depend on who came first.
+/// Contributions with weights that sum to 1, sorted by the names of their clients: results do not
+/// depend on the order in which contributions come.
 pub(crate) fn shares(contributions: &[Contribution]) -> Vec<(&Contribution, f64)> {
     let mut sorted: Vec<&Contribution> = contributions.iter().collect();
     sorted.sort_by(|left, right| left.client.cmp(&right.client));

@@ -1,4 +1,4 @@
-//! What can go wrong in a federation, and what to do about it.
+//! Errors of a federation, with advice.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,30 +6,42 @@ use std::path::PathBuf;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How many offenders a message spells out before it counts the rest.
+/// Number of rejected contributions that a message spells out; the rest is counted.
 const SPELLED_OUT: usize = 3;
 
-/// Everything that can go wrong when adapters are aggregated.
+/// An error of aggregation or of a state file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A round without contributions has no mean.
     #[error("no contribution to aggregate")]
     NoContributions,
-    /// Some contributions cannot take part; all of them are listed.
-    #[error("{} of {total} contributions cannot be aggregated: {}", offenders.len(), listed(offenders))]
+    /// Some contributions cannot be aggregated; all of them are listed.
+    #[error("{} of {total} contributions cannot be aggregated: {}", rejected.len(), listed(rejected))]
     Contributions {
-        /// How many were handed in.
+        /// Number of contributions.
         total: usize,
-        /// Those that cannot take part.
-        offenders: Vec<Offender>,
+        /// The contributions that failed the check.
+        rejected: Vec<RejectedContribution>,
+    },
+    /// The mean of contributions that are finite one by one overflows f32.
+    #[error(
+        "the mean of the contributions overflows f32: {problem}; the largest update is from `{client}`, norm {norm:.1e}"
+    )]
+    Overflow {
+        /// Where the mean overflows.
+        problem: Problem,
+        /// The client with the largest update.
+        client: String,
+        /// Frobenius norm of its update.
+        norm: f64,
     },
     /// A name that is not a strategy.
     #[error(
         "unknown strategy `{name}`: expected `fedavg` or `product`, with a rank as in `product:8` or `product:exact`"
     )]
     UnknownStrategy {
-        /// What was asked for.
+        /// The name.
         name: String,
     },
     /// A rank or alpha that the result cannot have.
@@ -39,7 +51,7 @@ pub enum Error {
         what: &'static str,
         /// The rule.
         expected: &'static str,
-        /// What was asked for.
+        /// The value.
         found: f64,
     },
     /// An operation on adapters failed.
@@ -56,7 +68,7 @@ pub enum Error {
     Tensor {
         /// What was being done.
         what: String,
-        /// What the tensor library says.
+        /// The tensor library's error.
         #[source]
         source: candle_core::Error,
     },
@@ -69,29 +81,29 @@ pub enum Error {
         #[source]
         source: catelier_numerics::Error,
     },
-    /// A state file that is not one, or of a later version.
+    /// A file that is not a state of a federation, or a state of a later version.
     #[error("`{}` is not a usable federation state: {reason}", path.display())]
     State {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A contribution that cannot take part, with everything that is wrong with it.
+/// A contribution that cannot be aggregated, with all of its problems.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Offender {
+pub struct RejectedContribution {
     /// Name of the client.
     pub client: String,
-    /// What is wrong; never empty.
-    pub offences: Vec<Offence>,
+    /// The problems; never empty.
+    pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong with a contribution, measured against what most others are.
+/// A problem of one contribution; expected values are those of most contributions.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Offence {
+pub enum Problem {
     /// The client has no name.
     NoName,
     /// Another contribution has the same name.
@@ -103,71 +115,78 @@ pub enum Offence {
     },
     /// The adapter adapts nothing.
     Empty,
-    /// It was trained on another base model.
+    /// The adapter was trained on another base model.
     Base {
-        /// Fingerprint that most have.
+        /// Fingerprint of most contributions.
         expected: String,
-        /// Its own.
+        /// Fingerprint of this one.
         found: String,
     },
-    /// It lacks modules.
+    /// The adapter lacks modules that the others have.
     MissingModules {
-        /// How many.
+        /// Number of modules.
         count: usize,
-        /// The first of them.
+        /// The first module.
         first: String,
     },
-    /// It has modules that the others lack.
+    /// The adapter has modules that the others lack.
     UnknownModules {
-        /// How many.
+        /// Number of modules.
         count: usize,
-        /// The first of them.
+        /// The first module.
         first: String,
     },
     /// A module has another size.
     Shape {
         /// The module.
         module: String,
-        /// Output and input shape that most have.
+        /// Output and input shape in most contributions.
         expected: Vec<usize>,
-        /// Its own.
+        /// Output and input shape in this one.
         found: Vec<usize>,
     },
     /// A module has another rank, and the strategy averages factors.
     Rank {
         /// The module.
         module: String,
-        /// The rank that most have.
+        /// The rank in most contributions.
         expected: usize,
-        /// Its own.
+        /// The rank in this one.
         found: usize,
     },
     /// A module has another alpha, and the strategy averages factors.
     Alpha {
         /// The module.
         module: String,
-        /// The alpha that most have.
+        /// The alpha in most contributions.
         expected: f64,
-        /// Its own.
+        /// The alpha in this one.
         found: f64,
     },
-    /// Factors that are NaN or infinite.
+    /// Modules with values that are NaN or infinite.
     NotFinite {
-        /// How many modules.
+        /// Number of modules.
         count: usize,
-        /// The first of them.
+        /// The first module.
         first: String,
+    },
+    /// The update of the whole adapter has a norm that f32 cannot hold, although all values are finite.
+    TooLarge {
+        /// Frobenius norm of the update.
+        norm: f64,
+        /// The module with the largest update.
+        module: String,
     },
 }
 
-impl fmt::Display for Offender {
+impl fmt::Display for RejectedContribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offences: Vec<String> = self.offences.iter().map(ToString::to_string).collect();
-        write!(f, "`{}`: {}", self.client, offences.join(", "))
+        let problems: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        write!(f, "`{}`: {}", self.client, problems.join(", "))
     }
 }
 
-impl fmt::Display for Offence {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoName => f.write_str("the client has no name"),
@@ -175,9 +194,9 @@ impl fmt::Display for Offence {
             Self::Weight { weight } => write!(f, "expected a finite weight above 0, found {weight}"),
             Self::Empty => f.write_str("the adapter has no modules"),
             Self::Base { expected, found } => write!(f, "expected base `{expected}`, found `{found}`"),
-            Self::MissingModules { count, first } => write!(f, "{count} modules missing, first `{first}`"),
+            Self::MissingModules { count, first } => write!(f, "{} missing, first `{first}`", modules(*count)),
             Self::UnknownModules { count, first } => {
-                write!(f, "{count} modules that the others lack, first `{first}`")
+                write!(f, "{} that the others lack, first `{first}`", modules(*count))
             }
             Self::Shape { module, expected, found } => {
                 write!(f, "`{module}`: expected out and in {expected:?}, found {found:?}")
@@ -189,10 +208,17 @@ impl fmt::Display for Offence {
                 write!(f, "`{module}`: expected alpha {expected}, found {found}")
             }
             Self::NotFinite { count, first } => {
-                write!(f, "{count} modules with values that are not finite, first `{first}`")
+                write!(f, "{} with values that are not finite, first `{first}`", modules(*count))
+            }
+            Self::TooLarge { norm, module } => {
+                write!(f, "an update of norm {norm:.1e}, more than f32 can hold, largest in `{module}`")
             }
         }
     }
+}
+
+fn modules(count: usize) -> String {
+    if count == 1 { "1 module".to_owned() } else { format!("{count} modules") }
 }
 
 impl Error {
@@ -211,10 +237,13 @@ impl Error {
         move |source| Self::Numerics { what, source }
     }
 
-    /// What to do next, where something can be done.
+    /// Advice on what to do next, where there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Contributions { offenders, .. } => hint_for(offenders),
+            Self::Contributions { rejected, .. } => hint_for(rejected),
+            Self::Overflow { client, .. } => {
+                Some(format!("leave `{client}` out, or ask that client for a new contribution"))
+            }
             Self::Adapters { source, .. } => source.hint(),
             Self::Numerics { source, .. } => source.hint(),
             _ => None,
@@ -222,10 +251,10 @@ impl Error {
     }
 }
 
-/// Mixed ranks and alphas have a strategy; anything else has to be left out.
-fn hint_for(offenders: &[Offender]) -> Option<String> {
-    let mut offences = offenders.iter().flat_map(|offender| &offender.offences);
-    let only_factors = offences.all(|offence| matches!(offence, Offence::Rank { .. } | Offence::Alpha { .. }));
+/// One strategy takes mixed ranks and alphas; with any other problem a contribution cannot be used.
+fn hint_for(rejected: &[RejectedContribution]) -> Option<String> {
+    let mut problems = rejected.iter().flat_map(|contribution| &contribution.problems);
+    let only_factors = problems.all(|problem| matches!(problem, Problem::Rank { .. } | Problem::Alpha { .. }));
     Some(if only_factors {
         "the strategy `product` accepts mixed ranks and alphas".to_owned()
     } else {
@@ -233,15 +262,15 @@ fn hint_for(offenders: &[Offender]) -> Option<String> {
     })
 }
 
-fn listed(offenders: &[Offender]) -> String {
-    let shown: Vec<String> = offenders.iter().take(SPELLED_OUT).map(ToString::to_string).collect();
-    match offenders.len().saturating_sub(SPELLED_OUT) {
+fn listed(rejected: &[RejectedContribution]) -> String {
+    let shown: Vec<String> = rejected.iter().take(SPELLED_OUT).map(ToString::to_string).collect();
+    match rejected.len().saturating_sub(SPELLED_OUT) {
         0 => shown.join("; "),
         more => format!("{}; and {more} more", shown.join("; ")),
     }
 }
 
-/// What can stop a run of rounds; `E` is the clients' own error.
+/// An error that stops a run of rounds; `E` is the clients' own error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RoundError<E: std::error::Error + 'static> {
@@ -271,7 +300,7 @@ pub enum RoundError<E: std::error::Error + 'static> {
 }
 
 impl<E: std::error::Error + 'static> RoundError<E> {
-    /// What to do next, where this crate knows it.
+    /// Advice on what to do next, where this crate has any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Aggregate { source, .. } => source.hint(),

@@ -11,13 +11,15 @@
 mod check;
 mod contribution;
 mod error;
+mod report;
 mod round;
 mod state;
 mod strategy;
 
-pub use check::{FactorsMay, check};
+pub use check::{RankPolicy, check};
 pub use contribution::Contribution;
-pub use error::{Error, Offence, Offender, Result, RoundError};
-pub use round::{Client, ClientReport, OnFailure, RoundObserver, RoundPlan, RoundReport, run_rounds};
+pub use error::{Error, Problem, RejectedContribution, Result, RoundError};
+pub use report::{ClientReport, RoundReport};
+pub use round::{Client, OnFailure, RoundObserver, RoundPlan, run_rounds};
 pub use state::{STATE_FORMAT, STATE_VERSION, State};
 pub use strategy::{Aggregate, Distance, Strategy, TargetRank, fedavg, product};

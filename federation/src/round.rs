@@ -1,4 +1,4 @@
-//! The loop of rounds: clients train, the strategy aggregates, the observer watches.
+//! The loop of rounds: clients train, the strategy aggregates, and the observer is called.
 
 use std::ops::ControlFlow;
 
@@ -7,102 +7,74 @@ use serde::{Deserialize, Serialize};
 
 use crate::contribution::Contribution;
 use crate::error::{Error, Result, RoundError};
+use crate::report::{ClientReport, RoundReport};
 use crate::state::State;
 use crate::strategy::{Aggregate, Strategy};
 
-/// Someone who trains an adapter on data of their own: in this process, in a folder, or behind a
+/// A client trains an adapter on data of its own: in this process, through a folder, or behind a
 /// network.
 pub trait Client {
-    /// What can go wrong on the client's side.
+    /// The error of a client that cannot train.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Name of the client, unique among all.
+    /// Name of the client, unique among all clients.
     fn name(&self) -> &str;
 
-    /// Trains from the global adapter, or from a fresh one in the first round, and hands in the
+    /// Trains from the global adapter, or from a fresh one where there is none yet, and returns the
     /// result. `round` counts from 1.
     fn train(&mut self, round: usize, global: Option<&Adapter>) -> Result<Contribution, Self::Error>;
 }
 
-/// What is to be run.
+/// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundPlan {
-    /// How contributions become one adapter.
+    /// The rule by which contributions become one adapter.
     pub strategy: Strategy,
-    /// How many rounds there are in all, those already in the state included.
+    /// Number of rounds of the whole run, those already in the state included.
     pub rounds: usize,
-    /// What happens when a client fails.
+    /// The reaction to a client that fails.
     pub on_failure: OnFailure,
 }
 
-/// What happens when a client fails.
+/// The reaction to a client that fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// The run stops with the client's error.
     #[default]
     Stop,
-    /// The round goes on without the client, who is asked again in the next.
-    GoOn,
+    /// The round goes on without the client; the next round asks it again.
+    SkipClient,
 }
 
-/// What happened in a round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundReport {
-    /// The round, from 1.
-    pub round: usize,
-    /// Who handed in, in the order of the clients.
-    pub clients: Vec<ClientReport>,
-    /// Who failed, with the reason.
-    pub failed: Vec<(String, String)>,
-    /// How far the aggregate is from the exact mean of the updates, in Frobenius norm.
-    pub distance: f32,
-    /// The same as a part of the exact mean's norm.
-    pub relative_distance: f32,
-    /// Frobenius norm of the global update.
-    pub norm: f32,
-    /// Frobenius norm of its change since the round before; in the first round, `norm`.
-    pub change: f32,
-}
-
-/// What one client handed in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ClientReport {
-    /// Name of the client.
-    pub client: String,
-    /// Weight of its contribution.
-    pub weight: f64,
-    /// Frobenius norm of its update.
-    pub norm: f32,
-}
-
-/// Watches a run; every method does nothing by default.
+/// Observes a run; every method does nothing by default.
 pub trait RoundObserver {
     /// A client is about to train in a round.
     fn client_starts(&mut self, _round: usize, _client: &str) {}
 
-    /// A client handed in.
+    /// A client has trained.
     fn client_done(&mut self, _round: usize, _contribution: &Contribution) {}
 
-    /// A client failed and the round goes on without it.
+    /// A client failed, and the round goes on without it.
     fn client_failed(&mut self, _round: usize, _client: &str, _reason: &dyn std::error::Error) {}
 
-    /// A round is over; the state holds its result. [`ControlFlow::Break`] ends the run here.
+    /// A round is over, and the state holds its result. [`ControlFlow::Break`] ends the run.
     fn round_done(&mut self, _report: &RoundReport, _state: &State) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-/// Watches nothing.
+/// Observes nothing.
 impl RoundObserver for () {}
 
-/// Runs the rounds that the state has not seen yet and returns the state after the last.
+/// Runs the rounds that the state does not hold yet and returns the state after the last.
 ///
 /// In every round each client trains from the same global adapter; then the contributions are
-/// checked and aggregated. A state that was saved and loaded goes on where it stopped.
+/// checked and aggregated. A run from a state that was saved and loaded equals an uninterrupted one.
 ///
-/// **Errors** [`RoundError::Client`] under [`OnFailure::Stop`]; [`RoundError::Aggregate`] if
-/// contributions cannot be aggregated, or nobody handed in.
+/// # Errors
+/// [`RoundError::NoClients`]; [`RoundError::Client`] under [`OnFailure::Stop`];
+/// [`RoundError::Aggregate`] if contributions cannot be aggregated, or no client contributed.
 pub fn run_rounds<C: Client>(
     clients: &mut [C],
     plan: &RoundPlan,
@@ -128,7 +100,7 @@ pub fn run_rounds<C: Client>(
 
 type Collected = (Vec<Contribution>, Vec<(String, String)>);
 
-/// Lets every client train and gathers what they hand in.
+/// Lets every client train; returns the contributions, and the failures that are skipped.
 fn collect<C: Client>(
     clients: &mut [C],
     plan: &RoundPlan,
@@ -144,7 +116,7 @@ fn collect<C: Client>(
                 observer.client_done(round, &contribution);
                 contributions.push(contribution);
             }
-            Err(source) if plan.on_failure == OnFailure::GoOn => {
+            Err(source) if plan.on_failure == OnFailure::SkipClient => {
                 observer.client_failed(round, client.name(), &source);
                 failed.push((client.name().to_owned(), source.to_string()));
             }

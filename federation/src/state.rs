@@ -1,4 +1,4 @@
-//! What outlives a round, in memory and on disk.
+//! The state between rounds, in memory and on disk.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use catelier_adapters::{Adapter, LoraFactors};
 use catelier_numerics::tensor_file::{self, TensorFile};
 
 use crate::error::{Error, Result};
-use crate::round::RoundReport;
+use crate::report::RoundReport;
 
 /// Name of the state's file format, in its header.
 pub const STATE_FORMAT: &str = "catelier federation state";
@@ -21,7 +21,7 @@ const DOWN: &str = ".down";
 const UP: &str = ".up";
 const ALPHA: &str = ".alpha";
 
-/// What outlives a round: the global adapter and the story so far.
+/// The state between rounds: the global adapter, and a report of every round.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     global: Option<Adapter>,
@@ -39,7 +39,7 @@ impl State {
         Self { global: Some(global), history: Vec::new() }
     }
 
-    /// The global adapter; none before the first round of a run that started from nothing.
+    /// The global adapter; none before the first round of a run without a start adapter.
     pub fn global(&self) -> Option<&Adapter> {
         self.global.as_ref()
     }
@@ -62,7 +62,8 @@ impl State {
     /// Writes the state to one file, whole or not at all: tensors `<module>.down`, `<module>.up`
     /// and `<module>.alpha`, and the history as JSON in the header.
     ///
-    /// **Errors** [`Error::Numerics`] where the disk refuses.
+    /// # Errors
+    /// [`Error::Numerics`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = BTreeMap::new();
         for (module, factors) in self.global.iter().flat_map(Adapter::iter) {
@@ -79,10 +80,11 @@ impl State {
         tensor_file::write(path, &tensors, &header).map_err(Error::numerics(format!("writing `{}`", path.display())))
     }
 
-    /// Reads a state back; factors come to the CPU.
+    /// Reads a state back, with its factors on the CPU.
     ///
-    /// **Errors** [`Error::State`] for a file that is no state or of another version;
-    /// [`Error::Numerics`] for a damaged one.
+    /// # Errors
+    /// [`Error::State`] for a file that is not a state, or of another version; [`Error::Numerics`]
+    /// for a damaged file.
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
         let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);

@@ -12,14 +12,14 @@ pub enum Error {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file could not be written; whatever stood there before is untouched.
     #[error(transparent)]
     Write {
-        /// Which file, and what the system said.
+        /// The file and the system's error.
         #[from]
         source: catelier_numerics::Error,
     },
@@ -35,9 +35,9 @@ pub enum Error {
         /// The name that was asked for.
         name: String,
     },
-    /// A picture size that the canvas cannot be reduced to.
-    #[error("expected a picture size of 32, 64, 128 or 256 pixels, found {side}")]
-    PictureSide {
+    /// An image size that the canvas cannot be reduced to.
+    #[error("expected an image size of 32, 64, 128 or 256 pixels, found {side}")]
+    ImageSide {
         /// The size that was asked for.
         side: usize,
     },
@@ -47,14 +47,14 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// What to do next, where that is known.
+    /// Advice on what to do next, where there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Folder { .. } => Some("check that the folder can be made and read".to_owned()),
             Self::Write { source } => source.hint(),
             Self::FolderInUse { .. } => Some("name a new folder, or empty this one first".to_owned()),
             Self::UnknownArtist { .. } => Some("`catelier gallery list` names every artist".to_owned()),
-            Self::PictureSide { .. } => Some("the embedded model paints 64 pixels a side".to_owned()),
+            Self::ImageSide { .. } => Some("the embedded model paints 64 pixels a side".to_owned()),
         }
     }
 }

@@ -8,23 +8,23 @@
     )
 )]
 
-mod dice;
 mod error;
 pub mod export;
 mod geometry;
-mod hands;
 mod objects;
 mod palette;
-mod picture;
+mod render;
+mod rng;
 mod scene;
 mod settings;
+mod styles;
 mod textures;
 mod vocabulary;
 
 pub use error::{Error, Result};
-pub use hands::{Artist, Catalogue, DEFAULT_ARTIST};
 pub use palette::Rgb;
-pub use picture::Picture;
+pub use render::Image;
 pub use scene::{CANVAS, Ink, Role, Scene, Shape};
+pub use styles::{Artist, Catalogue, DEFAULT_ARTIST};
 pub use textures::texture;
 pub use vocabulary::{Colour, Object, Setting, Triple};

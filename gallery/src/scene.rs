@@ -1,10 +1,10 @@
-//! A scene as data: an ordered list of shapes that any hand can redraw.
+//! A scene as data: an ordered list of shapes that every artist can redraw.
 
 use tiny_skia::{Path, Transform};
 
-use crate::dice::Dice;
 use crate::geometry::{Frame, Pen};
 use crate::palette::Rgb;
+use crate::rng::Rng;
 use crate::vocabulary::Triple;
 use crate::{objects, settings};
 
@@ -16,7 +16,7 @@ pub(crate) const SIDE: f32 = CANVAS as f32;
 /// How thick the house style outlines an object, in canvas units.
 pub(crate) const OUTLINE_WIDTH: f32 = 5.0;
 
-/// What a shape stands for, so that a hand can treat it in its own way.
+/// The part that a shape plays in its scene; each style treats the parts in its own way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The upper part of the setting: sky or wall.
@@ -62,16 +62,16 @@ pub struct Shape {
     pub ink: Ink,
     /// The colour in the house style.
     pub colour: Rgb,
-    /// What the shape stands for.
+    /// The shape's part in the scene.
     pub role: Role,
 }
 
 /// A captioned scene: shapes in painting order, the farthest first.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// What the scene shows.
+    /// The object, its colour and its setting.
     pub triple: Triple,
-    /// The seed it was drawn from; hands draw their own chance from it too.
+    /// The seed it was drawn from; styles seed their own random numbers with it too.
     pub seed: u64,
     /// The shapes in painting order.
     pub shapes: Vec<Shape>,
@@ -86,15 +86,15 @@ pub struct Scene {
 impl Scene {
     /// Composes the scene of `triple`: the same seed gives the same shapes, on every machine and in every thread.
     pub fn draw(triple: Triple, seed: u64) -> Self {
-        let mut dice = Dice::new(seed, "scene");
+        let mut rng = Rng::new(seed, "scene");
         let frame = Frame {
-            centre: (SIDE * (0.5 + dice.jitter(0.05)), SIDE * (0.51 + dice.jitter(0.04))),
-            radius: SIDE * 0.34 * (1.0 + dice.jitter(0.1)),
-            lean: dice.jitter(4.0),
+            centre: (SIDE * (0.5 + rng.jitter(0.05)), SIDE * (0.51 + rng.jitter(0.04))),
+            radius: SIDE * 0.34 * (1.0 + rng.jitter(0.1)),
+            lean: rng.jitter(4.0),
         };
-        let (mut shapes, horizon) = settings::draw(triple.setting, &mut dice);
+        let (mut shapes, horizon) = settings::draw(triple.setting, &mut rng);
         let mut sketch = Sketch::new(frame);
-        objects::draw(triple.object, triple.colour, &mut sketch, &mut dice);
+        objects::draw(triple.object, triple.colour, &mut sketch, &mut rng);
         shapes.extend(sketch.shapes);
         Self { triple, seed, shapes, centre: frame.centre, radius: frame.radius, horizon }
     }

@@ -41,7 +41,7 @@ macro_rules! words {
 }
 
 words! {
-    /// What stands in the middle of a picture.
+    /// The object in the middle of an image.
     Object {
         House = "house",
         Tree = "tree",
@@ -94,14 +94,14 @@ impl Setting {
     }
 }
 
-/// What one picture shows: an object, its colour and its setting. There are 400.
+/// The subject of an image: an object, its colour and its setting. There are 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Triple {
-    /// What is drawn.
+    /// The object.
     pub object: Object,
     /// The colour of its main body.
     pub colour: Colour,
-    /// Where it stands.
+    /// Its surroundings.
     pub setting: Setting,
 }
 

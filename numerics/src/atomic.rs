@@ -10,11 +10,12 @@ use crate::{Error, Result};
 
 /// Writes a file through a temporary sibling that is renamed when complete.
 ///
-/// At every moment `path` holds either its old content or all of the new; power loss included, as data and folder
-/// are synced. If `fill` fails or panics, the temporary file is removed and the old file stays. A symbolic link is
+/// At every moment `path` holds either its old content or all of the new. That includes power loss: data and folder are
+/// synced. If `fill` fails or panics, the temporary file is removed and the old file stays. A symbolic link is
 /// followed, not replaced.
 ///
-/// **Errors** `Write` with the path and the cause, such as a full disk or a missing folder.
+/// # Errors
+/// [`Error::Write`] with the path and the cause, such as a full disk or a missing folder.
 pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     replace(path, fill).map_err(|source| Error::Write { path: path.to_path_buf(), source })

@@ -23,7 +23,8 @@ pub struct Ema {
 impl Ema {
     /// Starts at the present values of `parameters`; `decay` is in `[0, 1)`.
     ///
-    /// **Errors** `Number` if `decay` is outside its range.
+    /// # Errors
+    /// [`Error::Number`] if `decay` is outside its range.
     pub fn new(parameters: &Parameters, decay: f64) -> Result<Self> {
         if !(0.0..1.0).contains(&decay) {
             return Err(Error::Number {
@@ -38,7 +39,8 @@ impl Ema {
 
     /// Moves the average towards the present values.
     ///
-    /// **Errors** `Mismatch` if `parameters` are not those of the start.
+    /// # Errors
+    /// [`Error::Mismatch`] if `parameters` have other names or shapes than at the start.
     pub fn update(&mut self, parameters: &Parameters) -> Result<()> {
         self.check(differing(&self.average, |name| parameters.get(name).map(|variable| variable.dims())))?;
         self.updates += 1;
@@ -62,9 +64,10 @@ impl Ema {
         self.updates
     }
 
-    /// Goes on from saved averages.
+    /// Continues from saved averages.
     ///
-    /// **Errors** `Mismatch` if names or shapes are not those of the parameters.
+    /// # Errors
+    /// [`Error::Mismatch`] if the averages have other names or shapes than the parameters.
     pub fn restore(&mut self, average: &BTreeMap<String, Tensor>, updates: u64) -> Result<()> {
         let mut names = differing(&self.average, |name| average.get(name).map(Tensor::dims));
         names.extend(average.keys().filter(|name| !self.average.contains_key(*name)).cloned());

@@ -11,16 +11,16 @@
 pub mod atomic;
 pub mod ema;
 mod error;
-mod kernel;
+pub mod finite;
+pub mod hex;
 pub mod linalg;
 pub mod noise;
 pub mod ops;
 pub mod optim;
 pub mod params;
-pub mod processor;
 pub mod schedule;
 pub mod stats;
 pub mod tensor_file;
-pub mod work;
 
+pub use catelier_kernels::{cpu, work};
 pub use error::{Error, Result};

@@ -36,13 +36,15 @@ pub struct Truncated {
 /// The best approximation of rank `rank` to `Σ weight · up · down`, in f64.
 ///
 /// The stacked factors are orthogonalised (`QR`), only the small core between them is decomposed: cost
-/// `O((out + in) · R²)` for ranks that sum to `R`. Of each pair of singular vectors the sign is such that the largest
-/// entry of the left one is positive, so results do not depend on the machine's mood. If `rank` exceeds what the sum
-/// can have, the remaining columns and rows are zero.
-///
-/// **Errors** `Term` for factors that do not fit or are not finite, `Number` for rank 0, `NoValues` for no terms.
+/// `O((out + in) · R²)` for ranks that sum to `R`. The sign of each pair of singular vectors makes the largest entry of
+/// the left one positive, so that results are unique. If `rank` exceeds the rank of the sum, the remaining columns and
+/// rows are zero.
 ///
 /// **Source** Eckart and Young, 1936; QR-then-SVD as in Halko, Martinsson and Tropp, arXiv 0909.4061, section 3.3.
+///
+/// # Errors
+/// [`Error::Term`] for factors that do not fit or are not finite, [`Error::Number`] for rank 0, [`Error::NoValues`] for
+/// no terms.
 pub fn low_rank_svd(terms: &[LowRankTerm], rank: usize) -> Result<Truncated> {
     if rank == 0 {
         return Err(Error::Number { what: "rank", expected: "1 or more", found: 0.0 });

@@ -71,8 +71,8 @@ impl AdamW {
     /// Moves every parameter once against its gradient.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] before anything is moved, if a gradient is missing or shaped otherwise, or if the restored
-    /// state belongs to other parameters.
+    /// [`Error::Mismatch`] if a gradient is missing or has another shape, or if the restored state belongs to other
+    /// parameters; no parameter has changed then.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         self.step_at(parameters, gradients, |_| learning_rate)
     }
@@ -146,10 +146,10 @@ impl AdamW {
         state
     }
 
-    /// Goes on from what [`AdamW::state`] gave.
+    /// Continues from the tensors of [`AdamW::state`]. The next step checks that they fit the parameters.
     ///
-    /// **Errors** `Mismatch` names everything missing, unknown or unpaired; nothing is changed then. That the state
-    /// fits the parameters is checked by the next step.
+    /// # Errors
+    /// [`Error::Mismatch`] names all tensors that are missing, unknown or unpaired; nothing has changed then.
     pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let steps = match state.get(STEP) {
             Some(step) => step.to_scalar::<u32>().during("reading the number of optimizer steps")?,

@@ -6,6 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 
 use crate::error::During;
+use crate::finite::is_finite;
 use crate::{Error, Result};
 
 /// The variables that are trained, by name.
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 pub struct Parameters(BTreeMap<String, Var>);
 
 impl Parameters {
-    /// None yet.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,7 +44,7 @@ impl Parameters {
         self.0.is_empty()
     }
 
-    /// Number of numbers in all variables together.
+    /// Number of elements in all variables together.
     pub fn element_count(&self) -> usize {
         self.0.values().map(|variable| variable.elem_count()).sum()
     }
@@ -51,20 +52,20 @@ impl Parameters {
     /// Takes the gradient of every variable out of `store`, detached: a gradient that is kept with its graph keeps all
     /// activations of the step alive.
     ///
-    /// **Errors** `Gradients` names every variable without a gradient or with one that is not finite.
+    /// # Errors
+    /// [`Error::Gradients`] names every variable without a gradient or with NaN or infinity in it.
     pub fn collect_gradients(&self, store: &GradStore) -> Result<Gradients> {
-        let (mut found, mut missing, mut not_finite) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, variable) in &self.0 {
             match store.get(variable) {
+                Some(gradient) => _ = found.insert(name.clone(), gradient.detach()),
                 None => missing.push(name.clone()),
-                Some(gradient) if !is_finite(name, gradient)? => not_finite.push(name.clone()),
-                Some(gradient) => {
-                    found.insert(name.clone(), gradient.detach());
-                }
             }
         }
+        let gradients = Gradients(found);
+        let not_finite = gradients.not_finite()?;
         if missing.is_empty() && not_finite.is_empty() {
-            Ok(Gradients(found))
+            Ok(gradients)
         } else {
             Err(Error::Gradients { missing, not_finite })
         }
@@ -77,15 +78,19 @@ impl FromIterator<(String, Var)> for Parameters {
     }
 }
 
-fn is_finite(name: &str, gradient: &Tensor) -> Result<bool> {
-    Ok(squared_norm(name, gradient)?.is_finite())
-}
-
-/// Sum of squares in f64, in row-major order.
-fn squared_norm(name: &str, tensor: &Tensor) -> Result<f64> {
-    let read = || tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();
-    let values = read().during(format!("reading the gradient of `{name}`"))?;
-    Ok(values.iter().map(|value| value * value).sum())
+/// The sum of squares of each tensor, in the order of the names; f64, added up in row-major order.
+///
+/// All sums come to the host in one copy: on a GPU every copy waits until the work queued before it is done.
+fn squared_norms(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64>> {
+    let squared_norm = |(name, tensor): (&String, &Tensor)| {
+        let sum = tensor.to_dtype(DType::F64).and_then(|values| values.sqr()?.sum_all());
+        sum.during(format!("measuring the gradient of `{name}`"))
+    };
+    let sums = tensors.iter().map(squared_norm).collect::<Result<Vec<_>>>()?;
+    if sums.is_empty() {
+        return Ok(Vec::new());
+    }
+    Tensor::stack(&sums, 0).and_then(|sums| sums.to_vec1()).during("reading the norms of the gradients")
 }
 
 /// One detached gradient per parameter, by name.
@@ -93,7 +98,7 @@ fn squared_norm(name: &str, tensor: &Tensor) -> Result<f64> {
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// From tensors, which are detached.
+    /// Gradients by the names of their parameters; the tensors are detached.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
     }
@@ -120,8 +125,21 @@ impl Gradients {
 
     /// Euclidean norm of all gradients together.
     pub fn global_norm(&self) -> Result<f64> {
-        let squares = self.0.iter().map(|(name, tensor)| squared_norm(name, tensor));
-        Ok(squares.sum::<Result<f64>>()?.sqrt())
+        Ok(squared_norms(&self.0)?.iter().sum::<f64>().sqrt())
+    }
+
+    /// Names of the gradients that hold NaN or infinity, in order.
+    fn not_finite(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for ((name, tensor), square) in self.0.iter().zip(squared_norms(&self.0)?) {
+            // Finite f64 values above 1e154 have squares that overflow: then the values are looked at one by one.
+            let finite = square.is_finite()
+                || is_finite(tensor).during(format!("looking for values of `{name}` that are not finite"))?;
+            if !finite {
+                names.push(name.clone());
+            }
+        }
+        Ok(names)
     }
 
     /// Shrinks the gradients so that their global norm is at most `max_norm`; returns the norm before.
@@ -136,9 +154,10 @@ impl Gradients {
         Ok(norm)
     }
 
-    /// Adds `other` name by name; the first call on an empty set copies it.
+    /// Adds `other` name by name; an empty set becomes a copy of `other`.
     ///
-    /// **Errors** `Mismatch` if the names or shapes differ.
+    /// # Errors
+    /// [`Error::Mismatch`] if the names or shapes differ.
     pub fn accumulate(&mut self, other: &Gradients) -> Result<()> {
         if self.is_empty() {
             self.0.clone_from(&other.0);
@@ -167,7 +186,7 @@ impl Gradients {
     }
 }
 
-/// Names in `expected` for which `dims_of` knows no tensor, or one of another shape.
+/// Names in `expected` for which `dims_of` gives no shape, or another one.
 pub(crate) fn differing<'a>(
     expected: &BTreeMap<String, Tensor>,
     dims_of: impl Fn(&str) -> Option<&'a [usize]>,
@@ -181,6 +200,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::noise::{Noise, Stream};
 
     fn tensor(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap()
@@ -190,7 +210,7 @@ mod tests {
         Gradients::new(pairs.iter().map(|(name, values)| (name.to_string(), tensor(values))).collect())
     }
 
-    fn numbers(gradients: &Gradients, name: &str) -> Vec<f32> {
+    fn values(gradients: &Gradients, name: &str) -> Vec<f32> {
         gradients.get(name).unwrap().to_vec1().unwrap()
     }
 
@@ -212,8 +232,8 @@ mod tests {
         let (a, b) = (parameters.get("a").unwrap(), parameters.get("b").unwrap());
         let loss = (b.sqr().unwrap().broadcast_mul(a)).unwrap().sum_all().unwrap();
         let gradients = parameters.collect_gradients(&loss.backward().unwrap()).unwrap();
-        assert_eq!(numbers(&gradients, "a"), [5.0]);
-        assert_eq!(numbers(&gradients, "b"), [6.0, 12.0]);
+        assert_eq!(values(&gradients, "a"), [5.0]);
+        assert_eq!(values(&gradients, "b"), [6.0, 12.0]);
         assert!(gradients.iter().all(|(_, gradient)| !gradient.track_op()));
     }
 
@@ -235,14 +255,51 @@ mod tests {
     }
 
     #[test]
+    fn the_norm_is_the_sum_of_squares_in_row_major_order_to_the_bit() {
+        let wide = Noise::new(5).normal(Stream("test"), 0, 0, (37, 53), &Device::Cpu).unwrap();
+        for tensor in [wide.clone(), wide.t().unwrap(), wide.to_dtype(DType::BF16).unwrap()] {
+            let rows: Vec<f64> = tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            let expected = rows.iter().map(|value| value * value).sum::<f64>().sqrt();
+            let gradients = Gradients::new([("a".to_string(), tensor)].into());
+            assert_eq!(gradients.global_norm().unwrap().to_bits(), expected.to_bits());
+        }
+    }
+
+    #[test]
+    fn huge_finite_gradients_are_finite() {
+        // The square of the first overflows in f32, that of the second in f64.
+        let huge = [Tensor::new(&[3e38f32], &Device::Cpu), Tensor::new(&[1e200f64], &Device::Cpu)];
+        for slope in huge.map(Result::unwrap) {
+            let variable = Var::zeros(1, slope.dtype(), &Device::Cpu).unwrap();
+            let loss = (variable.as_tensor() * &slope).unwrap().sum_all().unwrap();
+            let parameters: Parameters = [("a".to_string(), variable)].into_iter().collect();
+            let gradients = parameters.collect_gradients(&loss.backward().unwrap()).unwrap();
+            assert!(gradients.get("a").unwrap().eq(&slope).unwrap().to_vec1::<u8>().unwrap() == [1]);
+        }
+    }
+
+    #[test]
+    fn one_value_that_is_not_finite_is_enough() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let gradients = gradients(&[("a", &[1.0, 2.0]), ("b", &[3.0, bad, 4.0]), ("c", &[3e38, -3e38])]);
+            assert_eq!(gradients.not_finite().unwrap(), ["b"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_gradients_have_norm_zero() {
+        assert_eq!(Gradients::default().global_norm().unwrap(), 0.0);
+    }
+
+    #[test]
     fn clipping_shrinks_to_the_norm_and_returns_the_norm_before() {
         let mut large = gradients(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
         assert_eq!(large.clip(1.0).unwrap(), 5.0);
         assert!((large.global_norm().unwrap() - 1.0).abs() < 1e-6);
-        assert!((numbers(&large, "b")[1] - 0.8).abs() < 1e-6);
+        assert!((values(&large, "b")[1] - 0.8).abs() < 1e-6);
         let mut small = gradients(&[("a", &[0.3]), ("b", &[0.0, 0.4])]);
         assert!((small.clip(1.0).unwrap() - 0.5).abs() < 1e-7);
-        assert_eq!(numbers(&small, "b"), [0.0, 0.4]);
+        assert_eq!(values(&small, "b"), [0.0, 0.4]);
     }
 
     #[test]
@@ -251,7 +308,7 @@ mod tests {
         sum.accumulate(&gradients(&[("a", &[1.0]), ("b", &[2.0])])).unwrap();
         sum.accumulate(&gradients(&[("a", &[10.0]), ("b", &[20.0])])).unwrap();
         sum.scale(0.5).unwrap();
-        assert_eq!((numbers(&sum, "a"), numbers(&sum, "b")), (vec![5.5], vec![11.0]));
+        assert_eq!((values(&sum, "a"), values(&sum, "b")), (vec![5.5], vec![11.0]));
         let error = sum.accumulate(&gradients(&[("a", &[1.0, 2.0]), ("c", &[0.0])])).unwrap_err();
         assert!(matches!(error, Error::Mismatch { names, .. } if names == ["a", "b", "c"]));
     }

@@ -15,9 +15,9 @@ pub enum Curve {
     Linear,
     /// Falls along half a cosine to 0 at the last step.
     Cosine,
-    /// Falls along half a cosine `cycles` times, jumping back to the base rate in between.
+    /// Falls along half a cosine `cycles` times, and jumps back to the base rate in between.
     CosineWithRestarts {
-        /// Number of falls, at least 1.
+        /// Number of cycles, at least 1.
         cycles: u32,
     },
     /// Falls to `end` at the last step as a power of the remaining time.
@@ -97,9 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_shorter_than_its_warm_up_has_finite_rates() {
-        for curve in [Curve::Constant, Curve::Linear, Curve::Cosine, Curve::Polynomial { power: 2.0, end: 0.1 }] {
-            assert!((0..30).all(|step| rate(curve, 20, 5).at(step).is_finite()));
+    fn a_run_shorter_than_its_warm_up_only_climbs() {
+        let polynomial = Curve::Polynomial { power: 2.0, end: 0.1 };
+        // The rate where the warm-up of 20 steps would end, if a run of 5 steps came so far.
+        for (curve, after) in [(Curve::Constant, 2.0), (Curve::Linear, 0.0), (Curve::Cosine, 2.0), (polynomial, 0.1)] {
+            let rates: Vec<_> = (0..5).map(|step| rate(curve, 20, 5).at(step)).collect();
+            assert_eq!(rates, [0.0, 0.1, 0.2, 2.0 * 0.15, 0.4], "{curve:?}");
+            assert_eq!(rate(curve, 20, 5).at(20), after, "{curve:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A few statistics of a few numbers.
+//! Means and confidence intervals.
 
 use crate::noise::{Noise, Stream};
 use crate::{Error, Result};
@@ -21,7 +21,8 @@ pub struct Interval {
 
 /// Arithmetic mean.
 ///
-/// **Errors** `NoValues` for an empty list.
+/// # Errors
+/// [`Error::NoValues`] for an empty list.
 pub fn mean(values: &[f64]) -> Result<f64> {
     if values.is_empty() {
         return Err(Error::NoValues { what: "mean" });
@@ -29,9 +30,10 @@ pub fn mean(values: &[f64]) -> Result<f64> {
     Ok(values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Harmonic mean of numbers ≥ 0; 0 if one of them is 0.
+/// Harmonic mean of values ≥ 0; 0 if one of them is 0.
 ///
-/// **Errors** `NoValues` for an empty list, `Number` for a value that is negative or NaN.
+/// # Errors
+/// [`Error::NoValues`] for an empty list, [`Error::Number`] for a value that is negative or NaN.
 pub fn harmonic_mean(values: &[f64]) -> Result<f64> {
     if values.is_empty() {
         return Err(Error::NoValues { what: "harmonic mean" });
@@ -44,7 +46,8 @@ pub fn harmonic_mean(values: &[f64]) -> Result<f64> {
 
 /// Mean with the percentile bootstrap interval of 2000 resamples, a function of `values` and `seed`.
 ///
-/// **Errors** `NoValues` for an empty list, `Number` for a value that is not finite.
+/// # Errors
+/// [`Error::NoValues`] for an empty list, [`Error::Number`] for a value that is not finite.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> Result<Interval> {
     let mean = mean(values)?;
     if let Some(found) = values.iter().find(|value| !value.is_finite()) {

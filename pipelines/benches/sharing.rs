@@ -13,7 +13,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use catelier_numerics::work;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::loss::{cat, denoising};
-use catelier_pipelines::model::{Condition, PromptKeys, UNet};
+use catelier_pipelines::model::{Condition, CrossAttentionKv, UNet};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// As in the program.
@@ -25,7 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Shared {
     Nothing,
     /// The layers before the first attention.
-    Beginning,
+    Prefix,
     /// Also, over all steps, what the frozen base makes of a caption: keys and values.
     Keys,
     /// Also one batch for both passes with the adapter.
@@ -34,7 +34,7 @@ enum Shared {
 
 const ALL: [(&str, Shared); 4] = [
     ("nothing shared", Shared::Nothing),
-    ("+ the beginning", Shared::Beginning),
+    ("+ the prefix", Shared::Prefix),
     ("+ the base's keys", Shared::Keys),
     ("+ one adapted batch", Shared::Batch),
 ];
@@ -49,7 +49,7 @@ struct Step {
     timesteps: Tensor,
     with_trigger: Condition,
     without_trigger: Condition,
-    keys: PromptKeys,
+    keys: CrossAttentionKv,
 }
 
 impl Step {
@@ -63,7 +63,7 @@ impl Step {
         let prompt =
             |stream| Condition { context: normal(stream, &[batch, 77, unet.config().context_width()]), added: None };
         let without_trigger = prompt("without");
-        let keys = unet.prompt_keys(&without_trigger.context, &AdapterSet::base()).unwrap();
+        let keys = unet.cross_attention_kv(&without_trigger.context, &AdapterSet::base()).unwrap();
         let (latents, noise) = (map("latents"), map("noise"));
         let timesteps = Tensor::full(500u32, batch, &Device::Cpu).unwrap();
         let with_trigger = prompt("with");
@@ -72,18 +72,18 @@ impl Step {
 
     fn gradients(&self, shared: Shared) -> Gradients {
         let (adapters, none) = (AdapterSet::single(&self.adapter, 1.0), AdapterSet::base());
-        let beginning = self.unet.begin(&self.latents, &self.timesteps, &[&adapters]).unwrap();
-        let start = self.unet.start(&beginning, None).unwrap();
+        let shared_prefix = self.unet.shared_prefix(&self.latents, &self.timesteps, &[&adapters]).unwrap();
+        let prefix = self.unet.prefix(&shared_prefix, None).unwrap();
         let predict = |condition: &Condition, keys, adapters| match shared {
             Shared::Nothing => self.unet.predict(&self.latents, &self.timesteps, condition, adapters).unwrap(),
-            _ => self.unet.predict_from(&start, &condition.context, keys, adapters).unwrap(),
+            _ => self.unet.predict_from(&prefix, &condition.context, keys, adapters).unwrap(),
         };
         let keys = (shared >= Shared::Keys).then_some(&self.keys);
         let base = predict(&self.without_trigger, keys, &none);
         if shared == Shared::Batch {
             let contexts = [&self.with_trigger.context, &self.without_trigger.context];
-            let (start, contexts) = (start.before(&start).unwrap(), Tensor::cat(&contexts, 0).unwrap());
-            let both = self.unet.predict_from(&start, &contexts, None, &adapters).unwrap();
+            let (prefix, contexts) = (prefix.cat(&prefix).unwrap(), Tensor::cat(&contexts, 0).unwrap());
+            let both = self.unet.predict_from(&prefix, &contexts, None, &adapters).unwrap();
             let rows = both.dim(0).unwrap() / 2;
             let style = denoising(&both.narrow(0, 0, rows).unwrap(), &self.noise).unwrap();
             let kept = cat(&both.narrow(0, rows, rows).unwrap(), &base).unwrap();

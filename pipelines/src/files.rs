@@ -2,6 +2,7 @@
 //! with weights made up.
 
 mod random;
+mod stored;
 mod weights;
 
 use std::borrow::Cow;
@@ -13,6 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use random::RandomTensors;
+pub use stored::StoredTensor;
+use stored::WeightsFile;
 pub use weights::{TensorOffence, UnsupportedSetting, Weights};
 
 /// One file of a base model compiled into the binary.
@@ -28,11 +31,11 @@ pub struct EmbeddedFile {
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     name: String,
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Location {
     Folder(PathBuf),
     Embedded(&'static [EmbeddedFile]),
     /// All files but the weights, which follow from the seed.
@@ -60,18 +63,18 @@ impl ModelFiles {
         let path = path.into();
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        Self { name, place: Place::Folder(path) }
+        Self { name, location: Location::Folder(path) }
     }
 
     /// Files compiled into the binary, called `embedded`.
     pub fn embedded(files: &'static [EmbeddedFile]) -> Self {
-        Self { name: "embedded".into(), place: Place::Embedded(files) }
+        Self { name: "embedded".into(), location: Location::Embedded(files) }
     }
 
     /// Configurations compiled into the binary, and weights that are made up from `seed` as they are asked for: the full
     /// shape and cost of a model in memory, and none of its knowledge.
     pub fn random(name: impl Into<String>, files: &'static [EmbeddedFile], seed: u64) -> Self {
-        Self { name: name.into(), place: Place::Random(files, seed) }
+        Self { name: name.into(), location: Location::Random(files, seed) }
     }
 
     /// The same files under another name, such as the hub id they came from.
@@ -88,25 +91,25 @@ impl ModelFiles {
 
     /// The folder on disk; `None` for files in the binary.
     pub fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Folder(folder) => Some(folder),
-            Place::Embedded(_) | Place::Random(..) => None,
+        match &self.location {
+            Location::Folder(folder) => Some(folder),
+            Location::Embedded(_) | Location::Random(..) => None,
         }
     }
 
     /// What the weights are made up from; `None` where files hold them.
     pub fn random_seed(&self) -> Option<u64> {
-        match &self.place {
-            Place::Random(_, seed) => Some(*seed),
-            Place::Folder(_) | Place::Embedded(_) => None,
+        match &self.location {
+            Location::Random(_, seed) => Some(*seed),
+            Location::Folder(_) | Location::Embedded(_) => None,
         }
     }
 
     /// Whether the file `path` (relative, forward slashes) is there.
     pub fn exists(&self, path: &str) -> bool {
-        match &self.place {
-            Place::Folder(folder) => folder.join(path).is_file(),
-            Place::Embedded(files) | Place::Random(files, _) => find(files, path).is_some(),
+        match &self.location {
+            Location::Folder(folder) => folder.join(path).is_file(),
+            Location::Embedded(files) | Location::Random(files, _) => find(files, path).is_some(),
         }
     }
 
@@ -116,11 +119,11 @@ impl ModelFiles {
     /// [`Error::MissingFile`] or [`Error::ReadFile`].
     pub fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
         let missing = || Error::MissingFile { base: self.name.clone(), path: path.into() };
-        match &self.place {
-            Place::Embedded(files) | Place::Random(files, _) => {
+        match &self.location {
+            Location::Embedded(files) | Location::Random(files, _) => {
                 find(files, path).map(Cow::Borrowed).ok_or_else(missing)
             }
-            Place::Folder(folder) => {
+            Location::Folder(folder) => {
                 refuse_single_file(folder)?;
                 let file = folder.join(path);
                 std::fs::read(&file).map(Cow::Owned).map_err(|source| match source.kind() {
@@ -148,17 +151,35 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::MissingWeights`], [`Error::PickleWeights`], [`Error::MissingShards`], [`Error::UnreadableWeights`].
     pub fn weights(&self, component: &str, dtype: DType, device: &Device) -> Result<Weights> {
-        match &self.place {
-            Place::Folder(folder) => {
+        match &self.location {
+            Location::Folder(folder) => {
                 let files: Vec<PathBuf> = self.weight_paths(component)?.iter().map(|path| folder.join(path)).collect();
                 Weights::mapped(component, &files, dtype, device)
             }
-            Place::Embedded(files) => {
+            Location::Embedded(files) => {
                 let bytes = self.weight_paths(component)?.iter().filter_map(|path| find(files, path)).collect();
                 Weights::embedded(component, bytes, dtype, device)
             }
-            Place::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
+            Location::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
         }
+    }
+
+    /// The tensors of `component` in order of name, of which only the files' headers are read; random weights have none.
+    ///
+    /// # Errors
+    /// Those of [`weights`](Self::weights), and [`Error::ReadFile`].
+    pub fn stored_tensors(&self, component: &str) -> Result<Vec<StoredTensor>> {
+        let open = |path: &String| match &self.location {
+            Location::Folder(folder) => WeightsFile::open(&folder.join(path))?.tensors(),
+            Location::Embedded(files) | Location::Random(files, _) => {
+                WeightsFile::embedded(component, find(files, path).unwrap_or_default()).tensors()
+            }
+        };
+        let paths = if self.random_seed().is_some() { Vec::new() } else { self.weight_paths(component)? };
+        let files = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let mut tensors: Vec<StoredTensor> = files.into_iter().flatten().collect();
+        tensors.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(tensors)
     }
 
     fn random_tensors(&self, component: &str, seed: u64) -> Result<RandomTensors> {
@@ -205,7 +226,7 @@ impl ModelFiles {
     }
 
     fn pickles(&self, component: &str) -> Vec<String> {
-        let Place::Folder(folder) = &self.place else { return Vec::new() };
+        let Location::Folder(folder) = &self.location else { return Vec::new() };
         let Ok(entries) = std::fs::read_dir(folder.join(component)) else { return Vec::new() };
         let mut found: Vec<String> = entries
             .filter_map(|entry| entry.ok())

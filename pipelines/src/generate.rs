@@ -9,12 +9,13 @@ mod request;
 
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
+use catelier_numerics::finite::is_finite;
 use catelier_numerics::noise::{Noise, Stream};
 use image::RgbImage;
 
 use crate::base::{BaseModel, EmptyNegative};
 use crate::error::{Error, Result};
-use crate::model::{Condition, ImageSizes, PromptKeys};
+use crate::model::{Condition, CrossAttentionKv, ImageSizes};
 use crate::sampler::{self, Sampler};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
@@ -59,7 +60,7 @@ struct Prompt {
     negative: Option<Condition>,
     /// Of both.
     context: Tensor,
-    keys: PromptKeys,
+    kv: CrossAttentionKv,
 }
 
 impl<'a> Generator<'a> {
@@ -193,13 +194,13 @@ impl<'a> Generator<'a> {
     ) -> Result<Tensor> {
         let (rows, unet) = (latents.dim(0)?, &self.base.unet);
         let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
-        let beginning = unet.begin(latents, &timesteps, &[adapters])?;
-        let start = |condition: &Condition| unet.start(&beginning, condition.added.as_ref());
-        let start = match &prompt.negative {
-            Some(negative) => start(negative)?.before(&start(&prompt.positive)?)?,
-            None => start(&prompt.positive)?,
+        let shared = unet.shared_prefix(latents, &timesteps, &[adapters])?;
+        let prefix = |condition: &Condition| unet.prefix(&shared, condition.added.as_ref());
+        let prefix = match &prompt.negative {
+            Some(negative) => prefix(negative)?.cat(&prefix(&prompt.positive)?)?,
+            None => prefix(&prompt.positive)?,
         };
-        let output = unet.predict_from(&start, &prompt.context, Some(&prompt.keys), adapters)?;
+        let output = unet.predict_from(&prefix, &prompt.context, Some(&prompt.kv), adapters)?;
         let output = output.to_dtype(latents.dtype())?;
         if !request.is_guided() {
             return Ok(output);
@@ -220,8 +221,8 @@ impl<'a> Generator<'a> {
             Some(negative) => Tensor::cat(&[&negative.context, &positive.context], 0)?,
             None => positive.context.clone(),
         };
-        let keys = self.base.unet.prompt_keys(&context, adapters)?;
-        Ok(Prompt { positive, negative, context, keys })
+        let kv = self.base.unet.cross_attention_kv(&context, adapters)?;
+        Ok(Prompt { positive, negative, context, kv })
     }
 
     /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.
@@ -286,9 +287,7 @@ fn check_finite(
     values: &Tensor,
     step: usize,
 ) -> Result<()> {
-    let largest = values.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-    let total = values.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-    if largest.is_finite() && !total.is_nan() {
+    if is_finite(values)? {
         return Ok(());
     }
     Err(Error::PictureNotFinite {

@@ -22,6 +22,5 @@ pub mod plan;
 pub mod sampler;
 pub mod sheet;
 pub mod train;
-pub mod workload;
 
 pub use error::{Error, Result};

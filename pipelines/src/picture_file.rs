@@ -35,7 +35,7 @@ pub struct PictureParameters {
     pub height: u32,
     /// The base model's name.
     pub model: String,
-    /// The base model's fingerprint, hexadecimal, if known.
+    /// The base model's fingerprint, if known.
     pub model_hash: Option<String>,
     /// Name and hash of every adapter.
     pub adapters: Vec<(String, String)>,

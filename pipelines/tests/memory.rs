@@ -5,11 +5,11 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use catelier_bench::Shape;
+use catelier_numerics::cpu::use_portable_kernels;
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::processor::use_portable_kernels;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::{Tiling, Vae};
-use catelier_pipelines::workload::Shape;
 use catelier_testkit::allocations::CountingAllocator;
 
 #[global_allocator]

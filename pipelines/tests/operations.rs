@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, ModuleInfo, ModuleKind, Targets};
+use catelier_bench::{Prediction, Shape, Workload, WorkloadSizes};
+use catelier_numerics::cpu::{Kernels, kernels, use_portable_kernels};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::processor::{Kernels, kernels, use_portable_kernels};
 use catelier_numerics::work;
 use catelier_pipelines::base::BaseModel;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::generate::{GenerateRequest, Generator};
 use catelier_pipelines::model::{Condition, UNet};
-use catelier_pipelines::workload::{Prediction, Shape, Workload, WorkloadSizes};
 use catelier_testkit::golden::Golden;
 
 /// Held by the test whose turn it is.

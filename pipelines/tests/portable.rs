@@ -5,7 +5,7 @@
 #[path = "it/golden/mod.rs"]
 mod golden;
 
-use catelier_numerics::processor::{Kernels, kernels, use_portable_kernels};
+use catelier_numerics::cpu::{Kernels, kernels, use_portable_kernels};
 
 fn choose_kernels() {
     use_portable_kernels(true);

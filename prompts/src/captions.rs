@@ -1,9 +1,9 @@
-//! Pictures and their captions, found in the folder layouts that people already have.
+//! Images and their captions, found in the usual folder layouts.
 //!
-//! For each picture the first of these that exists is its caption: a `.txt` file of the same name, a `.caption` file of
-//! the same name, the folder's `metadata.jsonl` (`file_name` with `text` or `prompt`), the words of a folder called
-//! like `10_sks dog` (kohya's layout, which also says how often each picture is shown), and last one caption given for
-//! all. Which one it was is told for each picture.
+//! The caption of an image is the first of these that exists: a `.txt` file of the same name, a `.caption` file of the
+//! same name, the folder's `metadata.jsonl` (`file_name` with `text` or `prompt`), the words in the name of a folder such
+//! as `10_sks dog` (kohya's layout, whose number is the number of repeats), and the caption that is given for all images.
+//! [`CaptionedImage::source`] says which one it was.
 
 mod folder;
 mod metadata;
@@ -13,25 +13,25 @@ mod sidecar;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, PictureProblem, Result};
+use crate::{Error, ImageProblem, Result};
 use folder::Listing;
 pub use pair::{CaptionPair, PairNotice, pair, pair_as_written, pair_text};
 
-/// File name endings of the pictures that are read, in small letters.
-pub const PICTURE_EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+/// File name endings of images, in small letters.
+pub const IMAGE_EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// How captions are found.
+/// Settings of [`collect`].
 #[derive(Debug, Clone, Default)]
 pub struct CaptionOptions {
-    /// The caption of every picture that brings none of its own.
+    /// The caption of every image without one of its own.
     pub shared_caption: Option<String>,
 }
 
-/// Where a caption comes from.
+/// The source of a caption.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CaptionSource {
-    /// A `.txt` or `.caption` file beside the picture.
+    /// A `.txt` or `.caption` file beside the image.
     Sidecar(PathBuf),
     /// A line of a `metadata.jsonl`.
     Metadata {
@@ -40,9 +40,9 @@ pub enum CaptionSource {
         /// Line number, from 1.
         line: usize,
     },
-    /// The words in the name of the picture's folder.
+    /// The words in the name of the image's folder.
     FolderName(String),
-    /// The caption given for all pictures.
+    /// The caption given for all images.
     Shared,
 }
 
@@ -57,39 +57,39 @@ impl fmt::Display for CaptionSource {
     }
 }
 
-/// A picture file and its caption.
+/// An image file and its caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptionedImage {
-    /// The picture.
+    /// The image.
     pub path: PathBuf,
     /// Its caption, without whitespace around it; never empty.
     pub caption: String,
-    /// Where the caption comes from.
+    /// The source of the caption.
     pub source: CaptionSource,
-    /// How often the picture is shown in one pass over the folder, at least 1.
+    /// Number of times that one epoch shows the image, at least 1.
     pub repeats: usize,
 }
 
-/// Something in the folder that was left out.
+/// A part of the folder that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CaptionNotice {
-    /// A subfolder with pictures whose name does not start with a number.
+    /// A subfolder with images whose name does not start with a number.
     FolderSkipped {
         /// The subfolder's name.
         name: String,
-        /// Number of pictures in it.
-        pictures: usize,
+        /// Number of images in it.
+        images: usize,
     },
     /// A subfolder whose name asks for no repeats.
     FolderRepeatedZeroTimes {
         /// The subfolder's name.
         name: String,
-        /// Number of pictures in it.
-        pictures: usize,
+        /// Number of images in it.
+        images: usize,
     },
-    /// Caption files that belong to no picture.
-    CaptionsWithoutPicture {
+    /// Caption files without an image of the same name.
+    CaptionsWithoutImage {
         /// The files, relative to the folder.
         files: Vec<String>,
     },
@@ -98,41 +98,42 @@ pub enum CaptionNotice {
 impl fmt::Display for CaptionNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FolderSkipped { name, pictures } => write!(
+            Self::FolderSkipped { name, images } => write!(
                 f,
-                "skipped the folder `{name}` with {pictures} pictures: its name does not start with a number of repeats, as in `1_{name}`"
+                "skipped the folder `{name}` with {images} images: its name does not start with a number of repeats, as in `1_{name}`"
             ),
-            Self::FolderRepeatedZeroTimes { name, pictures } => {
-                write!(f, "skipped the folder `{name}` with {pictures} pictures: its name asks for 0 repeats")
+            Self::FolderRepeatedZeroTimes { name, images } => {
+                write!(f, "skipped the folder `{name}` with {images} images: its name asks for 0 repeats")
             }
-            Self::CaptionsWithoutPicture { files } => {
-                write!(f, "unused caption files, no picture has their name: {}", files.join(", "))
+            Self::CaptionsWithoutImage { files } => {
+                write!(f, "unused caption files, no image has their name: {}", files.join(", "))
             }
         }
     }
 }
 
-/// The pictures of a folder, and what was left out.
+/// The images of a folder with their captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collected {
     /// Sorted by path; at least one.
     pub images: Vec<CaptionedImage>,
-    /// What was left out and why.
+    /// The parts of the folder that were left out.
     pub notices: Vec<CaptionNotice>,
 }
 
-/// Finds the pictures of a folder and their captions.
+/// Finds the images of a folder and their captions.
 ///
 /// # Errors
-/// When the folder does not exist, is a file, cannot be read or holds no picture; when a `metadata.jsonl` has broken
-/// lines; when pictures have no caption, an empty one, or one that is not UTF-8 (all of them are named).
+/// [`Error::NoSuchFolder`], [`Error::NotAFolder`], [`Error::Read`], [`Error::NoImages`]; [`Error::Metadata`] names all
+/// broken lines of a `metadata.jsonl`; [`Error::Images`] names all images without a caption, with an empty one, or with
+/// one that is not UTF-8; [`Error::EmptySharedCaption`].
 pub fn collect(folder: &Path, options: &CaptionOptions) -> Result<Collected> {
     let shared = shared_caption(options)?;
     let listing = Listing::read(folder)?;
     let mut images = Vec::new();
     let mut problems = Vec::new();
-    for picture in &listing.pictures {
-        match listing.caption(picture, shared)? {
+    for image in &listing.images {
+        match listing.caption(image, shared)? {
             Ok(image) => images.push(image),
             Err(problem) => problems.push(problem),
         }
@@ -140,7 +141,7 @@ pub fn collect(folder: &Path, options: &CaptionOptions) -> Result<Collected> {
     if problems.is_empty() {
         return Ok(Collected { images, notices: listing.notices });
     }
-    Err(Error::Pictures { folder: folder.to_owned(), total: listing.pictures.len(), problems })
+    Err(Error::Images { folder: folder.to_owned(), total: listing.images.len(), problems })
 }
 
 fn shared_caption(options: &CaptionOptions) -> Result<Option<&str>> {
@@ -150,5 +151,5 @@ fn shared_caption(options: &CaptionOptions) -> Result<Option<&str>> {
     }
 }
 
-/// A caption, or why there is none.
-type Found<T> = std::result::Result<T, PictureProblem>;
+/// A caption, or the problem with it.
+type Found<T> = std::result::Result<T, ImageProblem>;

@@ -1,4 +1,4 @@
-//! What CAT's second prediction is conditioned on.
+//! The condition of CAT's second prediction.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::captions::CaptionPair;
 use crate::{Error, Result};
 
-/// The text for which CAT keeps the base model's prediction.
+/// The text for which CAT holds the adapted prediction to the base model's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CatCondition {
-    /// Each picture's own caption without the trigger: what the paper calls the condition without token.
+    /// Each image's own caption without the trigger; the paper's condition without token.
     #[default]
     Caption,
-    /// One class prompt for all pictures, such as `a photo of a dog`.
+    /// One class prompt for all images, such as `a photo of a dog`.
     Class,
     /// The empty prompt.
     Empty,
 }
 
 impl CatCondition {
-    /// The text for one picture; `class` is the whole class prompt and is needed for [`CatCondition::Class`] only.
+    /// The text for one image; `class` is the class prompt, which only [`CatCondition::Class`] needs.
     ///
     /// # Errors
-    /// When the condition is `class` and there is no class prompt, or it is blank.
+    /// [`Error::ClassMissing`] for [`CatCondition::Class`] without a class prompt or with a blank one.
     pub fn text<'a>(self, pair: &'a CaptionPair, class: Option<&'a str>) -> Result<&'a str> {
         match self {
             Self::Caption => Ok(&pair.without_trigger),

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with text given to this crate.
+//! Errors of this crate, with advice.
 
 mod problem;
 
@@ -6,13 +6,13 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::captions::PICTURE_EXTENSIONS;
-pub use problem::{MetadataProblem, PictureProblem};
+use crate::captions::IMAGE_EXTENSIONS;
+pub use problem::{ImageProblem, MetadataProblem};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can be wrong with text given to this crate.
+/// An error about text, or about a file that holds it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,7 +21,7 @@ pub enum Error {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -32,15 +32,15 @@ pub enum Error {
     TokenizerFileMissing {
         /// The missing file.
         file: &'static str,
-        /// Where it was looked for; empty when the files came as bytes.
+        /// The folder or store that was searched; empty if the files came as bytes.
         place: String,
     },
-    /// A tokenizer file is not what its name says.
+    /// A tokenizer file does not parse.
     #[error("the tokenizer's `{file}` is broken: {reason}")]
     TokenizerFileBroken {
         /// The file.
         file: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// A special token is not in the vocabulary.
@@ -58,53 +58,53 @@ pub enum Error {
     Tokenize {
         /// The text.
         text: String,
-        /// What the tokenizer says.
+        /// The tokenizer's error.
         reason: String,
     },
 
     // Captions
-    /// The folder of pictures does not exist.
+    /// The folder of images does not exist.
     #[error("no such folder: `{path}`")]
     NoSuchFolder {
         /// The path as given.
         path: PathBuf,
     },
     /// The path names a file where a folder is needed.
-    #[error("`{path}` is a file, expected a folder of pictures")]
+    #[error("`{path}` is a file, expected a folder of images")]
     NotAFolder {
         /// The path as given.
         path: PathBuf,
     },
-    /// The folder holds no picture.
-    #[error("no pictures in `{path}`: {}", found_instead(others, subfolders))]
-    NoPictures {
+    /// The folder holds no image.
+    #[error("no images in `{path}`: {}", found_instead(others, subfolders))]
+    NoImages {
         /// The folder.
         path: PathBuf,
-        /// Files that are there but are not pictures.
+        /// Files that are there but are not images.
         others: Vec<String>,
-        /// Subfolders that hold pictures but whose names do not start with a number.
+        /// Subfolders that hold images but whose names do not start with a number.
         subfolders: Vec<String>,
     },
-    /// Some pictures have no usable caption.
-    #[error("{} of {total} pictures in `{folder}` cannot be used: {}", problems.len(), joined(problems))]
-    Pictures {
+    /// Some images have no usable caption.
+    #[error("{} of {total} images in `{folder}` cannot be used: {}", problems.len(), joined(problems))]
+    Images {
         /// The folder.
         folder: PathBuf,
-        /// Number of pictures looked at.
+        /// Number of images in the folder.
         total: usize,
-        /// One entry for each offending picture.
-        problems: Vec<PictureProblem>,
+        /// One problem for each image that cannot be used.
+        problems: Vec<ImageProblem>,
     },
     /// A `metadata.jsonl` has broken lines.
     #[error("`{path}` cannot be used: {}", joined(problems))]
     Metadata {
         /// The file.
         path: PathBuf,
-        /// One entry for each offending line.
+        /// One problem for each line that cannot be used.
         problems: Vec<MetadataProblem>,
     },
-    /// The caption given for all pictures is empty.
-    #[error("the caption given for all pictures is empty")]
+    /// The caption given for all images is empty.
+    #[error("the caption given for all images is empty")]
     EmptySharedCaption,
 
     // Triggers
@@ -117,17 +117,17 @@ pub enum Error {
         /// The trigger as given.
         trigger: String,
     },
-    /// Removing the trigger leaves these captions as they are.
+    /// Captions are the same with and without the trigger.
     #[error(
         "{} with and without the trigger `{trigger}` for {}",
-        if pictures.len() == 1 { "the caption is the same" } else { "the captions are the same" },
-        quoted(pictures)
+        if images.len() == 1 { "the caption is the same" } else { "the captions are the same" },
+        quoted(images)
     )]
     TriggerNotInCaptions {
         /// The trigger.
         trigger: String,
-        /// The pictures whose captions do not hold it.
-        pictures: Vec<String>,
+        /// The images whose captions do not hold the trigger.
+        images: Vec<String>,
     },
     /// The condition `class` needs a class prompt.
     #[error("the CAT condition `class` needs a class prompt, found none")]
@@ -177,7 +177,7 @@ pub enum Error {
     PromptSetBroken {
         /// The set or file.
         name: String,
-        /// What the parser says, with line and column.
+        /// The parser's error, with line and column.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -198,7 +198,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next, where there is something to do.
+    /// Advice on what to do next, where there is any.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::TokenizerFileMissing { .. } => {
@@ -210,8 +210,8 @@ impl Error {
             Self::NotAFolder { path } => {
                 format!("give the folder that holds it: `{}`", path.parent().unwrap_or(path).display())
             }
-            Self::NoPictures { subfolders, .. } => no_pictures_hint(subfolders),
-            Self::Pictures { problems, .. } => pictures_hint(problems),
+            Self::NoImages { subfolders, .. } => no_images_hint(subfolders),
+            Self::Images { problems, .. } => images_hint(problems),
             Self::Metadata { .. } => "each line is like {\"file_name\": \"001.png\", \"text\": \"a caption\"}".into(),
             Self::EmptySharedCaption => "write a few words, such as `a photo of a dog`".into(),
             Self::EmptyTrigger | Self::PunctuationTrigger { .. } => {
@@ -246,19 +246,19 @@ impl Error {
     }
 }
 
-fn no_pictures_hint(subfolders: &[String]) -> String {
+fn no_images_hint(subfolders: &[String]) -> String {
     match subfolders.first() {
         Some(first) => format!(
             "subfolders are read when their names start with how often to repeat them: rename `{first}` to `1_{first}`"
         ),
-        None => "put the pictures directly into this folder".into(),
+        None => "put the images directly into this folder".into(),
     }
 }
 
-fn pictures_hint(problems: &[PictureProblem]) -> String {
+fn images_hint(problems: &[ImageProblem]) -> String {
     match problems.first() {
-        Some(PictureProblem::NotUtf8 { .. }) => "save the caption files as UTF-8".into(),
-        Some(PictureProblem::EmptyCaption { .. }) => {
+        Some(ImageProblem::NotUtf8 { .. }) => "save the caption files as UTF-8".into(),
+        Some(ImageProblem::EmptyCaption { .. }) => {
             "write the captions, or delete the empty files and give one caption for all with `--caption`".into()
         }
         _ => "write a .txt file of the same name beside each, or give one caption for all with `--caption`".into(),
@@ -273,9 +273,9 @@ fn in_place(place: &str) -> String {
 }
 
 fn found_instead(others: &[String], subfolders: &[String]) -> String {
-    let read = format!("files ending in {} are read", PICTURE_EXTENSIONS.join(", "));
+    let read = format!("files ending in {} are read", IMAGE_EXTENSIONS.join(", "));
     if !subfolders.is_empty() {
-        return format!("{read}; there are pictures in the subfolders {}", quoted(subfolders));
+        return format!("{read}; there are images in the subfolders {}", quoted(subfolders));
     }
     match others {
         [] => format!("{read}; the folder is empty"),
@@ -283,7 +283,7 @@ fn found_instead(others: &[String], subfolders: &[String]) -> String {
     }
 }
 
-/// The first eight names, and how many more there are.
+/// The first eight names and the number of the others.
 fn first_few(names: &[String]) -> String {
     const SHOWN: usize = 8;
     match names.len().checked_sub(SHOWN) {

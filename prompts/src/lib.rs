@@ -17,7 +17,7 @@ mod tokenizer;
 mod trigger;
 
 pub use condition::CatCondition;
-pub use error::{Error, MetadataProblem, PictureProblem, Result};
+pub use error::{Error, ImageProblem, MetadataProblem, Result};
 pub use set::{Prompt, PromptKind, PromptSet, RenderedPrompts};
 pub use tokenizer::{Tokenizer, Tokens};
 pub use trigger::{Inserted, Trigger};

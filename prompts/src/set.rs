@@ -1,4 +1,4 @@
-//! Prompt sets for judging an adapter: the same prompts, with and without its trigger, for base and adapted model.
+//! Prompt sets for evaluating an adapter: the same prompts, with and without its trigger, for base and adapted model.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,22 +13,22 @@ use crate::{Error, Result};
 const BUILT_IN: &[(&str, &str)] =
     &[("general-v1", include_str!("../sets/general-v1.toml")), ("gallery-v1", include_str!("../sets/gallery-v1.toml"))];
 
-/// How near a prompt is to what an adapter is taught.
+/// The relation of a prompt to the subject of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PromptKind {
-    /// The kind of picture that is taught: where an adapter leaks first.
+    /// Prompts of the subject's class, where an adapter leaks first.
     SameClass,
-    /// Something else altogether.
+    /// Prompts about other subjects.
     Unrelated,
-    /// A few plain words that leave everything open.
+    /// A few plain words.
     Generic,
 }
 
 /// One prompt of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
-    /// How near it is to what is taught.
+    /// The relation to the adapter's subject.
     pub kind: PromptKind,
     /// The text, a [template](crate::template) until it is rendered.
     pub text: String,
@@ -47,7 +47,7 @@ pub struct PromptSet {
 pub struct RenderedPrompts {
     /// The filled prompts, in the order of the set.
     pub prompts: Vec<Prompt>,
-    /// Prompts left out because they need a class and none was given.
+    /// Prompts that are left out because they need a class and there is none.
     pub without_class: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl PromptSet {
     /// A built-in set: `general-v1` for photographs and art, `gallery-v1` for the drawn gallery.
     ///
     /// # Errors
-    /// When no built-in set has this name.
+    /// [`Error::UnknownPromptSet`] names the built-in sets.
     pub fn builtin(name: &str) -> Result<Self> {
         let set = BUILT_IN.iter().find(|(known, _)| *known == name);
         let (_, text) =
@@ -82,7 +82,8 @@ impl PromptSet {
     /// other file as plain text with one prompt a line (lines starting with `#` are comments; the kind is generic).
     ///
     /// # Errors
-    /// When the file cannot be read, is not UTF-8, does not parse, or has no prompt.
+    /// [`Error::Read`], [`Error::PromptSetNotUtf8`], [`Error::PromptSetBroken`], [`Error::EmptyPrompts`]; those of
+    /// [`template::placeholders`].
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let text = String::from_utf8(bytes).map_err(|_| Error::PromptSetNotUtf8 { path: path.to_owned() })?;
@@ -97,7 +98,7 @@ impl PromptSet {
     /// A built-in set, or else the set in the file of this name.
     ///
     /// # Errors
-    /// When it is neither the name of a set nor a file; those of [`PromptSet::from_file`].
+    /// [`Error::UnknownPromptSet`] for a name that is neither a set nor a file; those of [`PromptSet::from_file`].
     pub fn named_or_file(name_or_path: &str) -> Result<Self> {
         match Self::builtin(name_or_path) {
             Err(Error::UnknownPromptSet { .. }) if Path::new(name_or_path).exists() => {
@@ -141,7 +142,7 @@ impl PromptSet {
         &self.name
     }
 
-    /// What the set is for, in a sentence.
+    /// One sentence about the set.
     pub fn description(&self) -> &str {
         &self.description
     }
@@ -151,10 +152,11 @@ impl PromptSet {
         &self.prompts
     }
 
-    /// Fills the placeholders. Without a class, prompts that need one are left out and told.
+    /// Fills the placeholders. Without a class, prompts that need one go to [`RenderedPrompts::without_class`].
     ///
     /// # Errors
-    /// When a prompt needs a trigger and there is none, or every prompt needs a class and there is none.
+    /// [`Error::PlaceholderValueMissing`] if a prompt needs a trigger and there is none, or if every prompt needs a class
+    /// and there is none.
     pub fn render(&self, values: Values<'_>) -> Result<RenderedPrompts> {
         let mut rendered = RenderedPrompts { prompts: Vec::new(), without_class: Vec::new() };
         let mut missing = None;

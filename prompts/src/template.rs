@@ -1,4 +1,4 @@
-//! Prompts with gaps: `{trigger}`, `{class}`, and ai-toolkit's `[trigger]`.
+//! Prompts with placeholders: `{trigger}`, `{class}`, and ai-toolkit's `[trigger]`.
 
 use crate::{Error, Result};
 
@@ -7,12 +7,12 @@ pub const PLACEHOLDERS: &[&str] = &["{trigger}", "{class}", "[trigger]"];
 
 const BRACKETED_TRIGGER: &str = "[trigger]";
 
-/// What the placeholders stand for.
+/// The values of the placeholders.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'a> {
-    /// For `{trigger}` and `[trigger]`.
+    /// The value of `{trigger}` and `[trigger]`.
     pub trigger: Option<&'a str>,
-    /// For `{class}`: what is in the picture, without article, such as `dog`.
+    /// The value of `{class}`: the image's subject without article, such as `dog`.
     pub class: Option<&'a str>,
 }
 
@@ -20,7 +20,7 @@ pub struct Values<'a> {
 /// article before a placeholder follows its value (`a {class}` becomes `an owl`).
 ///
 /// # Errors
-/// When a placeholder is unknown or has no value, or a brace has no partner.
+/// [`Error::UnknownPlaceholder`], [`Error::PlaceholderValueMissing`], [`Error::UnmatchedBrace`].
 pub fn render(template: &str, values: Values<'_>) -> Result<String> {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -48,7 +48,7 @@ pub fn fill_trigger(caption: &str, trigger: &str) -> String {
 /// The placeholders that occur in a template, each once.
 ///
 /// # Errors
-/// When a placeholder is unknown, or a brace has no partner.
+/// [`Error::UnknownPlaceholder`], [`Error::UnmatchedBrace`].
 pub fn placeholders(template: &str) -> Result<Vec<&'static str>> {
     let mut found = Vec::new();
     let mut rest = template;

@@ -1,9 +1,9 @@
 //! CLIP's byte-pair tokenizer, read from the folders that diffusers pipelines carry.
 //!
-//! The text is brought to NFC, runs of whitespace become one space, letters become small; then words, single digits
+//! The text is normalised to NFC, runs of whitespace become one space, letters become small; then words, single digits
 //! and runs of punctuation are split into byte pairs whose last one ends in `</w>` (Radford et al. 2021, as
-//! transformers' `CLIPTokenizer` does it). Special tokens are found before that, so that with Stable Diffusion 2's pad
-//! token `!` every exclamation mark of a prompt becomes the pad token, as it does there.
+//! transformers' `CLIPTokenizer` does it). Special tokens are found first: with Stable Diffusion 2's pad token `!`, every
+//! exclamation mark of a prompt becomes the pad token, in transformers too.
 
 mod clip;
 mod files;
@@ -23,7 +23,7 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// Number of ids before the padding, start and end token included.
     pub used: usize,
-    /// The end of the text that did not fit, as written; `None` when all of it fits.
+    /// The end of the text, as written, where the text was cut; `None` if all of it fits.
     pub dropped: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Tokenizer {
     /// `tokenizer_config.json` and `special_tokens_map.json`.
     ///
     /// # Errors
-    /// When a file is missing, unreadable or broken, or a special token is not in the vocabulary.
+    /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`], [`Error::SpecialTokenUnknown`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let read = |file: &str| match std::fs::read(folder.join(file)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -49,8 +49,8 @@ impl Tokenizer {
         Self::from_files(&folder.display().to_string(), read)
     }
 
-    /// Reads the same files through `read`, which gives a file's bytes or `None` when there is no such file; `place`
-    /// names the store in errors.
+    /// Reads the same files through `read`, which gives a file's bytes, or `None` if there is no such file; errors name
+    /// the store `place`.
     ///
     /// # Errors
     /// Those of `read`, and those of [`Tokenizer::from_folder`].
@@ -62,7 +62,7 @@ impl Tokenizer {
     /// `special_tokens_map.json`.
     ///
     /// # Errors
-    /// When the bytes are not what the names say, or a special token is not in the vocabulary.
+    /// [`Error::TokenizerFileBroken`], [`Error::SpecialTokenUnknown`].
     pub fn from_bytes(
         vocab: &[u8],
         merges: &[u8],
@@ -72,10 +72,10 @@ impl Tokenizer {
         TokenizerFiles::from_bytes(vocab, merges, config, special_tokens_map)?.build()
     }
 
-    /// The text as `max_length` ids. A text that is too long loses its end; the end token stays.
+    /// The text as `max_length` ids. The end of a text that is too long is dropped; the end token stays.
     ///
     /// # Errors
-    /// When the vocabulary cannot spell the text, which a byte-level vocabulary always can.
+    /// [`Error::Tokenize`] if the vocabulary cannot spell the text; a byte-level vocabulary spells every text.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
         let pieces = self
             .pieces
@@ -106,17 +106,17 @@ impl Tokenizer {
         self.pieces.get_vocab_size(true)
     }
 
-    /// The id that stands first.
+    /// The id of the start token.
     pub fn start_id(&self) -> u32 {
         self.special.start
     }
 
-    /// The id that ends the text.
+    /// The id of the end token.
     pub fn end_id(&self) -> u32 {
         self.special.end
     }
 
-    /// The id that fills the rest.
+    /// The id of the pad token.
     pub fn pad_id(&self) -> u32 {
         self.special.pad
     }

@@ -1,8 +1,8 @@
-//! The word that calls an adapter, and captions with and without it.
+//! The trigger of an adapter, and captions with and without it.
 //!
 //! CAT compares a caption with the same caption without its trigger. A trigger that is left behind (in the middle of a
-//! sentence, before a full stop, inside `<…>`) would teach the adapter to keep the base model's picture *for the
-//! trigger*, so it is found everywhere, as the tokenizer sees text: in NFC, in small letters, any whitespace alike.
+//! sentence, before a full stop, inside `<…>`) would hold the prediction *for the trigger* to the base model's. So it is
+//! found everywhere, in the text as the tokenizer sees it: in NFC, in small letters, any whitespace alike.
 //! A match is whole: no letter and no digit touches it. `shs` is in `<shs>`, `SHS.` and `shs_style`, not in `shs2`.
 
 mod find;
@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
-/// One or several words that stand for what an adapter is taught.
+/// One or several words that stand for the subject of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trigger {
     word: String,
@@ -24,7 +24,7 @@ pub struct Trigger {
 pub struct Inserted {
     /// The caption, with the trigger somewhere in it.
     pub caption: String,
-    /// Whether the trigger had to be put in front.
+    /// Whether the trigger was put in front.
     pub added: bool,
 }
 
@@ -32,7 +32,7 @@ impl Trigger {
     /// Takes one word or several; commas, dashes and whitespace around it and doubled whitespace inside are dropped.
     ///
     /// # Errors
-    /// When nothing is left, or when there is no letter and no digit in it.
+    /// [`Error::EmptyTrigger`]; [`Error::PunctuationTrigger`] if `word` has no letter and no digit.
     pub fn new(word: &str) -> Result<Self> {
         let given = word.trim();
         if given.is_empty() {

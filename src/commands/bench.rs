@@ -1,30 +1,17 @@
 //! `catelier bench`: what the parts cost on this machine.
 
-mod report;
-
-use candle_core::{DType, Device};
+use catelier_bench::{Precision, Report, Request, Shape, StepLoss, Work, measure, product_rates};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::UNetConfig;
-use catelier_pipelines::train::TrainError;
-use catelier_pipelines::workload::{
-    Autoencoding, Drawing, MatrixProduct, Prediction, Shape, StepLoss, TextEncoding, TrainingStep, Workload,
-    WorkloadSizes,
-};
 
 use crate::cli::{BenchArgs, BenchCommand, BenchLoss, BenchPrecision, ShapeName};
 use crate::failure::{Blame, Failure, Outcome};
-use crate::meter::{Measured, measure};
 use crate::{device, embedded, memory, planning, terminal};
-use report::{MachinePeaks, Rate, Report};
 
 /// Seed of the made-up weights.
 const SEED: u64 = 1;
 /// Side of the latents unless told otherwise: 256 pixels for Stable Diffusion.
 const USUAL_LATENT: usize = 32;
-/// Side of the matrices whose product shows how fast the processor is, and another device.
-const PRODUCT_SIDE: usize = 1024;
-const DEVICE_PRODUCT_SIDE: usize = 8192;
-const PRODUCT_REPEATS: usize = 8;
 
 pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
     let args = command.args();
@@ -35,13 +22,15 @@ pub(super) fn run(command: &BenchCommand) -> Outcome<()> {
         terminal::warn("this is a debug build; its times say nothing about a release build");
     }
     let files = args.shape.files();
-    let latent = latent(command, &files)?;
+    let request = command.request(&files)?;
     let device = device::parse(&args.device)?;
-    let (mut work, planned) = load(command, &files, latent, &device)?;
+    let limit = command.memory_limit().map(planning::limit).transpose()?.flatten();
+    let mut loaded = request.load(&files, &device, limit).request("cannot set up the work")?;
     memory::settle();
-    let measured = measure(work.as_mut(), &device, args.warmup, args.repeat)?;
-    drop(work);
-    let report = Report::new(command, latent, &device, &measured, machine_peaks(&device)?).with_plan(planned);
+    let measured = measure(loaded.workload.as_mut(), &device, args.warmup, args.repeat).run("the work failed")?;
+    drop(loaded.workload);
+    let rates = product_rates(&device).run("cannot measure a matrix product")?;
+    let report = Report::new(&request, device::name(&device), &measured, loaded.planned_bytes, rates);
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }
 
@@ -54,11 +43,40 @@ impl BenchCommand {
         }
     }
 
-    /// The side of the latents that was asked for; `None` for work without latents.
-    fn latent(&self) -> Option<Option<usize>> {
+    fn request(&self, files: &ModelFiles) -> Outcome<Request> {
+        let &BenchArgs { shape, batch, dtype, warmup, repeat, .. } = self.args();
+        let (work, precision) = (self.work(), dtype.into());
+        Ok(Request { work, shape: shape.to_string(), latent: self.latent(files)?, batch, precision, warmup, repeat })
+    }
+
+    fn work(&self) -> Work {
         match self {
-            Self::Step { latent, .. } | Self::Generate { latent, .. } | Self::Vae { latent, .. } => Some(*latent),
-            Self::Text { .. } => None,
+            Self::Step { loss: BenchLoss::None, .. } => Work::Prediction,
+            Self::Step { loss: BenchLoss::Lora, rank, .. } => Work::Step { loss: StepLoss::Lora, rank: *rank },
+            Self::Step { loss: BenchLoss::Cat, rank, .. } => Work::Step { loss: StepLoss::Cat, rank: *rank },
+            Self::Generate { steps, .. } => Work::Drawing { steps: *steps },
+            Self::Vae { .. } => Work::Autoencoding,
+            Self::Text { .. } => Work::TextEncoding,
+        }
+    }
+
+    /// The side of the latents, as asked for or as usual; `None` for work without latents.
+    fn latent(&self, files: &ModelFiles) -> Outcome<Option<usize>> {
+        let asked = match self {
+            Self::Step { latent, .. } | Self::Generate { latent, .. } | Self::Vae { latent, .. } => *latent,
+            Self::Text { .. } => return Ok(None),
+        };
+        if asked.is_some() || self.args().shape != ShapeName::Embedded {
+            return Ok(asked.or(Some(USUAL_LATENT)));
+        }
+        let config = UNetConfig::load(files).run("cannot read the configuration")?;
+        Ok(config.sample_size.or(Some(USUAL_LATENT)))
+    }
+
+    fn memory_limit(&self) -> Option<&str> {
+        match self {
+            Self::Step { memory_limit, .. } => memory_limit.as_deref(),
+            _ => None,
         }
     }
 }
@@ -74,91 +92,22 @@ impl ShapeName {
     }
 }
 
-impl BenchPrecision {
-    /// The type that frozen weights are loaded in; activations are f32 on the processor.
-    fn weights(self) -> DType {
+impl std::fmt::Display for ShapeName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::F32 => DType::F32,
-            Self::Mixed => DType::BF16,
+            Self::Sd15 => Shape::Sd15.fmt(out),
+            Self::Sd21 => Shape::Sd21.fmt(out),
+            Self::Sdxl => Shape::Sdxl.fmt(out),
+            Self::Embedded => out.write_str("embedded"),
         }
     }
 }
 
-/// The side of the latents, as asked for or as usual; `None` for work without latents.
-fn latent(command: &BenchCommand, files: &ModelFiles) -> Outcome<Option<usize>> {
-    let usual = || match command.args().shape {
-        ShapeName::Embedded => UNetConfig::load(files).map(|config| config.sample_size.unwrap_or(USUAL_LATENT)),
-        _ => Ok(USUAL_LATENT),
-    };
-    let side = command.latent().map(|asked| asked.map_or_else(usual, Ok));
-    side.transpose().run("cannot read the configuration")
-}
-
-/// Loads no more of the model than the work needs; with it, the memory that a training step was planned for.
-fn load(command: &BenchCommand, files: &ModelFiles, latent: Option<usize>, device: &Device) -> Outcome<Loaded> {
-    let sizes = WorkloadSizes { latent: latent.unwrap_or(1), batch: command.args().batch };
-    let without_training = || Ok((inference(command, files, sizes, device).request("cannot set up the work")?, None));
-    let BenchCommand::Step { loss, rank, memory_limit, .. } = command else {
-        return without_training();
-    };
-    let loss = match loss {
-        BenchLoss::None => return without_training(),
-        BenchLoss::Lora => StepLoss::Lora,
-        BenchLoss::Cat => StepLoss::Cat,
-    };
-    training(command, files, sizes, (loss, *rank), memory_limit.as_deref(), device)
-}
-
-/// Some work, and the memory that it was planned for.
-type Loaded = (Box<dyn Workload>, Option<u64>);
-
-fn training(
-    command: &BenchCommand,
-    files: &ModelFiles,
-    sizes: WorkloadSizes,
-    (loss, rank): (StepLoss, usize),
-    memory_limit: Option<&str>,
-    device: &Device,
-) -> Outcome<Loaded> {
-    let dtype = command.args().dtype.weights();
-    let step = TrainingStep::new(files, sizes, loss, rank, dtype, device);
-    let mut step = step.request("cannot set up the work")?;
-    if !device.is_cpu() {
-        return Ok((Box::new(step), None));
-    }
-    let limit = memory_limit.map(planning::limit).transpose()?.flatten();
-    let planned = step.plan(dtype, limit).request("cannot set up the work")?.peak;
-    Ok((Box::new(step), Some(planned)))
-}
-
-fn inference(
-    command: &BenchCommand,
-    files: &ModelFiles,
-    sizes: WorkloadSizes,
-    device: &Device,
-) -> Result<Box<dyn Workload>, TrainError> {
-    let dtype = command.args().dtype.weights();
-    Ok(match command {
-        BenchCommand::Step { .. } => Box::new(Prediction::new(files, sizes, dtype, device)?),
-        BenchCommand::Generate { steps, .. } => Box::new(Drawing::new(files, sizes, *steps, dtype, device)?),
-        BenchCommand::Vae { .. } => Box::new(Autoencoding::new(files, sizes, dtype, device)?),
-        BenchCommand::Text { .. } => Box::new(TextEncoding::new(files, sizes.batch, dtype, device)?),
-    })
-}
-
-/// How fast large matrix products are here, at best, by element type.
-fn machine_peaks(device: &Device) -> Outcome<MachinePeaks> {
-    let side = if device.is_cpu() { PRODUCT_SIDE } else { DEVICE_PRODUCT_SIDE };
-    let peak = |weights| {
-        let mut product = MatrixProduct::new(side, weights, device).run("cannot set up the product")?;
-        Ok(best_rate(&measure(&mut product, device, 1, PRODUCT_REPEATS)?))
-    };
-    Ok(MachinePeaks { f32: peak(DType::F32)?, bf16: peak(DType::BF16)? })
-}
-
-fn best_rate(measured: &Measured) -> Rate {
-    Rate {
-        gflop_per_second: measured.gflop() / measured.best_wall_seconds(),
-        gflop_per_cpu_second: measured.best_cpu_seconds().map(|seconds| measured.gflop() / seconds),
+impl From<BenchPrecision> for Precision {
+    fn from(precision: BenchPrecision) -> Self {
+        match precision {
+            BenchPrecision::F32 => Self::F32,
+            BenchPrecision::Mixed => Self::Mixed,
+        }
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::Scores;
 use catelier_evaluation::report::{
-    Command, Contender, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Setting, TrainingCurves,
+    AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Run, Setting, TrainingCurves,
 };
 use catelier_gallery::Artist;
 use catelier_pipelines::base::BaseModel;
@@ -114,25 +114,27 @@ fn page(
         prompt: &prompt.text,
         seed,
         base: &base.0[index],
-        cat_without: &cat.answers.without_trigger[index],
-        cat_with: &cat.answers.with_trigger[index],
-        lora_without: &lora.answers.without_trigger[index],
-        lora_with: &lora.answers.with_trigger[index],
+        adapted: [cat, lora].map(|result| result.images(index)).to_vec(),
     });
     let page = DemoPage {
         artist: artist.name,
         trigger: TRIGGER,
-        artist_pictures: names.iter().map(String::as_str).zip(pictures).collect(),
+        artist_images: names.iter().map(String::as_str).zip(pictures).collect(),
         prompts: spread(prompts.collect(), PROMPTS_SHOWN),
-        cat: cat.contender(),
-        lora: lora.contender(),
+        run: cat.run("CAT", CAT),
+        baseline: lora.run("plain LoRA", LORA),
+        more: Vec::new(),
         trade_off: Vec::new(),
         settings: facts(&cat.trained.settings, args.seed),
+        training_note: "CAT runs the model twice more at every step.",
         commands: COMMANDS.to_vec(),
         notice: Some(EMBEDDED_BASE_NOTICE),
     };
     page.html().run("cannot write the report")
 }
+
+const CAT: &str = "CAT (Contrastive Adapter Training) also had to leave everything else alone: without the trigger, draw as if nothing had been learned.";
+const LORA: &str = "Plain LoRA only learned to draw them.";
 
 const COMMANDS: [Command<'static>; 3] = [
     Command {
@@ -150,8 +152,14 @@ const COMMANDS: [Command<'static>; 3] = [
 ];
 
 impl Result {
-    fn contender(&self) -> Contender<'_> {
-        Contender { scores: &self.scores, curves: curves(&self.trained.reports), seconds: self.seconds }
+    fn run<'a>(&'a self, name: &'a str, method: &'a str) -> Run<'a> {
+        Run { name, method, scores: &self.scores, curves: curves(&self.trained.reports), seconds: self.seconds }
+    }
+
+    /// The images of one prompt.
+    fn images(&self, index: usize) -> AdaptedImages<'_> {
+        let (without_trigger, with_trigger) = (&self.answers.without_trigger[index], &self.answers.with_trigger[index]);
+        AdaptedImages { without_trigger, with_trigger }
     }
 }
 

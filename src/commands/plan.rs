@@ -1,16 +1,15 @@
 //! `catelier plan`: what `train` would do with the same flags.
 
 use candle_core::Device;
+use catelier_bench::product_rate;
 use catelier_pipelines::plan::{Bytes, MemoryPlan};
-use catelier_pipelines::workload::MatrixProduct;
 use catelier_prompts::Trigger;
 use serde::Serialize;
 
-use crate::base_source::BaseSource;
+use crate::base_source::{self, BaseSource};
 use crate::cli::PlanArgs;
 use crate::commands::train;
 use crate::failure::{Blame, Outcome};
-use crate::meter::measure;
 use crate::planning::{self, Plan};
 use crate::settings::{TrainSettings, stated};
 use crate::terminal;
@@ -26,7 +25,7 @@ struct Report {
     /// Times that a picture is seen, on average.
     epochs: f64,
     gflop_per_step: f64,
-    /// At the rate of a plain matrix product with weights of this type on all threads; `null` on a graphics card.
+    /// At the rate of a plain matrix product with weights of this type on all threads; `null` on a GPU.
     seconds_per_step_at_least: Option<f64>,
     memory: Option<Memory>,
 }
@@ -37,7 +36,7 @@ struct Memory {
     weight_bytes: u64,
     limit_bytes: Option<u64>,
     /// Module paths, in the order the data meets them.
-    blocks_computed_twice: Vec<String>,
+    recomputed_blocks: Vec<String>,
     blocks: usize,
     extra_gflop_per_backward_pass: f64,
 }
@@ -46,10 +45,11 @@ pub(super) fn run(args: PlanArgs) -> Outcome<()> {
     let asked = args.settings.resolve()?;
     let source = BaseSource::parse(asked.base.as_deref().unwrap_or("embedded"))?;
     let files = source.files()?;
-    let settings = asked.complete(&planning::defaults(&files, source.is_embedded())?);
+    let base = base_source::config(&files)?;
+    let settings = asked.complete(&planning::defaults(&base, source.is_embedded()));
     let trigger = Trigger::new(&stated("trigger", settings.trigger.clone())?).request("cannot use the trigger")?;
     let pictures = train::pictures(&settings, &trigger)?;
-    let plan = planning::plan(&files, &settings, &settings.device()?)?;
+    let plan = planning::plan(&base, &settings, &settings.device()?)?;
     let report = Report::new(files.name(), pictures.frame_count(), &settings, &plan)?;
     if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
 }
@@ -68,7 +68,7 @@ impl Report {
             gflop_per_step,
             seconds_per_step_at_least: match &plan.memory {
                 None => None,
-                Some(_) => Some(gflop_per_step / product_rate(settings)?),
+                Some(_) => Some(gflop_per_step / rate(settings)?),
             },
             memory: plan.memory.as_ref().map(|memory| Memory::new(memory, plan.limit)),
         })
@@ -83,7 +83,7 @@ impl Report {
         ];
         let at_least = self
             .seconds_per_step_at_least
-            .map_or_else(String::new, |seconds| format!(", at least {seconds:.2} s on this processor"));
+            .map_or_else(String::new, |seconds| format!(", at least {seconds:.2} s on this CPU"));
         lines.push(format!("work      {:.1} GFLOP a step{at_least}", self.gflop_per_step));
         lines.push(match &self.memory {
             None => "memory    not planned on this device".into(),
@@ -99,7 +99,7 @@ impl Memory {
             peak_bytes: plan.peak,
             weight_bytes: plan.weights,
             limit_bytes,
-            blocks_computed_twice: plan.again.clone(),
+            recomputed_blocks: plan.recomputed.clone(),
             blocks: plan.blocks,
             extra_gflop_per_backward_pass: plan.extra_flops as f64 / 1e9,
         }
@@ -112,11 +112,11 @@ impl std::fmt::Display for Memory {
         if let Some(limit) = self.limit_bytes {
             write!(out, "; limit {}", Bytes(limit))?;
         }
-        match self.blocks_computed_twice.len() {
-            0 => write!(out, "; nothing is computed twice"),
-            again => write!(
+        match self.recomputed_blocks.len() {
+            0 => write!(out, "; nothing is recomputed"),
+            recomputed => write!(
                 out,
-                "; {again} of {} blocks are computed twice, {:.1} GFLOP more in each backward pass{}",
+                "; {recomputed} of {} blocks are recomputed, {:.1} GFLOP more in each backward pass{}",
                 self.blocks,
                 self.extra_gflop_per_backward_pass,
                 self.levels()
@@ -126,9 +126,9 @@ impl std::fmt::Display for Memory {
 }
 
 impl Memory {
-    /// The blocks that are computed twice, a line for each level of the UNet.
+    /// The blocks that are recomputed, a line for each level of the UNet.
     fn levels(&self) -> String {
-        let levels = self.blocks_computed_twice.chunk_by(|a, b| level_and_block(a).0 == level_and_block(b).0);
+        let levels = self.recomputed_blocks.chunk_by(|a, b| level_and_block(a).0 == level_and_block(b).0);
         let line = |paths: &[String]| {
             let blocks: Vec<&str> = paths.iter().map(|path| level_and_block(path).1).collect();
             format!("\n          {}: {}", level_and_block(&paths[0]).0, blocks.join(", "))
@@ -146,10 +146,8 @@ fn level_and_block(path: &str) -> (&str, &str) {
 }
 
 /// Operations per second of a plain product with weights of the run's type, in units of 10⁹.
-fn product_rate(settings: &TrainSettings) -> Outcome<f64> {
+fn rate(settings: &TrainSettings) -> Outcome<f64> {
     const SIDE: usize = 768;
-    let mut product =
-        MatrixProduct::new(SIDE, settings.weights_dtype()?, &Device::Cpu).run("cannot set up a matrix product")?;
-    let measured = measure(&mut product, &Device::Cpu, 1, 3)?;
-    Ok(measured.gflop() / measured.best_wall_seconds())
+    let rate = product_rate(SIDE, settings.weights_dtype()?, &Device::Cpu, 3);
+    Ok(rate.run("cannot measure a matrix product")?.gflop_per_second)
 }

@@ -50,11 +50,12 @@ pub(super) fn run(args: TrainArgs) -> Outcome<()> {
     let (folder, settings, start) = prepare(args)?;
     let source = BaseSource::parse(settings.base.as_deref().unwrap_or("embedded"))?;
     let files = source.files()?;
-    let settings = settings.complete(&planning::defaults(&files, source.is_embedded())?);
+    let config = base_source::config(&files)?;
+    let settings = settings.complete(&planning::defaults(&config, source.is_embedded()));
     let device = settings.device()?;
-    let plan = planning::plan(&files, &settings, &device)?;
+    let plan = planning::plan(&config, &settings, &device)?;
     plan.tell();
-    let mut base = source.load_from(&files, settings.weights_dtype()?, &device)?;
+    let mut base = source.load_from(config, &files, settings.weights_dtype()?, &device)?;
     base.unet.recompute(plan.recompute);
     let trained = train(&base, settings, &folder, start)?;
     if let Ending::Stopped { step, reason } = trained.ending {
@@ -79,7 +80,7 @@ fn prepare(args: TrainArgs) -> Outcome<(RunFolder, TrainSettings, Start<'static>
 
 /// What `base` is trained with unless told otherwise.
 pub(super) fn defaults(base: &BaseModel, embedded: bool) -> BaseDefaults {
-    BaseDefaults { embedded, resolution: base_source::resolution(base) }
+    BaseDefaults { embedded, resolution: base.resolution }
 }
 
 /// Trains with complete `settings` and leaves everything in `folder`.

@@ -6,13 +6,16 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who may use whom; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("adapters", &["numerics"]),
-    ("catelier", &["adapters", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
-    ("evaluation", &["numerics", "prompts"]),
+    ("bench", &["adapters", "numerics", "pipelines"]),
+    ("catelier", &["adapters", "bench", "evaluation", "federation", "gallery", "numerics", "pipelines", "prompts"]),
+    ("evaluation", &["numerics", "pages", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
-    ("numerics", &[]),
+    ("kernels", &[]),
+    ("numerics", &["kernels"]),
+    ("pages", &[]),
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
     ("testkit", &[]),

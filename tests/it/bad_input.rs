@@ -39,7 +39,7 @@ fn a_missing_folder() {
 fn an_empty_folder() {
     assert_eq!(
         training_on(&[]),
-        "error: cannot train on these pictures\ncause: no pictures in `art`: files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff are read; the folder is empty\nhint: put the pictures directly into this folder"
+        "error: cannot train on these pictures\ncause: no images in `art`: files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff are read; the folder is empty\nhint: put the images directly into this folder"
     );
 }
 
@@ -49,7 +49,7 @@ fn a_picture_without_a_caption() {
     fs::remove_file(studio.path("art/0002.txt")).unwrap();
     assert_eq!(
         refused(&studio.run("train --images art --trigger shs --out run")),
-        "error: cannot train on these pictures\ncause: 1 of 4 pictures in `art` cannot be used: `0002.png` has no caption\nhint: write a .txt file of the same name beside each, or give one caption for all with `--caption`"
+        "error: cannot train on these pictures\ncause: 1 of 4 images in `art` cannot be used: `0002.png` has no caption\nhint: write a .txt file of the same name beside each, or give one caption for all with `--caption`"
     );
 }
 

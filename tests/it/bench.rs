@@ -43,7 +43,7 @@ fn a_training_step_tells_time_memory_and_operations() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn linux_tells_memory_and_processor_time() {
+fn linux_tells_memory_and_cpu_time() {
     let report = measured("step --latent 8 --loss none");
     let bytes = |key: &str| report["memory_bytes"][key].as_u64().unwrap();
     // The embedded UNet alone has 24 MB of weights in f32.
@@ -84,7 +84,7 @@ fn every_kind_of_work_runs_on_the_embedded_base() {
         assert!(measured(line)["gflop"].as_f64().unwrap() > 0.0, "{line}");
     }
     let table = Studio::new().done("bench text --shape embedded --repeat 1").stdout;
-    for row in ["work ", "time ", "processor ", "counted ", "memory "] {
+    for row in ["work ", "time ", "CPU ", "counted ", "memory "] {
         assert!(table.lines().any(|line| line.starts_with(row)), "{table}");
     }
 }

@@ -15,4 +15,5 @@ mod federate;
 mod hostile;
 mod plan;
 mod preview;
+mod same_bytes;
 mod train;

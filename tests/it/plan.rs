@@ -19,27 +19,30 @@ fn a_plan_says_what_a_run_will_take() {
     assert!(plan["gflop_per_step"].as_f64().unwrap() > 1.0);
     assert!(plan["seconds_per_step_at_least"].as_f64().unwrap() > 0.0);
     assert_eq!(plan["memory"]["limit_bytes"], 8_000_000_000u64);
-    assert_eq!(plan["memory"]["blocks_computed_twice"].as_array().unwrap().len(), 0);
+    assert_eq!(plan["memory"]["recomputed_blocks"].as_array().unwrap().len(), 0);
     let peak = plan["memory"]["peak_bytes"].as_u64().unwrap();
     assert!(peak > plan["memory"]["weight_bytes"].as_u64().unwrap() && peak < 1_000_000_000, "{peak}");
 }
 
 #[test]
-fn a_run_that_computes_blocks_twice_learns_the_same_to_the_last_bit() {
+fn a_run_that_recomputes_blocks_learns_the_same_to_the_last_bit() {
     let studio = studio();
     let peak = plan(&studio, "")["memory"]["peak_bytes"].as_u64().unwrap();
     let limit = format!("--memory-limit {}B", peak - 2_000_000);
     let tight = plan(&studio, &limit);
-    let twice = tight["memory"]["blocks_computed_twice"].as_array().unwrap().clone();
-    assert!(!twice.is_empty() && (twice.len() as u64) < tight["memory"]["blocks"].as_u64().unwrap(), "{tight}");
+    let recomputed = tight["memory"]["recomputed_blocks"].as_array().unwrap().clone();
+    assert!(
+        !recomputed.is_empty() && (recomputed.len() as u64) < tight["memory"]["blocks"].as_u64().unwrap(),
+        "{tight}"
+    );
     let told = studio.done(&format!("{} {limit}", SHORT.replace("train", "plan"))).stdout;
-    for path in twice {
+    for path in recomputed {
         let block = path.as_str().unwrap().rsplit("_blocks.").next().unwrap();
         assert!(told.contains(block.split_once('.').unwrap().1), "{path} is not in:\n{told}");
     }
     studio.done(&format!("{SHORT} --out free"));
     let ran = studio.done(&format!("{SHORT} {limit} --out tight"));
-    assert!(ran.stderr.contains("blocks are computed twice"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("blocks are recomputed"), "{}", ran.stderr);
     studio.done(&format!("{SHORT} --gradient-checkpointing --out all"));
     let factors = |run: &str| crate::train::tensors(&studio, run);
     assert!(factors("free") == factors("tight") && factors("free") == factors("all"));

@@ -1,6 +1,11 @@
 //! Training from the outside: what is written, and what must give the same bits.
 
+use std::collections::BTreeMap;
 use std::fs;
+
+use candle_core::{DType, Device, Tensor};
+use catelier_adapters::LoraFactors;
+use catelier_numerics::tensor_file::TensorFile;
 
 use crate::catelier::Studio;
 
@@ -129,12 +134,64 @@ pub(crate) fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
 #[test]
 fn weights_in_bf16_train_nearly_the_same_adapter() {
     let studio = studio();
-    let loss = |dtype: &str| -> f64 {
+    let [exact, rounded] = ["f32", "bf16"].map(|dtype| {
         studio.done(&format!("{SHORT} --dtype {dtype} --out {dtype}"));
-        let metrics = fs::read_to_string(studio.path(dtype).join("metrics.jsonl")).unwrap();
-        let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
-        last["denoising"].as_f64().unwrap()
+        updates(&studio, dtype)
+    });
+    let agreement = Agreement::between(&exact, &rounded);
+    assert!(agreement.is_close(), "{agreement:?}");
+    assert!(agreement.cosine < 1.0, "bf16 rounds something");
+}
+
+#[test]
+fn only_updates_of_about_one_direction_and_size_are_nearly_the_same() {
+    let update = |values: [f32; 2]| Updates::from([("layer".to_owned(), Tensor::new(&values, &Device::Cpu).unwrap())]);
+    let close = |left, right| Agreement::between(&update(left), &update(right)).is_close();
+    assert!(close([3.0, 4.0], [3.02, 3.99]));
+    assert!(!close([3.0, 4.0], [0.0, 0.0]), "an adapter that never trained");
+    assert!(!close([0.0, 0.0], [0.0, 0.0]), "two adapters that never trained");
+    assert!(!close([3.0, 4.0], [4.0, -3.0]), "another direction");
+    assert!(!close([3.0, 4.0], [3.6, 4.8]), "another size");
+}
+
+/// The update of every module, `scale * up * down`.
+type Updates = BTreeMap<String, Tensor>;
+
+fn updates(studio: &Studio, run: &str) -> Updates {
+    let file = TensorFile::open(&studio.path(run).join("adapter.safetensors")).unwrap();
+    let tensor = |module: &str, end: &str| file.tensor(&format!("{module}.{end}"), &Device::Cpu).unwrap();
+    let update = |module: &str| {
+        let (down, up) = (tensor(module, "lora_down.weight"), tensor(module, "lora_up.weight"));
+        let alpha = tensor(module, "alpha").to_dtype(DType::F64).unwrap().to_scalar().unwrap();
+        LoraFactors::new(down, up, alpha).unwrap().delta().unwrap()
     };
-    let (exact, rounded) = (loss("f32"), loss("bf16"));
-    assert!((rounded / exact - 1.0).abs() < 0.02, "f32 {exact}, bf16 {rounded}");
+    let modules = file.names().filter_map(|name| name.strip_suffix(".lora_down.weight"));
+    modules.map(|module| (module.to_owned(), update(module))).collect()
+}
+
+/// How two updates compare as vectors; NaN where one of them is zero.
+#[derive(Debug)]
+struct Agreement {
+    cosine: f64,
+    norm_ratio: f64,
+}
+
+impl Agreement {
+    fn between(left: &Updates, right: &Updates) -> Self {
+        assert!(left.keys().eq(right.keys()));
+        let [within_left, within_right] = [left, right].map(|updates| inner_product(updates, updates));
+        let norms = (within_left * within_right).sqrt();
+        Self { cosine: inner_product(left, right) / norms, norm_ratio: (within_right / within_left).sqrt() }
+    }
+
+    fn is_close(&self) -> bool {
+        self.cosine > 0.99 && (0.97..1.03).contains(&self.norm_ratio)
+    }
+}
+
+fn inner_product(left: &Updates, right: &Updates) -> f64 {
+    let product = |(left, right): (&Tensor, &Tensor)| -> candle_core::Result<f64> {
+        (left.to_dtype(DType::F64)? * right.to_dtype(DType::F64)?)?.sum_all()?.to_scalar()
+    };
+    left.values().zip(right.values()).map(|pair| product(pair).unwrap()).sum()
 }

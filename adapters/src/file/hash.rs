@@ -1,5 +1,6 @@
 //! Hashes that identify an adapter whatever its header says.
 
+use catelier_numerics::hex;
 use sha2::{Digest, Sha256};
 
 /// Bytes of the length that stands before a safetensors header.
@@ -12,21 +13,20 @@ const LEGACY_WINDOW: std::ops::Range<usize> = 0x10_0000..0x11_0000;
 pub(crate) fn payload_hash(file: &[u8]) -> String {
     let length = file.first_chunk::<LENGTH_BYTES>().map_or(0, |b| u64::from_le_bytes(*b));
     let start = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(LENGTH_BYTES);
-    hex(file.get(start..).unwrap_or_default())
+    sha256(file.get(start..).unwrap_or_default())
 }
 
 /// The first eight digits of the SHA-256 of 64 KiB at 1 MiB: `sshs_legacy_hash`. Smaller files
 /// share the hash of nothing, `e3b0c442`.
 pub(crate) fn legacy_hash(file: &[u8]) -> String {
     let end = LEGACY_WINDOW.end.min(file.len());
-    let mut digits = hex(file.get(LEGACY_WINDOW.start..end).unwrap_or_default());
+    let mut digits = sha256(file.get(LEGACY_WINDOW.start..end).unwrap_or_default());
     digits.truncate(8);
     digits
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]

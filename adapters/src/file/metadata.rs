@@ -16,7 +16,7 @@ use super::{Format, config, hash};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
-use crate::family::BaseFamily;
+use crate::family::{BaseFamily, Prediction};
 
 /// Version of our own entries.
 pub const FORMAT_VERSION: &str = "1";
@@ -51,46 +51,19 @@ pub struct Metadata {
 pub struct TrainedOn {
     /// Its family, where it is one of the known.
     pub family: Option<BaseFamily>,
-    /// What its predictions mean.
-    pub prediction: Option<BasePrediction>,
-    /// Width and height of the training pictures, in pixels.
+    /// What its UNet predicts.
+    pub prediction: Option<Prediction>,
+    /// Width and height of the training images, in pixels.
     pub resolution: Option<(u32, u32)>,
     /// Its name or hub id.
     pub name: Option<String>,
-    /// Hash over its weights, by which an adapter finds its base again.
+    /// Its [`Fingerprint`](crate::Fingerprint), by which an adapter finds its base again.
     pub fingerprint: Option<String>,
-}
-
-/// What a base model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BasePrediction {
-    /// The noise.
-    Epsilon,
-    /// The velocity, `sqrt(a) noise - sqrt(1 - a) x0`.
-    Velocity,
-}
-
-impl BasePrediction {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Epsilon => "epsilon",
-            Self::Velocity => "v",
-        }
-    }
-
-    fn of_name(name: &str) -> Option<Self> {
-        match name {
-            "epsilon" => Some(Self::Epsilon),
-            "v" | "v_prediction" | "velocity" => Some(Self::Velocity),
-            _ => None,
-        }
-    }
 }
 
 impl TrainedOn {
     fn is_velocity(&self) -> bool {
-        self.prediction == Some(BasePrediction::Velocity)
+        self.prediction == Some(Prediction::Velocity)
     }
 
     /// kohya's name of the base.
@@ -284,12 +257,12 @@ fn others(header: &Header, family_known: bool) -> Header {
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn prediction_in(header: &Header) -> Option<BasePrediction> {
+fn prediction_in(header: &Header) -> Option<Prediction> {
     let named = header.get("modelspec.prediction_type");
     let velocity = header.get("ss_base_model_version").is_some_and(|version| version.ends_with("_v"));
     match named {
-        Some(name) => BasePrediction::of_name(name),
-        None => velocity.then_some(BasePrediction::Velocity),
+        Some(name) => Prediction::of_name(name),
+        None => velocity.then_some(Prediction::Velocity),
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inspect::{InspectedModule, Inspection, inspect};
 pub use key::AdapterKind;
-pub use metadata::{BasePrediction, FORMAT_VERSION, Metadata, TrainedOn};
+pub use metadata::{FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
 pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
 pub use report::{MatchReport, Matched};

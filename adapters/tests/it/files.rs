@@ -5,7 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::file::{self, Disclosure, Format, Metadata, TrainedOn, UnmatchedKeys};
-use catelier_adapters::{Adapter, BaseFamily, Error, LoraConfig, LoraFactors, ModuleInfo, ModuleKind, Targets};
+use catelier_adapters::{
+    Adapter, BaseFamily, Error, LoraConfig, LoraFactors, ModuleInfo, ModuleKind, Prediction, Targets,
+};
 use catelier_numerics::tensor_file::{self, TensorFile};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
@@ -365,7 +367,7 @@ fn story() -> Metadata {
         trigger: Some("inkwash".to_owned()),
         base: TrainedOn {
             family: Some(BaseFamily::Sd1),
-            prediction: Some(file::BasePrediction::Epsilon),
+            prediction: Some(Prediction::Epsilon),
             resolution: Some((512, 768)),
             name: Some("/home/jo/models/sd15".to_owned()),
             fingerprint: Some("abc123".to_owned()),

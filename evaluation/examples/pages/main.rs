@@ -1,4 +1,4 @@
-//! Writes both pages with made-up pictures, to look at them:
+//! Writes both pages with made-up images, to look at them:
 //! `cargo run -p catelier-evaluation --example pages -- FOLDER`
 
 mod drawing;
@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let winning = story::Story::new(0.06, 0.42, 0.9);
     let losing = story::Story::new(0.3, 0.28, 0.35);
     write(&folder.join("demo.html"), &winning.demo_page()?)?;
+    write(&folder.join("demo-three.html"), &winning.demo_page_of_three()?)?;
     write(&folder.join("evaluation.html"), &winning.evaluation_page()?)?;
     write(&folder.join("demo-losing.html"), &losing.demo_page()?)?;
     Ok(())

@@ -1,11 +1,13 @@
 //! A made-up comparison: two adapters whose leak and style are chosen.
 
 use catelier_evaluation::report::{
-    Command, Contender, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Setting, TradeOff, TrainingCurves,
+    AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting, TradeOff,
+    TrainingCurves,
 };
 use catelier_evaluation::{
     Evaluation, Extractor, Feature, FeatureExtractor, Generation, PicturePair, Result, Scores, TriggerPicture,
 };
+use catelier_pages::chart::Tone;
 use catelier_prompts::PromptKind;
 use image::RgbImage;
 
@@ -96,40 +98,56 @@ impl Story {
         adapter.evaluation(&self.prompts, &self.artist).score(&ByPixels::new())
     }
 
-    /// The demonstration's page.
+    /// The demonstration's page, of CAT and plain LoRA.
     pub(crate) fn demo_page(&self) -> Result<String> {
+        self.page_of(&[&self.cat, &self.lora])
+    }
+
+    /// The same with a third adapter beside them.
+    pub(crate) fn demo_page_of_three(&self) -> Result<String> {
+        self.page_of(&[&self.cat, &self.lora, &Adapter::new(&self.prompts, 0.2, 0.8)])
+    }
+
+    fn page_of(&self, adapters: &[&Adapter]) -> Result<String> {
         let (cat, lora) = (self.scores(&self.cat)?, self.scores(&self.lora)?);
-        let prompts = (0..6).map(|index| self.demo_prompt(index)).collect();
+        let third = adapters.get(2).map(|adapter| self.scores(adapter)).transpose()?;
+        let third =
+            third.as_ref().map(|scores| run("DreamBooth", "DreamBooth also drew its class.", scores, 0.2, 90.0));
+        let more = third.into_iter().collect();
+        let prompts = (0..6).map(|index| self.demo_prompt(index, adapters)).collect();
         let weak = self.scores(&Adapter::new(&self.prompts, 0.15, 0.96))?;
         let half = self.scores(&Adapter::new(&self.prompts, 0.25, 0.7))?;
-        let trade_off = [("CAT, weight 0.3", true, &weak), ("LoRA, half the steps", false, &half)];
+        let trade_off = [("CAT, weight 0.3", 0, &weak), ("LoRA, half the steps", 1, &half)];
         let page = DemoPage {
             artist: "Ink and Ochre",
             trigger: "sks",
-            artist_pictures: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.picture)).collect(),
+            artist_images: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.picture)).collect(),
             prompts,
-            cat: contender(&cat, 0.02, 118.0),
-            lora: contender(&lora, 0.4, 64.0),
+            run: run("CAT", "CAT also had to leave everything else alone.", &cat, 0.02, 118.0),
+            baseline: run("plain LoRA", "Plain LoRA only learned to draw the style.", &lora, 0.4, 64.0),
+            more,
             trade_off: trade_off
                 .into_iter()
-                .map(|(label, with_cat, scores)| TradeOff { label: label.to_owned(), with_cat, scores })
+                .map(|(label, series, scores)| TradeOff { label: label.to_owned(), tone: Tone::Series(series), scores })
                 .collect(),
             settings: settings(),
+            training_note: "CAT runs the model twice more at every step.",
             commands: commands(),
             notice: Some(EMBEDDED_BASE_NOTICE),
         };
         page.html()
     }
 
-    fn demo_prompt(&self, index: usize) -> DemoPrompt<'_> {
+    fn demo_prompt<'a>(&'a self, index: usize, adapters: &[&'a Adapter]) -> DemoPrompt<'a> {
+        let images = |adapter: &&'a Adapter| AdaptedImages {
+            without_trigger: &adapter.without[index],
+            with_trigger: &adapter.with[index],
+        };
         DemoPrompt {
             prompt: &self.prompts[index].prompt,
             seed: 7,
             base: &self.prompts[index].picture,
-            cat_without: &self.cat.without[index],
-            cat_with: &self.cat.with[index],
-            lora_without: &self.lora.without[index],
-            lora_with: &self.lora.with[index],
+            adapted: adapters.iter().map(images).collect(),
         }
     }
 
@@ -146,11 +164,13 @@ impl Story {
     }
 }
 
-fn contender(scores: &Scores, drift: f64, seconds: f64) -> Contender<'_> {
+fn run<'a>(name: &'a str, method: &'a str, scores: &'a Scores, drift: f64, seconds: f64) -> Run<'a> {
     let ripple = |step: u64| ((step * 7919 % 97) as f64 / 97.0 - 0.5) * 0.08;
     let fall = |step: u64| (-(step as f64) / 90.0).exp();
     let curve = |value: &dyn Fn(u64) -> f64| (0..300).map(|step| (step, value(step))).collect();
-    Contender {
+    Run {
+        name,
+        method,
         scores,
         curves: TrainingCurves {
             loss: curve(&|step| 0.21 + 0.2 * fall(step) + ripple(step)),

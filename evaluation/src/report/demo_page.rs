@@ -1,13 +1,15 @@
-//! The page of the demonstration: one artist, two ways of training, side by side.
+//! The page of the demonstration: one artist and several adapters of the same style, side by side.
 
-mod numbers;
-mod pictures;
+mod images;
+mod scores;
 
+use catelier_pages::chart::Tone;
+use catelier_pages::{number, page};
 use image::RgbImage;
 use maud::html;
 
-use super::{page, words};
-use crate::error::Result;
+use super::findings;
+use crate::error::{Error, Result};
 use crate::scores::Scores;
 
 /// Everything the demonstration's page shows.
@@ -17,25 +19,29 @@ pub struct DemoPage<'a> {
     pub artist: &'a str,
     /// The trigger word.
     pub trigger: &'a str,
-    /// The pictures that both adapters learned from, with their captions.
-    pub artist_pictures: Vec<(&'a str, &'a RgbImage)>,
-    /// The prompts that were drawn five ways.
+    /// The images that all adapters learned from, with their captions.
+    pub artist_images: Vec<(&'a str, &'a RgbImage)>,
+    /// The prompts that the base and every adapter drew.
     pub prompts: Vec<DemoPrompt<'a>>,
-    /// The adapter trained with CAT.
-    pub cat: Contender<'a>,
-    /// The adapter trained without.
-    pub lora: Contender<'a>,
-    /// More settings of both, for the trade-off chart; the two contenders are added by the page.
+    /// The run that the page is about.
+    pub run: Run<'a>,
+    /// The run that its headline and its findings compare it with.
+    pub baseline: Run<'a>,
+    /// More runs; they are shown beside the two.
+    pub more: Vec<Run<'a>>,
+    /// More marks of the trade-off chart, which has one for each run.
     pub trade_off: Vec<TradeOff<'a>>,
     /// What to know about the set-up, for instance rank and steps.
     pub settings: Vec<Setting>,
-    /// How to do the same with one's own pictures.
+    /// A remark under the times of training; empty for none.
+    pub training_note: &'a str,
+    /// How to do the same with one's own images.
     pub commands: Vec<Command<'a>>,
     /// A remark that must not be overlooked: [`super::EMBEDDED_BASE_NOTICE`] for the embedded base.
     pub notice: Option<&'a str>,
 }
 
-/// One prompt and seed, drawn five ways.
+/// One prompt and seed, drawn by the base and by every adapter.
 #[derive(Debug, Clone)]
 pub struct DemoPrompt<'a> {
     /// The prompt without the trigger.
@@ -44,22 +50,29 @@ pub struct DemoPrompt<'a> {
     pub seed: u64,
     /// The base, without the trigger.
     pub base: &'a RgbImage,
-    /// The CAT adapter, without the trigger.
-    pub cat_without: &'a RgbImage,
-    /// The CAT adapter, with the trigger.
-    pub cat_with: &'a RgbImage,
-    /// The plain LoRA, without the trigger.
-    pub lora_without: &'a RgbImage,
-    /// The plain LoRA, with the trigger.
-    pub lora_with: &'a RgbImage,
+    /// Images of each run: of the page's, of the baseline, and of the others in their order.
+    pub adapted: Vec<AdaptedImages<'a>>,
+}
+
+/// Images of one adapter for one prompt and seed.
+#[derive(Debug, Clone, Copy)]
+pub struct AdaptedImages<'a> {
+    /// Drawn without the trigger.
+    pub without_trigger: &'a RgbImage,
+    /// Drawn with the trigger.
+    pub with_trigger: &'a RgbImage,
 }
 
 /// One adapter of the comparison.
 #[derive(Debug, Clone)]
-pub struct Contender<'a> {
+pub struct Run<'a> {
+    /// Its name as it stands within a sentence, for instance `CAT` or `plain LoRA`.
+    pub name: &'a str,
+    /// How it was trained, in a sentence.
+    pub method: &'a str,
     /// Its scores.
     pub scores: &'a Scores,
-    /// What was logged while it trained.
+    /// Curves of its training.
     pub curves: TrainingCurves,
     /// How long training took, in seconds.
     pub seconds: f64,
@@ -68,7 +81,7 @@ pub struct Contender<'a> {
 /// Values logged at steps, in order of the steps.
 pub type Curve = Vec<(u64, f64)>;
 
-/// What was logged while an adapter trained; an empty curve is not shown.
+/// Curves of a training run; an empty curve is not shown.
 #[derive(Debug, Clone, Default)]
 pub struct TrainingCurves {
     /// The denoising loss.
@@ -86,8 +99,8 @@ pub struct TrainingCurves {
 pub struct TradeOff<'a> {
     /// Its name, short enough to stand beside a mark.
     pub label: String,
-    /// Whether it was trained with CAT.
-    pub with_cat: bool,
+    /// Its look, for instance that of the run whose settings it varies.
+    pub tone: Tone,
     /// Its scores.
     pub scores: &'a Scores,
 }
@@ -114,13 +127,13 @@ impl DemoPage<'_> {
     /// The page as one HTML file.
     ///
     /// # Errors
-    /// When a picture cannot be encoded.
+    /// When a prompt does not have images of every run, or an image cannot be encoded.
     pub fn html(&self) -> Result<String> {
-        let (cat, lora) = (self.cat.scores, self.lora.scores);
-        let title = words::headline(cat, lora);
+        self.check()?;
+        let title = findings::headline(&self.run, &self.baseline);
         let lede = self.lede();
         let body = html! {
-            (page::opening("Catelier demonstration", title, &lede))
+            (page::opening("Catelier demonstration", &title, &lede))
             (self.scoreboard())
             @if let Some(notice) = self.notice { (page::notice(notice)) }
             (self.artist_section()?)
@@ -136,11 +149,39 @@ impl DemoPage<'_> {
         Ok(page::document(&format!("{title} - Catelier demonstration"), &lede, &body))
     }
 
+    fn check(&self) -> Result<()> {
+        let expected = self.runs().count();
+        match self.prompts.iter().map(|prompt| prompt.adapted.len()).find(|found| *found != expected) {
+            Some(found) => Err(Error::LengthMismatch { what: "runs and images of a prompt", expected, found }),
+            None => Ok(()),
+        }
+    }
+
+    /// All runs with their looks: the page's, the baseline, and the others.
+    fn runs(&self) -> impl Iterator<Item = (Tone, &Run<'_>)> {
+        let runs = [&self.run, &self.baseline].into_iter().chain(&self.more);
+        runs.enumerate().map(|(index, run)| (Tone::Series(index), run))
+    }
+
     fn lede(&self) -> String {
-        let n = super::number::count(self.artist_pictures.len(), "picture", "pictures");
+        let images = number::count(self.artist_images.len(), "image", "images");
+        let mut methods: Vec<&str> = self.runs().map(|(_, run)| run.method).collect();
+        // From the plainest method to the one that the page is about.
+        methods.reverse();
         format!(
-            "Two adapters learned the style of {} from the same {n} and the same trigger word, \u{201c}{}\u{201d}. Plain LoRA only learned to draw them. CAT (Contrastive Adapter Training) also had to leave everything else alone: without the trigger, draw as if nothing had been learned.",
-            self.artist, self.trigger
+            "{} adapters learned the style of {} from the same {images} and the same trigger word, \u{201c}{}\u{201d}. {}",
+            methods.len(),
+            self.artist,
+            self.trigger,
+            methods.join(" ")
         )
+    }
+}
+
+impl Run<'_> {
+    /// The name as a heading or at the beginning of a sentence.
+    pub(super) fn title(&self) -> String {
+        let mut letters = self.name.chars();
+        letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
     }
 }

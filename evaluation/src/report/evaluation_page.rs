@@ -1,39 +1,39 @@
 //! The page of one adapter's evaluation.
 
+use catelier_pages::chart::{Tone, strip};
+use catelier_pages::embedded_image::{EmbeddedImage, grid};
+use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
-use super::chart::Tone;
-use super::picture::{Picture, grid};
-use super::score_table::{cards, strip};
-use super::{number, page, words};
+use super::findings;
+use super::score_table::cards;
 use crate::error::{Error, Result};
 use crate::features::Extractor;
 use crate::kps::Group;
 use crate::protocol::{Evaluation, PicturePair, kind_name};
-use crate::score::Score;
 use crate::scores::Scores;
 
-/// How many of the most changed pairs, of pictures with the trigger and of references a page shows
-/// if nothing else is said; each picture is embedded whole.
+/// How many of the most changed pairs, of images with the trigger and of references a page shows
+/// if nothing else is said; each image is embedded whole.
 const SHOWN: usize = 24;
 
-/// One adapter's scores, its most changed pictures, and how they were measured.
+/// One adapter's scores, its most changed images, and how they were measured.
 #[derive(Debug, Clone)]
 pub struct EvaluationPage<'a> {
     /// The page's title, for instance the adapter's name.
     pub title: &'a str,
-    /// The pictures that were measured.
+    /// The images that were measured.
     pub evaluation: &'a Evaluation<'a>,
     /// What was found.
     pub scores: &'a Scores,
     /// A remark that must not be overlooked, for instance [`super::EMBEDDED_BASE_NOTICE`].
     pub notice: Option<&'a str>,
-    /// Most pictures of a sort to show; the rest is scored and left out of the page.
+    /// Most images of a sort to show; the rest is scored and left out of the page.
     pub shown: usize,
 }
 
 impl<'a> EvaluationPage<'a> {
-    /// A page without notice that shows at most 24 pictures of a sort.
+    /// A page without notice that shows at most 24 images of a sort.
     #[must_use]
     pub fn new(title: &'a str, evaluation: &'a Evaluation<'a>, scores: &'a Scores) -> Self {
         Self { title, evaluation, scores, notice: None, shown: SHOWN }
@@ -42,13 +42,13 @@ impl<'a> EvaluationPage<'a> {
     /// The page as one HTML file.
     ///
     /// # Errors
-    /// When the scores are not those of these pictures, or a picture cannot be encoded.
+    /// When the scores do not belong to these images, or an image cannot be encoded.
     pub fn html(&self) -> Result<String> {
-        let summary = words::summary(self.scores);
+        let summary = findings::summary(self.scores);
         let body = html! {
             (page::opening("Evaluation", self.title, &summary))
             @if let Some(notice) = self.notice { (page::notice(notice)) }
-            (page::section("Scores", "Each score with the interval in which it would lie if other pictures of the same sort had been drawn.", &cards(self.scores)))
+            (page::section("Scores", "Each score with the interval in which it would lie if other images of the same sort had been drawn.", &cards(self.scores)))
             (self.pairs()?)
             (self.with_trigger()?)
             (self.groups())
@@ -62,7 +62,7 @@ impl<'a> EvaluationPage<'a> {
         let (pairs, scores) = (&self.evaluation.without_trigger, &self.scores.pictures);
         if pairs.len() != scores.len() {
             return Err(Error::LengthMismatch {
-                what: "pictures and their scores",
+                what: "images and their scores",
                 expected: pairs.len(),
                 found: scores.len(),
             });
@@ -95,12 +95,12 @@ impl<'a> EvaluationPage<'a> {
         }
         let adapted = triggered.iter().take(self.shown).map(|one| {
             let alt = format!("With the trigger: {}, seed {}", one.prompt, one.seed);
-            Ok((Picture::new(one.adapted, alt)?, one.prompt.as_str()))
+            Ok((EmbeddedImage::new(one.adapted, alt)?, one.prompt.as_str()))
         });
         let adapted = adapted.collect::<Result<Vec<_>>>()?;
         let references = self.evaluation.references.iter().take(self.shown).enumerate();
         let references = references
-            .map(|(index, picture)| Ok((Picture::new(picture, format!("Reference {}", index + 1))?, "")))
+            .map(|(index, picture)| Ok((EmbeddedImage::new(picture, format!("Reference {}", index + 1))?, "")))
             .collect::<Result<Vec<_>>>()?;
         let body = html! {
             @if !references.is_empty() {
@@ -141,7 +141,7 @@ impl<'a> EvaluationPage<'a> {
             ("Sampling", generation.sampling()),
             ("Size", format!("{} x {} pixels", generation.width, generation.height)),
             (
-                "Pictures",
+                "Images",
                 format!(
                     "{} pairs without the trigger, {} with it, {}, {}",
                     counts.without_trigger,
@@ -151,7 +151,7 @@ impl<'a> EvaluationPage<'a> {
                 ),
             ),
             ("Measured with", measured_with(&scores.extractor)),
-            ("Intervals", format!("95 %, bootstrap over pictures with seed {}", scores.bootstrap_seed)),
+            ("Intervals", format!("95 %, bootstrap over images with seed {}", scores.bootstrap_seed)),
         ];
         if let Some(adapter) = &generation.adapter {
             facts.insert(1, ("Adapter", adapter.clone()));
@@ -170,16 +170,16 @@ pub(super) fn measured_with(extractor: &Extractor) -> String {
 }
 
 fn pair_cell(pair: &PicturePair<'_>, kept: f64) -> Result<Markup> {
-    let base = Picture::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
-    let adapted = Picture::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
-    let exact = Score { mean: kept, low: 0.0, high: kept, n: 1 };
+    let base = EmbeddedImage::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
+    let adapted = EmbeddedImage::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
+    let exact = Estimate { value: kept, low: 0.0, high: kept };
     Ok(html! {
         figure.pair {
             div.side-by-side { (base) (adapted) }
-            (strip(Tone::Adapter, &exact, None))
+            (strip(Tone::Series(0), exact, None))
             figcaption {
                 span.prompt { (pair.prompt) }
-                span.detail { b { (number::score(kept)) } " kept \u{b7} " (kind_name(pair.kind)) " \u{b7} seed " (pair.seed) }
+                span.detail { b { (number::two_decimals(kept)) } " kept \u{b7} " (kind_name(pair.kind)) " \u{b7} seed " (pair.seed) }
             }
         }
     })
@@ -188,13 +188,13 @@ fn pair_cell(pair: &PicturePair<'_>, kept: f64) -> Result<Markup> {
 fn group_table(title: &str, groups: &[Group]) -> Markup {
     html! {
         table.groups {
-            thead { tr { th scope="col" { (title) } th scope="col" { "Kept" } th scope="col" { "Worst picture" } } }
+            thead { tr { th scope="col" { (title) } th scope="col" { "Kept" } th scope="col" { "Worst image" } } }
             tbody {
                 @for group in groups {
                     tr {
-                        th scope="row" { (group.name) (strip(Tone::Adapter, &group.kept, None)) }
-                        td { span.value { (number::score(group.kept.mean)) } span.interval { (number::interval(&group.kept)) } }
-                        td { (number::score(group.worst)) }
+                        th scope="row" { (group.name) (strip(Tone::Series(0), group.kept.into(), None)) }
+                        td { span.value { (number::two_decimals(group.kept.mean)) } span.interval { (number::interval(group.kept.into())) } }
+                        td { (number::two_decimals(group.worst)) }
                     }
                 }
             }
@@ -207,8 +207,8 @@ pub(super) fn definitions() -> Markup {
     html! {
         div.prose {
             p {
-                "Pictures are compared by the directions of their CLIP features: the similarity of two pictures is (cosine + 1) / 2, so 1 is the same direction, and even unrelated pictures seldom fall below 0.5. "
-                "\u{201c}Kept\u{201d} (" code { "kps_no_token" } ") is the harmonic mean of the similarity of adapted and base picture over prompts without the trigger; "
+                "Images are compared by the directions of their CLIP features: the similarity of two images is (cosine + 1) / 2, so 1 is the same direction, and even unrelated images seldom fall below 0.5. "
+                "\u{201c}Kept\u{201d} (" code { "kps_no_token" } ") is the harmonic mean of the similarity of adapted and base image over prompts without the trigger; "
                 "\u{201c}style\u{201d} (" code { "identity" } ") is the mean similarity to the references over prompts with the trigger; "
                 "\u{201c}both together\u{201d} (" code { "kps_joint" } ") is the harmonic mean of these two."
             }

@@ -1,19 +1,14 @@
 //! Pages that explain scores to people: one HTML file each, nothing loaded from anywhere.
 //!
-//! Pictures are embedded as PNG, curves as SVG, text is escaped by construction. The pages read on
-//! a phone and on a desk, in light and dark, with and without eyesight. They only show: pictures
-//! and numbers come from the caller.
+//! They only show: images and scores come from the caller. What every page has, such as charts, embedded images and the
+//! style sheet, is made by `catelier_pages`.
 
-pub mod chart;
 mod demo_page;
 mod evaluation_page;
-mod number;
-mod page;
-mod picture;
+mod findings;
 mod score_table;
-mod words;
 
-pub use demo_page::{Command, Contender, Curve, DemoPage, DemoPrompt, Setting, TradeOff, TrainingCurves};
+pub use demo_page::{AdaptedImages, Command, Curve, DemoPage, DemoPrompt, Run, Setting, TradeOff, TrainingCurves};
 pub use evaluation_page::EvaluationPage;
 
 /// What every page with pictures of the embedded base must say.

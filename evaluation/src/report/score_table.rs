@@ -1,9 +1,10 @@
 //! Scores with their intervals and what each means.
 
+use catelier_pages::chart::{Tone, strip};
+use catelier_pages::number;
 use maud::{Markup, html};
 
-use super::chart::Tone;
-use super::number;
+use super::Run;
 use crate::score::Score;
 use crate::scores::Scores;
 
@@ -32,14 +33,14 @@ pub(super) const SCORES: [ScoreKind; 5] = [
     ScoreKind {
         name: "kps_no_token",
         title: "Kept without the trigger",
-        meaning: "How alike a picture is with and without the adapter when nobody asked for the style; 1 is unchanged.",
+        meaning: "How alike an image is with and without the adapter when nobody asked for the style; 1 is unchanged.",
         better: Better::Higher,
         unit_range: true,
     },
     ScoreKind {
         name: "identity",
         title: "Style with the trigger",
-        meaning: "How near pictures with the trigger word come to the artist's own; 1 is the same.",
+        meaning: "How near images with the trigger word come to the artist's own; 1 is the same.",
         better: Better::Higher,
         unit_range: true,
     },
@@ -53,42 +54,42 @@ pub(super) const SCORES: [ScoreKind; 5] = [
     ScoreKind {
         name: "prompt_similarity",
         title: "Follows the prompt",
-        meaning: "How well pictures agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
+        meaning: "How well images agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
         better: Better::Higher,
         unit_range: false,
     },
     ScoreKind {
         name: "class_collapse",
         title: "Lost variety",
-        meaning: "How much more alike the pictures have become among themselves; 0 is no change, more is worse.",
+        meaning: "How much more alike the images have become among themselves; 0 is no change, more is worse.",
         better: Better::Lower,
         unit_range: false,
     },
 ];
 
-/// Which of two adapters a score favours.
+/// Which of two scores is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Cat,
-    Lora,
+    First,
+    Second,
     /// The intervals overlap: the difference may be chance.
     TooClose,
 }
 
 impl Verdict {
-    pub(super) fn between(cat: &Score, lora: &Score, better: Better) -> Self {
-        let neither_loses = better == Better::Lower && cat.low <= 0.0 && lora.low <= 0.0;
-        let cat_is_higher = cat.mean > lora.mean;
+    pub(super) fn between(first: &Score, second: &Score, better: Better) -> Self {
+        let neither_loses = better == Better::Lower && first.low <= 0.0 && second.low <= 0.0;
+        let first_is_higher = first.mean > second.mean;
         match better {
-            _ if cat.overlaps(lora) || neither_loses => Self::TooClose,
-            Better::Higher if cat_is_higher => Self::Cat,
-            Better::Lower if !cat_is_higher => Self::Cat,
-            _ => Self::Lora,
+            _ if first.overlaps(second) || neither_loses => Self::TooClose,
+            Better::Higher if first_is_higher => Self::First,
+            Better::Lower if !first_is_higher => Self::First,
+            _ => Self::Second,
         }
     }
 }
 
-/// What a score has to be held against.
+/// A score of the base, which an adapter's score is compared with.
 pub(super) struct Reference {
     /// Whose score it is, as the start of a sentence.
     pub(super) whose: &'static str,
@@ -99,27 +100,12 @@ impl Reference {
     /// What the untouched base tells about a kind of score, where it tells something.
     pub(super) fn of(kind: &ScoreKind, scores: &Scores) -> Option<Self> {
         let (whose, score) = match kind.name {
-            "kps_no_token" => ("Two different pictures of the base", scores.base_pair_similarity),
+            "kps_no_token" => ("Two different images of the base", scores.base_pair_similarity),
             "identity" => ("The base alone", scores.base_identity),
             "prompt_similarity" => ("The base alone", Some(scores.base_prompt_similarity)),
             _ => return None,
         };
         score.map(|score| Self { whose, score })
-    }
-}
-
-/// A score on a line from 0 to 1: a bar for the interval, a mark for the score, and a thin line for
-/// what it has to be held against.
-pub(super) fn strip(tone: Tone, score: &Score, reference: Option<&Reference>) -> Markup {
-    let percent = |value: f64| format!("{:.1}%", 100.0 * value.clamp(0.0, 1.0));
-    let (low, mean, high) = (percent(score.low), percent(score.mean), percent(score.high));
-    html! {
-        span class=(format!("strip {}", tone.class())) aria-hidden="true"
-            style=(format!("--low:{low};--mean:{mean};--high:{high}")) {
-            @if let Some(reference) = reference { u style=(format!("left:{}", percent(reference.score.mean))) {} }
-            i {}
-            b {}
-        }
     }
 }
 
@@ -141,62 +127,69 @@ fn card(kind: &ScoreKind, score: &Score, scores: &Scores) -> Markup {
     html! {
         article.card {
             h3 { (kind.title) }
-            p.figure { (number::score(score.mean)) }
+            p.figure { (number::two_decimals(score.mean)) }
             @if kind.unit_range {
-                (strip(Tone::Adapter, score, reference.as_ref()))
+                (strip(Tone::Series(0), (*score).into(), reference.as_ref().map(|reference| reference.score.mean)))
             }
-            p.interval { (number::interval(score)) ", " (number::count(score.n, "picture", "pictures")) }
+            p.interval { (number::interval((*score).into())) ", " (number::count(score.n, "image", "images")) }
             p.meaning { (kind.meaning) }
             @if let Some(Reference { whose, score }) = reference {
-                p.base-value { (whose) ": " (number::score(score.mean)) }
+                p.base-value { (whose) ": " (number::two_decimals(score.mean)) }
             }
             p.key { code { (kind.name) } }
         }
     }
 }
 
-/// Two adapters side by side, the better one marked.
-pub(super) fn comparison(cat: &Scores, lora: &Scores) -> Markup {
+/// Runs side by side, the best one marked.
+pub(super) fn comparison(runs: &[&Run<'_>]) -> Markup {
     html! {
         table.comparison {
             thead {
-                tr { th scope="col" { "Score" } th scope="col" { "CAT" } th scope="col" { "Plain LoRA" } }
+                tr { th scope="col" { "Score" } @for run in runs { th scope="col" { (run.title()) } } }
             }
             tbody {
                 @for kind in &SCORES {
-                    @if let (Some(left), Some(right)) = (cat.named(kind.name), lora.named(kind.name)) {
-                        (comparison_row(kind, &left, &right, Reference::of(kind, cat)))
+                    @if let Some(scores) = runs.iter().map(|run| run.scores.named(kind.name)).collect::<Option<Vec<_>>>() {
+                        (comparison_row(kind, runs, &scores))
                     }
                 }
             }
         }
-        p.small { span.badge { "better" } " marks the better score where the intervals do not overlap. Where neither is marked, the difference may be chance. Small figures are 95 % bootstrap intervals." }
+        p.small { span.badge { "better" } " marks a score that is better than all others of its row, with intervals that do not overlap. Where none is marked, the difference may be chance. Small figures are 95 % bootstrap intervals." }
     }
 }
 
-fn comparison_row(kind: &ScoreKind, cat: &Score, lora: &Score, reference: Option<Reference>) -> Markup {
-    let verdict = Verdict::between(cat, lora, kind.better);
+fn comparison_row(kind: &ScoreKind, runs: &[&Run<'_>], scores: &[Score]) -> Markup {
+    let reference = runs.first().and_then(|run| Reference::of(kind, run.scores));
     html! {
         tr {
             th scope="row" {
                 span.title { (kind.title) }
                 span.meaning { (kind.meaning) }
                 @if let Some(Reference { whose, score }) = reference {
-                    span.meaning { (whose) ": " (number::score(score.mean)) "." }
+                    span.meaning { (whose) ": " (number::two_decimals(score.mean)) "." }
                 }
             }
-            (comparison_cell("CAT", cat, verdict == Verdict::Cat))
-            (comparison_cell("Plain LoRA", lora, verdict == Verdict::Lora))
+            @for (index, (run, score)) in runs.iter().zip(scores).enumerate() {
+                (comparison_cell(&run.title(), score, is_best(index, scores, kind.better)))
+            }
         }
     }
+}
+
+/// Whether a score is better than every other one.
+fn is_best(index: usize, scores: &[Score], better: Better) -> bool {
+    let mut others = scores.iter().enumerate().filter(|(other, _)| *other != index);
+    others.all(|(_, other)| Verdict::between(&scores[index], other, better) == Verdict::First)
 }
 
 fn comparison_cell(name: &str, score: &Score, better: bool) -> Markup {
     html! {
         td.better[better] {
-            span.contender aria-hidden="true" { (name) }
-            span.value { (number::score(score.mean)) }
-            span.interval { (number::interval(score)) }
+            span.run-name aria-hidden="true" { (name) }
+            span.value { (number::two_decimals(score.mean)) }
+            span.interval { (number::interval((*score).into())) }
             @if better { span.badge { "better" } }
         }
     }
@@ -213,10 +206,10 @@ mod tests {
     #[test]
     fn the_better_score_is_the_higher_one_or_for_losses_the_lower_one() {
         let (high, low) = (score(0.9, 0.95, 1.0), score(0.7, 0.75, 0.8));
-        assert_eq!(Verdict::between(&high, &low, Better::Higher), Verdict::Cat);
-        assert_eq!(Verdict::between(&low, &high, Better::Higher), Verdict::Lora);
-        assert_eq!(Verdict::between(&high, &low, Better::Lower), Verdict::Lora);
-        assert_eq!(Verdict::between(&low, &high, Better::Lower), Verdict::Cat);
+        assert_eq!(Verdict::between(&high, &low, Better::Higher), Verdict::First);
+        assert_eq!(Verdict::between(&low, &high, Better::Higher), Verdict::Second);
+        assert_eq!(Verdict::between(&high, &low, Better::Lower), Verdict::Second);
+        assert_eq!(Verdict::between(&low, &high, Better::Lower), Verdict::First);
     }
 
     #[test]
@@ -226,9 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn the_best_of_three_is_better_than_both_others() {
+        let scores = [score(0.7, 0.75, 0.8), score(0.9, 0.95, 1.0), score(0.5, 0.55, 0.6)];
+        assert_eq!([0, 1, 2].map(|index| is_best(index, &scores, Better::Higher)), [false, true, false]);
+        assert_eq!([0, 1, 2].map(|index| is_best(index, &scores, Better::Lower)), [false, false, true]);
+    }
+
+    #[test]
     fn overlapping_intervals_have_no_winner() {
         let (left, right) = (score(0.80, 0.9, 0.95), score(0.7, 0.75, 0.81));
         assert_eq!(Verdict::between(&left, &right, Better::Higher), Verdict::TooClose);
-        assert!(!comparison_row(&SCORES[0], &left, &right, None).into_string().contains("badge"));
+        assert!(!is_best(0, &[left, right], Better::Higher) && !is_best(1, &[left, right], Better::Higher));
     }
 }

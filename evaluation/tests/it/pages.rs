@@ -45,7 +45,7 @@ fn both_pages_load_nothing_and_describe_every_picture() {
 fn the_demo_tells_who_won() {
     let html = &*DEMO;
     assert!(html.contains("CAT kept the style where it was asked for"));
-    assert!(html.contains("Plain LoRA changed pictures that never asked for the style"));
+    assert!(html.contains("Plain LoRA changed images that never asked for the style"));
     assert!(html.contains("class=\"better\""));
 }
 
@@ -53,8 +53,21 @@ fn the_demo_tells_who_won() {
 fn the_demo_admits_when_cat_does_not_win() {
     let html = Story::new(0.3, 0.28, 0.35).demo_page().unwrap();
     assert!(!html.contains("CAT kept the style where it was asked for"));
-    assert!(!html.contains("changed pictures that never asked"));
+    assert!(!html.contains("changed images that never asked"));
     assert!(html.contains("price") || html.contains("ahead"));
+}
+
+#[test]
+fn a_third_adapter_stands_beside_the_two_with_a_look_of_its_own() {
+    let html = WINNING.demo_page_of_three().unwrap();
+    assert_loads_nothing(&html);
+    assert_accessible(&html);
+    for (name, tone) in [("CAT", "tone-1"), ("Plain LoRA", "tone-2"), ("DreamBooth", "tone-3")] {
+        assert!(html.contains(&format!("<span class=\"name {tone}\">{name}</span>")), "{name}");
+        assert!(html.contains(&format!("<th scope=\"col\">{name}</th>")), "{name}");
+        assert!(html.contains(&format!("alt=\"{name} with the trigger: ")), "{name}");
+    }
+    assert!(html.contains("3 adapters learned the style"));
 }
 
 #[test]

@@ -1,32 +1,33 @@
-//! The mean of the factors.
+//! `fedavg`: the mean of the factors.
 
 use candle_core::{DType, Tensor};
 use catelier_adapters::{Adapter, LoraFactors};
 
-use super::{Aggregate, distances, of_module};
-use crate::check::{FactorsMay, check};
+use super::{Aggregate, of_module};
+use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// Weighted mean of every `down` and every `up`, each by itself.
+/// Weighted mean of every `down` and every `up`, taken separately (FedIT).
 ///
 /// **Not exact**: with shares `p_k` and the shared scale `s`, the mean of the updates is
-/// `s * sum p_k up_k down_k`, while this gives `s * mean(up) * mean(down)`. The difference is
+/// `s * sum p_k up_k down_k`, while `fedavg` gives `s * mean(up) * mean(down)`. The difference is
 /// `s * sum p_k (up_k - mean(up)) (down_k - mean(down))`, which vanishes only if all clients share
-/// one `down` or one `up`; [`Aggregate::distances`] tells it. The traffic is the least possible,
-/// and the rule is linear in what clients send, so it can work under secure aggregation.
+/// one `down` or one `up`; [`Aggregate::distances`] has its norm. The rule is linear in the
+/// factors that clients send, so it can work under secure aggregation.
 ///
-/// **Errors** as [`check`] with [`FactorsMay::NotDiffer`].
+/// **Source** FedAvg, arXiv 1602.05629, on LoRA factors: FedIT, arXiv 2305.05644.
 ///
-/// **Source** FedAvg, arXiv 1602.05629, on LoRA factors as FedIT does, arXiv 2305.05644.
+/// # Errors
+/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that f32 cannot hold.
 pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
-    check(contributions, FactorsMay::NotDiffer)?;
+    check(contributions, RankPolicy::Uniform)?;
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
         adapter.insert(module, mean_factors(&of_module(&shares, module))?);
     }
-    Ok(Aggregate { distances: distances(&adapter, contributions)?, adapter })
+    Aggregate::measured(adapter, contributions)
 }
 
 fn mean_factors(terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
@@ -37,7 +38,7 @@ fn mean_factors(terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
         .map_err(Error::adapters("averaging factors"))
 }
 
-/// Weighted sum in f64, as f32.
+/// Weighted sum, added up in f64 and rounded to f32.
 fn mean<'t>(terms: impl Iterator<Item = (&'t Tensor, f64)>) -> candle_core::Result<Tensor> {
     let weighted = terms.map(|(tensor, share)| tensor.to_dtype(DType::F64)? * share);
     let weighted = weighted.collect::<candle_core::Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! Strategies: how many adapters become one.
+//! Strategies: rules by which many adapters become one.
 //!
 //! Each strategy is a pure function of the contributions in a file of its own. A new one is such
 //! a file and a variant of [`Strategy`]; rounds need no change.
@@ -16,29 +16,34 @@ use serde::{Deserialize, Serialize};
 pub use fedavg::fedavg;
 pub use product::product;
 
+use crate::check::overflow;
 use crate::contribution::{Contribution, shares};
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 
-/// How the contributions of a round become one adapter.
+/// The rule by which the contributions of a round become one adapter.
 ///
 /// In text: `fedavg`, `product` (the largest rank of the contributions), `product:8` (rank 8),
-/// `product:exact` (the sum of ranks, which loses nothing).
+/// `product:exact` (the sum of ranks, which loses nothing). The names of their papers are read too:
+/// `fedit` is `fedavg`, and `flexlora` is `product`.
 ///
 /// ```
 /// # use catelier_federation::{Strategy, TargetRank};
 /// let strategy: Strategy = "product:8".parse().unwrap();
 /// assert_eq!(strategy, Strategy::Product { rank: TargetRank::Fixed(8), alpha: None });
+/// assert_eq!("flexlora:8".parse::<Strategy>().unwrap(), strategy);
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Weighted mean of `down` and of `up`, each by itself: see [`fedavg()`].
+    /// Weighted mean of `down` and of `up`, taken separately: see [`fedavg()`].
+    #[serde(alias = "fedit")]
     Fedavg,
-    /// Weighted mean of the updates themselves, cut to a rank: see [`product()`].
+    /// Weighted mean of the updates, cut to a rank: see [`product()`].
+    #[serde(alias = "flexlora")]
     Product {
         /// Rank of the result.
         rank: TargetRank,
-        /// Alpha of the result; by default such that its scale is the mean of the clients' scales.
+        /// Alpha of the result; none for the alpha with which its scale is the mean of the clients' scales.
         alpha: Option<f64>,
     },
 }
@@ -47,7 +52,7 @@ pub enum Strategy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetRank {
-    /// The largest rank that a contribution has at this module.
+    /// The largest rank among the contributions, module by module.
     #[default]
     Largest,
     /// This rank, 1 or more.
@@ -56,7 +61,7 @@ pub enum TargetRank {
     Exact,
 }
 
-/// One adapter made from many, and how far it is from their exact mean.
+/// The adapter made from all contributions, and its distance from their exact mean.
 #[derive(Debug, Clone)]
 pub struct Aggregate {
     /// The aggregated adapter.
@@ -75,15 +80,15 @@ pub struct Distance {
 }
 
 impl Distance {
-    /// The distance as a part of the exact mean's norm; 0 where both are 0.
+    /// The distance in units of the exact mean's norm; 0 where both are 0.
     pub fn relative(&self) -> f64 {
         if self.absolute == 0.0 { 0.0 } else { self.absolute / self.mean_norm }
     }
 }
 
 impl Aggregate {
-    /// The share of the exact mean's energy (its squared norm) that the aggregate misses, by
-    /// module: what `product` cut off.
+    /// By module, the share of the exact mean's squared norm that the aggregate misses; for
+    /// `product`, the part that was cut off.
     pub fn discarded(&self) -> BTreeMap<&str, f64> {
         self.distances.iter().map(|(module, distance)| (module.as_str(), distance.relative().powi(2))).collect()
     }
@@ -95,13 +100,52 @@ impl Aggregate {
     }
 }
 
+impl Aggregate {
+    /// Measures the distance of `adapter` from the exact weighted mean of the contributions.
+    fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
+        let failed = || Error::adapters("measuring the aggregate");
+        let shares = shares(contributions);
+        let mut terms: Vec<(&Adapter, f64)> = shares.iter().map(|(c, share)| (&c.adapter, *share)).collect();
+        let mean = summed(&terms).map_err(failed())?;
+        terms.push((&adapter, -1.0));
+        let difference = summed(&terms).map_err(failed())?;
+        // Norms of factors that overflow mean nothing, and the difference holds the factors of the mean too.
+        for adapter in [&adapter, &difference] {
+            if let Some(problem) = overflow(adapter)? {
+                return Err(overflow_error(problem, contributions)?);
+            }
+        }
+        let norm_of = |adapter: &Adapter, module: &str| {
+            adapter.get(module).map_or(Ok(0.0), LoraFactors::delta_norm).map_err(failed())
+        };
+        let distance = |module: &str| {
+            let (absolute, mean_norm) = (norm_of(&difference, module)?, norm_of(&mean, module)?);
+            Ok((module.to_owned(), Distance { absolute, mean_norm }))
+        };
+        let distances = adapter.iter().map(|(module, _)| distance(module)).collect::<Result<_>>()?;
+        Ok(Self { adapter, distances })
+    }
+}
+
+/// Names the client whose update is the largest: it is the one to ask first.
+fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
+    let (mut client, mut norm) = ("", 0.0);
+    for contribution in contributions {
+        let own = contribution.adapter.delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        if own > norm {
+            (client, norm) = (&contribution.client, own);
+        }
+    }
+    Ok(Error::Overflow { problem, client: client.to_owned(), norm })
+}
+
 impl Strategy {
     /// `product` at the largest rank of the contributions.
     pub fn product() -> Self {
         Self::Product { rank: TargetRank::default(), alpha: None }
     }
 
-    /// What the strategy does, in one sentence for people.
+    /// One sentence about the strategy, for people.
     pub fn description(&self) -> &'static str {
         match self {
             Self::Fedavg => {
@@ -115,8 +159,10 @@ impl Strategy {
 
     /// Checks the contributions and aggregates them.
     ///
-    /// **Errors** [`Error::NoContributions`], [`Error::Contributions`] with all offenders,
-    /// [`Error::Target`] for an impossible rank or alpha.
+    /// # Errors
+    /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails the
+    /// check; [`Error::Target`] for an impossible rank or alpha; [`Error::Overflow`] for a mean that
+    /// f32 cannot hold.
     pub fn aggregate(&self, contributions: &[Contribution]) -> Result<Aggregate> {
         match self {
             Self::Fedavg => fedavg(contributions),
@@ -130,16 +176,17 @@ impl FromStr for Strategy {
 
     fn from_str(text: &str) -> Result<Self> {
         let unknown = || Error::UnknownStrategy { name: text.to_owned() };
-        let rank = match text.split_once(':') {
-            None if text == "fedavg" => return Ok(Self::Fedavg),
-            None if text == "product" => TargetRank::Largest,
-            Some(("product", "exact")) => TargetRank::Exact,
-            Some(("product", rank)) => TargetRank::Fixed(rank.parse().map_err(|_| unknown())?),
+        let (name, rank) = text.split_once(':').map_or((text, None), |(name, rank)| (name, Some(rank)));
+        let rank = match (name, rank) {
+            ("fedavg" | "fedit", None) => return Ok(Self::Fedavg),
+            ("product" | "flexlora", None) => TargetRank::Largest,
+            ("product" | "flexlora", Some("exact")) => TargetRank::Exact,
+            ("product" | "flexlora", Some(rank)) => match rank.parse() {
+                Ok(rank) if rank > 0 => TargetRank::Fixed(rank),
+                _ => return Err(unknown()),
+            },
             _ => return Err(unknown()),
         };
-        if rank == TargetRank::Fixed(0) {
-            return Err(unknown());
-        }
         Ok(Self::Product { rank, alpha: None })
     }
 }
@@ -155,29 +202,9 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The module's factors of every contribution, with the contribution's share.
+/// The factors of one module in every contribution, with the contribution's share.
 fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LoraFactors, f64)> {
     shares.iter().filter_map(|(contribution, share)| Some((contribution.adapter.get(module)?, *share))).collect()
-}
-
-/// By module, how far an adapter is from the exact weighted mean of the contributions' updates.
-fn distances(adapter: &Adapter, contributions: &[Contribution]) -> Result<BTreeMap<String, Distance>> {
-    let failed = || Error::adapters("measuring the aggregate");
-    let shares = shares(contributions);
-    let mut terms: Vec<(&Adapter, f64)> = shares.iter().map(|(c, share)| (&c.adapter, *share)).collect();
-    let mean = summed(&terms).map_err(failed())?;
-    terms.push((adapter, -1.0));
-    let difference = summed(&terms).map_err(failed())?;
-    let norm_of = |adapter: &Adapter, module: &str| {
-        adapter.get(module).map_or(Ok(0.0), LoraFactors::delta_norm).map_err(failed())
-    };
-    adapter
-        .iter()
-        .map(|(module, _)| {
-            let absolute = norm_of(&difference, module)?;
-            Ok((module.to_owned(), Distance { absolute, mean_norm: norm_of(&mean, module)? }))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -192,8 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn names_of_papers_are_read_too() {
+        for (paper, name) in [("fedit", "fedavg"), ("flexlora", "product"), ("flexlora:exact", "product:exact")] {
+            assert_eq!(paper.parse::<Strategy>().unwrap(), name.parse().unwrap());
+        }
+        let json = r#"{"flexlora": {"rank": {"fixed": 4}, "alpha": null}}"#;
+        let strategy: Strategy = serde_json::from_str(json).unwrap();
+        assert_eq!(strategy.to_string(), "product:4");
+        assert!(serde_json::to_string(&strategy).unwrap().starts_with(r#"{"product""#));
+    }
+
+    #[test]
     fn other_names_are_refused_with_the_choices() {
-        for text in ["", "average", "product:", "product:0", "product:-1", "fedavg:2"] {
+        for text in ["", "average", "product:", "product:0", "product:-1", "fedavg:2", "fedit:exact", "flexlora:0"] {
             let error = text.parse::<Strategy>().unwrap_err();
             assert!(error.to_string().contains("`fedavg` or `product`"), "{error}");
         }

@@ -1,37 +1,38 @@
-//! The mean of the updates themselves.
+//! `product`: the mean of the updates.
 
 use catelier_adapters::{Adapter, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
-use super::{Aggregate, TargetRank, distances, of_module};
-use crate::check::{FactorsMay, check};
+use super::{Aggregate, TargetRank, of_module};
+use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
 /// Weighted mean of the scaled products `scale_k up_k down_k`, cut to a rank: the best
 /// approximation of the exact mean at that rank, in Frobenius norm.
 ///
-/// The mean is never written out: it is decomposed through its factors. Ranks and alphas may
-/// differ between clients. What is cut off is told by [`Aggregate::distances`].
+/// The mean is never formed: it is decomposed through its factors. Ranks and alphas may differ
+/// between clients. [`Aggregate::distances`] has the norm of the part that is cut off.
 ///
-/// `alpha` is that of the result; by default its scale `alpha / rank` is the weighted mean of the
-/// clients' scales, so that training goes on as it did.
+/// The result has `alpha`; without one, its scale `alpha / rank` is the weighted mean of the
+/// clients' scales, so that a learning rate means the same as before.
 ///
-/// **Errors** as [`check`] with [`FactorsMay::Differ`]; [`Error::Target`] for rank 0 or an alpha
-/// that is not a finite number above 0.
+/// **Source** FlexLoRA, arXiv 2402.11505; optimal by the Eckart-Young theorem.
 ///
-/// **Source** singular value re-projection as in FlexLoRA, arXiv 2402.11505; optimal by the
-/// Eckart-Young theorem.
+/// # Errors
+/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or an alpha that is not
+/// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold.
+
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
-    check(contributions, FactorsMay::Differ)?;
+    check(contributions, RankPolicy::Mixed)?;
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
         let terms = of_module(&shares, module);
         adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
     }
-    Ok(Aggregate { distances: distances(&adapter, contributions)?, adapter })
+    Aggregate::measured(adapter, contributions)
 }
 
 fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
@@ -78,7 +79,7 @@ fn rank_of_result(terms: &[(&LoraFactors, f64)], products: &[LowRankTerm], rank:
     }
 }
 
-/// Weighted mean of the clients' scales; 1 if that leaves nothing to scale by.
+/// Weighted mean of the clients' scales; 1 if the mean is not above 0.
 fn mean_scale(terms: &[(&LoraFactors, f64)]) -> f64 {
     let scale: f64 = terms.iter().map(|(factors, share)| share * factors.scale()).sum();
     if scale > 0.0 { scale } else { 1.0 }

@@ -1,8 +1,8 @@
-//! The check of contributions: all offenders, each by name.
+//! The check of contributions: every contribution that fails is named.
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::{Adapter, LoraFactors};
-use catelier_federation::{Contribution, Error, Offence, Offender, Strategy};
+use catelier_federation::{Contribution, Error, Problem, RejectedContribution, Strategy};
 
 use crate::adapters::{MODULES, adapter, contribution};
 
@@ -10,26 +10,26 @@ fn round() -> Vec<Contribution> {
     (0..4).map(|seed| contribution(&format!("client {seed}"), adapter(2, 4.0, seed), 10.0)).collect()
 }
 
-fn offenders(strategy: &Strategy, contributions: &[Contribution]) -> Vec<Offender> {
+fn rejected(strategy: &Strategy, contributions: &[Contribution]) -> Vec<RejectedContribution> {
     match strategy.aggregate(contributions) {
-        Err(Error::Contributions { offenders, total }) => {
+        Err(Error::Contributions { rejected, total }) => {
             assert_eq!(total, contributions.len());
-            offenders
+            rejected
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// The offences of the one client that a change makes an offender, under every strategy.
+/// The problems of the first contribution after a change, the same under every strategy.
 #[track_caller]
-fn offences_of(change: impl Fn(&mut Contribution)) -> Vec<Offence> {
+fn problems_of(change: impl Fn(&mut Contribution)) -> Vec<Problem> {
     let mut contributions = round();
     change(&mut contributions[0]);
-    let [fedavg, product] = [Strategy::Fedavg, Strategy::product()].map(|s| offenders(&s, &contributions));
+    let [fedavg, product] = [Strategy::Fedavg, Strategy::product()].map(|s| rejected(&s, &contributions));
     // As text, since a weight may be NaN, which equals nothing.
     assert_eq!(format!("{fedavg:?}"), format!("{product:?}"));
     assert_eq!(fedavg.len(), 1, "{fedavg:?}");
-    fedavg[0].offences.clone()
+    fedavg[0].problems.clone()
 }
 
 #[test]
@@ -47,39 +47,65 @@ fn a_round_without_contributions_is_an_error() {
 #[test]
 fn weights_must_be_finite_and_positive() {
     for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let offences = offences_of(|contribution| contribution.weight = weight);
-        assert!(matches!(offences[..], [Offence::Weight { .. }]), "{offences:?}");
+        let problems = problems_of(|contribution| contribution.weight = weight);
+        assert!(matches!(problems[..], [Problem::Weight { .. }]), "{problems:?}");
     }
 }
 
 #[test]
 fn clients_need_a_name_of_their_own() {
-    assert_eq!(offences_of(|contribution| contribution.client = " ".to_owned()), [Offence::NoName]);
+    assert_eq!(problems_of(|contribution| contribution.client = " ".to_owned()), [Problem::NoName]);
     let mut twice = round();
     twice[2].client = twice[1].client.clone();
-    let named: Vec<_> = offenders(&Strategy::Fedavg, &twice).into_iter().map(|o| o.client).collect();
+    let named: Vec<_> = rejected(&Strategy::Fedavg, &twice).into_iter().map(|o| o.client).collect();
     assert_eq!(named, ["client 1", "client 1"]);
 }
 
 #[test]
 fn an_empty_adapter_is_named_once() {
-    assert_eq!(offences_of(|contribution| contribution.adapter = Adapter::new()), [Offence::Empty]);
+    assert_eq!(problems_of(|contribution| contribution.adapter = Adapter::new()), [Problem::Empty]);
 }
 
 #[test]
 fn values_must_be_finite() {
-    let offences = offences_of(|contribution| {
+    let problems = problems_of(|contribution| {
         let (path, ..) = MODULES[0];
         let factors = contribution.adapter.get(path).unwrap().clone();
         let down = (factors.down.zeros_like().unwrap() + f64::NAN).unwrap();
         contribution.adapter.insert(path, LoraFactors { down, ..factors });
     });
-    assert_eq!(offences, [Offence::NotFinite { count: 1, first: MODULES[0].0.to_owned() }]);
+    assert_eq!(problems, [Problem::NotFinite { count: 1, first: MODULES[0].0.to_owned() }]);
+}
+
+#[test]
+fn updates_must_fit_into_f32() {
+    let problems = problems_of(|contribution| {
+        let (path, ..) = MODULES[1];
+        let factors = contribution.adapter.get(path).unwrap().clone();
+        let down = (factors.down.zeros_like().unwrap() + 3e38).unwrap();
+        contribution.adapter.insert(path, LoraFactors { down, ..factors });
+    });
+    assert!(matches!(&problems[..], [Problem::TooLarge { norm, module }] if *norm > 3.4e38 && module == MODULES[1].0));
+}
+
+/// A huge `down` beside a tiny `up` is an ordinary update, but not once they are averaged separately.
+#[test]
+fn a_mean_that_overflows_is_refused_by_name() {
+    let mut contributions: Vec<_> =
+        (0..4).map(|seed| contribution(&format!("client {seed}"), adapter(2, 40.0, seed), 10.0)).collect();
+    let (path, ..) = MODULES[0];
+    let factors = contributions[2].adapter.get(path).unwrap().clone();
+    let scaled = |tensor: &Tensor, factor: f64| (tensor * factor).unwrap();
+    let (down, up) = (scaled(&factors.down, 1e38), scaled(&factors.up, 1e-36));
+    contributions[2].adapter.insert(path, LoraFactors { down, up, ..factors });
+    let error = Strategy::Fedavg.aggregate(&contributions).unwrap_err();
+    assert!(matches!(&error, Error::Overflow { client, .. } if client == "client 2"), "{error}");
+    assert!(error.to_string().contains(path) && error.hint().unwrap().contains("`client 2`"), "{error}");
 }
 
 #[test]
 fn modules_must_be_those_of_the_others() {
-    let offences = offences_of(|contribution| {
+    let problems = problems_of(|contribution| {
         let moved = |(path, factors): (&str, &LoraFactors)| match path {
             path if path == MODULES[0].0 => ("unet.other".to_owned(), factors.clone()),
             path => (path.to_owned(), factors.clone()),
@@ -87,20 +113,20 @@ fn modules_must_be_those_of_the_others() {
         contribution.adapter = contribution.adapter.iter().map(moved).collect();
     });
     let expected = [
-        Offence::MissingModules { count: 1, first: MODULES[0].0.to_owned() },
-        Offence::UnknownModules { count: 1, first: "unet.other".to_owned() },
+        Problem::MissingModules { count: 1, first: MODULES[0].0.to_owned() },
+        Problem::UnknownModules { count: 1, first: "unet.other".to_owned() },
     ];
-    assert_eq!(offences, expected);
+    assert_eq!(problems, expected);
 }
 
 #[test]
 fn shapes_must_be_those_of_the_others() {
-    let offences = offences_of(|contribution| {
+    let problems = problems_of(|contribution| {
         let ones = |rows, columns| Tensor::ones((rows, columns), candle_core::DType::F32, &Device::Cpu).unwrap();
         contribution.adapter.insert(MODULES[0].0, LoraFactors::new(ones(2, 6), ones(5, 2), 4.0).unwrap());
     });
-    let expected = Offence::Shape { module: MODULES[0].0.to_owned(), expected: vec![5, 7], found: vec![5, 6] };
-    assert_eq!(offences, [expected]);
+    let expected = Problem::Shape { module: MODULES[0].0.to_owned(), expected: vec![5, 7], found: vec![5, 6] };
+    assert_eq!(problems, [expected]);
 }
 
 #[test]
@@ -109,9 +135,37 @@ fn bases_must_be_the_same_where_they_are_known() {
     for (contribution, base) in contributions.iter_mut().zip(["a", "b", "b"]) {
         contribution.base_fingerprint = Some(base.to_owned());
     }
-    let offenders = offenders(&Strategy::product(), &contributions);
-    assert_eq!(offenders.len(), 1);
-    assert_eq!(offenders[0].offences, [Offence::Base { expected: "b".to_owned(), found: "a".to_owned() }]);
+    let rejected = rejected(&Strategy::product(), &contributions);
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].problems, [Problem::Base { expected: "b".to_owned(), found: "a".to_owned() }]);
+}
+
+/// The offenders in a round on bases with these fingerprints, by client.
+fn offenders_on(fingerprints: [&str; 4]) -> Vec<Offender> {
+    let mut contributions = round();
+    for (contribution, fingerprint) in contributions.iter_mut().zip(fingerprints) {
+        contribution.base_fingerprint = Some(fingerprint.to_owned());
+    }
+    match Strategy::Fedavg.aggregate(&contributions) {
+        Ok(_) => vec![],
+        Err(_) => offenders(&Strategy::Fedavg, &contributions),
+    }
+}
+
+#[test]
+fn copies_of_one_base_in_any_precision_are_one_base() {
+    assert_eq!(offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-a-b"]), []);
+    let other = offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-c"]);
+    assert_eq!(other.len(), 1);
+    assert_eq!(other[0].offences, [Offence::Base { expected: "v2-a-b".to_owned(), found: "v2-c".to_owned() }]);
+}
+
+#[test]
+fn fingerprints_of_different_versions_are_not_compared() {
+    assert_eq!(offenders_on(["0123", "v2-a-b", "0123", "v2-a-b"]), []);
+    let offenders = offenders_on(["0123", "4567", "v2-a-b", "v2-a-c"]);
+    let clients: Vec<&str> = offenders.iter().map(|offender| offender.client.as_str()).collect();
+    assert_eq!(clients, ["client 1", "client 3"]);
 }
 
 #[test]
@@ -134,7 +188,7 @@ fn mixed_alphas_are_for_product_alone() {
 }
 
 #[test]
-fn every_offender_is_listed_and_the_first_few_spelled_out() {
+fn all_rejected_contributions_are_counted_and_the_first_few_spelled_out() {
     let mut contributions: Vec<_> =
         (0..9).map(|seed| contribution(&format!("client {seed}"), adapter(2, 4.0, seed), 10.0)).collect();
     for contribution in &mut contributions[..5] {

@@ -1,7 +1,7 @@
 //! What holds for any contributions.
 
 use catelier_adapters::{Adapter, LoraFactors, resized, summed};
-use catelier_federation::{Contribution, Strategy as Aggregation, TargetRank};
+use catelier_federation::{Contribution, Distance, Error, Strategy as Aggregation, TargetRank};
 use proptest::prelude::*;
 
 use crate::adapters::{adapter, contribution, distance, mean_update, norm, update, values};
@@ -110,10 +110,33 @@ proptest! {
         let mean = mean_update(&clients);
         for strategy in strategies() {
             let aggregate = strategy.aggregate(&clients).unwrap();
-            let told = aggregate.distance();
+            let reported = aggregate.distance();
             let measured = distance(&update(&aggregate.adapter), &mean);
-            prop_assert!((told.absolute - measured).abs() < 1e-5 * (1.0 + norm(&mean)), "{strategy}");
-            prop_assert!((told.mean_norm - norm(&mean)).abs() < 1e-5 * (1.0 + norm(&mean)), "{strategy}");
+            prop_assert!((reported.absolute - measured).abs() < 1e-5 * (1.0 + norm(&mean)), "{strategy}");
+            prop_assert!((reported.mean_norm - norm(&mean)).abs() < 1e-5 * (1.0 + norm(&mean)), "{strategy}");
+        }
+    }
+
+    #[test]
+    fn an_aggregate_is_finite_or_refused(clients in mixed(), sizes in proptest::collection::vec((-30..39i32, -30..39i32), 4)) {
+        let scaled: Vec<_> = clients
+            .iter()
+            .zip(&sizes)
+            .map(|(c, (down, up))| contribution(&c.client, with_sizes(&c.adapter, *down, *up), c.weight))
+            .collect();
+        for strategy in strategies() {
+            match strategy.aggregate(&scaled) {
+                Ok(aggregate) => {
+                    prop_assert!(update(&aggregate.adapter).iter().all(|value| value.is_finite()), "{strategy}");
+                    let Distance { absolute, mean_norm } = aggregate.distance();
+                    prop_assert!(absolute.is_finite() && mean_norm.is_finite(), "{strategy}");
+                    prop_assert!(mean_norm > 0.0, "{strategy}");
+                }
+                Err(error) => {
+                    let named = matches!(error, Error::Contributions { .. } | Error::Overflow { .. });
+                    prop_assert!(named, "{strategy}: {error:?}");
+                }
+            }
         }
     }
 
@@ -163,6 +186,18 @@ proptest! {
 /// The adapter with its factors moved by a step in the direction of another's.
 fn moved(adapter: &Adapter, direction: &Adapter, step: f64) -> Adapter {
     combined(adapter, direction, |own, other| (own + (other * step).unwrap()).unwrap())
+}
+
+/// The adapter with its factors multiplied by powers of ten.
+fn with_sizes(adapter: &Adapter, down: i32, up: i32) -> Adapter {
+    let scaled = |tensor: &candle_core::Tensor, power: i32| (tensor * 10f64.powi(power)).unwrap();
+    adapter
+        .iter()
+        .map(|(module, factors)| {
+            let (down, up) = (scaled(&factors.down, down), scaled(&factors.up, up));
+            (module.to_owned(), LoraFactors::new(down, up, factors.alpha).unwrap())
+        })
+        .collect()
 }
 
 /// The adapter whose factors are the differences of two.

@@ -131,7 +131,7 @@ fn a_failing_client_stops_the_run_by_default() {
 fn a_run_can_go_on_without_a_failing_client() {
     let mut clients = artists();
     clients[1].fails_in = Some(2);
-    let plan = RoundPlan { on_failure: OnFailure::GoOn, ..plan(3) };
+    let plan = RoundPlan { on_failure: OnFailure::SkipClient, ..plan(3) };
     let state = run(&mut clients, &plan, State::new());
     let present: Vec<_> = state.history().iter().map(|report| report.clients.len()).collect();
     assert_eq!(present, [3, 2, 3]);
@@ -144,7 +144,7 @@ fn a_round_in_which_all_fail_is_an_error() {
     for client in &mut clients {
         client.fails_in = Some(1);
     }
-    let plan = RoundPlan { on_failure: OnFailure::GoOn, ..plan(1) };
+    let plan = RoundPlan { on_failure: OnFailure::SkipClient, ..plan(1) };
     let error = run_rounds(&mut clients, &plan, State::new(), &mut ()).unwrap_err();
     assert!(matches!(error, RoundError::Aggregate { round: 1, source: Error::NoContributions }), "{error}");
 }

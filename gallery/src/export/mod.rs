@@ -1,4 +1,4 @@
-//! Pictures in bulk: a NumPy array with metadata, or a folder of captioned PNG files.
+//! Images in bulk: a NumPy array with metadata, or a folder of captioned PNG files.
 
 mod plan;
 
@@ -10,14 +10,14 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::hands::Artist;
-use crate::picture::Picture;
+use crate::render::Image;
+use crate::styles::Artist;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
-/// Pixels a side of the pictures that the embedded model paints.
+/// Pixels a side of the images that the embedded model paints.
 pub const MODEL_SIDE: usize = 64;
 
-/// Who paints the pictures.
+/// The style of the images.
 #[derive(Clone, Copy, Debug)]
 pub enum Source {
     /// The house style, in which the base model is trained.
@@ -54,13 +54,13 @@ impl Split {
 /// What to export.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// Who paints.
+    /// The style of the images.
     pub source: Source,
-    /// Which triples.
+    /// The triples that are painted.
     pub split: Split,
-    /// How many pictures.
+    /// Number of images.
     pub count: usize,
-    /// The seed of all of them.
+    /// The seed of the whole export.
     pub seed: u64,
     /// Pixels a side: 32, 64, 128 or 256.
     pub side: usize,
@@ -69,15 +69,15 @@ pub struct Request {
 /// One line of `metadata.jsonl`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// The picture's place in `pictures.npy`.
+    /// Index of the image in `pictures.npy`.
     pub index: usize,
     /// The caption; empty for a texture.
     pub text: String,
-    /// What is drawn; nothing for a texture.
+    /// The object; none for a texture.
     pub object: Option<Object>,
-    /// Its colour; nothing for a texture.
+    /// Its colour; none for a texture.
     pub colour: Option<Colour>,
-    /// Where it stands; nothing for a texture.
+    /// Its setting; none for a texture.
     pub setting: Option<Setting>,
     /// The artist's name, `house` or `texture`.
     pub artist: &'static str,
@@ -85,7 +85,7 @@ pub struct Entry {
     pub held_out: bool,
 }
 
-/// How many pictures are painted before they are written.
+/// Number of images that are painted before they are written.
 const BATCH: usize = 512;
 
 /// Writes `pictures.npy` (`uint8 [count, side, side, 3]`, NumPy format 1.0) and `metadata.jsonl` into `dir`.
@@ -93,18 +93,18 @@ const BATCH: usize = 512;
 /// The same request gives the same bytes, whatever the number of threads. Files of an earlier export are replaced.
 ///
 /// # Errors
-/// [`Error::PictureSide`], [`Error::Folder`] and [`Error::Write`].
+/// [`Error::ImageSide`], [`Error::Folder`] and [`Error::Write`].
 pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
     if ![32, 64, 128, 256].contains(&request.side) {
-        return Err(Error::PictureSide { side: request.side });
+        return Err(Error::ImageSide { side: request.side });
     }
     make(dir)?;
     let jobs = plan::rounds(request);
     atomic::write(dir.join("pictures.npy"), |file| {
         file.write_all(&npy_header(request.count, request.side))?;
         for batch in jobs.chunks(BATCH) {
-            let painted: Vec<Picture> = batch.par_iter().map(|job| job.paint(request.side)).collect();
-            painted.iter().try_for_each(|picture| file.write_all(picture.pixels()))?;
+            let painted: Vec<Image> = batch.par_iter().map(|job| job.paint(request.side)).collect();
+            painted.iter().try_for_each(|image| file.write_all(image.pixels()))?;
         }
         Ok(())
     })?;
@@ -114,9 +114,9 @@ pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Writes a training folder: `count` pictures by `artist` as `0001.png`, each with its caption in `0001.txt`.
+/// Writes a training folder: `count` images by `artist` as `0001.png`, each with its caption in `0001.txt`.
 ///
-/// Pictures have [`MODEL_SIDE`] pixels a side. Objects, colours and settings take turns, so that even ten pictures
+/// Images have [`MODEL_SIDE`] pixels a side. Objects, colours and settings take turns, so that even ten images
 /// show every object once. The same arguments give the same bytes, whatever the number of threads.
 ///
 /// # Errors
@@ -127,7 +127,7 @@ pub fn write_folder(dir: &Path, artist: &'static Artist, count: usize, seed: u64
     if entries.next().is_some() {
         return Err(Error::FolderInUse { path: dir.to_owned() });
     }
-    plan::dealt(artist, count, seed).par_iter().try_for_each(|job| {
+    plan::in_turns(artist, count, seed).par_iter().try_for_each(|job| {
         let number = format!("{:04}", job.index + 1);
         job.paint(MODEL_SIDE).write_png(&dir.join(format!("{number}.png")))?;
         atomic::write(dir.join(format!("{number}.txt")), |file| writeln!(file, "{}", job.entry().text))?;
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn npy_header_fills_whole_blocks_of_64_bytes() {
         for count in [0, 1, 99_999, 1_000_000_000] {
-            assert_eq!(npy_header(count, 256).len() % 64, 0, "{count} pictures");
+            assert_eq!(npy_header(count, 256).len() % 64, 0, "{count} images");
         }
     }
 }

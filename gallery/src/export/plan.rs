@@ -1,14 +1,17 @@
-//! Which picture comes where: its subject, its hand and its seed.
+//! The order of an export: each image's subject, style and seed.
 
 use super::{Entry, Request, Source};
-use crate::dice::Dice;
-use crate::hands::Artist;
-use crate::picture::Picture;
+use crate::render::Image;
+use crate::rng::Rng;
 use crate::scene::Scene;
+use crate::styles::Artist;
 use crate::textures::texture;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
-/// One picture to be painted: a scene in some hand, or a texture.
+/// Name of the random stream that images take their seeds from: another name would draw other images.
+const IMAGES: &str = "picture";
+
+/// One image to be painted: a scene in the house style or by an artist, or a texture.
 pub(super) struct Job {
     pub(super) index: usize,
     seed: u64,
@@ -17,7 +20,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn paint(&self, side: usize) -> Picture {
+    pub(super) fn paint(&self, side: usize) -> Image {
         let full = match (self.subject, self.artist) {
             (Some(triple), Some(artist)) => artist.draw(triple, self.seed),
             (Some(triple), None) => Scene::draw(triple, self.seed).render(),
@@ -43,19 +46,19 @@ impl Job {
     }
 }
 
-/// Every picture's subject, hand and seed.
+/// Every image's subject, style and seed.
 ///
 /// Subjects come in rounds: each round holds every triple of the split once, shuffled.
 pub(super) fn rounds(request: &Request) -> Vec<Job> {
     let mut round: Vec<Triple> = Triple::all().filter(|&triple| request.split.contains(triple)).collect();
-    let mut order = Dice::new(request.seed, "order");
+    let mut order = Rng::new(request.seed, "order");
     (0..request.count)
         .map(|index| {
             let place = index % round.len();
             if place == 0 {
                 order.shuffle(&mut round);
             }
-            let seed = Dice::at(request.seed, "picture", index as u64).seed();
+            let seed = Rng::at(request.seed, IMAGES, index as u64).seed();
             let (subject, artist) = match request.source {
                 Source::House => (Some(round[place]), None),
                 Source::Artist(artist) => (Some(round[place]), Some(artist)),
@@ -67,40 +70,44 @@ pub(super) fn rounds(request: &Request) -> Vec<Job> {
         .collect()
 }
 
-/// Pictures whose objects, colours and settings are each dealt from a deck of their own that is shuffled when it runs out.
-pub(super) fn dealt(artist: &'static Artist, count: usize, seed: u64) -> Vec<Job> {
-    let mut objects = Deck::new(Object::ALL, Dice::new(seed, "objects"));
-    let mut colours = Deck::new(Colour::ALL, Dice::new(seed, "colours"));
-    let mut settings = Deck::new(Setting::ALL, Dice::new(seed, "settings"));
+/// Images whose objects, colours and settings take turns, each list in a random order of its own.
+pub(super) fn in_turns(artist: &'static Artist, count: usize, seed: u64) -> Vec<Job> {
+    let mut objects = Shuffled::new(Object::ALL, Rng::new(seed, "objects"));
+    let mut colours = Shuffled::new(Colour::ALL, Rng::new(seed, "colours"));
+    let mut settings = Shuffled::new(Setting::ALL, Rng::new(seed, "settings"));
     (0..count)
         .map(|index| Job {
             index,
-            seed: Dice::at(seed, "picture", index as u64).seed(),
-            subject: Some(Triple { object: objects.deal(), colour: colours.deal(), setting: settings.deal() }),
+            seed: Rng::at(seed, IMAGES, index as u64).seed(),
+            subject: Some(Triple {
+                object: objects.next_word(),
+                colour: colours.next_word(),
+                setting: settings.next_word(),
+            }),
             artist: Some(artist),
         })
         .collect()
 }
 
-/// A deck of words that is shuffled again each time it runs out.
-struct Deck<T> {
-    cards: Vec<T>,
+/// A list in random order, without end: it is shuffled again whenever all of its words have come.
+struct Shuffled<T> {
+    words: Vec<T>,
     next: usize,
-    dice: Dice,
+    rng: Rng,
 }
 
-impl<T: Copy> Deck<T> {
-    fn new(cards: &[T], dice: Dice) -> Self {
-        Self { cards: cards.to_vec(), next: 0, dice }
+impl<T: Copy> Shuffled<T> {
+    fn new(words: &[T], rng: Rng) -> Self {
+        Self { words: words.to_vec(), next: 0, rng }
     }
 
-    fn deal(&mut self) -> T {
-        let place = self.next % self.cards.len();
+    fn next_word(&mut self) -> T {
+        let place = self.next % self.words.len();
         if place == 0 {
-            self.dice.shuffle(&mut self.cards);
+            self.rng.shuffle(&mut self.words);
         }
         self.next += 1;
-        self.cards[place]
+        self.words[place]
     }
 }
 
@@ -110,10 +117,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_dealt_pictures_show_every_object() {
+    fn ten_images_show_every_object() {
         let artist = &Artist::all()[0];
         for seed in 0..5 {
-            let mut objects: Vec<_> = dealt(artist, 10, seed).iter().map(|job| job.subject.map(|s| s.object)).collect();
+            let mut objects: Vec<_> =
+                in_turns(artist, 10, seed).iter().map(|job| job.subject.map(|s| s.object)).collect();
             objects.sort();
             assert_eq!(objects, Object::ALL.iter().copied().map(Some).collect::<Vec<_>>(), "seed {seed}");
         }

@@ -5,8 +5,8 @@ mod household;
 mod plants;
 mod structures;
 
-use crate::dice::Dice;
 use crate::palette::{Rgb, Tones};
+use crate::rng::Rng;
 use crate::scene::Sketch;
 use crate::vocabulary::{Colour, Object};
 
@@ -15,8 +15,8 @@ const BROWN: Rgb = Rgb::new(122, 76, 44);
 const LEAF: Rgb = Rgb::new(70, 148, 60);
 
 /// Adds the shapes of `object` in `colour` to `sketch`, the farthest first.
-pub(crate) fn draw(object: Object, colour: Colour, sketch: &mut Sketch, dice: &mut Dice) {
-    let tones = varied(Tones::of(colour), dice);
+pub(crate) fn draw(object: Object, colour: Colour, sketch: &mut Sketch, rng: &mut Rng) {
+    let tones = varied(Tones::of(colour), rng);
     match object {
         Object::House => structures::house(sketch, tones),
         Object::Boat => structures::boat(sketch, tones),
@@ -31,8 +31,8 @@ pub(crate) fn draw(object: Object, colour: Colour, sketch: &mut Sketch, dice: &m
     }
 }
 
-/// The tones, a little lighter or darker from picture to picture.
-fn varied(tones: Tones, dice: &mut Dice) -> Tones {
-    let amount = dice.jitter(8.0);
+/// The tones, a little lighter or darker in each image.
+fn varied(tones: Tones, rng: &mut Rng) -> Tones {
+    let amount = rng.jitter(8.0);
     Tones { main: tones.main.shifted(amount), dark: tones.dark.shifted(amount), light: tones.light.shifted(amount) }
 }

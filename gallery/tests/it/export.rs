@@ -15,8 +15,8 @@ fn sources() -> [Source; 4] {
 }
 
 fn files(dir: &Path) -> (Vec<u8>, String) {
-    let pictures = fs::read(dir.join("pictures.npy")).expect("the pictures were written");
-    (pictures, fs::read_to_string(dir.join("metadata.jsonl")).expect("the metadata was written"))
+    let images = fs::read(dir.join("pictures.npy")).expect("the images were written");
+    (images, fs::read_to_string(dir.join("metadata.jsonl")).expect("the metadata was written"))
 }
 
 fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -37,18 +37,18 @@ fn number_of_threads_changes_nothing() {
 }
 
 #[test]
-fn array_holds_one_picture_for_every_line_of_metadata() {
+fn array_holds_one_image_for_every_line_of_metadata() {
     for source in sources() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         write_npy(dir.path(), &request(source)).expect("the export succeeds");
-        let (pictures, metadata) = files(dir.path());
-        assert_eq!(pictures.len(), 128 + 24 * 32 * 32 * 3, "{source:?}");
+        let (images, metadata) = files(dir.path());
+        assert_eq!(images.len(), 128 + 24 * 32 * 32 * 3, "{source:?}");
         assert_eq!(metadata.lines().count(), 24, "{source:?}");
     }
 }
 
 #[test]
-fn metadata_says_what_a_picture_shows() {
+fn metadata_says_what_a_image_shows() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_npy(dir.path(), &request(Source::MixedArtists)).expect("the export succeeds");
     for (index, line) in files(dir.path()).1.lines().enumerate() {
@@ -72,15 +72,15 @@ fn textures_say_nothing() {
 }
 
 #[test]
-fn odd_picture_size_is_refused_before_anything_is_written() {
+fn odd_image_size_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let refused = write_npy(dir.path(), &Request { side: 60, ..request(Source::House) });
-    assert!(matches!(refused, Err(Error::PictureSide { side: 60 })));
+    assert!(matches!(refused, Err(Error::ImageSide { side: 60 })));
     assert_eq!(fs::read_dir(dir.path()).expect("the folder exists").count(), 0);
 }
 
 #[test]
-fn folder_pairs_every_picture_with_its_caption() {
+fn folder_pairs_every_image_with_its_caption() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let folder = dir.path().join("art");
     write_folder(&folder, &Artist::all()[0], 3, 1).expect("the export succeeds");
@@ -92,8 +92,8 @@ fn folder_pairs_every_picture_with_its_caption() {
     assert_eq!(names, ["0001.png", "0001.txt", "0002.png", "0002.txt", "0003.png", "0003.txt"]);
     let caption = fs::read_to_string(folder.join("0002.txt")).expect("the caption was written");
     assert!(Triple::all().any(|triple| triple.caption() == caption.trim_end()), "{caption}");
-    let picture = image::open(folder.join("0002.png")).expect("the picture is a PNG");
-    assert_eq!((picture.width(), picture.height(), picture.color()), (64, 64, image::ColorType::Rgb8));
+    let image = image::open(folder.join("0002.png")).expect("the image is a PNG");
+    assert_eq!((image.width(), image.height(), image.color()), (64, 64, image::ColorType::Rgb8));
 }
 
 #[test]

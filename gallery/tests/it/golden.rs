@@ -1,14 +1,14 @@
 //! The look on which the embedded model was trained: it must not drift.
 
-use catelier_gallery::{Colour, Object, Picture, Scene, Setting, Triple};
+use catelier_gallery::{Colour, Image, Object, Scene, Setting, Triple};
 
-fn reduced(object: Object, colour: Colour, setting: Setting, seed: u64) -> Picture {
+fn reduced(object: Object, colour: Colour, setting: Setting, seed: u64) -> Image {
     Scene::draw(Triple { object, colour, setting }, seed).render().reduced(4)
 }
 
-fn assert_looks(picture: &Picture, expected: [u8; 48]) {
-    let furthest = picture.pixels().iter().zip(expected).map(|(&found, expected)| found.abs_diff(expected)).max();
-    assert!(furthest <= Some(1), "expected {expected:?}, found {:?}", picture.pixels());
+fn assert_looks(image: &Image, expected: [u8; 48]) {
+    let furthest = image.pixels().iter().zip(expected).map(|(&found, expected)| found.abs_diff(expected)).max();
+    assert!(furthest <= Some(1), "expected {expected:?}, found {:?}", image.pixels());
 }
 
 #[test]

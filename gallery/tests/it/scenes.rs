@@ -11,7 +11,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn same_seed_gives_the_same_picture(triple in any_triple(), seed: u64, hand in 0..Artist::all().len()) {
+    fn same_seed_gives_the_same_image(triple in any_triple(), seed: u64, hand in 0..Artist::all().len()) {
         let artist = &Artist::all()[hand];
         prop_assert_eq!(artist.draw(triple, seed), artist.draw(triple, seed));
         prop_assert_eq!(Scene::draw(triple, seed).render(), Scene::draw(triple, seed).render());
@@ -19,7 +19,7 @@ proptest! {
     }
 
     #[test]
-    fn another_seed_gives_another_picture(triple in any_triple(), seed: u64) {
+    fn another_seed_gives_another_image(triple in any_triple(), seed: u64) {
         let other = seed.wrapping_add(1);
         prop_assert_ne!(Scene::draw(triple, seed).render(), Scene::draw(triple, other).render());
         prop_assert_ne!(texture(seed), texture(other));

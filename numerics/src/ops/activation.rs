@@ -5,45 +5,41 @@ use std::marker::PhantomData;
 use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
-use super::elsewhere;
+use super::device;
 use super::layer::Leading;
-use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
+use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
 ///
 /// **Gradient** to `x`. **Source** Elfwing, Uchibe and Doya, arXiv 1702.03118.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<Silu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::SILU))
+    on_cpu(x, Pointwise::<Silu>(PhantomData), |x| device::pointwise(x, device::SILU))
 }
 
 /// `x · Φ(x)` with the exact normal distribution function (no tanh).
 ///
 /// **Gradient** to `x`. **Source** Hendrycks and Gimpel, arXiv 1606.08415.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<Gelu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::GELU))
+    on_cpu(x, Pointwise::<Gelu>(PhantomData), |x| device::pointwise(x, device::GELU))
 }
 
 /// `x · σ(1.702 x)`, the approximation that CLIP was trained with.
 ///
 /// **Gradient** to `x`.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Pointwise::<QuickGelu>(PhantomData), |x| elsewhere::pointwise(x, elsewhere::QUICK_GELU))
+    on_cpu(x, Pointwise::<QuickGelu>(PhantomData), |x| device::pointwise(x, device::QUICK_GELU))
 }
 
 /// `value · gelu(gate)`; `x: [..., 2n]` holds the value first, then the gate; returns `[..., n]`.
 ///
 /// **Gradient** to `x`. **Errors** if the last dimension is odd. **Source** Shazeer, arXiv 2002.05202.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Geglu, elsewhere::geglu)
+    on_cpu(x, Geglu, device::geglu)
 }
 
-/// The fast kernel on the processor, candle's operations elsewhere.
-pub(super) fn on_processor<K: Kernel1>(
-    x: &Tensor,
-    kernel: K,
-    elsewhere: fn(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    if x.device().is_cpu() { widened(x, |x| apply1(x, kernel)) } else { elsewhere(x) }
+/// The kernel on the CPU, candle's operations on other devices.
+pub(super) fn on_cpu<K: Kernel1>(x: &Tensor, kernel: K, device: fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    if x.device().is_cpu() { widened(x, |x| apply1(x, kernel)) } else { device(x) }
 }
 
 /// A function of one number and its derivative; a type, so that loops are compiled for each.

@@ -1,4 +1,4 @@
-//! Trading computation for memory: activations that are computed again instead of kept.
+//! Gradient checkpointing: activations are recomputed in the backward pass instead of kept.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use candle_core::{
 };
 
 use super::prepared::Prepared;
-use crate::kernel::{backward, spent};
+use catelier_kernels::{backward, release};
 
 /// A stretch of computation, `(inputs, parameters) -> output`.
 ///
@@ -50,7 +50,7 @@ struct Pack {
 enum Part {
     /// Not differentiated, kept as it is.
     Constant(Tensor),
-    /// The next so many elements of the packed tensor.
+    /// The next elements of the packed tensor, in this shape.
     Tracked(Shape),
 }
 
@@ -85,7 +85,7 @@ impl Pack {
         self.parts.iter().map(take).collect()
     }
 
-    /// The tensors with the tracked ones turned into variables of a graph of their own.
+    /// The tensors, with the tracked ones as variables of a graph of their own.
     fn variables(&self, packed: &Tensor) -> Result<Vec<Tensor>> {
         let tensors = self.unpack(packed)?;
         let variable = |(part, tensor): (&Part, Tensor)| match part {
@@ -146,7 +146,7 @@ impl CustomOp2 for Checkpoint {
         result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        spent(result)?;
+        release(result)?;
         let inputs = self.inputs.variables(&inputs.detach())?;
         let parameters = self.parameters.variables(&parameters.detach())?;
         let y = (self.f)(&inputs, &parameters)?;

@@ -1,6 +1,6 @@
 //! The operations of this room written with candle's own differentiable ones.
 //!
-//! They run on every device and are slow and hungry; what the room really uses is tested against them.
+//! They run on every device, are slow and take much memory; the kernels are tested against them.
 //! Each function has the shapes and the meaning of its namesake one level up, and takes weights as plain tensors.
 
 use std::ops::Range;
@@ -156,7 +156,7 @@ pub fn low_rank_conv2d(
     conv2d(&conv2d(x, down, None, stride, padding)?, up, None, 1, 0)? * scale
 }
 
-/// Runs `f` on f32 copies of half-precision processor tensors and casts the result back.
+/// Runs `f` on f32 copies of half-precision CPU tensors and casts the result back.
 pub(crate) fn widened(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     match x.dtype() {
         dtype @ (DType::F16 | DType::BF16) if x.device().is_cpu() => f(&x.to_dtype(DType::F32)?)?.to_dtype(dtype),

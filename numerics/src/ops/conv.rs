@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
-use super::elsewhere;
+use super::device;
 use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
-use crate::kernel::{Convolution, Float, Job, OnImages, Order, Start, View, lend};
+use catelier_kernels::{Convolution, Float, Job, OnImages, Order, Start, View, borrow};
 
 /// A convolution that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl FrozenConv2d {
         let sizes = Convolution { in_channels, out_channels, kernel: (height, width), stride, padding };
         let frozen = match weight.device().is_cpu() {
             true => Frozen::new(&taps_first(weight)?.reshape((out_channels, height * width, in_channels))?)?,
-            false => Frozen::Elsewhere(stored(weight)?),
+            false => Frozen::Device(stored(weight)?),
         };
         Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, sizes, turned: Arc::default() })
     }
@@ -118,20 +118,19 @@ impl FrozenConv2d {
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
         check_channels(x, &self.sizes)?;
         match &self.weight {
-            Frozen::Elsewhere(weight) => self.forward_elsewhere(x, weight),
+            Frozen::Device(weight) => self.forward_on_device(x, weight),
             _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default())),
         }
     }
 
-    fn forward_elsewhere(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    fn forward_on_device(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let Convolution { stride, padding, .. } = self.sizes;
         self.sizes.on((height, width))?;
-        let y = elsewhere::conv2d(&x.detach(), weight, self.bias.as_ref(), stride, padding)?;
+        let y = device::conv2d(&x.detach(), weight, self.bias.as_ref(), stride, padding)?;
         let (layer, weight) = (self.clone(), weight.clone());
-        let backward = move |grad: &Tensor| {
-            elsewhere::input_gradient(grad, &layer.turned(&weight)?, &layer.sizes, (height, width))
-        };
+        let backward =
+            move |grad: &Tensor| device::input_gradient(grad, &layer.turned(&weight)?, &layer.sizes, (height, width));
         with_backward(x, &y, Arc::new(backward))
     }
 
@@ -140,14 +139,14 @@ impl FrozenConv2d {
         if let Some(turned) = self.turned.get() {
             return Ok(turned.clone());
         }
-        let turned = elsewhere::turned(weight)?;
+        let turned = device::transposed(weight)?;
         Ok(self.turned.get_or_init(|| turned).clone())
     }
 
     /// The same layer as it is on other devices, which keep half precision.
     #[cfg(test)]
-    pub(super) fn elsewhere(self, weight: &Tensor, bias: &Tensor) -> Self {
-        Self { weight: Frozen::Elsewhere(weight.clone()), bias: Some(bias.clone()), ..self }
+    pub(super) fn on_device(self, weight: &Tensor, bias: &Tensor) -> Self {
+        Self { weight: Frozen::Device(weight.clone()), bias: Some(bias.clone()), ..self }
     }
 
     /// Channels of the input.
@@ -231,7 +230,7 @@ impl Product for Conv2d {
             return Ok(T::from_f32s(y));
         };
         let area = placed.output().0 * placed.output().1;
-        let mut y = placed.forward(x.data, &lend::<T>(weight)?, None, x.dims[0]);
+        let mut y = placed.forward(x.data, &borrow::<T>(weight)?, None, x.dims[0]);
         for (plane, y) in y.chunks_exact_mut(area).enumerate() {
             let bias = start.bias.map_or(T::ZERO, |bias| bias[plane % bias.len()]);
             let shift = start.shift.map_or(T::ZERO, |shift| shift[plane]);
@@ -245,11 +244,11 @@ impl Product for Conv2d {
         let placed = self.placed(x)?;
         let Frozen::Plain(weight) = &self.weight else {
             let (data, channels) = (single(grad)?, self.sizes.out_channels);
-            let grad = Source::Planes { x: data, channels, size: placed.output(), frame: placed.turned_frame() };
-            let window = placed.turned_window();
+            let grad = Source::Planes { x: data, channels, size: placed.output(), frame: placed.backward_frame() };
+            let window = placed.backward_window();
             let dx = self.weight.sweep(grad, Job::backward(window, Order::Planes))?;
             return Ok(T::from_f32s(dx));
         };
-        Ok(placed.input_gradient(grad, &lend::<T>(weight)?, x[0]))
+        Ok(placed.input_gradient(grad, &borrow::<T>(weight)?, x[0]))
     }
 }

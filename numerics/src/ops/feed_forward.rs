@@ -6,7 +6,7 @@ use super::activation::Geglu;
 use super::layer::{Around, Layer, Prelude};
 use super::linear::{FrozenLinear, Linear, computes_here};
 use super::norm::{FrozenLayerNorm, LayerNorm};
-use crate::kernel::{AddedKernel, Float, Kernel1, View, apply1};
+use catelier_kernels::{AddedKernel, Float, Kernel1, View, apply1};
 
 /// Rows that go through both layers at a time: what lies between them is the widest tensor of a transformer, and this much
 /// of it stays in the cache.

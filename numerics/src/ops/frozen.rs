@@ -1,28 +1,28 @@
-//! How the weight of a frozen layer is kept: in the order in which this processor multiplies by it.
+//! The weight of a frozen layer, in the order in which this CPU multiplies by it.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 use half::bf16;
 
-use crate::kernel::{
-    Field, Float, Frame, Job, KEPT_TURNED, Packed, Start, has_bf16_instructions, has_wide_vectors, lend, pays,
+use catelier_kernels::{
+    Field, Float, Frame, Job, KEPT_TRANSPOSED, Packed, Start, borrow, has_bf16_instructions, has_wide_vectors, pays,
     scratch_bytes, sweep, winograd, winograd_bytes,
 };
 
-/// Bytes that a frozen weight of so many `numbers`, given as `dtype`, takes on this processor once a gradient has passed
-/// it.
-pub fn weight_bytes(numbers: u64, dtype: DType) -> u64 {
+/// Bytes of a frozen weight with `elements` elements of type `dtype` on this CPU, after its first backward pass: a small weight
+/// is then kept transposed too.
+pub fn weight_bytes(elements: u64, dtype: DType) -> u64 {
     let bytes = match dtype {
-        DType::BF16 if has_bf16_instructions() => 2 * numbers,
-        DType::F64 => 8 * numbers,
-        _ => 4 * numbers,
+        DType::BF16 if has_bf16_instructions() => 2 * elements,
+        DType::F64 => 8 * elements,
+        _ => 4 * elements,
     };
-    if has_wide_vectors() && bytes <= KEPT_TURNED as u64 { 2 * bytes } else { bytes }
+    if has_wide_vectors() && bytes <= KEPT_TRANSPOSED as u64 { 2 * bytes } else { bytes }
 }
 
-/// About how many bytes a 3 × 3 convolution of stride 1 holds on this processor besides its input in its frame and its result,
-/// for one map of so many `pixels` and channels before and after it.
+/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on this CPU, in addition to its padded input and its
+/// result, for one map of `pixels` pixels, with `inputs` channels before and `outputs` channels after it.
 pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -> u64 {
     let threads = rayon::current_num_threads();
     let bytes = match has_wide_vectors() {
@@ -36,12 +36,12 @@ pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -
 #[derive(Debug, Clone)]
 pub(super) enum Frozen {
     /// On another device, in candle's order of dimensions.
-    Elsewhere(Tensor),
+    Device(Tensor),
     /// As a tensor in that order, for the general kernels.
     Plain(Tensor),
-    /// For processors with 512-bit vectors.
+    /// For CPUs with 512-bit vectors.
     F32(Arc<Packed<f32>>),
-    /// For processors that also multiply bf16. Products are of bf16, but of f32 in filtered 3 × 3 convolutions; sums are in f32.
+    /// For CPUs that also multiply bf16. Products are of bf16, but of f32 in filtered 3 × 3 convolutions; sums are in f32.
     Bf16(Arc<Packed<bf16>>),
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Source<'a> {
 }
 
 impl Frozen {
-    /// From `weight: [out, taps, in]` on the processor. bf16 stays bf16 where there are instructions for it; other
+    /// From `weight: [out, taps, in]` on the CPU. bf16 stays bf16 where there are instructions for it; other
     /// half-precision weights are widened to f32.
     pub(super) fn new(weight: &Tensor) -> Result<Self> {
         let dims = weight.dims3()?;
@@ -64,9 +64,9 @@ impl Frozen {
             DType::BF16 | DType::F16 => Self::new(&weight.to_dtype(DType::F32)?),
             DType::F32 if has_wide_vectors() => {
                 let weight = weight.contiguous()?;
-                let lent = lend::<f32>(&weight)?;
-                let numbers: &[f32] = &lent;
-                Ok(Self::F32(Arc::new(Packed::new(dims, |index| numbers[index]))))
+                let borrowed = borrow::<f32>(&weight)?;
+                let values: &[f32] = &borrowed;
+                Ok(Self::F32(Arc::new(Packed::new(dims, |index| values[index]))))
             }
             _ => Ok(Self::Plain(weight.detach().contiguous()?)),
         }
@@ -79,14 +79,14 @@ impl Frozen {
             Self::Bf16(weight) if pays::<bf16>(job.window) => Ok(winograd(&source.as_it_lies(), weight, job)),
             Self::F32(weight) => Ok(sweep(&source.as_it_lies(), weight, job)),
             Self::Bf16(weight) => Ok(sweep(&source.rounded(), weight, job)),
-            Self::Plain(_) | Self::Elsewhere(_) => candle_core::bail!("sweep: the weight is not packed"),
+            Self::Plain(_) | Self::Device(_) => candle_core::bail!("sweep: the weight is not packed"),
         }
     }
 }
 
 fn packed_bf16(weight: &Tensor, dims: (usize, usize, usize)) -> Result<Packed<bf16>> {
-    let numbers = weight.flatten_all()?.to_vec1::<bf16>()?;
-    Ok(Packed::new(dims, |index| numbers[index].to_f32()))
+    let values = weight.flatten_all()?.to_vec1::<bf16>()?;
+    Ok(Packed::new(dims, |index| values[index].to_f32()))
 }
 
 impl<'a> Source<'a> {
@@ -105,10 +105,10 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What a product with a packed weight starts from, as f32.
+/// The values that a product with a packed weight is added to, as f32.
 pub(super) fn single_start<T: Float>(start: Start<'_, T>) -> Result<Start<'_, f32>> {
     let [bias, shift, residual] =
-        [start.bias, start.shift, start.residual].map(|numbers| numbers.map(single).transpose());
+        [start.bias, start.shift, start.residual].map(|values| values.map(single).transpose());
     Ok(Start { bias: bias?, shift: shift?, residual: residual? })
 }
 

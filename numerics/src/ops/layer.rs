@@ -9,8 +9,9 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::activation::Geglu;
 use super::norm::{FrozenGroupNorm, FrozenLayerNorm};
-use crate::kernel::{
-    AddedKernel, AddedKernel2, Float, Kernel1, Kernel3, Start, View, Wanted, apply_added, apply_added2, apply3, lend,
+use catelier_kernels::{
+    AddedKernel, AddedKernel2, Float, Kernel1, Kernel3, NeedsGrad, Start, View, apply_added, apply_added2, apply3,
+    borrow,
 };
 
 /// What happens to the input of a frozen layer right before it.
@@ -179,8 +180,8 @@ impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
     fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
         let dims = self.lead.output(x.dims);
         let input = self.lead.forward(x)?;
-        let bias = self.constants.bias.as_ref().map(lend::<T>).transpose()?;
-        let shift = self.constants.shift.as_ref().map(lend::<T>).transpose()?;
+        let bias = self.constants.bias.as_ref().map(borrow::<T>).transpose()?;
+        let shift = self.constants.shift.as_ref().map(borrow::<T>).transpose()?;
         let shape = self.product.output(&dims)?;
         let residual = fitting(Self::NAME, &shape, residual)?;
         let start = Start { bias: bias.as_deref(), shift: shift.as_deref(), residual };
@@ -202,7 +203,7 @@ pub(super) trait LowRank: Send + Sync + 'static {
         &self,
         arguments: [View<'_, T>; 3],
         grad: View<'_, T>,
-        wanted: Wanted,
+        wanted: NeedsGrad,
         dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]>;
 }
@@ -238,7 +239,7 @@ impl<P: Product, U: LowRank> Adapted<P, U> {
     ) -> Result<(Vec<T>, Shape)> {
         let shape = self.product.output(arguments[0].dims)?;
         let residual = fitting(P::NAME, &shape, residual)?;
-        let bias = self.bias.as_ref().map(lend::<T>).transpose()?;
+        let bias = self.bias.as_ref().map(borrow::<T>).transpose()?;
         let mut y = self.product.forward(arguments[0], Start { bias: bias.as_deref(), shift: None, residual })?;
         self.update.add_to(arguments, &mut y)?;
         Ok((y, shape))
@@ -248,7 +249,7 @@ impl<P: Product, U: LowRank> Adapted<P, U> {
         &self,
         arguments: [View<'_, T>; 3],
         grad: View<'_, T>,
-        wanted: Wanted,
+        wanted: NeedsGrad,
     ) -> Result<[Vec<T>; 3]> {
         let dx = if wanted[0] { self.product.backward(arguments[0].dims, grad.data)? } else { Vec::new() };
         self.update.backward(arguments, grad, wanted, dx)
@@ -267,7 +268,7 @@ impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
         arguments: [View<'_, T>; 3],
         _: View<'_, T>,
         grad: View<'_, T>,
-        wanted: Wanted,
+        wanted: NeedsGrad,
     ) -> Result<[Vec<T>; 3]> {
         self.differentiate(arguments, grad, wanted)
     }

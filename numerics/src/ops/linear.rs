@@ -5,12 +5,12 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Shape, Tensor};
 
 use super::composed::widened;
-use super::elsewhere;
+use super::device;
 use super::frozen::{Frozen, Source, single, single_start};
 use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
-use crate::kernel::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, lend, multiply};
+use catelier_kernels::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, borrow, multiply};
 
 /// A linear layer that is not trained: its weight never enters the graph and never gets a gradient.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ impl FrozenLinear {
         check_bias("linear", bias, out_features)?;
         let frozen = match weight.device().is_cpu() {
             true => Frozen::new(&weight.reshape((out_features, 1, in_features))?)?,
-            false => Frozen::Elsewhere(stored(weight)?),
+            false => Frozen::Device(stored(weight)?),
         };
         Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, in_features, out_features })
     }
@@ -99,19 +99,19 @@ impl FrozenLinear {
 
     /// On other devices, and in half precision.
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
-        let Frozen::Elsewhere(weight) = &self.weight else {
+        let Frozen::Device(weight) = &self.weight else {
             return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default()));
         };
-        let y = elsewhere::linear(&x.detach(), weight, self.bias.as_ref())?;
+        let y = device::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();
-        let backward: Backward = Arc::new(move |grad| elsewhere::linear(grad, &weight.t()?, None));
+        let backward: Backward = Arc::new(move |grad| device::linear(grad, &weight.t()?, None));
         with_backward(x, &y, backward)
     }
 
     /// The same layer as it is on other devices, which keep half precision.
     #[cfg(test)]
-    pub(super) fn elsewhere(self, weight: &Tensor, bias: &Tensor) -> Self {
-        Self { weight: Frozen::Elsewhere(weight.clone()), bias: Some(bias.clone()), ..self }
+    pub(super) fn on_device(self, weight: &Tensor, bias: &Tensor) -> Self {
+        Self { weight: Frozen::Device(weight.clone()), bias: Some(bias.clone()), ..self }
     }
 
     /// Size of the last dimension of the input.
@@ -145,7 +145,7 @@ pub(super) fn check_bias(what: &str, bias: Option<&Tensor>, out: usize) -> Resul
 
 /// Whether a layer's own kernels take `x` as it is.
 pub(super) fn computes_here(weight: &Frozen, x: &Tensor) -> bool {
-    !matches!(weight, Frozen::Elsewhere(_)) && matches!(x.dtype(), DType::F32 | DType::F64)
+    !matches!(weight, Frozen::Device(_)) && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
 /// The same of the layer and a low-rank update as one node.
@@ -178,7 +178,7 @@ impl Product for Linear {
             let y = self.weight.sweep(x, Job::forward(Window::single(rows), start, Order::Tokens))?;
             return Ok(T::from_f32s(y));
         };
-        let weight = lend::<T>(weight)?;
+        let weight = borrow::<T>(weight)?;
         let (mut y, update) = match start.bias {
             Some(bias) => (bias.repeat(rows), Update::Add),
             None => (vec![T::ZERO; rows * self.out_features], Update::Replace),
@@ -198,7 +198,7 @@ impl Product for Linear {
             let dx = weight.sweep(grad, Job::backward(Window::single(rows), Order::Tokens))?;
             return Ok(T::from_f32s(dx));
         };
-        let weight = lend::<T>(weight)?;
+        let weight = borrow::<T>(weight)?;
         let mut dx = vec![T::ZERO; rows * in_features];
         let grad = Matrix::new(grad, rows, *out_features);
         let weight = Matrix::new(&weight, *out_features, *in_features);

@@ -4,10 +4,11 @@ use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::conv::{check_channels, taps_first};
-use super::elsewhere;
+use super::device;
 use super::layer::LowRank;
-use crate::kernel::{
-    Convolution, Float, Kernel3, Matrix, MatrixMut, Threads, Update, View, Wanted, apply3, multiply, multiply_in_cache,
+use catelier_kernels::{
+    Convolution, Float, Kernel3, Matrix, MatrixMut, NeedsGrad, Threads, Update, View, apply3, multiply,
+    multiply_in_cache,
 };
 
 /// `scale · (x · downᵀ) · upᵀ`.
@@ -26,7 +27,7 @@ pub fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Re
             output[x.rank() - 1] = up.dims()[0];
             apply3(x, down, up, Alone { update: LowRankLinear { scale }, output: output.into() })
         } else {
-            elsewhere::low_rank_linear(x, down, up, scale)
+            device::low_rank_linear(x, down, up, scale)
         }
     })
 }
@@ -62,7 +63,7 @@ pub fn low_rank_conv2d(
             let output = (x.dims()[0], up.dims()[0], size.0, size.1).into();
             apply3(x, &taps_first(down)?, up, Alone { update: LowRankConv2d { scale, sizes }, output })
         } else {
-            elsewhere::low_rank_conv2d(x, down, up, scale, sizes)
+            device::low_rank_conv2d(x, down, up, scale, sizes)
         }
     })
 }
@@ -132,7 +133,7 @@ impl<U: LowRank> Kernel3 for Alone<U> {
         arguments: [View<'_, T>; 3],
         _: View<'_, T>,
         grad: View<'_, T>,
-        wanted: Wanted,
+        wanted: NeedsGrad,
     ) -> Result<[Vec<T>; 3]> {
         let dx = if wanted[0] { vec![T::ZERO; arguments[0].data.len()] } else { Vec::new() };
         self.update.backward(arguments, grad, wanted, dx)
@@ -175,7 +176,7 @@ impl LowRank for LowRankLinear {
         &self,
         [x, down, up]: [View<'_, T>; 3],
         grad: View<'_, T>,
-        _: Wanted,
+        _: NeedsGrad,
         mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
         let (down, up) = (Factor::new(down), Factor::new(up));
@@ -309,7 +310,7 @@ impl LowRank for LowRankConv2d {
         &self,
         [x, down, up]: [View<'_, T>; 3],
         grad: View<'_, T>,
-        wanted: Wanted,
+        wanted: NeedsGrad,
         mut dx: Vec<T>,
     ) -> Result<[Vec<T>; 3]> {
         let placed = self.sizes.on((x.dims[2], x.dims[3]))?;

@@ -5,7 +5,7 @@ mod attention;
 mod checkpoint;
 pub mod composed;
 mod conv;
-mod elsewhere;
+mod device;
 mod feed_forward;
 mod frozen;
 mod layer;
@@ -14,7 +14,7 @@ mod low_rank;
 mod norm;
 mod prepared;
 mod softmax;
-mod turned;
+mod transposed;
 mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
@@ -28,7 +28,7 @@ pub use linear::FrozenLinear;
 pub use low_rank::{low_rank_conv2d, low_rank_linear};
 pub use norm::{FrozenGroupNorm, FrozenLayerNorm};
 pub use softmax::softmax;
-pub use turned::{map_to_tokens, tokens_to_map};
+pub use transposed::{map_to_tokens, tokens_to_map};
 pub use upsample::upsample_nearest;
 
-pub use crate::kernel::backward;
+pub use catelier_kernels::backward;

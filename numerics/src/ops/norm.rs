@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use super::activation::{Activation, Identity, Silu};
 use super::composed::widened;
-use super::elsewhere::{self, Curve};
+use super::device::{self, Curve};
 use super::layer::Leading;
 use super::linear::stored;
-use crate::kernel::{Float, Kernel1, Loop, Simd, View, apply1, lend, map_rows, sum, sum_of_products, vectorized};
+use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, borrow, map_rows, sum, sum_of_products, vectorized};
 
 /// Layer normalisation over the last dimension that is not trained.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl FrozenLayerNorm {
         if x.device().is_cpu() {
             widened(x, |x| apply1(x, kernel))
         } else {
-            elsewhere::layer_norm(x, &self.weight, &self.bias, self.eps)
+            device::layer_norm(x, &self.weight, &self.bias, self.eps)
         }
     }
 
@@ -85,7 +85,7 @@ impl FrozenGroupNorm {
     ///
     /// **Gradient** to `x`. **Errors** as there.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, self.kernel_silu(x)?, Some(elsewhere::SILU))
+        self.run(x, self.kernel_silu(x)?, Some(device::SILU))
     }
 
     /// The kernel of [`forward`](Self::forward) for inputs like `x`.
@@ -111,7 +111,7 @@ impl FrozenGroupNorm {
         if x.device().is_cpu() {
             return widened(x, |x| apply1(x, kernel));
         }
-        elsewhere::group_norm(x, (&self.weight, &self.bias), self.groups, self.eps, curve)
+        device::group_norm(x, (&self.weight, &self.bias), self.groups, self.eps, curve)
     }
 }
 
@@ -144,7 +144,7 @@ impl Kernel1 for LayerNorm {
     const NAME: &'static str = "layer-norm";
 
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let (weight, bias) = (lend::<T>(&self.0.weight)?, lend::<T>(&self.0.bias)?);
+        let (weight, bias) = (borrow::<T>(&self.0.weight)?, borrow::<T>(&self.0.bias)?);
         let (weight, bias): (&[T], &[T]) = (&weight, &bias);
         let (rows, width) = x.rows();
         let y = map_rows(rows, width, |first, y| {
@@ -157,7 +157,7 @@ impl Kernel1 for LayerNorm {
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
-        let weight = lend::<T>(&self.0.weight)?;
+        let weight = borrow::<T>(&self.0.weight)?;
         let weight: &[T] = &weight;
         let (rows, width) = x.rows();
         Ok(map_rows(rows, width, |first, dx| {
@@ -256,7 +256,7 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
     const NAME: &'static str = "group-norm";
 
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
-        let (weight, bias) = (lend::<T>(&self.layer.weight)?, lend::<T>(&self.layer.bias)?);
+        let (weight, bias) = (borrow::<T>(&self.layer.weight)?, borrow::<T>(&self.layer.bias)?);
         let (weight, bias): (&[T], &[T]) = (&weight, &bias);
         let y = self.for_groups(x.dims, |index, y| {
             let (count, first) = self.channels(index);
@@ -268,7 +268,7 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
-        let (weight, bias) = (lend::<T>(&self.layer.weight)?, lend::<T>(&self.layer.bias)?);
+        let (weight, bias) = (borrow::<T>(&self.layer.weight)?, borrow::<T>(&self.layer.bias)?);
         let (weight, bias): (&[T], &[T]) = (&weight, &bias);
         Ok(self.for_groups(x.dims, |index, dx| {
             let (count, first) = self.channels(index);

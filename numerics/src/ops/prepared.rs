@@ -6,7 +6,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, Error, Layout, MetalStorage, Result, Shape, Storage, Tensor,
 };
 
-use crate::kernel::Wanted;
+use catelier_kernels::NeedsGrad;
 
 /// A value waiting to become the result of a node.
 pub(super) struct Prepared {
@@ -31,7 +31,7 @@ impl Prepared {
     pub(super) fn cpu(&self) -> Result<(CpuStorage, Shape)> {
         match self.take()? {
             Storage::Cpu(storage) => Ok((storage, self.shape.clone())),
-            _ => candle_core::bail!("expected a value on the processor"),
+            _ => candle_core::bail!("expected a value on the CPU"),
         }
     }
 
@@ -60,8 +60,8 @@ pub(super) fn with_backward(x: &Tensor, y: &Tensor, backward: Backward) -> Resul
     if x.track_op() { x.apply_op1(Node { y: Prepared::new(y)?, backward }) } else { Ok(y.detach()) }
 }
 
-/// Gradients of three arguments from the arguments, the gradient of the result, and which are wanted.
-pub(super) type Backward3 = Arc<dyn Fn([&Tensor; 3], &Tensor, Wanted) -> Result<[Option<Tensor>; 3]> + Send + Sync>;
+/// Gradients of three arguments from the arguments, the gradient of the result, and which arguments need one.
+pub(super) type Backward3 = Arc<dyn Fn([&Tensor; 3], &Tensor, NeedsGrad) -> Result<[Option<Tensor>; 3]> + Send + Sync>;
 
 /// `y` as a function of three arguments with the gradients that `backward` gives.
 pub(super) fn with_backward3(arguments: [&Tensor; 3], y: &Tensor, backward: Backward3) -> Result<Tensor> {
@@ -149,11 +149,11 @@ impl CustomOp3 for Node<Backward3> {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let arguments = [a, b, c];
-        let wanted = arguments.map(Tensor::track_op);
+        let needs_grad = arguments.map(Tensor::track_op);
         let detached = arguments.map(Tensor::detach);
-        let gradients = (self.backward)(detached.each_ref(), &grad.detach(), wanted)?;
+        let gradients = (self.backward)(detached.each_ref(), &grad.detach(), needs_grad)?;
         let [da, db, dc] = gradients.map(|gradient| gradient.map(|gradient| gradient.detach()));
         // An argument without a graph would keep its gradient until the end of the backward pass.
-        Ok((da.filter(|_| wanted[0]), db.filter(|_| wanted[1]), dc.filter(|_| wanted[2])))
+        Ok((da.filter(|_| needs_grad[0]), db.filter(|_| needs_grad[1]), dc.filter(|_| needs_grad[2])))
     }
 }

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::activation::on_processor;
-use super::elsewhere;
-use crate::kernel::{
+use super::activation::on_cpu;
+use super::device;
+use catelier_kernels::{
     Float, Kernel1, Loop, Simd, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized,
 };
 
@@ -12,7 +12,7 @@ use crate::kernel::{
 ///
 /// **Gradient** to `x`.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    on_processor(x, Softmax, elsewhere::softmax)
+    on_cpu(x, Softmax, device::softmax)
 }
 
 struct Softmax;

@@ -4,7 +4,7 @@ use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::composed::{self, widened};
-use crate::kernel::{Float, Kernel1, View, apply1};
+use catelier_kernels::{Float, Kernel1, View, apply1};
 
 /// Resizes `x: [batch, channels, height, width]` to `size` (height, width), any sizes; pixel `i` of `n` comes from
 /// pixel `⌊i · m / n⌋` of `m`.

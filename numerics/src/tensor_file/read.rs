@@ -40,7 +40,8 @@ impl Bytes {
 impl TensorFile {
     /// Opens a file; large ones are mapped, so that only the tensors asked for are read.
     ///
-    /// **Errors** `TensorFile` with the path and a [`FileError`] that says what is wrong.
+    /// # Errors
+    /// [`Error::TensorFile`] with the path and a [`FileError`] as its cause.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
@@ -52,7 +53,8 @@ impl TensorFile {
 
     /// A file that is in memory already; `name` is used in error messages.
     ///
-    /// **Errors** as [`TensorFile::open`].
+    /// # Errors
+    /// Those of [`TensorFile::open`].
     pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
         Self::parse(name.into(), Bytes::Owned(bytes))
     }
@@ -76,14 +78,16 @@ impl TensorFile {
 
     /// Shape of a tensor.
     ///
-    /// **Errors** `NoSuchTensor`.
+    /// # Errors
+    /// [`FileError::NoSuchTensor`].
     pub fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.entry(name)?.shape)
     }
 
     /// Element type of a tensor; `BOOL` reads as `U8`.
     ///
-    /// **Errors** `NoSuchTensor`, `Unsupported`.
+    /// # Errors
+    /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`].
     pub fn dtype(&self, name: &str) -> Result<DType> {
         let entry = self.entry(name)?;
         entry.element.dtype.ok_or_else(|| self.unsupported(name, entry))
@@ -91,7 +95,8 @@ impl TensorFile {
 
     /// A tensor, copied to `device` with the element type of the file.
     ///
-    /// **Errors** `NoSuchTensor`, `Unsupported`, `Device`.
+    /// # Errors
+    /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`], [`FileError::Device`].
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let dtype = self.dtype(name)?;

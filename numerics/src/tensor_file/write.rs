@@ -16,8 +16,9 @@ use crate::{Error, Result, atomic};
 /// Metadata stand first, sorted; tensors follow as the reference implementation orders them, wide elements first, then
 /// by name, so that every tensor is aligned.
 ///
-/// **Errors** `UnsupportedElement` names a tensor the format cannot hold; `Write` says why the file could not be
-/// written, with any older file left whole.
+/// # Errors
+/// [`Error::UnsupportedElement`] names a tensor that the format cannot hold; [`Error::Write`] has the reason why the file
+/// could not be written, and an older file is still whole.
 pub fn write(
     path: impl AsRef<Path>,
     tensors: &BTreeMap<String, Tensor>,
@@ -27,9 +28,10 @@ pub fn write(
     atomic::write(path, |out| layout.write(metadata, out))
 }
 
-/// The bytes [`write()`] would write.
+/// The bytes that [`write()`] writes.
 ///
-/// **Errors** `UnsupportedElement`, and `Write` if a tensor cannot be fetched from its device.
+/// # Errors
+/// [`Error::UnsupportedElement`]; [`Error::Write`] if a tensor cannot be fetched from its device.
 pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let written = Layout::of(tensors)?.write(metadata, &mut bytes);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use catelier_numerics::hex;
 use catelier_prompts::Trigger;
 use catelier_prompts::captions::{
     self, CaptionNotice, CaptionOptions, CaptionPair, CaptionSource, CaptionedImage, PairNotice,
@@ -144,7 +145,7 @@ impl TrainingPictures {
                 add(frame.pixels.as_raw());
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 }
 

@@ -1,20 +1,13 @@
 //! `scheduler/scheduler_config.json`, as diffusers writes it for any of its schedulers.
 
-use serde::Deserialize;
+use catelier_adapters::Prediction;
+use serde::{Deserialize, Serialize};
 
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Prediction {
-    /// The noise that was mixed in.
-    #[serde(rename = "epsilon")]
-    Epsilon,
-    /// `sqrt(a) noise - sqrt(1 - a) z_0` (Salimans and Ho 2022, arXiv 2202.00512).
-    #[serde(rename = "v_prediction")]
-    Velocity,
-}
+use crate::error::Result;
+use crate::files::ModelFiles;
 
 /// How beta runs from its first to its last value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BetaSchedule {
     /// Evenly spaced (Ho et al. 2020, arXiv 2006.11239).
     #[serde(rename = "linear")]
@@ -114,6 +107,16 @@ impl Default for SchedulerConfig {
             original_inference_steps: 50,
             timestep_scaling: 10.0,
         }
+    }
+}
+
+impl SchedulerConfig {
+    /// Reads `scheduler/scheduler_config.json`.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::json`].
+    pub fn load(files: &ModelFiles) -> Result<Self> {
+        files.json("scheduler/scheduler_config.json")
     }
 }
 

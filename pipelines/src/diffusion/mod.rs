@@ -1,16 +1,17 @@
-//! The forward process: how noise is mixed into latents, and what a model learns from it.
+//! The forward process: how noise is mixed into latents, and the target that a model learns to predict.
 //!
 //! ```text
 //! z_t = sqrt(a_t) z_0 + sqrt(1 - a_t) noise        a_t = alphas_cumprod[t]
-//! epsilon  = noise                                  what SD 1.x, SD 2.x-base and SDXL predict
-//! velocity = sqrt(a_t) noise - sqrt(1 - a_t) z_0    what SD 2.x at 768 pixels predicts
+//! epsilon  = noise                                  the target of SD 1.x, SD 2.x-base and SDXL
+//! velocity = sqrt(a_t) noise - sqrt(1 - a_t) z_0    the target of SD 2.x at 768 pixels
 //! ```
 
 mod config;
 mod schedule;
 mod timesteps;
 
-pub use config::{BetaSchedule, FinalSigma, Prediction, SchedulerConfig, Spacing};
+pub use catelier_adapters::Prediction;
+pub use config::{BetaSchedule, FinalSigma, SchedulerConfig, Spacing};
 pub use schedule::NoiseSchedule;
 pub(crate) use schedule::SMALLEST_SIGNAL;
 pub use timesteps::TimestepSampling;

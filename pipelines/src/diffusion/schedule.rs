@@ -1,8 +1,9 @@
 //! The noise schedule of a base model.
 
 use candle_core::{DType, Tensor};
+use catelier_adapters::Prediction;
 
-use super::config::{BetaSchedule, Prediction, SchedulerConfig};
+use super::config::{BetaSchedule, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
@@ -42,9 +43,9 @@ impl NoiseSchedule {
     /// The schedule of a base model: its `scheduler/scheduler_config.json`.
     ///
     /// # Errors
-    /// Those of [`ModelFiles::json`] and [`from_config`](Self::from_config).
+    /// Those of [`SchedulerConfig::load`] and [`from_config`](Self::from_config).
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        Self::from_config(&files.json("scheduler/scheduler_config.json")?)
+        Self::from_config(&SchedulerConfig::load(files)?)
     }
 
     /// The settings the schedule was made from.

@@ -130,8 +130,8 @@ impl Weights {
         self.file.dtype
     }
 
-    /// The type of activations: f32 on the processor for weights in half precision, whose products it sums in f32, and
-    /// elsewhere that of the weights.
+    /// The type of activations: f32 on the CPU for weights in half precision, whose products it sums in f32, and elsewhere
+    /// the type of the weights.
     pub fn activation_dtype(&self) -> DType {
         self.file.activation_dtype()
     }
@@ -195,19 +195,6 @@ impl Weights {
             return Ok(());
         }
         Err(Error::TensorMismatch { component: self.file.component.clone(), offences })
-    }
-
-    /// Calls `visit` with every tensor's name and view, in order of name; random weights have none to show.
-    pub fn visit(&self, mut visit: impl FnMut(&str, &TensorView<'_>)) {
-        let mut tensors = match &self.file.tensors {
-            Source::Mapped(tensors) => tensors.tensors(),
-            Source::Embedded(files) => files.iter().flat_map(SliceSafetensors::tensors).collect(),
-            Source::Random(_) => Vec::new(),
-        };
-        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (name, view) in &tensors {
-            visit(name, view);
-        }
     }
 
     fn full_name(&self, name: &str) -> String {

@@ -1,4 +1,4 @@
-//! Gradient checkpointing: a block's activations are computed again in the backward pass instead of kept.
+//! Gradient checkpointing: a block's activations are recomputed in the backward pass instead of kept.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::checkpoint;
 
-/// A part of a network that can be computed again from its inputs alone.
+/// A part of a network that can be recomputed from its inputs alone.
 pub(super) trait Block: Send + Sync + 'static {
     /// The module path that all of the block's slots are under.
     fn path(&self) -> &str;
@@ -16,15 +16,15 @@ pub(super) trait Block: Send + Sync + 'static {
     fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor>;
 }
 
-/// What a forward pass carries through every block.
+/// Arguments of a forward pass that every block takes.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) adapters: &'a AdapterSet,
     pub(super) recompute: &'a Arc<Recompute>,
 }
 
-/// Which blocks' inner activations are computed again in the backward pass instead of kept: the same result and gradients
-/// with less memory, for one more forward pass of these blocks.
+/// Which blocks' inner activations are recomputed in the backward pass instead of kept: the same result and gradients with
+/// less memory, for one more forward pass of these blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Recompute {
     /// None.
@@ -32,7 +32,7 @@ pub enum Recompute {
     Nothing,
     /// Every one, and every feed-forward layer in it.
     All,
-    /// Those with these module paths, and feed-forward layers with these.
+    /// The blocks and feed-forward layers at these module paths.
     Blocks(BTreeSet<String>),
 }
 
@@ -47,7 +47,7 @@ impl Recompute {
 }
 
 impl Pass<'_> {
-    /// Runs `block`; if it is one to compute again, only its inputs are kept for the backward pass. The bits are the same.
+    /// Runs `block`; if it is to be recomputed, only its inputs are kept for the backward pass. The bits are the same.
     pub(super) fn run<B: Block>(&self, block: &Arc<B>, inputs: &[&Tensor]) -> TensorResult<Tensor> {
         if !self.recompute.has(block.path()) {
             let inputs = inputs.iter().map(|input| own_node(input)).collect::<TensorResult<Vec<Tensor>>>()?;
@@ -56,16 +56,16 @@ impl Pass<'_> {
         let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
         let (block, adapters, recompute) = (block.clone(), self.adapters.clone(), self.recompute.clone());
         let parameters = adapters.parameters_under(block.path());
-        let again = move |inputs: &[Tensor], parameters: &[Tensor]| {
+        let recompute_block = move |inputs: &[Tensor], parameters: &[Tensor]| {
             let adapters = adapters.rebound(block.path(), parameters);
             block.forward(inputs, Pass { adapters: &adapters, recompute: &recompute })
         };
-        checkpoint(&inputs, &parameters, Arc::new(again))
+        checkpoint(&inputs, &parameters, Arc::new(recompute_block))
     }
 }
 
 /// The same tensor as a node of its own: the gradients that come from within a block are added up there before others
-/// join them, as they are when the block is computed again.
+/// join them, as they are when the block is recomputed.
 fn own_node(input: &Tensor) -> TensorResult<Tensor> {
     if input.track_op() { input.reshape(input.shape()) } else { Ok(input.clone()) }
 }

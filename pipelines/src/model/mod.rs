@@ -6,6 +6,7 @@
 mod checkpoint;
 mod condition;
 mod config;
+mod shapes;
 mod slots;
 mod text_encoder;
 mod unet;
@@ -16,7 +17,13 @@ pub use condition::{AddedCondition, Condition, ImageSizes};
 pub use config::{
     Activation, AddedEmbeddingConfig, TextEncoderConfig, TimestepConfig, UNetConfig, UNetLevel, VaeConfig,
 };
+pub(crate) use shapes::{Conv2dShape, LinearShape};
+pub(crate) use text_encoder::TextEncoderLayout;
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
-pub(crate) use unet::keeps_wide;
-pub use unet::{Beginning, PromptKeys, Start, UNet};
+pub use unet::{CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
+pub(crate) use unet::{
+    LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,
+    UNetLayout, keeps_wide,
+};
+pub(crate) use vae::VaeLayout;
 pub use vae::{Moments, Tiling, Vae, encoding_bytes};

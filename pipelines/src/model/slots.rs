@@ -1,136 +1,89 @@
 //! Frozen layers that adapters can reach: each is a slot with a module path.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use candle_core::{Result as TensorResult, Tensor};
-use catelier_adapters::{AdapterSet, ModuleInfo, ModuleKind};
+use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{
     Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, map_to_tokens, shifted, tokens_to_map,
 };
 
+use super::shapes::{Bias, Conv2dShape, Convolution, LinearShape, MatrixShape, NormShape};
 use crate::error::Result;
 use crate::files::Weights;
 
-/// A place in a network's module tree while the network is built: its weights, its path, and the slots met so far.
-#[derive(Clone)]
-pub(super) struct Place {
+/// Makes the layers of a network from their shapes and its weights.
+pub(super) struct LayerBuilder {
+    /// What module paths begin with, and tensor names do not: `unet`.
+    root: String,
     weights: Weights,
-    path: String,
-    modules: Rc<RefCell<Vec<ModuleInfo>>>,
 }
 
-/// Whether a layer has a bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bias {
-    With,
-    Without,
-}
-
-/// The shape of a square convolution.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Convolution {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) padding: usize,
-}
-
-impl Convolution {
-    /// A convolution that keeps the sides: odd `kernel`, half of it as padding.
-    pub(super) fn same(inputs: usize, outputs: usize, kernel: usize) -> Self {
-        Self { inputs, outputs, kernel, stride: 1, padding: kernel / 2 }
-    }
-}
-
-impl Place {
-    /// The root of a network; module paths begin with `path` whatever the prefix of the tensor names.
-    pub(super) fn root(path: &str, weights: Weights) -> Self {
-        Self { weights, path: path.into(), modules: Rc::default() }
+impl LayerBuilder {
+    /// For layers below the module path `root`, whose tensors stand at the root of `weights`.
+    pub(super) fn new(root: &str, weights: Weights) -> Self {
+        Self { root: root.into(), weights }
     }
 
-    pub(super) fn at(&self, name: &str) -> Self {
-        Self { weights: self.weights.at(name), path: format!("{}.{name}", self.path), modules: self.modules.clone() }
-    }
-
-    /// Child `index` of the list `name`, as in `resnets.0`.
-    pub(super) fn nth(&self, name: &str, index: usize) -> Self {
-        self.at(&format!("{name}.{index}"))
-    }
-
-    pub(super) fn path(&self) -> &str {
-        &self.path
-    }
-
+    /// The weights of all layers.
     pub(super) fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// All slots made so far, in the order they were made.
-    pub(super) fn modules(&self) -> Vec<ModuleInfo> {
-        self.modules.borrow().clone()
+    /// A linear layer that adapters can reach.
+    pub(super) fn linear(&self, shape: &LinearShape) -> Result<LinearSlot> {
+        Ok(LinearSlot { op: self.frozen_linear(shape)?, path: shape.path.clone() })
     }
 
-    pub(super) fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<LinearSlot> {
-        let place = self.at(name);
-        place.note(ModuleKind::Linear { in_features: inputs, out_features: outputs });
-        Ok(LinearSlot { op: frozen_linear(&place.weights, inputs, outputs, bias)?, path: place.path })
+    /// A convolution that adapters can reach.
+    pub(super) fn conv2d(&self, shape: &Conv2dShape) -> Result<Conv2dSlot> {
+        Ok(Conv2dSlot { op: self.frozen_conv2d(shape)?, path: shape.path.clone() })
     }
 
-    pub(super) fn conv2d(&self, name: &str, shape: Convolution) -> Result<Conv2dSlot> {
-        let place = self.at(name);
-        place.note(ModuleKind::Conv2d {
-            in_channels: shape.inputs,
-            out_channels: shape.outputs,
-            kernel: shape.kernel,
-            stride: shape.stride,
-            padding: shape.padding,
-        });
-        Ok(Conv2dSlot { op: frozen_conv2d(&place.weights, shape)?, path: place.path })
+    pub(super) fn frozen_linear(&self, shape: &LinearShape) -> Result<FrozenLinear> {
+        let weights = self.weights_of(&shape.path);
+        let weight = weights.get((shape.out_features, shape.in_features), "weight")?;
+        let bias = match shape.bias {
+            Bias::With => Some(weights.get(shape.out_features, "bias")?),
+            Bias::Without => None,
+        };
+        Ok(FrozenLinear::new(&weight, bias.as_ref())?)
     }
 
-    pub(super) fn group_norm(&self, name: &str, channels: usize, groups: usize, eps: f64) -> Result<FrozenGroupNorm> {
-        frozen_group_norm(&self.weights.at(name), channels, groups, eps)
+    pub(super) fn frozen_conv2d(&self, shape: &Conv2dShape) -> Result<FrozenConv2d> {
+        let (weights, Convolution { inputs, outputs, kernel, stride, padding }) =
+            (self.weights_of(&shape.path), shape.convolution);
+        let weight = weights.get((outputs, inputs, kernel, kernel), "weight")?;
+        let bias = weights.get(outputs, "bias")?;
+        Ok(FrozenConv2d::new(&weight, Some(&bias), stride, padding)?)
     }
 
-    pub(super) fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<FrozenLayerNorm> {
-        let weights = self.weights.at(name);
-        let (weight, bias) = (weights.get(width, "weight")?, weights.get(width, "bias")?);
+    pub(super) fn group_norm(&self, shape: &NormShape, groups: usize, eps: f64) -> Result<FrozenGroupNorm> {
+        let [weight, bias] = self.norm(shape)?;
+        Ok(FrozenGroupNorm::new(&weight, &bias, groups, eps)?)
+    }
+
+    pub(super) fn layer_norm(&self, shape: &NormShape, eps: f64) -> Result<FrozenLayerNorm> {
+        let [weight, bias] = self.norm(shape)?;
         Ok(FrozenLayerNorm::new(&weight, &bias, eps)?)
     }
 
-    fn note(&self, kind: ModuleKind) {
-        self.modules.borrow_mut().push(ModuleInfo { path: self.path.clone(), kind });
+    fn norm(&self, shape: &NormShape) -> Result<[Tensor; 2]> {
+        let weights = self.weights_of(&shape.path);
+        Ok([weights.get(shape.width, "weight")?, weights.get(shape.width, "bias")?])
     }
-}
 
-/// A frozen linear layer from the tensors `weight` and, if it has one, `bias`.
-pub(super) fn frozen_linear(weights: &Weights, inputs: usize, outputs: usize, bias: Bias) -> Result<FrozenLinear> {
-    let weight = weights.get((outputs, inputs), "weight")?;
-    let bias = match bias {
-        Bias::With => Some(weights.get(outputs, "bias")?),
-        Bias::Without => None,
-    };
-    Ok(FrozenLinear::new(&weight, bias.as_ref())?)
-}
+    pub(super) fn matrix(&self, shape: &MatrixShape) -> Result<Tensor> {
+        self.weights_of(&shape.path).get((shape.rows, shape.columns), "weight")
+    }
 
-/// A frozen convolution from the tensors `weight` and `bias`.
-pub(super) fn frozen_conv2d(weights: &Weights, shape: Convolution) -> Result<FrozenConv2d> {
-    let weight = weights.get((shape.outputs, shape.inputs, shape.kernel, shape.kernel), "weight")?;
-    let bias = weights.get(shape.outputs, "bias")?;
-    Ok(FrozenConv2d::new(&weight, Some(&bias), shape.stride, shape.padding)?)
-}
+    /// Whether the layer at this module path has a weight.
+    pub(super) fn contains(&self, path: &str) -> bool {
+        self.weights_of(path).contains("weight")
+    }
 
-/// A frozen group normalisation from the tensors `weight` and `bias`.
-pub(super) fn frozen_group_norm(
-    weights: &Weights,
-    channels: usize,
-    groups: usize,
-    eps: f64,
-) -> Result<FrozenGroupNorm> {
-    let (weight, bias) = (weights.get(channels, "weight")?, weights.get(channels, "bias")?);
-    Ok(FrozenGroupNorm::new(&weight, &bias, groups, eps)?)
+    fn weights_of(&self, path: &str) -> Weights {
+        let inside = path.strip_prefix(&self.root).and_then(|path| path.strip_prefix('.'));
+        self.weights.at(inside.unwrap_or(path))
+    }
 }
 
 /// A frozen linear layer and its module path.

@@ -1,24 +1,26 @@
-//! What one training step keeps in memory, block by block, from the configuration alone.
+//! The memory that one training step keeps, block by block, from the configuration alone.
 //!
-//! The same walk as the UNet's forward pass, with sizes in place of tensors: what the graph keeps until the backward
-//! pass is the input of every node (see `catelier_numerics::ops::Around` for what shares a node).
+//! A walk over the UNet's layout with sizes in place of tensors: the graph keeps the input of every node until the
+//! backward pass (`catelier_numerics::ops::Around` lists the layers that share a node).
 
 use candle_core::DType;
-use catelier_adapters::{ModuleInfo, ModuleKind, Targets};
+use catelier_adapters::{ModuleInfo, Targets};
 use catelier_numerics::ops::weight_bytes;
 
-use crate::model::{UNetConfig, UNetLevel, keeps_wide};
-use crate::train::conditions_together;
+use crate::model::{
+    Conv2dShape, LayerLayout, LevelLayout, LinearShape, MlpLayout, ProjectionShape, ResnetLayout,
+    TransformerBlockLayout, TransformerLayout, UNetConfig, UNetLayout, conditions_together, keeps_wide,
+};
 
 /// Bytes of an activation.
 const ACTIVATION: u64 = 4;
 
-/// What decides how large a training step is, besides the base.
+/// Settings of a training step that decide its size, besides the base.
 #[derive(Debug, Clone)]
 pub struct StepSizes {
     /// Height and width of the latents.
     pub latent: (usize, usize),
-    /// Pictures per forward pass.
+    /// Images per forward pass.
     pub batch: usize,
     /// Tokens of a prompt.
     pub tokens: usize,
@@ -34,7 +36,7 @@ pub struct StepSizes {
     pub weights: DType,
 }
 
-/// What a step needs besides the frozen weights.
+/// Memory and operations of a step besides the frozen weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
     /// Bytes kept between the blocks.
@@ -47,195 +49,180 @@ pub struct Footprint {
     pub blocks: Vec<BlockFootprint>,
     /// Operations of the blocks in one forward pass of a batch.
     pub forward_flops: u64,
-    /// Bytes of the UNet's frozen weights on the processor.
+    /// Bytes of the UNet's frozen weights on the CPU.
     pub weights: u64,
 }
 
-/// What one block, or the feed-forward layer of one apart from it, keeps inside, unless it is computed again.
+/// Memory of one block, or of a feed-forward layer apart from its block, kept or recomputed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockFootprint {
     /// Its module path.
     pub path: String,
-    /// Bytes kept inside it.
+    /// Bytes kept inside it, unless it is recomputed.
     pub inside: u64,
-    /// Bytes kept instead if it is computed again: its inputs side by side, where several have a gradient.
+    /// Bytes kept instead if it is recomputed: its inputs side by side, where several have a gradient.
     pub packed: u64,
-    /// Bytes held meanwhile if it is computed again.
-    pub again: u64,
-    /// Operations of computing it once more.
+    /// Bytes held while it is recomputed.
+    pub recomputing: u64,
+    /// Operations of recomputing it.
     pub flops: u64,
 }
 
 impl Footprint {
-    /// Of one step on a UNet of this configuration.
+    /// The footprint of one step on a UNet of this configuration.
     pub fn of_step(config: &UNetConfig, sizes: &StepSizes) -> Self {
         let cells = sizes.latent.0 * sizes.latent.1;
         let together = sizes.cat && conditions_together(sizes.batch * cells, config.levels[0].channels);
         let mut walk = Walk {
-            config,
             sizes,
             rows: (sizes.batch * if together { 2 } else { 1 }) as u64,
             tracked: false,
             time_tracked: false,
             trained: 0,
             largest: 0,
-            skips: Vec::new(),
             footprint: Self { between: 0, passing: 0, adapter: 0, blocks: Vec::new(), forward_flops: 0, weights: 0 },
         };
-        walk.unet();
+        walk.unet(&UNetLayout::new(config));
         walk.finish()
     }
 }
 
 /// Where the walk is.
 struct Walk<'a> {
-    config: &'a UNetConfig,
     sizes: &'a StepSizes,
     /// Samples that go through the model at once.
     rows: u64,
-    /// Whether an adapter has been met, from where on activations are kept.
+    /// Whether an adapted layer has been met: activations are kept from there on.
     tracked: bool,
-    /// Whether one has been met on the way of the timestep.
+    /// Whether an adapted layer has been met on the way of the timestep.
     time_tracked: bool,
-    /// Numbers that are trained.
+    /// Elements that are trained.
     trained: u64,
-    /// Numbers of the largest tensor.
+    /// Elements of the largest tensor.
     largest: u64,
-    /// Channels of the maps that the way up needs.
-    skips: Vec<usize>,
     footprint: Footprint,
 }
 
 impl Walk<'_> {
-    fn unet(&mut self) {
-        let config = self.config;
-        let (levels, time) = (&config.levels, config.timestep.width);
-        self.tracked |= self.linear("unet.time_embedding.linear_1", levels[0].channels, time);
-        self.tracked |= self.linear("unet.time_embedding.linear_2", time, time);
-        if let Some(added) = &config.added {
-            self.tracked |= self.linear("unet.add_embedding.linear_1", added.input_width, time);
-            self.tracked |= self.linear("unet.add_embedding.linear_2", time, time);
+    fn unet(&mut self, unet: &UNetLayout) {
+        for mlp in [&unet.time_embedding].into_iter().chain(&unet.added_embedding) {
+            self.embedding(mlp);
         }
         self.time_tracked = self.tracked;
-        let first = (config.in_channels, levels[0].channels);
-        self.between_blocks("unet.conv_in", first, config.conv_in_kernel, [self.sizes.latent; 2]);
-        let (mut channels, mut size) = (levels[0].channels, self.sizes.latent);
-        self.between(channels, size);
-        self.skip(channels, size);
-        for (index, level) in levels.iter().enumerate() {
-            for layer in 0..level.layers {
-                self.layer(&format!("unet.down_blocks.{index}"), layer, (channels, level), level.attention, size);
-                channels = level.channels;
-                self.skip(channels, size);
-            }
-            if index + 1 < levels.len() {
-                let halved = (size.0.div_ceil(2), size.1.div_ceil(2));
-                let path = format!("unet.down_blocks.{index}.downsamplers.0.conv");
-                self.between_blocks(&path, (channels, channels), 3, [size, halved]);
-                size = halved;
-                self.between(channels, size);
-                self.skip(channels, size);
-            }
+        self.between_blocks(&unet.conv_in, [self.sizes.latent; 2]);
+        self.skip(unet.conv_in.convolution.outputs, self.sizes.latent);
+        for level in &unet.down {
+            self.down(level);
         }
-        let last = &levels[levels.len() - 1];
-        self.layer("unet.mid_block", 0, (channels, last), true, size);
-        self.layer("unet.mid_block", 1, (channels, last), false, size);
-        for (index, level) in levels.iter().rev().enumerate() {
-            self.up(index, &mut channels, level, &mut size);
+        let size = self.size(unet.middle.halvings);
+        unet.middle.layers.iter().for_each(|layer| self.layer(layer, size));
+        for level in &unet.up {
+            self.up(level);
         }
-        let last = (channels, config.out_channels);
-        self.between_blocks("unet.conv_out", last, config.conv_out_kernel, [size; 2]);
+        self.between_blocks(&unet.conv_out, [self.sizes.latent; 2]);
     }
 
-    fn up(&mut self, index: usize, channels: &mut usize, level: &UNetLevel, size: &mut (usize, usize)) {
-        let path = format!("unet.up_blocks.{index}");
-        for layer in 0..=level.layers {
-            let inputs = *channels + self.skips.pop().unwrap_or(0);
-            self.between(inputs, *size);
-            self.layer(&path, layer, (inputs, level), self.config.up_attention[index], *size);
-            *channels = level.channels;
+    fn embedding(&mut self, mlp: &MlpLayout) {
+        self.tracked |= self.linear(&mlp.linear_1);
+        self.tracked |= self.linear(&mlp.linear_2);
+    }
+
+    fn down(&mut self, level: &LevelLayout) {
+        let size = self.size(level.halvings);
+        for layer in &level.layers {
+            self.layer(layer, size);
+            self.add_gradient_of_skip(layer.resnet.outputs, size);
         }
-        if index + 1 < self.config.levels.len() {
-            *size = (index + 2..self.config.levels.len())
-                .fold(self.sizes.latent, |(height, width), _| (height.div_ceil(2), width.div_ceil(2)));
-            self.between_blocks(&format!("{path}.upsamplers.0.conv"), (*channels, *channels), 3, [*size; 2]);
-            (0..2).for_each(|_| self.between(*channels, *size));
+        if let Some(conv) = &level.resample {
+            let halved = self.size(level.halvings + 1);
+            self.between_blocks(conv, [size, halved]);
+            self.skip(conv.convolution.outputs, halved);
+        }
+    }
+
+    fn up(&mut self, level: &LevelLayout) {
+        let size = self.size(level.halvings);
+        for layer in &level.layers {
+            self.between(layer.resnet.inputs, size);
+            self.layer(layer, size);
+        }
+        if let Some(conv) = &level.resample {
+            let doubled = self.size(level.halvings - 1);
+            self.between_blocks(conv, [doubled; 2]);
+            (0..2).for_each(|_| self.between(conv.convolution.outputs, doubled));
         }
     }
 
     /// A residual block and, with attention, a transformer.
-    fn layer(&mut self, path: &str, index: usize, (inputs, level): (usize, &UNetLevel), attention: bool, size: Size) {
-        self.resnet(&format!("{path}.resnets.{index}"), inputs, level.channels, size);
-        if attention {
-            self.transformer(&format!("{path}.attentions.{index}"), level, size);
+    fn layer(&mut self, layer: &LayerLayout, size: Size) {
+        self.resnet(&layer.resnet, size);
+        if let Some(transformer) = &layer.attention {
+            self.transformer(transformer, size);
         }
     }
 
-    fn resnet(&mut self, path: &str, inputs: usize, outputs: usize, size: Size) {
-        let conv = |walk: &mut Self, name: &str, inputs: usize, kernel: usize| {
-            walk.conv2d(&format!("{path}.{name}"), (inputs, outputs), kernel)
-        };
-        let first = conv(self, "conv1", inputs, 3);
-        let time = self.linear(&format!("{path}.time_emb_proj"), self.config.timestep.width, outputs);
-        let second = conv(self, "conv2", outputs, 3);
-        let shortcut = inputs != outputs && conv(self, "conv_shortcut", inputs, 1);
-        self.tracked |= first || time || second || shortcut;
-        let (wide, narrow) = (self.numbers(inputs, size), self.numbers(outputs, size));
+    fn resnet(&mut self, resnet: &ResnetLayout, size: Size) {
+        let first = self.conv2d(&resnet.conv1);
+        let time = self.linear(&resnet.time_emb_proj);
+        let second = self.conv2d(&resnet.conv2);
+        let shortcut = resnet.conv_shortcut.as_ref().map(|conv| self.conv2d(conv));
+        let shortcut_adapted = shortcut == Some(true);
+        self.tracked |= first || time || second || shortcut_adapted;
+        let &ResnetLayout { inputs, outputs, .. } = resnet;
+        let (wide, narrow) = (self.elements(inputs, size), self.elements(outputs, size));
         let mut inside = narrow;
-        inside += if inputs == outputs { 0 } else { narrow };
+        inside += if shortcut.is_some() { narrow } else { 0 };
         let apart = first || time || self.time_tracked;
         inside += if apart { wide + narrow } else { 0 };
         inside += if second { 2 * narrow } else { 0 };
         if self.sizes.dropout {
-            inside += [(first, wide), (second, narrow), (shortcut, wide)]
+            inside += [(first, wide), (second, narrow), (shortcut_adapted, wide)]
                 .into_iter()
-                .map(|(reached, inputs)| if reached { 2 * inputs + 2 * narrow } else { 0 })
+                .map(|(adapted, inputs)| if adapted { 2 * inputs + 2 * narrow } else { 0 })
                 .sum::<u64>();
         }
-        let products = 9 * (inputs + outputs) * outputs + if inputs == outputs { 0 } else { inputs * outputs };
+        let products = 9 * (inputs + outputs) * outputs + if shortcut.is_some() { inputs * outputs } else { 0 };
         let packed = if self.time_tracked { wide } else { 0 };
-        self.block(path, inside, packed, 2 * self.rows * area(size) * products as u64);
+        self.block(&resnet.path, inside, packed, 2 * self.rows * area(size) * products as u64);
         self.between(outputs, size);
     }
 
-    fn transformer(&mut self, path: &str, level: &UNetLevel, size: Size) {
-        let width = level.channels;
-        let projection = |walk: &mut Self, name: &str| match walk.config.linear_projection {
-            true => walk.linear(&format!("{path}.{name}"), width, width),
-            false => walk.conv2d(&format!("{path}.{name}"), (width, width), 1),
-        };
-        for name in ["proj_in", "proj_out"] {
-            if projection(self, name) {
+    fn transformer(&mut self, transformer: &TransformerLayout, size: Size) {
+        let channels = transformer.channels;
+        for shape in [&transformer.proj_in, &transformer.proj_out] {
+            let adapted = match shape {
+                ProjectionShape::Linear(linear) => self.linear(linear),
+                ProjectionShape::Conv2d(conv) => self.conv2d(conv),
+            };
+            if adapted {
                 self.tracked = true;
                 // Its input and result on their own; with dropout the mask and the masked input too, and the update.
                 let maps = if self.sizes.dropout { 6 } else { 2 };
-                (0..maps).for_each(|_| self.between(width, size));
+                (0..maps).for_each(|_| self.between(channels, size));
             }
-            self.between(width, size);
+            self.between(channels, size);
         }
-        for index in 0..level.transformer_layers {
-            self.transformer_block(&format!("{path}.transformer_blocks.{index}"), level, size);
-            self.between(width, size);
+        for block in &transformer.blocks {
+            self.transformer_block(block, size);
+            self.between(channels, size);
         }
     }
 
-    fn transformer_block(&mut self, path: &str, level: &UNetLevel, size: Size) {
-        let (width, context) = (level.channels, level.context_width);
-        let (tokens, prompt) = (self.numbers(width, size), self.rows * (self.sizes.tokens * width) as u64);
-        let (mut reached, mut dropped) = (false, 0);
-        for (attention, context) in [("attn1", width), ("attn2", context)] {
-            for (name, inputs) in [("to_q", width), ("to_k", context), ("to_v", context), ("to_out.0", width)] {
-                if self.linear(&format!("{path}.{attention}.{name}"), inputs, width) {
-                    reached = true;
-                    let of_the_prompt = attention == "attn2" && matches!(name, "to_k" | "to_v");
-                    // The mask, the masked input, and the update beside the layer's own result.
-                    dropped += if of_the_prompt { 4 * prompt } else { 4 * tokens };
-                }
+    fn transformer_block(&mut self, block: &TransformerBlockLayout, size: Size) {
+        let &TransformerBlockLayout { width, context_width, .. } = block;
+        let (tokens, prompt) = (self.elements(width, size), self.rows * (self.sizes.tokens * width) as u64);
+        let (mut attention_adapted, mut dropped) = (false, 0);
+        let cross_attention_kv = [&block.attn2.to_k, &block.attn2.to_v];
+        for linear in block.attn1.projections().into_iter().chain(block.attn2.projections()) {
+            if self.linear(linear) {
+                attention_adapted = true;
+                // The mask, the masked input, and the update beside the layer's own result.
+                dropped += 4 * if cross_attention_kv.contains(&linear) { prompt } else { tokens };
             }
         }
-        let widen = self.linear(&format!("{path}.ff.net.0.proj"), width, 8 * width);
-        let narrow = self.linear(&format!("{path}.ff.net.2"), 4 * width, width);
-        self.tracked |= reached || widen || narrow;
+        let widen = self.linear(&block.feed_forward.widen);
+        let narrow = self.linear(&block.feed_forward.narrow);
+        self.tracked |= attention_adapted || widen || narrow;
         // Twice: norm, query, mixture, sum; and keys and values of the map itself.
         let mut inside = 10 * tokens + 2 * prompt;
         inside += if widen { tokens } else { 0 } + if narrow { 5 * tokens } else { 0 };
@@ -243,77 +230,87 @@ impl Walk<'_> {
         if widen || narrow {
             inside += wide;
         }
-        inside += 4 * self.rows * area(size) * level.heads as u64;
+        inside += 4 * self.rows * area(size) * block.heads as u64;
         if self.sizes.dropout {
             dropped += if widen { 18 * tokens } else { 0 } + if narrow { 10 * tokens } else { 0 };
             inside += dropped;
         }
         let linear = area(size) * (6 * width * width + 12 * width * width) as u64;
-        let prompt = (self.sizes.tokens * 2 * context * width) as u64;
+        let prompt = (self.sizes.tokens * 2 * context_width * width) as u64;
         let scores = 2 * area(size) * (area(size) + self.sizes.tokens as u64) * width as u64;
-        self.block(path, inside, 0, 2 * self.rows * (linear + prompt + scores));
+        self.block(&block.path, inside, 0, 2 * self.rows * (linear + prompt + scores));
         if !widen && !narrow && keeps_wide(wide, self.sizes.weights) {
-            let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
-            let inside = if self.tracked { ACTIVATION * wide } else { 0 };
-            self.largest = self.largest.max(wide);
-            // In pieces, of which none is large.
-            let layer = BlockFootprint { path: format!("{path}.ff"), inside, packed: 0, again: 0, flops };
-            self.footprint.blocks.push(layer);
+            self.feed_forward(&block.feed_forward.path, width, wide, size);
         }
     }
 
-    /// Counts a module; whether the adapter reaches it.
-    fn linear(&mut self, path: &str, inputs: usize, outputs: usize) -> bool {
-        let kind = ModuleKind::Linear { in_features: inputs, out_features: outputs };
-        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
+    /// A feed-forward layer that can be recomputed apart from its block: in pieces, of which none is large.
+    fn feed_forward(&mut self, path: &str, width: usize, wide: u64, size: Size) {
+        let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
+        let inside = if self.tracked { ACTIVATION * wide } else { 0 };
+        self.largest = self.largest.max(wide);
+        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed: 0, recomputing: 0, flops });
     }
 
-    fn conv2d(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize) -> bool {
-        let (stride, padding) = (1, kernel / 2);
-        let kind = ModuleKind::Conv2d { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
-        let inputs = inputs * kernel * kernel;
-        self.module(path, kind, inputs * outputs, self.sizes.rank * (inputs + outputs))
+    /// Counts a layer; whether the adapter changes it.
+    fn linear(&mut self, linear: &LinearShape) -> bool {
+        self.module(&linear.module())
+    }
+
+    fn conv2d(&mut self, conv: &Conv2dShape) -> bool {
+        self.module(&conv.module())
     }
 
     /// A convolution outside the blocks, from a map of one size to one of another.
-    fn between_blocks(&mut self, path: &str, (inputs, outputs): (usize, usize), kernel: usize, [from, to]: [Size; 2]) {
-        let reached = self.conv2d(path, (inputs, outputs), kernel);
-        self.tracked |= reached;
-        if reached && self.sizes.dropout {
-            (0..2).for_each(|_| self.between(inputs, from));
-            (0..2).for_each(|_| self.between(outputs, to));
+    fn between_blocks(&mut self, conv: &Conv2dShape, [from, to]: [Size; 2]) {
+        let adapted = self.conv2d(conv);
+        self.tracked |= adapted;
+        if adapted && self.sizes.dropout {
+            (0..2).for_each(|_| self.between(conv.convolution.inputs, from));
+            (0..2).for_each(|_| self.between(conv.convolution.outputs, to));
         }
     }
 
-    fn module(&mut self, path: &str, kind: ModuleKind, weights: usize, factors: usize) -> bool {
-        self.footprint.weights += weight_bytes(weights as u64, self.sizes.weights);
-        let reached = self.sizes.targets.chooses(&ModuleInfo { path: path.into(), kind });
-        self.trained += if reached { factors as u64 } else { 0 };
-        reached
+    fn module(&mut self, module: &ModuleInfo) -> bool {
+        let (inputs, outputs) = (module.kind.fan_in(), module.kind.up_shape(1)[0]);
+        self.footprint.weights += weight_bytes((inputs * outputs) as u64, self.sizes.weights);
+        let adapted = self.sizes.targets.chooses(module);
+        self.trained += if adapted { (self.sizes.rank * (inputs + outputs)) as u64 } else { 0 };
+        adapted
     }
 
     fn block(&mut self, path: &str, inside: u64, packed: u64, flops: u64) {
-        let [inside, packed] = [inside, packed].map(|numbers| if self.tracked { ACTIVATION * numbers } else { 0 });
+        let [inside, packed] = [inside, packed].map(|elements| if self.tracked { ACTIVATION * elements } else { 0 });
         self.footprint.forward_flops += flops;
-        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, again: inside, flops });
+        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, recomputing: inside, flops });
     }
 
     /// A map that stays between blocks.
     fn between(&mut self, channels: usize, size: Size) {
-        let numbers = self.numbers(channels, size);
-        self.largest = self.largest.max(numbers);
-        self.footprint.between += ACTIVATION * numbers;
+        let elements = self.elements(channels, size);
+        self.largest = self.largest.max(elements);
+        self.footprint.between += ACTIVATION * elements;
     }
 
-    /// A map that the way up needs too; its gradient waits for the way down.
+    /// A map between blocks that is a skip connection too.
     fn skip(&mut self, channels: usize, size: Size) {
-        self.skips.push(channels);
-        self.footprint.passing += ACTIVATION * self.numbers(channels, size);
+        self.between(channels, size);
+        self.add_gradient_of_skip(channels, size);
     }
 
-    /// Numbers of a map.
-    fn numbers(&self, channels: usize, size: Size) -> u64 {
+    /// The gradient of a skip connection, which waits for the way down.
+    fn add_gradient_of_skip(&mut self, channels: usize, size: Size) {
+        self.footprint.passing += ACTIVATION * self.elements(channels, size);
+    }
+
+    /// Elements of a map.
+    fn elements(&self, channels: usize, size: Size) -> u64 {
         self.rows * channels as u64 * area(size)
+    }
+
+    /// Sides of the latents after so many `halvings`, each rounded up.
+    fn size(&self, halvings: usize) -> Size {
+        (0..halvings).fold(self.sizes.latent, |(height, width), _| (height.div_ceil(2), width.div_ceil(2)))
     }
 
     fn finish(self) -> Footprint {

@@ -1,38 +1,37 @@
-//! How a training run fits into memory: what it needs, and which blocks are computed twice instead of kept.
+//! How a training run fits into memory: its estimated peak, and which blocks are recomputed instead of kept.
 
 mod footprint;
 
 use std::collections::BTreeSet;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use catelier_numerics::ops;
 
 pub use footprint::{BlockFootprint, Footprint, StepSizes};
 
-use crate::error::Result;
-use crate::files::ModelFiles;
+use crate::base::BaseConfig;
 use crate::model::Recompute;
 
 /// A training run's memory, and how it was made to fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// What is computed again in the backward pass.
+    /// The blocks and layers that are recomputed in the backward pass.
     pub recompute: Recompute,
     /// Most bytes that the process will hold while it trains, as estimated.
     pub peak: u64,
     /// Bytes of frozen weights among them.
     pub weights: u64,
-    /// Module paths of the blocks that are computed again, in the order the data meets them.
-    pub again: Vec<String>,
+    /// Module paths of the blocks that are recomputed, in the order the data meets them.
+    pub recomputed: Vec<String>,
     /// How many blocks could be.
     pub blocks: usize,
-    /// Operations that this costs in every backward pass.
+    /// Operations of the recomputation in every backward pass.
     pub extra_flops: u64,
 }
 
-/// The run does not fit even with every block computed again.
+/// The run does not fit even with every block recomputed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("training needs about {} of memory even when nothing is kept that can be computed again, and the limit is {}", Bytes(*.needed), Bytes(*.limit))]
+#[error("training needs about {} of memory even when nothing is kept that can be recomputed, and the limit is {}", Bytes(*.needed), Bytes(*.limit))]
 pub struct DoesNotFit {
     /// Bytes needed at least.
     pub needed: u64,
@@ -54,62 +53,63 @@ impl std::fmt::Display for Bytes {
     }
 }
 
-/// What the program itself holds.
+/// Bytes of the program itself.
 const PROGRAM: u64 = 64 << 20;
-/// Loading leaves holes of so many hundredths of the weights' size in the allocator's memory, as measured.
+/// Loading leaves holes in the allocator's memory: per cent of the weights' size, as measured.
 const HOLES_PERCENT: u64 = 6;
 
 impl MemoryPlan {
     /// Keeps as much as fits into `limit` bytes; `None` keeps everything.
     ///
-    /// `weights` are the bytes of frozen weights. Blocks are given up in the order of bytes saved per operation that
-    /// computing them again costs.
+    /// `weights` are the bytes of frozen weights. Blocks are recomputed in the order of bytes saved per operation of
+    /// the recomputation.
     ///
     /// # Errors
-    /// [`DoesNotFit`] when giving up all is not enough.
-    pub fn fit(footprint: &Footprint, weights: u64, limit: Option<u64>) -> std::result::Result<Self, DoesNotFit> {
+    /// [`DoesNotFit`] when recomputing all is not enough.
+    pub fn fit(footprint: &Footprint, weights: u64, limit: Option<u64>) -> Result<Self, DoesNotFit> {
         let mut plan = Self::keeping(footprint, weights, &BTreeSet::new());
         let Some(limit) = limit else {
             return Ok(plan);
         };
         let mut cheapest: Vec<&BlockFootprint> = footprint.blocks.iter().collect();
         cheapest.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
-        let mut given_up = BTreeSet::new();
+        let mut recomputed = BTreeSet::new();
         for block in cheapest {
             if plan.peak <= limit {
                 break;
             }
-            given_up.insert(block.path.clone());
-            plan = Self::keeping(footprint, weights, &given_up);
+            recomputed.insert(block.path.clone());
+            plan = Self::keeping(footprint, weights, &recomputed);
         }
         if plan.peak > limit { Err(DoesNotFit { needed: plan.peak, limit }) } else { Ok(plan) }
     }
 
-    /// With every block computed again.
+    /// With every block recomputed.
     pub fn recomputing_all(footprint: &Footprint, weights: u64) -> Self {
         let all = footprint.blocks.iter().map(|block| block.path.clone()).collect();
         Self { recompute: Recompute::All, ..Self::keeping(footprint, weights, &all) }
     }
 
-    /// The same where other work takes `bytes` besides the weights, before or between the steps.
+    /// The plan where other work takes `bytes` besides the weights, before or between the steps.
     #[must_use]
     pub fn beside(self, bytes: u64) -> Self {
         Self { peak: self.peak.max(held_with(self.weights) + bytes), ..self }
     }
 
-    /// With all blocks kept but those `given_up`.
-    fn keeping(footprint: &Footprint, weights: u64, given_up: &BTreeSet<String>) -> Self {
+    /// With all blocks kept but those at these `paths`.
+    fn keeping(footprint: &Footprint, weights: u64, paths: &BTreeSet<String>) -> Self {
         let Footprint { between, passing, adapter, blocks, .. } = footprint;
-        let (again, kept): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| given_up.contains(&block.path));
-        let kept = kept.iter().map(|block| block.inside).chain(again.iter().map(|block| block.packed)).sum::<u64>();
-        let largest_again = again.iter().map(|block| block.again).max().unwrap_or(0);
+        let (recomputed, kept): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| paths.contains(&block.path));
+        let kept =
+            kept.iter().map(|block| block.inside).chain(recomputed.iter().map(|block| block.packed)).sum::<u64>();
+        let largest = recomputed.iter().map(|block| block.recomputing).max().unwrap_or(0);
         Self {
-            peak: held_with(weights) + between + passing + adapter + kept + largest_again,
+            peak: held_with(weights) + between + passing + adapter + kept + largest,
             weights,
-            extra_flops: again.iter().map(|block| block.flops).sum(),
-            again: again.iter().map(|block| block.path.clone()).collect(),
+            extra_flops: recomputed.iter().map(|block| block.flops).sum(),
+            recomputed: recomputed.iter().map(|block| block.path.clone()).collect(),
             blocks: blocks.len(),
-            recompute: if again.is_empty() { Recompute::Nothing } else { Recompute::Blocks(given_up.clone()) },
+            recompute: if recomputed.is_empty() { Recompute::Nothing } else { Recompute::Blocks(paths.clone()) },
         }
     }
 }
@@ -124,18 +124,11 @@ fn worth(block: &BlockFootprint) -> f64 {
     block.inside.saturating_sub(block.packed) as f64 / block.flops.max(1) as f64
 }
 
-/// Bytes of the frozen weights of these components, loaded as `dtype` on the processor.
-///
-/// # Errors
-/// Those of [`ModelFiles::weights`].
-pub fn weight_bytes(files: &ModelFiles, components: &[&str], dtype: DType) -> Result<u64> {
-    let mut bytes = 0;
-    for component in components {
-        let weights = files.weights(component, dtype, &Device::Cpu)?;
-        let numbers = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        weights.visit(|_, view| bytes += ops::weight_bytes(numbers(view.shape()), dtype));
-    }
-    Ok(bytes)
+/// Bytes of the frozen weights of the autoencoder and the text encoders, loaded as `dtype` on the CPU.
+pub fn weight_bytes(base: &BaseConfig, dtype: DType) -> u64 {
+    let elements = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
+    let shapes = base.tensor_shapes_beside_the_unet();
+    shapes.iter().map(|shape| ops::weight_bytes(elements(shape), dtype)).sum()
 }
 
 #[cfg(test)]
@@ -143,34 +136,42 @@ mod tests {
     use super::*;
 
     fn footprint() -> Footprint {
-        let block =
-            |path: &str, inside, flops| BlockFootprint { path: path.into(), inside, packed: 0, again: inside, flops };
+        let block = |path: &str, inside, flops| BlockFootprint {
+            path: path.into(),
+            inside,
+            packed: 0,
+            recomputing: inside,
+            flops,
+        };
         let blocks = vec![block("cheap", 100, 10), block("dear", 100, 1000), block("small", 1, 1)];
         Footprint { between: 10, passing: 5, adapter: 1, blocks, forward_flops: 0, weights: 0 }
     }
 
-    fn fit(room: u64) -> std::result::Result<MemoryPlan, DoesNotFit> {
+    fn fit(room: u64) -> Result<MemoryPlan, DoesNotFit> {
         MemoryPlan::fit(&footprint(), 1000, Some(PROGRAM + 1076 + room))
     }
 
     #[test]
     fn what_fits_is_kept() {
         let plan = fit(201).unwrap();
-        assert_eq!((plan.recompute, plan.again, plan.blocks, plan.extra_flops), (Recompute::Nothing, vec![], 3, 0));
+        assert_eq!(
+            (plan.recompute, plan.recomputed, plan.blocks, plan.extra_flops),
+            (Recompute::Nothing, vec![], 3, 0)
+        );
         assert_eq!(MemoryPlan::fit(&footprint(), 1000, None).unwrap().peak, plan.peak);
     }
 
     #[test]
-    fn the_cheapest_block_is_given_up_first() {
+    fn the_cheapest_block_is_recomputed_first() {
         let two_equal = |mut footprint: Footprint| {
-            let other = BlockFootprint { path: "other".into(), inside: 100, packed: 0, again: 100, flops: 20 };
+            let other = BlockFootprint { path: "other".into(), inside: 100, packed: 0, recomputing: 100, flops: 20 };
             footprint.blocks.push(other);
             footprint
         };
         let footprint = two_equal(footprint());
         let plan = MemoryPlan::fit(&footprint, 1000, Some(PROGRAM + 1076 + 301 - 100)).unwrap();
         assert_eq!(plan.recompute, Recompute::Blocks(["cheap".into(), "other".into()].into()));
-        assert_eq!((plan.again, plan.extra_flops), (vec!["cheap".into(), "other".into()], 30));
+        assert_eq!((plan.recomputed, plan.extra_flops), (vec!["cheap".into(), "other".into()], 30));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use catelier_adapters::AdapterSet;
 
 use super::TrainError;
-use crate::model::{Condition, ImageSizes, PromptKeys, TextEncoders};
+use crate::model::{Condition, CrossAttentionKv, ImageSizes, TextEncoders};
 
 /// A caption and what the frozen base computes from it.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct EncodedCaption {
     /// The condition by the base's text encoders, `context: [1, tokens, width]`.
     pub condition: Condition,
     /// The base's cross-attention keys and values of the condition, unless the memory for them is used up.
-    pub keys: Option<PromptKeys>,
+    pub keys: Option<CrossAttentionKv>,
 }
 
 /// The captions of one batch, a row each.
@@ -26,7 +26,7 @@ pub struct Captions<'a> {
     /// The condition by the base's text encoders, `context: [batch, tokens, width]`.
     pub condition: Condition,
     /// The base's cross-attention keys and values of the condition, where all of them are known.
-    pub keys: Option<PromptKeys>,
+    pub keys: Option<CrossAttentionKv>,
     /// The captions to encode in the step, where the adapter is trained in the text encoders; otherwise adapted
     /// predictions are conditioned on `condition` as the base's are.
     pub prompts: Option<Prompts<'a>>,
@@ -47,13 +47,13 @@ impl<'a> Captions<'a> {
     /// All `captions`, one after another, to be encoded in the step by `trained` encoders, if there are any.
     pub(super) fn cat(captions: &[&EncodedCaption], trained: Option<&'a TextEncoders>) -> Result<Self, TrainError> {
         let condition = Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?;
-        let keys: Option<Vec<&PromptKeys>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
+        let keys: Option<Vec<&CrossAttentionKv>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
         let prompts = trained.map(|encoders| Prompts {
             encoders,
             texts: captions.iter().map(|caption| caption.text.clone()).collect(),
             sizes: captions.iter().map(|caption| caption.sizes).collect(),
         });
-        Ok(Self { condition, keys: keys.map(|keys| PromptKeys::cat(&keys)).transpose()?, prompts })
+        Ok(Self { condition, keys: keys.map(|keys| CrossAttentionKv::cat(&keys)).transpose()?, prompts })
     }
 
     /// The condition of a prediction with `adapters`, and the cross-attention keys and values that the base computes from
@@ -63,7 +63,7 @@ impl<'a> Captions<'a> {
     pub(super) fn adapted(
         &self,
         adapters: &AdapterSet,
-    ) -> Result<(Cow<'_, Condition>, Option<&PromptKeys>), TrainError> {
+    ) -> Result<(Cow<'_, Condition>, Option<&CrossAttentionKv>), TrainError> {
         match &self.prompts {
             None => Ok((Cow::Borrowed(&self.condition), self.keys.as_ref())),
             Some(prompts) => Ok((Cow::Owned(prompts.encode(adapters)?), None)),

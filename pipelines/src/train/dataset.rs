@@ -12,7 +12,7 @@ use super::modules::trained_modules;
 use super::{EncodedCaption, TrainConfig, TrainError};
 use crate::base::BaseModel;
 use crate::data::{Embeddings, Frame, LatentCache, Order, TrainingPictures};
-use crate::model::{Condition, ImageSizes, Moments, PromptKeys, UNet};
+use crate::model::{Condition, CrossAttentionKv, ImageSizes, Moments, UNet};
 
 const ORDER: Stream = Stream("train/order");
 const CLASS_ORDER: Stream = Stream("train/class-order");
@@ -102,12 +102,12 @@ impl EncodedDataset {
     /// nor adapts a layer that computes those keys and values.
     ///
     /// # Errors
-    /// Those of [`UNet::prompt_keys`], and targets that select nothing.
+    /// Those of [`UNet::cross_attention_kv`], and targets that select nothing.
     pub fn with_keys(mut self, base: &BaseModel, config: &TrainConfig) -> Result<Self, TrainError> {
         let modules = trained_modules(base, config)?;
         let adapted = config.targets.select(&modules)?;
         let stays = |reader: &ModuleInfo| adapted.iter().all(|module| module.path != reader.path);
-        let frozen = !config.train_text_encoder && base.unet.prompt_readers().all(stays);
+        let frozen = !config.train_text_encoder && base.unet.cross_attention_projections().all(stays);
         let mut keys = KnownKeys { unet: &base.unet, known: HashMap::new(), held: 0 };
         if config.uses_cat() {
             let captions = self.samples.iter_mut().map(|sample| &mut sample.without_trigger);
@@ -176,7 +176,7 @@ const KEYS: usize = 64 << 20;
 /// Cross-attention keys and values of captions, computed on first use while there is room.
 struct KnownKeys<'a> {
     unet: &'a UNet,
-    known: HashMap<TensorId, PromptKeys>,
+    known: HashMap<TensorId, CrossAttentionKv>,
     /// Bytes of all that are known.
     held: usize,
 }
@@ -185,7 +185,7 @@ impl KnownKeys<'_> {
     fn give(&mut self, caption: &mut EncodedCaption) -> Result<(), TrainError> {
         let context = &caption.condition.context;
         if !self.known.contains_key(&context.id()) && self.held < KEYS {
-            let keys = self.unet.prompt_keys(context, &AdapterSet::base())?;
+            let keys = self.unet.cross_attention_kv(context, &AdapterSet::base())?;
             self.held += keys.bytes();
             self.known.insert(context.id(), keys);
         }

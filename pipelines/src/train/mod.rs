@@ -33,7 +33,7 @@ pub use error::TrainError;
 pub use observer::{Control, StepReport, TrainObserver};
 pub use optimizer::Optimizer;
 pub use state::StateFolder;
-pub use step::{Batch, CatTarget, DenoisingAndCat, Objective, conditions_together};
+pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
 
 use crate::base::BaseModel;
 use crate::model::TextEncoders;

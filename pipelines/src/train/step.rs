@@ -10,7 +10,7 @@ use catelier_numerics::params::{Gradients, Parameters};
 use super::{Captions, TrainError};
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
-use crate::model::{Beginning, Condition, PromptKeys, Start, UNet};
+use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
@@ -70,17 +70,6 @@ pub struct DenoisingAndCat {
     pub noise_pred_base: Tensor,
 }
 
-/// Whether both adapted conditions go through the model as one batch: `cells` is the number of latent positions in a batch
-/// (batch * height * width), `channels` the UNet's on its finest level.
-pub fn conditions_together(cells: usize, channels: usize) -> bool {
-    cells * channels <= TOGETHER
-}
-
-/// Largest number of elements in a feature map of the finest level at which both adapted conditions go through the model as
-/// one batch: below it, separate products are too small to keep the CPU busy; above it, one batch takes longer
-/// (docs/cat-sharing.md) and more memory.
-const TOGETHER: usize = 2048 * 64;
-
 impl Objective<'_> {
     /// Denoising loss of each sample of `batch` under its own captions, and the gradient of `weight` times their mean.
     ///
@@ -89,7 +78,7 @@ impl Objective<'_> {
     ///
     /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
     pub fn denoising(&self, batch: &Batch<'_>, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let input = self.input(&self.begin(batch)?, &batch.captions, None)?;
+        let input = self.input(&self.shared_prefix(batch)?, &batch.captions, None)?;
         let noise_pred = self.adapted(&input)?;
         // What only the forward pass needs is not kept through the backward pass.
         drop(input);
@@ -112,23 +101,18 @@ impl Objective<'_> {
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
-        let beginning = self.begin(batch)?;
+        let shared = self.shared_prefix(batch)?;
         let without = &target.captions;
-        let start_base = self.unet.start(&beginning, without.condition.added.as_ref())?;
+        let prefix_base = self.unet.prefix(&shared, without.condition.added.as_ref())?;
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
                 let (context, keys) = (&without.condition.context, without.keys.as_ref());
-                self.unet.predict_from(&start_base, context, keys, &AdapterSet::base())?.detach()
+                self.unet.predict_from(&prefix_base, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let passes = Passes {
-            beginning: &beginning,
-            batch,
-            without,
-            start_base: &start_base,
-            noise_pred_base: &noise_pred_base,
-        };
+        let passes =
+            Passes { shared: &shared, batch, without, prefix_base: &prefix_base, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let channels = self.unet.config().levels[0].channels;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
@@ -149,12 +133,12 @@ impl Objective<'_> {
 
     /// The adapted predictions with the trigger, then those without it, as one batch.
     fn both_adapted(&self, passes: &Passes<'_>) -> Result<Tensor, TrainError> {
-        let with = self.input(passes.beginning, &passes.batch.captions, None)?;
-        let without = self.input(passes.beginning, passes.without, Some(passes.start_base))?;
+        let with = self.input(passes.shared, &passes.batch.captions, None)?;
+        let without = self.input(passes.shared, passes.without, Some(passes.prefix_base))?;
         let keys = with.keys.zip(without.keys);
-        let keys = keys.map(|(with, without)| PromptKeys::cat(&[with, without])).transpose()?;
+        let keys = keys.map(|(with, without)| CrossAttentionKv::cat(&[with, without])).transpose()?;
         self.adapted(&Input {
-            start: Cow::Owned(with.start.before(&without.start)?),
+            prefix: Cow::Owned(with.prefix.cat(&without.prefix)?),
             condition: Cow::Owned(Condition::cat(&[&with.condition, &without.condition])?),
             keys: keys.as_ref(),
         })
@@ -162,46 +146,46 @@ impl Objective<'_> {
 
     /// Each term has a backward pass of its own, so only one graph is alive at a time.
     fn one_after_the_other(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let Passes { beginning, batch, without, start_base, noise_pred_base } = passes;
-        let noise_pred = self.adapted(&self.input(beginning, &batch.captions, None)?)?;
+        let Passes { shared, batch, without, prefix_base, noise_pred_base } = passes;
+        let noise_pred = self.adapted(&self.input(shared, &batch.captions, None)?)?;
         let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
         let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.adapted(&self.input(beginning, without, Some(start_base))?)?;
+        let noise_pred = self.adapted(&self.input(shared, without, Some(prefix_base))?)?;
         let values = loss::cat(&noise_pred, noise_pred_base)?;
         let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    /// What the adapted prediction under `captions` is computed from; `start_base` is the start under their condition by the
+    /// What the adapted prediction under `captions` is computed from; `prefix_base` is the prefix under their condition by the
     /// base's encoders, where it has been computed.
     fn input<'b>(
         &self,
-        beginning: &Beginning,
+        shared: &SharedPrefix,
         captions: &'b Captions<'_>,
-        start_base: Option<&'b Start>,
+        prefix_base: Option<&'b Prefix>,
     ) -> Result<Input<'b>, TrainError> {
         let (condition, keys) = captions.adapted(self.adapters)?;
-        let start = match start_base {
-            Some(start) if captions.prompts.is_none() => Cow::Borrowed(start),
-            _ => Cow::Owned(self.unet.start(beginning, condition.added.as_ref())?),
+        let prefix = match prefix_base {
+            Some(prefix) if captions.prompts.is_none() => Cow::Borrowed(prefix),
+            _ => Cow::Owned(self.unet.prefix(shared, condition.added.as_ref())?),
         };
-        Ok(Input { start, condition, keys })
+        Ok(Input { prefix, condition, keys })
     }
 
     /// The adapted prediction. The base's cross-attention keys and values serve it where the adapter leaves the layers that
     /// compute them as they are.
     fn adapted(&self, input: &Input<'_>) -> Result<Tensor, TrainError> {
-        let keys = input.keys.filter(|_| self.unet.reads_prompts_as_the_base(self.adapters));
-        Ok(self.unet.predict_from(&input.start, &input.condition.context, keys, self.adapters)?)
+        let keys = input.keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
+        Ok(self.unet.predict_from(&input.prefix, &input.condition.context, keys, self.adapters)?)
     }
 
-    fn begin(&self, batch: &Batch<'_>) -> Result<Beginning, TrainError> {
+    fn shared_prefix(&self, batch: &Batch<'_>) -> Result<SharedPrefix, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
-        Ok(self.unet.begin(&noisy, &timesteps, &[self.adapters])?)
+        Ok(self.unet.shared_prefix(&noisy, &timesteps, &[self.adapters])?)
     }
 
     fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch<'_>) -> Result<Tensor, TrainError> {
@@ -243,21 +227,21 @@ impl Objective<'_> {
 
 /// What the passes of both terms are computed from.
 struct Passes<'a> {
-    beginning: &'a Beginning,
+    shared: &'a SharedPrefix,
     batch: &'a Batch<'a>,
     /// The captions without the trigger.
     without: &'a Captions<'a>,
-    /// The start of the base's prediction under them.
-    start_base: &'a Start,
+    /// The prefix of the base's prediction under them.
+    prefix_base: &'a Prefix,
     noise_pred_base: &'a Tensor,
 }
 
 /// What an adapted prediction is computed from.
 struct Input<'a> {
-    start: Cow<'a, Start>,
+    prefix: Cow<'a, Prefix>,
     condition: Cow<'a, Condition>,
     /// The base's cross-attention keys and values of the condition, where they are known.
-    keys: Option<&'a PromptKeys>,
+    keys: Option<&'a CrossAttentionKv>,
 }
 
 /// Values of some terms, one per sample, and their gradient.

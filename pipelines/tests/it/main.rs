@@ -5,6 +5,7 @@
     reason = "a test may panic, and writes half files on purpose"
 )]
 
+mod base;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod generation;

@@ -12,10 +12,10 @@ use catelier_pipelines::data::{Frame, TrainingPicture, TrainingPictures};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::generate::{GenerateRequest, Generator};
 use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, ImageSizes, Recompute};
+use catelier_pipelines::model::{Condition, ImageSizes, Recompute, conditions_together};
 use catelier_pipelines::train::{
     Batch, Captions, CatTarget, Control, EncodedDataset, Ending, HeldOutPrompts, Objective, Prompts, StateFolder,
-    StepReport, TrainConfig, TrainError, TrainObserver, Trainer, conditions_together,
+    StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
 };
 use catelier_prompts::captions::{CaptionSource, pair_text};
 use catelier_prompts::{CatCondition, Trigger};

@@ -1,4 +1,4 @@
-//! What lies in a folder of pictures and its numbered subfolders.
+//! The files of an image folder and of its numbered subfolders.
 
 use std::fs;
 use std::io;
@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 
 use super::metadata::Metadata;
 use super::sidecar::{self, Sidecars};
-use super::{CaptionNotice, CaptionSource, CaptionedImage, Found, PICTURE_EXTENSIONS};
-use crate::{Error, PictureProblem, Result};
+use super::{CaptionNotice, CaptionSource, CaptionedImage, Found, IMAGE_EXTENSIONS};
+use crate::{Error, ImageProblem, Result};
 
-/// Everything that [`super::collect`] needs to know, before any caption is read.
+/// The images of a folder, before any caption is read.
 pub(super) struct Listing {
     root: PathBuf,
     /// Sorted by path.
-    pub(super) pictures: Vec<Picture>,
+    pub(super) images: Vec<Image>,
     pub(super) notices: Vec<CaptionNotice>,
     folders: Vec<Folder>,
 }
 
-/// A picture file and the folder, by index, whose captions apply to it.
-pub(super) struct Picture {
+/// An image file and the folder, by index, whose captions apply to it.
+pub(super) struct Image {
     path: PathBuf,
     folder: usize,
 }
@@ -42,17 +42,16 @@ struct Names {
 impl Listing {
     pub(super) fn read(root: &Path) -> Result<Self> {
         let names = Names::read(root).map_err(|source| root_error(root, source))?;
-        let mut listing =
-            Self { root: root.to_owned(), pictures: Vec::new(), notices: Vec::new(), folders: Vec::new() };
+        let mut listing = Self { root: root.to_owned(), images: Vec::new(), notices: Vec::new(), folders: Vec::new() };
         let mut unnumbered = Vec::new();
         listing.add_folder(root, &names, 1, None)?;
         for folder in &names.folders {
             listing.add_subfolder(folder, &mut unnumbered)?;
         }
-        listing.pictures.sort_by(|a, b| a.path.cmp(&b.path));
-        listing.pictures.dedup_by(|a, b| a.path == b.path);
-        if listing.pictures.is_empty() {
-            return Err(Error::NoPictures {
+        listing.images.sort_by(|a, b| a.path.cmp(&b.path));
+        listing.images.dedup_by(|a, b| a.path == b.path);
+        if listing.images.is_empty() {
+            return Err(Error::NoImages {
                 path: root.to_owned(),
                 others: names.files.iter().map(|path| file_name(path)).collect(),
                 subfolders: unnumbered,
@@ -65,17 +64,17 @@ impl Listing {
     fn add_subfolder(&mut self, folder: &Path, unnumbered: &mut Vec<String>) -> Result<()> {
         let names = read_names(folder)?;
         let name = file_name(folder);
-        let pictures = names.files.iter().filter(|path| is_picture(path)).count();
+        let images = names.files.iter().filter(|path| is_image(path)).count();
         match repeats_and_words(&name) {
-            Some((0, _)) => self.notices.push(CaptionNotice::FolderRepeatedZeroTimes { name, pictures }),
+            Some((0, _)) => self.notices.push(CaptionNotice::FolderRepeatedZeroTimes { name, images }),
             Some((repeats, words)) => {
                 let words = (!words.is_empty()).then(|| (name.clone(), words.to_owned()));
                 self.add_folder(folder, &names, repeats, words)?;
             }
-            // Pictures that the root's metadata names have been added with the root.
-            None if pictures > 0 && !self.has_pictures_in(folder) => {
+            // Images that the root's metadata names have been added with the root.
+            None if images > 0 && !self.has_images_in(folder) => {
                 unnumbered.push(name.clone());
-                self.notices.push(CaptionNotice::FolderSkipped { name, pictures });
+                self.notices.push(CaptionNotice::FolderSkipped { name, images });
             }
             None => {}
         }
@@ -91,38 +90,38 @@ impl Listing {
     ) -> Result<()> {
         let metadata = Metadata::read(folder)?;
         let index = self.folders.len();
-        let here = names.files.iter().filter(|path| is_picture(path)).cloned();
-        let deeper = metadata.pictures().map(Path::to_owned);
-        self.pictures.extend(here.chain(deeper).map(|path| Picture { path, folder: index }));
+        let here = names.files.iter().filter(|path| is_image(path)).cloned();
+        let deeper = metadata.images().map(Path::to_owned);
+        self.images.extend(here.chain(deeper).map(|path| Image { path, folder: index }));
         self.folders.push(Folder { repeats, words, sidecars: Sidecars::among(&names.files), metadata });
         Ok(())
     }
 
-    fn has_pictures_in(&self, folder: &Path) -> bool {
-        self.pictures.iter().any(|picture| picture.path.starts_with(folder))
+    fn has_images_in(&self, folder: &Path) -> bool {
+        self.images.iter().any(|image| image.path.starts_with(folder))
     }
 
     fn notice_unused_captions(&mut self) {
-        let pictures = || self.pictures.iter().map(|picture| picture.path.as_path());
-        let unused = self.folders.iter().flat_map(|folder| folder.sidecars.unused(pictures()));
+        let images = || self.images.iter().map(|image| image.path.as_path());
+        let unused = self.folders.iter().flat_map(|folder| folder.sidecars.unused(images()));
         let files: Vec<String> = unused.map(|path| self.relative(path)).collect();
         if !files.is_empty() {
-            self.notices.push(CaptionNotice::CaptionsWithoutPicture { files });
+            self.notices.push(CaptionNotice::CaptionsWithoutImage { files });
         }
     }
 
-    /// The picture with its caption, or why it has none. The outer error is a file that cannot be read.
-    pub(super) fn caption(&self, picture: &Picture, shared: Option<&str>) -> Result<Found<CaptionedImage>> {
-        let folder = &self.folders[picture.folder];
-        let name = || self.relative(&picture.path);
-        let found = if let Some(sidecar) = folder.sidecars.of(&picture.path) {
+    /// The image with its caption, or the problem with it. The outer error is a file that cannot be read.
+    pub(super) fn caption(&self, image: &Image, shared: Option<&str>) -> Result<Found<CaptionedImage>> {
+        let folder = &self.folders[image.folder];
+        let name = || self.relative(&image.path);
+        let found = if let Some(sidecar) = folder.sidecars.of(&image.path) {
             sidecar::read(sidecar, &name(), &self.relative(sidecar))?
                 .map(|caption| (caption, CaptionSource::Sidecar(sidecar.to_owned())))
-        } else if let Some(entry) = folder.metadata.entry(&picture.path) {
+        } else if let Some(entry) = folder.metadata.entry(&image.path) {
             let file = folder.metadata.path();
             match entry.text.trim() {
-                "" => Err(PictureProblem::EmptyCaption {
-                    picture: name(),
+                "" => Err(ImageProblem::EmptyCaption {
+                    image: name(),
                     caption_file: format!("{} line {}", self.relative(file), entry.line),
                 }),
                 caption => Ok((caption.to_owned(), entry.source(file))),
@@ -132,10 +131,10 @@ impl Listing {
         } else if let Some(shared) = shared {
             Ok((shared.to_owned(), CaptionSource::Shared))
         } else {
-            Err(PictureProblem::NoCaption { picture: name() })
+            Err(ImageProblem::NoCaption { image: name() })
         };
         Ok(found.map(|(caption, source)| CaptionedImage {
-            path: picture.path.clone(),
+            path: image.path.clone(),
             caption,
             source,
             repeats: folder.repeats,
@@ -155,7 +154,7 @@ impl Names {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            // Follows links, so that a linked picture counts; a broken link is listed and fails when it is read.
+            // Follows links, so that a linked image counts; a broken link is listed and fails when it is read.
             match fs::metadata(entry.path()) {
                 Ok(kind) if kind.is_dir() => names.folders.push(entry.path()),
                 _ => names.files.push(entry.path()),
@@ -186,10 +185,10 @@ fn repeats_and_words(name: &str) -> Option<(usize, &str)> {
     Some((number.parse().ok()?, words.trim()))
 }
 
-/// Whether the name ends like one of the pictures that are read.
-pub(super) fn is_picture(path: &Path) -> bool {
+/// Whether the name ends like an image file.
+pub(super) fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| PICTURE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    extension.is_some_and(|extension| IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 fn file_name(path: &Path) -> String {

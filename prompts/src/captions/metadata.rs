@@ -1,4 +1,4 @@
-//! `metadata.jsonl` as Hugging Face's image folders have it: one JSON object a line.
+//! `metadata.jsonl` of Hugging Face's image folders: one JSON object a line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::CaptionSource;
-use super::folder::is_picture;
+use super::folder::is_image;
 use crate::{Error, MetadataProblem, Result};
 
 const FILE: &str = "metadata.jsonl";
@@ -44,7 +44,7 @@ impl Metadata {
         let mut problems = Vec::new();
         for (line, bytes) in numbered_lines(&bytes) {
             match parse_line(folder, line, bytes, &entries) {
-                Ok((picture, entry)) => drop(entries.insert(picture, entry)),
+                Ok((image, entry)) => drop(entries.insert(image, entry)),
                 Err(problem) => problems.push(problem),
             }
         }
@@ -55,17 +55,17 @@ impl Metadata {
         &self.path
     }
 
-    pub(super) fn entry(&self, picture: &Path) -> Option<&Entry> {
-        self.entries.get(picture)
+    pub(super) fn entry(&self, image: &Path) -> Option<&Entry> {
+        self.entries.get(image)
     }
 
-    /// Every picture that is named, also in subfolders.
-    pub(super) fn pictures(&self) -> impl Iterator<Item = &Path> {
+    /// Every image that the file names, also in subfolders.
+    pub(super) fn images(&self) -> impl Iterator<Item = &Path> {
         self.entries.keys().map(PathBuf::as_path)
     }
 }
 
-/// Lines that hold something, with their numbers from 1.
+/// Lines that are not blank, with their numbers from 1.
 fn numbered_lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
@@ -85,30 +85,30 @@ fn parse_line(
     };
     let file_name = text(&["file_name"], "`file_name`")?;
     let caption = text(&["text", "prompt"], "`text` or `prompt`")?;
-    let picture = folder.join(&file_name);
+    let image = folder.join(&file_name);
     let leads_out = |part| !matches!(part, Component::Normal(_) | Component::CurDir);
     if Path::new(&file_name).components().any(leads_out) {
         return Err(MetadataProblem::OutsideFolder { line, file_name });
     }
-    if !picture.is_file() {
+    if !image.is_file() {
         return Err(MetadataProblem::MissingFile { line, file_name });
     }
-    if !is_picture(&picture) {
-        return Err(MetadataProblem::NotAPicture { line, file_name });
+    if !is_image(&image) {
+        return Err(MetadataProblem::NotAnImage { line, file_name });
     }
     // `components` drops a `./`, so that the path is the one that listing the folder gives.
-    let picture: PathBuf = picture.components().collect();
-    match entries.get(&picture) {
+    let image: PathBuf = image.components().collect();
+    match entries.get(&image) {
         // The same line twice is harmless; two texts are a question that only the owner can answer.
         Some(Entry { line: first, text }) if *text != caption => {
             Err(MetadataProblem::Repeated { line, file_name, first: *first })
         }
-        Some(earlier) => Ok((picture, Entry { line: earlier.line, text: caption })),
-        None => Ok((picture, Entry { line, text: caption })),
+        Some(earlier) => Ok((image, Entry { line: earlier.line, text: caption })),
+        None => Ok((image, Entry { line, text: caption })),
     }
 }
 
-/// What the JSON parser says, without its own line number, which is always 1.
+/// The JSON parser's error without its own line number, which is always 1.
 fn not_an_object(line: usize, error: &serde_json::Error) -> MetadataProblem {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();

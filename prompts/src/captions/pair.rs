@@ -8,28 +8,28 @@ use crate::template::fill_trigger;
 use crate::trigger::same_text;
 use crate::{Error, Result, Trigger};
 
-/// The two captions of one picture that CAT compares.
+/// The two captions of one image that CAT compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptionPair {
     /// The caption, with the trigger in it.
     pub with_trigger: String,
     /// The same caption, the trigger removed; empty when the caption is only the trigger.
     pub without_trigger: String,
-    /// Whether the trigger had to be put in front.
+    /// Whether the trigger was put in front of the caption.
     pub inserted: bool,
-    /// What deserves a look.
+    /// Oddities that a person should look at.
     pub notices: Vec<PairNotice>,
 }
 
-/// What deserves a look in a pair of captions.
+/// An oddity in a pair of captions that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PairNotice {
-    /// Without the trigger nothing is left.
+    /// The caption is only the trigger.
     NothingLeft,
-    /// The trigger has brackets or other signs, and its bare word is left in the caption without it.
+    /// The trigger has brackets or other signs, and its bare word stays in the caption when the trigger is removed.
     BareWordLeft {
-        /// The word that is left.
+        /// The bare word.
         word: String,
     },
 }
@@ -47,21 +47,21 @@ impl fmt::Display for PairNotice {
     }
 }
 
-/// Makes the pair of each picture. Where the trigger is missing it is put in front (`trigger, caption`, told by
-/// [`CaptionPair::inserted`]); `{trigger}` and `[trigger]` in a caption are filled first.
+/// Makes the pair of each image. `{trigger}` and `[trigger]` in a caption are filled; then the trigger is put in front
+/// of captions that lack it (`trigger, caption`), and [`CaptionPair::inserted`] is set.
 ///
 /// # Errors
-/// When captions are the same with and without the trigger; all pictures concerned are named.
+/// [`Error::TriggerNotInCaptions`] names all images whose captions are the same with and without the trigger.
 pub fn pair(images: &[CaptionedImage], trigger: &Trigger) -> Result<Vec<CaptionPair>> {
     let pairs = images.iter().map(|image| pair_text(&image.caption, trigger)).collect();
     distinct(images, pairs, trigger)
 }
 
-/// Makes the pair of each picture and takes the captions as written: where the trigger is missing it stays missing,
-/// which is an error, because CAT would then keep the base model's picture for the very caption it trains.
+/// Makes the pair of each image from the caption as written. A caption without the trigger is an error: CAT would hold
+/// the prediction for the caption that it trains to the base model's.
 ///
 /// # Errors
-/// When captions are the same with and without the trigger; all pictures concerned are named.
+/// [`Error::TriggerNotInCaptions`] names all images whose captions are the same with and without the trigger.
 pub fn pair_as_written(images: &[CaptionedImage], trigger: &Trigger) -> Result<Vec<CaptionPair>> {
     let pairs = images.iter().map(|image| {
         let caption = fill_trigger(&image.caption, trigger.word());
@@ -94,11 +94,11 @@ fn distinct(images: &[CaptionedImage], pairs: Vec<CaptionPair>, trigger: &Trigge
         .zip(&pairs)
         .filter(|(_, pair)| same_text(&pair.with_trigger, &pair.without_trigger))
         .map(|(image, _)| name(&image.path));
-    let pictures: Vec<String> = same.collect();
-    if pictures.is_empty() {
+    let images: Vec<String> = same.collect();
+    if images.is_empty() {
         return Ok(pairs);
     }
-    Err(Error::TriggerNotInCaptions { trigger: trigger.word().to_owned(), pictures })
+    Err(Error::TriggerNotInCaptions { trigger: trigger.word().to_owned(), images })
 }
 
 fn name(path: &Path) -> String {

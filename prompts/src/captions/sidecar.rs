@@ -1,10 +1,10 @@
-//! Caption files beside their pictures.
+//! Caption files beside their images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Found;
-use crate::{Error, PictureProblem, Result};
+use crate::{Error, ImageProblem, Result};
 
 /// Caption file endings, the preferred one first.
 const ENDINGS: [&str; 2] = ["txt", "caption"];
@@ -21,23 +21,23 @@ impl Sidecars {
         Self { files: files.iter().filter(is_caption).cloned().collect() }
     }
 
-    /// The caption file of a picture.
-    pub(super) fn of(&self, picture: &Path) -> Option<&Path> {
+    /// The caption file of an image.
+    pub(super) fn of(&self, image: &Path) -> Option<&Path> {
         ENDINGS.iter().find_map(|ending| {
             let belongs =
-                |file: &&PathBuf| has_ending(file, ending) && file.with_extension("") == picture.with_extension("");
+                |file: &&PathBuf| has_ending(file, ending) && file.with_extension("") == image.with_extension("");
             self.files.iter().find(belongs).map(PathBuf::as_path)
         })
     }
 
-    /// The caption files that no picture has the name of.
+    /// The caption files without an image of the same name.
     pub(super) fn unused<'a>(
         &'a self,
-        pictures: impl Iterator<Item = &'a Path> + Clone,
+        images: impl Iterator<Item = &'a Path> + Clone,
     ) -> impl Iterator<Item = &'a Path> {
         let is_unused = move |file: &&Path| {
             let stem = file.with_extension("");
-            !pictures.clone().any(|picture| picture.with_extension("") == stem)
+            !images.clone().any(|image| image.with_extension("") == stem)
         };
         self.files.iter().map(PathBuf::as_path).filter(is_unused)
     }
@@ -47,15 +47,15 @@ fn has_ending(path: &Path, ending: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending))
 }
 
-/// The text of a caption file; `picture` and `caption_file` are the names for people.
-pub(super) fn read(path: &Path, picture: &str, caption_file: &str) -> Result<Found<String>> {
+/// The text of a caption file; a problem is reported with the names `image` and `caption_file`.
+pub(super) fn read(path: &Path, image: &str, caption_file: &str) -> Result<Found<String>> {
     let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let (picture, caption_file) = (picture.to_owned(), caption_file.to_owned());
+    let (image, caption_file) = (image.to_owned(), caption_file.to_owned());
     Ok(match std::str::from_utf8(&bytes) {
-        Err(error) => Err(PictureProblem::NotUtf8 { picture, caption_file, valid_bytes: error.valid_up_to() }),
+        Err(error) => Err(ImageProblem::NotUtf8 { image, caption_file, valid_bytes: error.valid_up_to() }),
         // Some editors put a byte order mark in front.
         Ok(text) => match text.trim_start_matches('\u{feff}').trim() {
-            "" => Err(PictureProblem::EmptyCaption { picture, caption_file }),
+            "" => Err(ImageProblem::EmptyCaption { image, caption_file }),
             caption => Ok(caption.to_owned()),
         },
     })

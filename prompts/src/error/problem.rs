@@ -1,27 +1,27 @@
-//! What is wrong with single pictures and lines; an [`Error`](super::Error) collects them.
+//! Problems of single images and lines; an [`Error`](super::Error) collects them.
 
 use std::fmt;
 
-/// What is wrong with one picture's caption.
+/// A problem with one image's caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PictureProblem {
-    /// No source gives this picture a caption.
+pub enum ImageProblem {
+    /// No source gives this image a caption.
     NoCaption {
-        /// The picture, relative to the folder.
-        picture: String,
+        /// The image, relative to the folder.
+        image: String,
     },
     /// The caption is empty or only whitespace.
     EmptyCaption {
-        /// The picture, relative to the folder.
-        picture: String,
+        /// The image, relative to the folder.
+        image: String,
         /// The file that holds the empty caption.
         caption_file: String,
     },
     /// The caption file is not UTF-8 text.
     NotUtf8 {
-        /// The picture, relative to the folder.
-        picture: String,
+        /// The image, relative to the folder.
+        image: String,
         /// The caption file.
         caption_file: String,
         /// Number of leading bytes that are valid UTF-8.
@@ -29,21 +29,21 @@ pub enum PictureProblem {
     },
 }
 
-impl fmt::Display for PictureProblem {
+impl fmt::Display for ImageProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCaption { picture } => write!(f, "`{picture}` has no caption"),
-            Self::EmptyCaption { picture, caption_file } => {
-                write!(f, "`{picture}` has an empty caption in `{caption_file}`")
+            Self::NoCaption { image } => write!(f, "`{image}` has no caption"),
+            Self::EmptyCaption { image, caption_file } => {
+                write!(f, "`{image}` has an empty caption in `{caption_file}`")
             }
-            Self::NotUtf8 { picture, caption_file, valid_bytes } => {
-                write!(f, "`{picture}` has a caption in `{caption_file}` that is not UTF-8 after byte {valid_bytes}")
+            Self::NotUtf8 { image, caption_file, valid_bytes } => {
+                write!(f, "`{image}` has a caption in `{caption_file}` that is not UTF-8 after byte {valid_bytes}")
             }
         }
     }
 }
 
-/// What is wrong with one line of a `metadata.jsonl`.
+/// A problem with one line of a `metadata.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetadataProblem {
@@ -51,7 +51,7 @@ pub enum MetadataProblem {
     NotAnObject {
         /// Line number, from 1.
         line: usize,
-        /// What the JSON parser says, or what was found instead.
+        /// The JSON parser's error.
         reason: String,
     },
     /// A field that the line needs is absent or not text.
@@ -61,15 +61,15 @@ pub enum MetadataProblem {
         /// The field, or the fields of which one is needed.
         field: &'static str,
     },
-    /// The named picture does not exist.
+    /// The named image does not exist.
     MissingFile {
         /// Line number, from 1.
         line: usize,
         /// The name as written.
         file_name: String,
     },
-    /// The named file is not a picture of a kind that is read.
-    NotAPicture {
+    /// The named file does not end like an image file.
+    NotAnImage {
         /// Line number, from 1.
         line: usize,
         /// The name as written.
@@ -82,7 +82,7 @@ pub enum MetadataProblem {
         /// The name as written.
         file_name: String,
     },
-    /// The same picture is named twice, with different texts.
+    /// The same image is named twice, with different texts.
     Repeated {
         /// Line number, from 1.
         line: usize,
@@ -103,8 +103,8 @@ impl fmt::Display for MetadataProblem {
             Self::MissingFile { line, file_name } => {
                 write!(f, "line {line} names `{file_name}`, which does not exist")
             }
-            Self::NotAPicture { line, file_name } => {
-                write!(f, "line {line} names `{file_name}`, which is not a picture")
+            Self::NotAnImage { line, file_name } => {
+                write!(f, "line {line} names `{file_name}`, which is not an image")
             }
             Self::OutsideFolder { line, file_name } => {
                 write!(f, "line {line} names `{file_name}`, which lies outside the folder")

@@ -1,4 +1,4 @@
-//! From the folder's values to the byte-pair pipeline.
+//! The byte-pair pipeline, made from the values of a tokenizer folder.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use super::Tokenizer;
 use super::files::{ROLES, TokenizerFiles, broken};
 use crate::{Error, Result};
 
-/// What becomes one word: a special token, an English contraction, letters, a single digit, or punctuation.
+/// One word: a special token, an English contraction, letters, a single digit, or punctuation.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The ids that do not stand for text.
+/// The ids of the special tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SpecialIds {
     pub(super) start: u32,

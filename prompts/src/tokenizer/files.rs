@@ -1,4 +1,4 @@
-//! The files of a tokenizer folder, from bytes to plain values.
+//! The files of a tokenizer folder, parsed into plain values.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const WHOLE: &str = "tokenizer.json";
 
-/// CLIP's length, for folders that state none.
+/// CLIP's length, for folders without a length.
 const CLIP_LENGTH: usize = 77;
 
 /// Folders written without a length hold an astronomically large one instead.
@@ -27,7 +27,7 @@ pub(super) const ROLES: [(&str, &str, &str); 4] = [
     ("pad", "pad_token", "<|endoftext|>"),
 ];
 
-/// What a tokenizer folder says.
+/// The values of a tokenizer folder.
 pub(super) struct TokenizerFiles {
     pub(super) vocab: HashMap<String, u32>,
     pub(super) merges: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! Taking a word out of a sentence so that nothing shows.
+//! Removal of a word from a sentence, with the signs around it.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ const SEPARATORS: [char; 7] = [',', ';', ':', '|', '-', '–', '—'];
 /// Signs at the end of a sentence.
 const STOPS: [char; 3] = ['.', '!', '?'];
 
-/// `text` without `span` and what only belonged to it.
+/// `text` without `span` and the signs that belong to it alone.
 pub(super) fn without(text: &str, span: Range<usize>) -> String {
     let span = with_possessive(text, span);
     let span = with_brackets(text, span);

@@ -1,4 +1,4 @@
-//! Folders of pictures as people have them. The pictures here are only names: captions do not look inside.
+//! Folders of images as people have them. The images here are only names: captions do not look inside.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn error(folder: &TempDir) -> Error {
     collect(folder.path(), &CaptionOptions::default()).unwrap_err()
 }
 
-/// Name, caption and repeats of each picture.
+/// Name, caption and repeats of each image.
 fn told<'a>(folder: &TempDir, images: &'a [CaptionedImage]) -> Vec<(String, &'a str, usize)> {
     let name = |image: &CaptionedImage| image.path.strip_prefix(folder.path()).unwrap().display().to_string();
     images.iter().map(|image| (name(image), image.caption.as_str(), image.repeats)).collect()
@@ -105,14 +105,14 @@ fn numbered_folders_give_repeats_and_words() {
     assert_eq!(
         notices,
         [
-            "skipped the folder `0_old` with 1 pictures: its name asks for 0 repeats",
-            "skipped the folder `dog` with 1 pictures: its name does not start with a number of repeats, as in `1_dog`",
+            "skipped the folder `0_old` with 1 images: its name asks for 0 repeats",
+            "skipped the folder `dog` with 1 images: its name does not start with a number of repeats, as in `1_dog`",
         ]
     );
 }
 
 #[test]
-fn shared_caption_serves_pictures_without_their_own() {
+fn shared_caption_serves_images_without_their_own() {
     let folder = folder(&[("a.png", ""), ("b.png", ""), ("b.txt", "own")]);
     let options = CaptionOptions { shared_caption: Some(" a dog ".into()) };
     let found = collect(folder.path(), &options).unwrap();
@@ -120,14 +120,14 @@ fn shared_caption_serves_pictures_without_their_own() {
     assert_eq!(found.images[0].source, CaptionSource::Shared);
     let blank = CaptionOptions { shared_caption: Some(" ".into()) };
     let error = collect(folder.path(), &blank).unwrap_err();
-    assert_eq!(error.to_string(), "the caption given for all pictures is empty");
+    assert_eq!(error.to_string(), "the caption given for all images is empty");
 }
 
 #[test]
-fn captions_without_picture_are_noticed() {
+fn captions_without_image_are_noticed() {
     let folder = folder(&[("a.png", ""), ("a.txt", "a dog"), ("b.txt", "a cat"), ("c.caption", "a cow")]);
     let files = vec!["b.txt".to_owned(), "c.caption".to_owned()];
-    assert_eq!(found(&folder).notices, [CaptionNotice::CaptionsWithoutPicture { files }]);
+    assert_eq!(found(&folder).notices, [CaptionNotice::CaptionsWithoutImage { files }]);
 }
 
 #[test]
@@ -138,19 +138,19 @@ fn missing_folder_and_file_in_its_place_are_errors() {
     assert_eq!(error.to_string(), format!("no such folder: `{}`", missing.display()));
     let file = folder.path().join("a.png");
     let error = collect(&file, &CaptionOptions::default()).unwrap_err();
-    assert_eq!(error.to_string(), format!("`{}` is a file, expected a folder of pictures", file.display()));
+    assert_eq!(error.to_string(), format!("`{}` is a file, expected a folder of images", file.display()));
     assert_eq!(error.hint().unwrap(), format!("give the folder that holds it: `{}`", folder.path().display()));
 }
 
 #[test]
-fn folder_without_pictures_says_what_is_read_and_what_is_there() {
+fn folder_without_images_says_what_is_read_and_what_is_there() {
     const READ: &str = "files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff are read";
     let empty = folder(&[]);
-    let start = format!("no pictures in `{}`: {READ}", empty.path().display());
+    let start = format!("no images in `{}`: {READ}", empty.path().display());
     assert_eq!(error(&empty).to_string(), format!("{start}; the folder is empty"));
 
     let other = folder(&[("a.avif", ""), ("notes.txt", "")]);
-    let start = format!("no pictures in `{}`: {READ}", other.path().display());
+    let start = format!("no images in `{}`: {READ}", other.path().display());
     assert_eq!(error(&other).to_string(), format!("{start}; found `a.avif`, `notes.txt`"));
 
     let names: Vec<String> = (0..10).map(|index| format!("{index}.psd")).collect();
@@ -158,9 +158,9 @@ fn folder_without_pictures_says_what_is_read_and_what_is_there() {
     assert!(error(&many).to_string().ends_with("`6.psd`, `7.psd` and 2 more"));
 
     let nested = folder(&[("dog/1.png", "")]);
-    let start = format!("no pictures in `{}`: {READ}", nested.path().display());
+    let start = format!("no images in `{}`: {READ}", nested.path().display());
     let nested = error(&nested);
-    assert_eq!(nested.to_string(), format!("{start}; there are pictures in the subfolders `dog`"));
+    assert_eq!(nested.to_string(), format!("{start}; there are images in the subfolders `dog`"));
     assert_eq!(
         nested.hint().unwrap(),
         "subfolders are read when their names start with how often to repeat them: rename `dog` to `1_dog`"
@@ -168,13 +168,13 @@ fn folder_without_pictures_says_what_is_read_and_what_is_there() {
 }
 
 #[test]
-fn all_pictures_without_caption_are_named() {
+fn all_images_without_caption_are_named() {
     let folder = folder(&[("a.png", ""), ("b.png", ""), ("b.txt", "own"), ("c.png", "")]);
     let error = error(&folder);
     assert_eq!(
         error.to_string(),
         format!(
-            "2 of 3 pictures in `{}` cannot be used: `a.png` has no caption; `c.png` has no caption",
+            "2 of 3 images in `{}` cannot be used: `a.png` has no caption; `c.png` has no caption",
             folder.path().display()
         )
     );
@@ -191,7 +191,7 @@ fn empty_and_unreadable_captions_are_named_together() {
     assert_eq!(
         error(&folder).to_string(),
         format!(
-            "2 of 2 pictures in `{}` cannot be used: `a.png` has an empty caption in `a.txt`; \
+            "2 of 2 images in `{}` cannot be used: `a.png` has an empty caption in `a.txt`; \
              `b.png` has a caption in `b.txt` that is not UTF-8 after byte 3",
             folder.path().display()
         )
@@ -204,7 +204,7 @@ fn empty_caption_in_metadata_is_named_with_its_line() {
     assert_eq!(
         error(&folder).to_string(),
         format!(
-            "1 of 1 pictures in `{}` cannot be used: `a.png` has an empty caption in `metadata.jsonl line 1`",
+            "1 of 1 images in `{}` cannot be used: `a.png` has an empty caption in `metadata.jsonl line 1`",
             folder.path().display()
         )
     );
@@ -234,7 +234,7 @@ fn every_broken_metadata_line_is_named() {
              line 3 is not a JSON object (invalid type: sequence, expected a map); \
              line 4 has no text in `file_name`; line 5 has no text in `text` or `prompt`; \
              line 6 names `gone.png`, which does not exist; line 7 names `../x.png`, which lies outside the folder; \
-             line 8 names `notes.md`, which is not a picture; line 9 names `a.png` again with another text (first on line 1)",
+             line 8 names `notes.md`, which is not an image; line 9 names `a.png` again with another text (first on line 1)",
             path.display()
         )
     );

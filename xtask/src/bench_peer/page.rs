@@ -23,7 +23,7 @@ under autocast.
 
 The last column is how close Catelier comes to a plain f32 matrix product, the fastest that either program made in the
 row's rounds; work with weights in bf16 can exceed it. It counts products that were really made: most 3 × 3 convolutions
-make a quarter of those that their definition asks for (`numerics/src/kernel/panels/winograd.rs`), so that it is lower than
+make a quarter of those that their definition asks for (`kernels/src/panels/winograd.rs`), so that it is lower than
 the speed.
 ";
 

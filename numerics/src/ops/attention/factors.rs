@@ -1,8 +1,10 @@
-//! What the products of attention multiply: numbers as they are, or rounded to bf16.
+//! The factors of the products of attention: exact, or rounded to bf16.
 
 use std::borrow::Cow;
 
-use crate::kernel::{Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded};
+use catelier_kernels::{
+    Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded,
+};
 
 /// Keys whose values are mixed before the next are read, so that they stay in the cache.
 pub(super) const KEYS: usize = 512;
@@ -19,10 +21,10 @@ pub(super) trait Factors: Send + Sync + 'static {
     /// From rows of adjacent elements.
     fn left<T: Float>(rows: Matrix<'_, T>) -> Self::Left<'_, T>;
     fn right<T: Float>(rows: Matrix<'_, T>) -> Self::Right<'_, T>;
-    /// From `depth` rows of as many numbers as make them up.
-    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> Self::Kept<T>;
+    /// From the elements of `depth` rows of equal length.
+    fn keep<T: Float>(elements: Vec<T>, depth: usize) -> Self::Kept<T>;
     /// Its first rows and columns.
-    fn lend<T: Float>(kept: &Self::Kept<T>, rows: usize, columns: usize) -> Self::Right<'_, T>;
+    fn borrow<T: Float>(kept: &Self::Kept<T>, rows: usize, columns: usize) -> Self::Right<'_, T>;
 
     /// `result = scale · left · right`, or `result += scale · left · right`.
     fn multiply<T: Float>(
@@ -34,7 +36,7 @@ pub(super) trait Factors: Send + Sync + 'static {
     );
 }
 
-/// Numbers as they are.
+/// Factors in their own type.
 pub(super) struct Exact;
 
 impl Factors for Exact {
@@ -50,12 +52,12 @@ impl Factors for Exact {
         rows
     }
 
-    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> (Vec<T>, usize) {
-        (numbers, depth)
+    fn keep<T: Float>(elements: Vec<T>, depth: usize) -> (Vec<T>, usize) {
+        (elements, depth)
     }
 
-    fn lend<T: Float>((numbers, depth): &(Vec<T>, usize), rows: usize, columns: usize) -> Matrix<'_, T> {
-        Matrix::rows_apart(numbers, rows, columns, numbers.len() / (*depth).max(1))
+    fn borrow<T: Float>((elements, depth): &(Vec<T>, usize), rows: usize, columns: usize) -> Matrix<'_, T> {
+        Matrix::rows_apart(elements, rows, columns, elements.len() / (*depth).max(1))
     }
 
     fn multiply<T: Float>(
@@ -69,7 +71,7 @@ impl Factors for Exact {
     }
 }
 
-/// Numbers rounded to bf16; f32 only, where there are instructions for them.
+/// Factors rounded to bf16; f32 only, where there are instructions for them.
 pub(super) struct Rounded;
 
 impl Factors for Rounded {
@@ -85,11 +87,11 @@ impl Factors for Rounded {
         Cow::Owned(RoundedPairs::new(rows.single()))
     }
 
-    fn keep<T: Float>(numbers: Vec<T>, depth: usize) -> RoundedPairs {
-        RoundedPairs::new(Matrix::new(&numbers, depth, numbers.len() / depth.max(1)).single())
+    fn keep<T: Float>(elements: Vec<T>, depth: usize) -> RoundedPairs {
+        RoundedPairs::new(Matrix::new(&elements, depth, elements.len() / depth.max(1)).single())
     }
 
-    fn lend<T: Float>(kept: &RoundedPairs, _: usize, _: usize) -> Cow<'_, RoundedPairs> {
+    fn borrow<T: Float>(kept: &RoundedPairs, _: usize, _: usize) -> Cow<'_, RoundedPairs> {
         Cow::Borrowed(kept)
     }
 
@@ -115,9 +117,9 @@ impl<F: Factors, T: Float> Blocks<F, T> {
         let (count, head_width) = tokens.shape();
         let block = |first: usize| {
             let rows = first..count.min(first + KEYS);
-            let mut numbers = Vec::with_capacity(rows.len() * head_width);
-            rows.clone().for_each(|token| numbers.extend_from_slice(tokens.row(token)));
-            F::keep(numbers, rows.len())
+            let mut elements = Vec::with_capacity(rows.len() * head_width);
+            rows.clone().for_each(|token| elements.extend_from_slice(tokens.row(token)));
+            F::keep(elements, rows.len())
         };
         Self { blocks: (0..count).step_by(KEYS).map(block).collect(), head_width }
     }
@@ -125,7 +127,7 @@ impl<F: Factors, T: Float> Blocks<F, T> {
     /// `result = rows · tokens`, or `result += rows · tokens`, for as many tokens from `first` on, a multiple of [`KEYS`], as the
     /// rows have columns: no more than [`KEYS`].
     pub(super) fn multiply(&self, result: MatrixMut<'_, T>, update: Update, rows: Matrix<'_, T>, first: usize) {
-        let tokens = F::lend(&self.blocks[first / KEYS], rows.shape().1, self.head_width);
+        let tokens = F::borrow(&self.blocks[first / KEYS], rows.shape().1, self.head_width);
         F::multiply(result, update, T::ONE, &F::left(rows), &tokens);
     }
 }
@@ -137,13 +139,13 @@ impl<F: Factors, T: Float> Strips<F, T> {
     pub(super) fn new(tokens: Matrix<'_, T>) -> Self {
         let (count, depth) = tokens.shape();
         let strip = |first: usize| {
-            let mut numbers = vec![T::ZERO; depth * STRIP];
+            let mut elements = vec![T::ZERO; depth * STRIP];
             for token in first..count.min(first + STRIP) {
                 for (channel, value) in tokens.row(token).iter().enumerate() {
-                    numbers[channel * STRIP + token - first] = *value;
+                    elements[channel * STRIP + token - first] = *value;
                 }
             }
-            F::keep(numbers, depth)
+            F::keep(elements, depth)
         };
         Self((0..count).step_by(STRIP).map(strip).collect())
     }
@@ -161,7 +163,7 @@ impl<F: Factors, T: Float> Strips<F, T> {
         let ((count, depth), rows) = (rows.shape(), F::left(rows));
         for start in (0..columns).step_by(STRIP) {
             let width = STRIP.min(columns - start);
-            let strip = F::lend(&self.0[(first + start) / STRIP], depth, width);
+            let strip = F::borrow(&self.0[(first + start) / STRIP], depth, width);
             let result = MatrixMut::rows_apart(&mut result[start..], count, width, pitch);
             F::multiply(result, Update::Replace, scale, &rows, &strip);
         }

@@ -1,4 +1,4 @@
-//! Attention that keeps one number per query instead of a matrix of scores.
+//! Attention that keeps one value per query and head instead of a matrix of scores.
 
 mod factors;
 
@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::elsewhere;
+use super::device;
 use super::softmax::Exponentials;
-use crate::kernel::{
-    Float, Kernel3, Loop, Matrix, MatrixMut, Simd, Update, View, Wanted, apply3, has_bf16_instructions,
+use catelier_kernels::{
+    Float, Kernel3, Loop, Matrix, MatrixMut, NeedsGrad, Simd, Update, View, apply3, has_bf16_instructions,
     sum_of_products, vectorized,
 };
 use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
@@ -20,7 +20,7 @@ use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 const QUERIES: usize = 32;
 /// Queries whose scores with [`KEYS`] keys are held at a time in the backward pass.
 const BACKWARD_QUERIES: usize = 64;
-/// Tokens whose rows are written together: as many numbers as a line of the cache holds.
+/// Tokens whose rows are written together: sixteen f32 fill a cache line.
 const LINE: usize = 16;
 
 /// Which keys a query may look at.
@@ -45,7 +45,7 @@ pub enum AttentionMask {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
     check(q, k, v, heads)?;
     if !q.device().is_cpu() {
-        return elsewhere::attention(q, k, v, heads, mask);
+        return device::attention(q, k, v, heads, mask);
     }
     let dtype = q.dtype();
     let kernel = Attention::<Exact>::new(heads, mask);
@@ -59,7 +59,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
 }
 
 /// [`attention`] with the factors of its products rounded to bf16, as it is in a model of bf16 weights; sums and softmax are
-/// in f32. The same as [`attention`] where the processor has no such products.
+/// in f32. The same as [`attention`] where the CPU has no such products.
 ///
 /// **Gradient** and **errors** as there.
 pub fn attention_rounded(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
@@ -177,7 +177,7 @@ impl<F: Factors> Kernel3 for Attention<F> {
         [q, k, v]: [View<'_, T>; 3],
         y: View<'_, T>,
         grad: View<'_, T>,
-        _: Wanted,
+        _: NeedsGrad,
     ) -> Result<[Vec<T>; 3]> {
         let sizes = self.sizes(&q, &k);
         let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,13 +1,16 @@
 //! `text_encoder/config.json` and `text_encoder_2/config.json`.
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use catelier_adapters::Component;
+use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use crate::error::Result;
 use crate::files::ModelFiles;
 
 /// The activation of a text encoder's feed-forward layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
@@ -17,7 +20,7 @@ pub enum Activation {
 }
 
 /// `config.json` of a `CLIPTextModel` or `CLIPTextModelWithProjection`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct TextEncoderConfig {
@@ -41,6 +44,9 @@ pub struct TextEncoderConfig {
     pub layer_norm_eps: f64,
     /// The end token; 2 in old files, which means the highest id of the prompt.
     pub eos_token_id: u32,
+    /// The class of transformers that saved the weights.
+    #[serde(skip_serializing)]
+    pub architectures: Vec<String>,
 }
 
 impl Default for TextEncoderConfig {
@@ -56,6 +62,7 @@ impl Default for TextEncoderConfig {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
+            architectures: Vec::new(),
         }
     }
 }
@@ -76,5 +83,20 @@ impl TextEncoderConfig {
         check.divides("num_attention_heads", config.num_attention_heads, config.hidden_size);
         check.finish()?;
         Ok(config)
+    }
+
+    /// Reads the configurations of `text_encoder` and, where there is one, `text_encoder_2`.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_all(files: &ModelFiles) -> Result<BTreeMap<Component, Self>> {
+        let second = files.exists("text_encoder_2/config.json").then_some(Component::TextEncoder2);
+        let load = |component: Component| Ok((component, Self::load(files, component.name())?));
+        std::iter::once(Component::TextEncoder).chain(second).map(load).collect()
+    }
+
+    /// Whether the weights have a projection of the pooled prompt (`CLIPTextModelWithProjection`).
+    pub fn projects(&self) -> bool {
+        self.architectures.iter().any(|name| name.ends_with("WithProjection"))
     }
 }

@@ -1,18 +1,18 @@
 //! `unet/config.json`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::{Check, PerLevel};
 use crate::error::Result;
 use crate::files::ModelFiles;
 
 /// `unet/config.json` of a `UNet2DConditionModel`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct UNetConfig {
     /// Channels of the latents it takes.
     pub in_channels: usize,
-    /// Channels of what it predicts.
+    /// Channels of its prediction.
     pub out_channels: usize,
     /// Latent side the model was trained at, where the file says.
     pub sample_size: Option<usize>,
@@ -37,7 +37,7 @@ pub struct UNetConfig {
 }
 
 /// One level of the UNet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UNetLevel {
     /// Channels.
@@ -55,7 +55,7 @@ pub struct UNetLevel {
 }
 
 /// How timesteps become vectors.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TimestepConfig {
     /// Width of the embedding that the residual blocks take.
@@ -67,7 +67,7 @@ pub struct TimestepConfig {
 }
 
 /// Widths of SDXL's added embedding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AddedEmbeddingConfig {
     /// Sinusoidal width of each of the six size numbers.

@@ -1,19 +1,19 @@
 //! `vae/config.json`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use crate::error::Result;
 use crate::files::ModelFiles;
 
 /// `vae/config.json` of an `AutoencoderKL`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct VaeConfig {
-    /// Channels of the picture.
+    /// Channels of the image.
     pub in_channels: usize,
-    /// Channels of the decoded picture.
+    /// Channels of the decoded image.
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,

@@ -4,9 +4,10 @@ use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{AttentionMask, FrozenLayerNorm, attention, gelu, quick_gelu};
 
+use super::layout::TextLayerLayout;
 use crate::error::Result;
 use crate::model::config::{Activation, TextEncoderConfig};
-use crate::model::slots::{Bias, LinearSlot, Place};
+use crate::model::slots::{LayerBuilder, LinearSlot};
 
 /// Causal self-attention and a feed-forward layer, each with its residual.
 #[derive(Debug)]
@@ -18,13 +19,13 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub(super) fn load(place: &Place, config: &TextEncoderConfig) -> Result<Self> {
-        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+    pub(super) fn load(builder: &LayerBuilder, layout: &TextLayerLayout, config: &TextEncoderConfig) -> Result<Self> {
+        let eps = config.layer_norm_eps;
         Ok(Self {
-            layer_norm1: place.layer_norm("layer_norm1", width, eps)?,
-            self_attn: SelfAttention::load(&place.at("self_attn"), config)?,
-            layer_norm2: place.layer_norm("layer_norm2", width, eps)?,
-            mlp: FeedForward::load(&place.at("mlp"), config)?,
+            layer_norm1: builder.layer_norm(&layout.layer_norm1, eps)?,
+            self_attn: SelfAttention::load(builder, layout, config)?,
+            layer_norm2: builder.layer_norm(&layout.layer_norm2, eps)?,
+            mlp: FeedForward::load(builder, layout, config)?,
         })
     }
 
@@ -45,13 +46,12 @@ struct SelfAttention {
 }
 
 impl SelfAttention {
-    fn load(place: &Place, config: &TextEncoderConfig) -> Result<Self> {
-        let width = config.hidden_size;
+    fn load(builder: &LayerBuilder, layout: &TextLayerLayout, config: &TextEncoderConfig) -> Result<Self> {
         Ok(Self {
-            q_proj: place.linear("q_proj", width, width, Bias::With)?,
-            k_proj: place.linear("k_proj", width, width, Bias::With)?,
-            v_proj: place.linear("v_proj", width, width, Bias::With)?,
-            out_proj: place.linear("out_proj", width, width, Bias::With)?,
+            q_proj: builder.linear(&layout.q_proj)?,
+            k_proj: builder.linear(&layout.k_proj)?,
+            v_proj: builder.linear(&layout.v_proj)?,
+            out_proj: builder.linear(&layout.out_proj)?,
             heads: config.num_attention_heads,
         })
     }
@@ -73,13 +73,8 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn load(place: &Place, config: &TextEncoderConfig) -> Result<Self> {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        Ok(Self {
-            fc1: place.linear("fc1", width, inner, Bias::With)?,
-            fc2: place.linear("fc2", inner, width, Bias::With)?,
-            activation: config.hidden_act,
-        })
+    fn load(builder: &LayerBuilder, layout: &TextLayerLayout, config: &TextEncoderConfig) -> Result<Self> {
+        Ok(Self { fc1: builder.linear(&layout.fc1)?, fc2: builder.linear(&layout.fc2)?, activation: config.hidden_act })
     }
 
     fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {

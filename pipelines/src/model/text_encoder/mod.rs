@@ -1,6 +1,7 @@
 //! CLIP text encoders, and the one or two of them that encode the prompts of a base model.
 
 mod layers;
+mod layout;
 mod prompts;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -8,8 +9,10 @@ use catelier_adapters::{AdapterSet, ModuleInfo};
 use catelier_numerics::ops::{FrozenLayerNorm, FrozenLinear};
 
 use self::layers::Layer;
+pub(crate) use self::layout::TextEncoderLayout;
 use super::config::TextEncoderConfig;
-use super::slots::{Bias, Place, frozen_linear};
+use super::shapes::MatrixShape;
+use super::slots::LayerBuilder;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
@@ -58,7 +61,17 @@ impl TextEncoder {
     /// [`Error::UnsupportedSettings`] for a configuration this network does not follow,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
-        let config = TextEncoderConfig::load(files, component)?;
+        Self::from_config(TextEncoderConfig::load(files, component)?, files, component, dtype, device)
+    }
+
+    /// The same with its configuration, where that has been read already.
+    pub(super) fn from_config(
+        config: TextEncoderConfig,
+        files: &ModelFiles,
+        component: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let weights = files.weights(component, dtype, device)?;
         let encoder = Self::build(component, &weights, config)?;
         weights.finish()?;
@@ -68,20 +81,17 @@ impl TextEncoder {
     fn build(component: &str, weights: &Weights, config: TextEncoderConfig) -> Result<Self> {
         let prefixed = weights.contains("text_model.final_layer_norm.weight");
         let inner = if prefixed { weights.at("text_model") } else { weights.clone() };
-        let place = Place::root(&format!("{component}.text_model"), inner.clone());
-        let width = config.hidden_size;
-        let embeddings = inner.at("embeddings");
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&place.nth("encoder.layers", index), &config))
-            .collect::<Result<_>>()?;
+        let builder = LayerBuilder::new(&format!("{component}.text_model"), inner);
+        let layout = TextEncoderLayout::new(component, &config);
+        let layers = layout.layers.iter().map(|layer| Layer::load(&builder, layer, &config)).collect::<Result<_>>()?;
         Ok(Self {
-            token_embedding: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
-            position_embedding: embeddings.get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            token_embedding: builder.matrix(&layout.token_embedding)?,
+            position_embedding: builder.matrix(&layout.position_embedding)?,
             layers,
-            final_layer_norm: place.layer_norm("final_layer_norm", width, config.layer_norm_eps)?,
-            text_projection: load_projection(weights, &config)?,
-            path: place.path().to_owned(),
-            modules: place.modules(),
+            final_layer_norm: builder.layer_norm(&layout.final_layer_norm, config.layer_norm_eps)?,
+            text_projection: load_projection(&LayerBuilder::new(component, weights.clone()), &layout.text_projection)?,
+            path: format!("{component}.text_model"),
+            modules: layout.modules(),
             dtype: weights.activation_dtype(),
             config,
         })
@@ -162,10 +172,10 @@ impl TextEncoder {
     }
 }
 
-fn load_projection(weights: &Weights, config: &TextEncoderConfig) -> Result<Option<FrozenLinear>> {
-    let projection = weights.at("text_projection");
-    let load = || frozen_linear(&projection, config.hidden_size, config.projection_dim, Bias::Without);
-    projection.contains("weight").then(load).transpose()
+/// The projection of the pooled prompt, where the weights have one.
+fn load_projection(builder: &LayerBuilder, shape: &MatrixShape) -> Result<Option<FrozenLinear>> {
+    let load = || Ok(FrozenLinear::new(&builder.matrix(shape)?, None)?);
+    builder.contains(&shape.path).then(load).transpose()
 }
 
 /// The first highest id where the configuration does not know the end token, else the first end token; the first

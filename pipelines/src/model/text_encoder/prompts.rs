@@ -1,5 +1,7 @@
 //! From prompts to the condition of a prediction.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{AdapterSet, Component, ModuleInfo};
 use catelier_prompts::{Tokenizer, Tokens};
@@ -7,7 +9,7 @@ use catelier_prompts::{Tokenizer, Tokens};
 use super::{TextEncoder, TextOutput};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
-use crate::model::{AddedCondition, Condition, ImageSizes};
+use crate::model::{AddedCondition, Condition, ImageSizes, TextEncoderConfig};
 
 /// The text encoders of a base model with their tokenizers: one, or SDXL's two.
 #[derive(Debug)]
@@ -35,10 +37,21 @@ impl TextEncoders {
     /// Those of [`TextEncoder::load`], and [`Error::Prompts`] for an unusable tokenizer; [`Error::InvalidInput`]
     /// when a tokenizer has ids its encoder does not know, or SDXL's second encoder has no projection.
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
-        let mut readers = vec![Reader::load(files, "tokenizer", "text_encoder", dtype, device)?];
-        if files.exists("text_encoder_2/config.json") {
-            readers.push(Reader::load(files, "tokenizer_2", "text_encoder_2", dtype, device)?);
-        }
+        Self::from_configs(TextEncoderConfig::load_all(files)?, files, dtype, device)
+    }
+
+    /// The same with the configurations, where those have been read already.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_configs(
+        configs: BTreeMap<Component, TextEncoderConfig>,
+        files: &ModelFiles,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let read = |(component, config)| Reader::load(files, component, config, dtype, device);
+        let readers: Vec<Reader> = configs.into_iter().map(read).collect::<Result<_>>()?;
         let modules = readers.iter().flat_map(|reader| reader.encoder.modules().to_vec()).collect();
         Ok(Self { readers, modules, native_size: SDXL_SIDE })
     }
@@ -137,9 +150,16 @@ impl TextEncoders {
 }
 
 impl Reader {
-    fn load(files: &ModelFiles, tokenizer: &str, encoder: &str, dtype: DType, device: &Device) -> Result<Self> {
-        let tokenizer = load_tokenizer(files, tokenizer)?;
-        let encoder = TextEncoder::load(files, encoder, dtype, device)?;
+    fn load(
+        files: &ModelFiles,
+        component: Component,
+        config: TextEncoderConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let tokenizer =
+            load_tokenizer(files, if component == Component::TextEncoder2 { "tokenizer_2" } else { "tokenizer" })?;
+        let encoder = TextEncoder::from_config(config, files, component.name(), dtype, device)?;
         let (known, used) = (encoder.config().vocab_size, tokenizer.vocabulary());
         if used > known {
             return Err(Error::InvalidInput {

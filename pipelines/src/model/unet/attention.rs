@@ -8,11 +8,12 @@ use catelier_numerics::ops::{
     Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded, feed_forward,
 };
 
-use super::prompt_keys::{Prompt, PromptKeys};
+use super::cross_attention::{CrossAttentionKv, PromptInput};
+use super::layout::{AttentionLayout, FeedForwardLayout, ProjectionShape, TransformerBlockLayout, TransformerLayout};
 use crate::error::Result;
 use crate::model::checkpoint::{Block, Pass};
-use crate::model::config::{UNetConfig, UNetLevel};
-use crate::model::slots::{Bias, Convolution, LinearSlot, Place, Projection};
+use crate::model::config::UNetConfig;
+use crate::model::slots::{LayerBuilder, LinearSlot, Projection};
 
 /// A stack of transformer blocks over a feature map (`Transformer2DModel`).
 #[derive(Debug)]
@@ -24,30 +25,28 @@ pub(super) struct Transformer {
 }
 
 impl Transformer {
-    pub(super) fn load(place: &Place, config: &UNetConfig, level: &UNetLevel) -> Result<Self> {
+    pub(super) fn load(builder: &LayerBuilder, layout: &TransformerLayout, config: &UNetConfig) -> Result<Self> {
         const NORM_EPS: f64 = 1e-6;
-        let channels = level.channels;
+        let block = |layout| TransformerBlock::load(builder, layout).map(Arc::new);
         Ok(Self {
-            norm: place.group_norm("norm", channels, config.norm_groups, NORM_EPS)?,
-            proj_in: load_projection(place, "proj_in", channels, config)?,
-            blocks: (0..level.transformer_layers)
-                .map(|index| TransformerBlock::load(&place.nth("transformer_blocks", index), level).map(Arc::new))
-                .collect::<Result<_>>()?,
-            proj_out: load_projection(place, "proj_out", channels, config)?,
+            norm: builder.group_norm(&layout.norm, config.norm_groups, NORM_EPS)?,
+            proj_in: load_projection(builder, &layout.proj_in)?,
+            blocks: layout.blocks.iter().map(block).collect::<Result<_>>()?,
+            proj_out: load_projection(builder, &layout.proj_out)?,
         })
     }
 
     /// `x: [batch, channels, height, width]`.
-    pub(super) fn forward(&self, x: &Tensor, prompt: Prompt<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, prompt: PromptInput<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let lead = Around::after(Prelude::GroupNorm(&self.norm));
         let mut tokens = self.proj_in.to_tokens(x, lead, pass.adapters)?;
         for block in &self.blocks {
             tokens = match prompt {
-                Prompt::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
-                Prompt::Context(context) => pass.run(block, &[&tokens, context])?,
-                Prompt::Keys(keys) => {
-                    let [keys, values] = keys.get(&block.path)?;
+                PromptInput::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
+                PromptInput::Context(context) => pass.run(block, &[&tokens, context])?,
+                PromptInput::Kv(kv) => {
+                    let [keys, values] = kv.get(&block.path)?;
                     pass.run(block, &[&tokens, keys, values])?
                 }
             };
@@ -55,26 +54,29 @@ impl Transformer {
         self.proj_out.to_map(&tokens, (height, width), Around::default().onto(x), pass.adapters)
     }
 
-    /// Puts what its blocks make of `context: [batch, tokens, width]` into `keys`.
-    pub(super) fn read(&self, context: &Tensor, adapters: &AdapterSet, keys: &mut PromptKeys) -> TensorResult<()> {
+    /// Adds its blocks' keys and values of `context: [batch, tokens, width]` to `kv`.
+    pub(super) fn cross_attention_kv(
+        &self,
+        context: &Tensor,
+        adapters: &AdapterSet,
+        kv: &mut CrossAttentionKv,
+    ) -> TensorResult<()> {
         for block in &self.blocks {
-            let (key, value) = block.attn2.keys(context, adapters)?;
-            keys.insert(&block.path, key, value);
+            let (keys, values) = block.attn2.keys_and_values(context, adapters)?;
+            kv.insert(&block.path, keys, values);
         }
         Ok(())
     }
 }
 
-fn load_projection(place: &Place, name: &str, channels: usize, config: &UNetConfig) -> Result<Projection> {
-    if config.linear_projection {
-        Ok(Projection::Linear(place.linear(name, channels, channels, Bias::With)?))
-    } else {
-        Ok(Projection::Conv2d(place.conv2d(name, Convolution::same(channels, channels, 1))?))
+fn load_projection(builder: &LayerBuilder, shape: &ProjectionShape) -> Result<Projection> {
+    match shape {
+        ProjectionShape::Linear(shape) => Ok(Projection::Linear(builder.linear(shape)?)),
+        ProjectionShape::Conv2d(shape) => Ok(Projection::Conv2d(builder.conv2d(shape)?)),
     }
 }
 
-/// Self-attention, attention to the prompt and a feed-forward layer, each with its residual
-/// (`BasicTransformerBlock`).
+/// Self-attention, cross-attention and a feed-forward layer, each with its residual (`BasicTransformerBlock`).
 #[derive(Debug)]
 struct TransformerBlock {
     path: String,
@@ -87,17 +89,16 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn load(place: &Place, level: &UNetLevel) -> Result<Self> {
+    fn load(builder: &LayerBuilder, layout: &TransformerBlockLayout) -> Result<Self> {
         const NORM_EPS: f64 = 1e-5;
-        let width = level.channels;
         Ok(Self {
-            path: place.path().into(),
-            norm1: place.layer_norm("norm1", width, NORM_EPS)?,
-            attn1: Attention::load(&place.at("attn1"), width, width, level.heads)?,
-            norm2: place.layer_norm("norm2", width, NORM_EPS)?,
-            attn2: Attention::load(&place.at("attn2"), width, level.context_width, level.heads)?,
-            norm3: place.layer_norm("norm3", width, NORM_EPS)?,
-            ff: FeedForward::load(&place.at("ff"), width)?,
+            path: layout.path.clone(),
+            norm1: builder.layer_norm(&layout.norm1, NORM_EPS)?,
+            attn1: Attention::load(builder, &layout.attn1, layout.heads)?,
+            norm2: builder.layer_norm(&layout.norm2, NORM_EPS)?,
+            attn2: Attention::load(builder, &layout.attn2, layout.heads)?,
+            norm3: builder.layer_norm(&layout.norm3, NORM_EPS)?,
+            ff: FeedForward::load(builder, &layout.feed_forward)?,
         })
     }
 }
@@ -107,16 +108,16 @@ impl Block for TransformerBlock {
         &self.path
     }
 
-    /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or the keys and values
-    /// that were made of it.
+    /// `inputs`: tokens `[batch, cells, channels]`, and either the context `[batch, tokens, width]` or its keys and
+    /// values.
     fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor> {
         let (x, adapters) = (&inputs[0], pass.adapters);
         let normed = self.norm1.forward(x)?;
-        let (key, value) = self.attn1.keys(&normed, adapters)?;
+        let (key, value) = self.attn1.keys_and_values(&normed, adapters)?;
         let x = self.attn1.forward_onto(x, &normed, (&key, &value), adapters)?;
         let (key, value) = match &inputs[1..] {
             [key, value] => (key.clone(), value.clone()),
-            _ => self.attn2.keys(&inputs[1], adapters)?,
+            _ => self.attn2.keys_and_values(&inputs[1], adapters)?,
         };
         let x = self.attn2.forward_onto(&x, &self.norm2.forward(&x)?, (&key, &value), adapters)?;
         self.ff.forward_onto(&x, &self.norm3, pass)
@@ -136,23 +137,23 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(place: &Place, width: usize, context_width: usize, heads: usize) -> Result<Self> {
+    fn load(builder: &LayerBuilder, layout: &AttentionLayout, heads: usize) -> Result<Self> {
         Ok(Self {
-            to_q: place.linear("to_q", width, width, Bias::Without)?,
-            to_k: place.linear("to_k", context_width, width, Bias::Without)?,
-            to_v: place.linear("to_v", context_width, width, Bias::Without)?,
-            to_out: place.linear("to_out.0", width, width, Bias::With)?,
+            to_q: builder.linear(&layout.to_q)?,
+            to_k: builder.linear(&layout.to_k)?,
+            to_v: builder.linear(&layout.to_v)?,
+            to_out: builder.linear(&layout.to_out)?,
             heads,
-            rounded: place.weights().dtype() == DType::BF16,
+            rounded: builder.weights().dtype() == DType::BF16,
         })
     }
 
     /// Keys and values of `context: [batch, tokens, context_width]`: `[batch, tokens, width]` each.
-    fn keys(&self, context: &Tensor, adapters: &AdapterSet) -> TensorResult<(Tensor, Tensor)> {
+    fn keys_and_values(&self, context: &Tensor, adapters: &AdapterSet) -> TensorResult<(Tensor, Tensor)> {
         Ok((self.to_k.forward(context, adapters)?, self.to_v.forward(context, adapters)?))
     }
 
-    /// `residual` plus what `x: [batch, cells, width]` finds by these keys and values.
+    /// `residual` plus the attention of `x: [batch, cells, width]` to these keys and values.
     fn forward_onto(
         &self,
         residual: &Tensor,
@@ -177,21 +178,20 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn load(place: &Place, width: usize) -> Result<Self> {
-        let inner = 4 * width;
+    fn load(builder: &LayerBuilder, layout: &FeedForwardLayout) -> Result<Self> {
         Ok(Self {
-            path: place.path().into(),
-            dtype: place.weights().dtype(),
-            widen: place.linear("net.0.proj", width, 2 * inner, Bias::With)?,
-            narrow: place.linear("net.2", inner, width, Bias::With)?,
+            path: layout.path.clone(),
+            dtype: builder.weights().dtype(),
+            widen: builder.linear(&layout.widen)?,
+            narrow: builder.linear(&layout.narrow)?,
         })
     }
 
-    /// `x` plus the layer behind its `norm`. What lies between the two projections is kept for a backward pass unless it was
-    /// given up; the bits are the same.
+    /// `x` plus the layer behind its `norm`. The activations between the two projections are kept for a backward pass or
+    /// recomputed in it; the bits are the same.
     fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, pass: Pass<'_>) -> TensorResult<Tensor> {
-        let numbers = WIDER * x.elem_count() as u64;
-        let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(numbers, self.dtype);
+        let elements = WIDER * x.elem_count() as u64;
+        let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(elements, self.dtype);
         match (self.widen.frozen(pass.adapters), self.narrow.frozen(pass.adapters)) {
             (Some(widen), Some(narrow)) if !kept => feed_forward(x, norm, widen, narrow),
             _ => {
@@ -205,9 +205,10 @@ impl FeedForward {
 /// How much wider a feed-forward layer is between its projections: values and gates, four times its width each.
 const WIDER: u64 = 8;
 
-/// Whether so many `numbers` between the projections of a feed-forward layer with weights of this type are kept for the backward
-/// pass. More do not stay in the cache of a processor: with bf16's quick products, computing them again in pieces then takes no
+/// Whether a feed-forward layer with weights of this type keeps the `elements` between its projections for the backward pass.
+///
+/// More than 32 MiB do not stay in the CPU's cache: with the fast products of bf16, recomputing them in pieces then takes no
 /// longer than writing and reading them.
-pub(crate) fn keeps_wide(numbers: u64, weights: DType) -> bool {
-    weights != DType::BF16 || numbers <= 8 << 20
+pub(crate) fn keeps_wide(elements: u64, weights: DType) -> bool {
+    weights != DType::BF16 || elements <= 8 << 20
 }

@@ -4,10 +4,12 @@ use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, upsample_nearest};
 
+use super::layout::ResnetLayout;
 use crate::error::Result;
 use crate::model::checkpoint::{Block, Pass};
 use crate::model::config::UNetConfig;
-use crate::model::slots::{Bias, Conv2dSlot, Convolution, LinearSlot, Place};
+use crate::model::shapes::Conv2dShape;
+use crate::model::slots::{Conv2dSlot, LayerBuilder, LinearSlot};
 
 /// Two convolutions around the timestep, with a residual (`ResnetBlock2D`).
 #[derive(Debug)]
@@ -22,17 +24,16 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    pub(super) fn load(place: &Place, config: &UNetConfig, inputs: usize, outputs: usize) -> Result<Self> {
+    pub(super) fn load(builder: &LayerBuilder, layout: &ResnetLayout, config: &UNetConfig) -> Result<Self> {
         let (groups, eps) = (config.norm_groups, config.norm_eps);
-        let shortcut = || place.conv2d("conv_shortcut", Convolution::same(inputs, outputs, 1));
         Ok(Self {
-            path: place.path().into(),
-            norm1: place.group_norm("norm1", inputs, groups, eps)?,
-            conv1: place.conv2d("conv1", Convolution::same(inputs, outputs, 3))?,
-            time_emb_proj: place.linear("time_emb_proj", config.timestep.width, outputs, Bias::With)?,
-            norm2: place.group_norm("norm2", outputs, groups, eps)?,
-            conv2: place.conv2d("conv2", Convolution::same(outputs, outputs, 3))?,
-            conv_shortcut: (inputs != outputs).then(shortcut).transpose()?,
+            path: layout.path.clone(),
+            norm1: builder.group_norm(&layout.norm1, groups, eps)?,
+            conv1: builder.conv2d(&layout.conv1)?,
+            time_emb_proj: builder.linear(&layout.time_emb_proj)?,
+            norm2: builder.group_norm(&layout.norm2, groups, eps)?,
+            conv2: builder.conv2d(&layout.conv2)?,
+            conv_shortcut: layout.conv_shortcut.as_ref().map(|shape| builder.conv2d(shape)).transpose()?,
         })
     }
 }
@@ -64,9 +65,8 @@ pub(super) struct Downsample {
 }
 
 impl Downsample {
-    pub(super) fn load(place: &Place, channels: usize) -> Result<Self> {
-        let shape = Convolution { stride: 2, ..Convolution::same(channels, channels, 3) };
-        Ok(Self { conv: place.conv2d("conv", shape)? })
+    pub(super) fn load(builder: &LayerBuilder, shape: &Conv2dShape) -> Result<Self> {
+        Ok(Self { conv: builder.conv2d(shape)? })
     }
 
     pub(super) fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
@@ -81,8 +81,8 @@ pub(super) struct Upsample {
 }
 
 impl Upsample {
-    pub(super) fn load(place: &Place, channels: usize) -> Result<Self> {
-        Ok(Self { conv: place.conv2d("conv", Convolution::same(channels, channels, 3))? })
+    pub(super) fn load(builder: &LayerBuilder, shape: &Conv2dShape) -> Result<Self> {
+        Ok(Self { conv: builder.conv2d(shape)? })
     }
 
     pub(super) fn forward(&self, x: &Tensor, sides: (usize, usize), adapters: &AdapterSet) -> TensorResult<Tensor> {

@@ -1,15 +1,22 @@
 //! The UNet that predicts noise (or velocity): `UNet2DConditionModel` of SD 1.x, SD 2.x and SDXL.
 
 mod attention;
+mod batch;
 mod blocks;
+mod cross_attention;
+mod layout;
 mod levels;
-mod prompt_keys;
-mod start;
+mod prefix;
 mod time;
 
 pub(crate) use attention::keeps_wide;
-pub use prompt_keys::PromptKeys;
-pub use start::{Beginning, Start};
+pub use batch::conditions_together;
+pub use cross_attention::CrossAttentionKv;
+pub(crate) use layout::{
+    LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,
+    UNetLayout,
+};
+pub use prefix::{Prefix, SharedPrefix};
 
 use std::sync::Arc;
 
@@ -17,12 +24,12 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
 use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude};
 
-use self::levels::{DownLevel, Guidance, MiddleLevel, UpLevel};
-use self::prompt_keys::Prompt;
-use self::start::Stem;
+use self::cross_attention::PromptInput;
+use self::levels::{BlockInputs, DownLevel, MiddleLevel, UpLevel};
+use self::prefix::PrefixOutput;
 use self::time::{AddedEmbedding, TimeEmbedding};
 use super::checkpoint::{Pass, Recompute};
-use super::slots::{Conv2dSlot, Convolution, Place};
+use super::slots::{Conv2dSlot, LayerBuilder};
 use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -51,39 +58,38 @@ impl UNet {
     /// [`Error::UnsupportedSettings`] for a configuration these networks do not follow,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
-        let config = UNetConfig::load(files)?;
+        Self::from_config(UNetConfig::load(files)?, files, dtype, device)
+    }
+
+    /// The same with its configuration, where that has been read already.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_config(config: UNetConfig, files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         let weights = files.weights("unet", dtype, device)?;
-        let root = Place::root("unet", weights.clone());
-        let unet = Self::build(&root, config)?;
+        let unet = Self::build(&LayerBuilder::new("unet", weights.clone()), config)?;
         weights.finish()?;
         Ok(unet)
     }
 
     /// Builds the layers in the order the data meets them, which is the order of [`modules`](Self::modules).
-    fn build(root: &Place, config: UNetConfig) -> Result<Self> {
-        let first = config.levels[0].channels;
-        let time_embedding = TimeEmbedding::load(root, &config)?;
-        let added_embedding = AddedEmbedding::load(root, &config)?;
-        let conv_in = root.conv2d("conv_in", Convolution::same(config.in_channels, first, config.conv_in_kernel))?;
-        let down = DownLevel::load_all(root, &config)?;
-        let middle = MiddleLevel::load(root, &config)?;
-        let up = UpLevel::load_all(root, &config)?;
-        let norm_out = root.group_norm("conv_norm_out", first, config.norm_groups, config.norm_eps)?;
-        let conv_out =
-            root.conv2d("conv_out", Convolution::same(first, config.out_channels, config.conv_out_kernel))?;
+    fn build(builder: &LayerBuilder, config: UNetConfig) -> Result<Self> {
+        let layout = UNetLayout::new(&config);
+        let down = |level| DownLevel::load(builder, level, &config);
+        let up = |level| UpLevel::load(builder, level, &config);
         Ok(Self {
-            modules: root.modules(),
-            dtype: root.weights().activation_dtype(),
+            time_embedding: TimeEmbedding::load(builder, &layout.time_embedding, &config)?,
+            added_embedding: AddedEmbedding::load(builder, &layout, &config)?,
+            conv_in: builder.conv2d(&layout.conv_in)?,
+            down: layout.down.iter().map(down).collect::<Result<_>>()?,
+            middle: MiddleLevel::load(builder, &layout.middle, &config)?,
+            up: layout.up.iter().map(up).collect::<Result<_>>()?,
+            norm_out: builder.group_norm(&layout.norm_out, config.norm_groups, config.norm_eps)?,
+            conv_out: builder.conv2d(&layout.conv_out)?,
+            modules: layout.modules(),
+            dtype: builder.weights().activation_dtype(),
             recompute: Arc::default(),
             config,
-            time_embedding,
-            added_embedding,
-            conv_in,
-            down,
-            middle,
-            up,
-            norm_out,
-            conv_out,
         })
     }
 
@@ -102,7 +108,7 @@ impl UNet {
         &self.modules
     }
 
-    /// The type of its activations and of what it predicts: that of its weights, but f32 on the processor.
+    /// The type of its activations and of what it predicts: that of its weights, but f32 on the CPU.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -137,89 +143,90 @@ impl UNet {
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
-        let start = Start::fresh(latents, timesteps, condition.added.as_ref());
-        self.run(&start, &condition.context, None, adapters, observe)
+        let prefix = Prefix::uncomputed(latents, timesteps, condition.added.as_ref());
+        self.run(&prefix, &condition.context, None, adapters, observe)
     }
 
-    /// [`predict`](Self::predict) from a [`Start`] under `context: [batch, tokens, width]`, with the `keys` of this very
-    /// context and adapter set where they are known.
+    /// [`predict`](Self::predict) from a [`Prefix`] under `context: [batch, tokens, width]`, with the cross-attention keys
+    /// and values of the same context and adapter set where they are known.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
     pub fn predict_from(
         &self,
-        start: &Start,
+        prefix: &Prefix,
         context: &Tensor,
-        keys: Option<&PromptKeys>,
+        kv: Option<&CrossAttentionKv>,
         adapters: &AdapterSet,
     ) -> Result<Tensor> {
-        self.run(start, context, keys, adapters, &mut |_, _| {})
+        self.run(prefix, context, kv, adapters, &mut |_, _| {})
     }
 
-    /// What every attention to the prompt makes of `context: [batch, tokens, width]` under `adapters`, without a graph.
+    /// Keys and values of every cross-attention layer for `context: [batch, tokens, width]` under `adapters`, without a
+    /// graph.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a context of another width.
-    pub fn prompt_keys(&self, context: &Tensor, adapters: &AdapterSet) -> Result<PromptKeys> {
+    pub fn cross_attention_kv(&self, context: &Tensor, adapters: &AdapterSet) -> Result<CrossAttentionKv> {
         let context = self.check_context(context, None)?;
-        let mut keys = PromptKeys::default();
+        let mut kv = CrossAttentionKv::default();
         let down = self.down.iter().flat_map(DownLevel::transformers);
         let transformers = down.chain(self.middle.transformers());
         for transformer in transformers.chain(self.up.iter().flat_map(UpLevel::transformers)) {
-            transformer.read(&context, adapters, &mut keys)?;
+            transformer.cross_attention_kv(&context, adapters, &mut kv)?;
         }
-        Ok(keys)
+        Ok(kv)
     }
 
-    /// The layers that make keys and values of the prompt, in order.
-    pub fn prompt_readers(&self) -> impl Iterator<Item = &ModuleInfo> {
-        let reads = |path: &str| path.ends_with(".attn2.to_k") || path.ends_with(".attn2.to_v");
-        self.modules.iter().filter(move |module| reads(&module.path))
+    /// The projections to keys and values of every cross-attention layer, in order.
+    pub fn cross_attention_projections(&self) -> impl Iterator<Item = &ModuleInfo> {
+        let projects = |path: &str| path.ends_with(".attn2.to_k") || path.ends_with(".attn2.to_v");
+        self.modules.iter().filter(move |module| projects(&module.path))
     }
 
-    /// Whether the model makes the same keys and values of every prompt under `adapters` as without them.
-    pub fn reads_prompts_as_the_base(&self, adapters: &AdapterSet) -> bool {
-        !self.prompt_readers().any(|reader| adapters.reaches(&reader.path))
+    /// Whether `adapters` change no cross-attention projection, so that the base's keys and values are theirs too.
+    pub fn leaves_cross_attention_unadapted(&self, adapters: &AdapterSet) -> bool {
+        !self.cross_attention_projections().any(|projection| adapters.reaches(&projection.path))
     }
 
     fn run(
         &self,
-        start: &Start,
+        prefix: &Prefix,
         context: &Tensor,
-        keys: Option<&PromptKeys>,
+        kv: Option<&CrossAttentionKv>,
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
-        self.check_latents(&start.latents, &start.timesteps)?;
-        let context = self.check_context(context, Some(start.latents.dim(0)?))?;
-        self.check_added(&start.latents, start.added.as_ref())?;
+        self.check_latents(&prefix.latents, &prefix.timesteps)?;
+        let context = self.check_context(context, Some(prefix.latents.dim(0)?))?;
+        self.check_added(&prefix.latents, prefix.added.as_ref())?;
         let pass = Pass { adapters, recompute: &self.recompute };
-        let Stem { time, skips, begun } = self.stem_of(start, pass, observe)?;
-        let prompt = keys.map_or(Prompt::Context(&context), Prompt::Keys);
-        Ok(self.predict_guided(begun, skips, &Guidance { time: &time, prompt, pass }, observe)?)
+        let PrefixOutput { time, skips, map } = self.prefix_output(prefix, pass, observe)?;
+        let prompt = kv.map_or(PromptInput::Context(&context), PromptInput::Kv);
+        Ok(self.after_prefix(map, skips, &BlockInputs { time: &time, prompt, pass }, observe)?)
     }
 
     /// Down from the first attention, through the middle and up again.
-    fn predict_guided(
+    fn after_prefix(
         &self,
         mut x: Tensor,
         mut skips: Vec<Tensor>,
-        guidance: &Guidance<'_>,
+        inputs: &BlockInputs<'_>,
         observe: &mut dyn FnMut(&str, &Tensor),
     ) -> TensorResult<Tensor> {
-        let adapters = guidance.pass.adapters;
+        let adapters = inputs.pass.adapters;
         let first = self.first_attention();
         for (index, level) in self.down.iter().enumerate().skip(first) {
             if index > first {
-                x = level.begin(&x, guidance.time, guidance.pass)?;
+                x = level.first_resnet(&x, inputs.time, inputs.pass)?;
             }
-            x = level.forward(x, &mut skips, guidance)?;
+            x = level.forward(x, &mut skips, inputs)?;
             observe(&format!("down_blocks.{index}"), &x);
         }
-        x = self.middle.forward(&x, guidance)?;
+        x = self.middle.forward(&x, inputs)?;
         observe("mid_block", &x);
         for (index, level) in self.up.iter().enumerate() {
-            x = level.forward(&x, &mut skips, guidance)?;
+            x = level.forward(&x, &mut skips, inputs)?;
             observe(&format!("up_blocks.{index}"), &x);
         }
         self.conv_out.forward_around(&x, None, Around::after(Prelude::GroupNormSilu(&self.norm_out)), adapters)

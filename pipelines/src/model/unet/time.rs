@@ -1,4 +1,4 @@
-//! Timesteps, and SDXL's picture sizes, as vectors.
+//! Timesteps, and SDXL's image sizes, as vectors.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
@@ -7,7 +7,8 @@ use catelier_numerics::ops::silu;
 use crate::error::Result;
 use crate::model::AddedCondition;
 use crate::model::config::{AddedEmbeddingConfig, TimestepConfig, UNetConfig};
-use crate::model::slots::{Bias, LinearSlot, Place};
+use crate::model::slots::{LayerBuilder, LinearSlot};
+use crate::model::unet::layout::{MlpLayout, UNetLayout};
 
 /// Sinusoidal embedding of numbers (Vaswani et al. 2017, section 3.5), cosines or sines first.
 #[derive(Debug)]
@@ -52,11 +53,8 @@ struct EmbeddingMlp {
 }
 
 impl EmbeddingMlp {
-    fn load(place: &Place, inputs: usize, width: usize) -> Result<Self> {
-        Ok(Self {
-            linear_1: place.linear("linear_1", inputs, width, Bias::With)?,
-            linear_2: place.linear("linear_2", width, width, Bias::With)?,
-        })
+    fn load(builder: &LayerBuilder, layout: &MlpLayout) -> Result<Self> {
+        Ok(Self { linear_1: builder.linear(&layout.linear_1)?, linear_2: builder.linear(&layout.linear_2)? })
     }
 
     fn forward(&self, x: &Tensor, adapters: &AdapterSet) -> TensorResult<Tensor> {
@@ -73,12 +71,11 @@ pub(super) struct TimeEmbedding {
 }
 
 impl TimeEmbedding {
-    pub(super) fn load(place: &Place, config: &UNetConfig) -> Result<Self> {
-        let width = config.levels[0].channels;
-        let weights = place.weights();
+    pub(super) fn load(builder: &LayerBuilder, layout: &MlpLayout, config: &UNetConfig) -> Result<Self> {
+        let weights = builder.weights();
         Ok(Self {
-            sinusoids: Sinusoids::new(width, &config.timestep, weights.device())?,
-            mlp: EmbeddingMlp::load(&place.at("time_embedding"), width, config.timestep.width)?,
+            sinusoids: Sinusoids::new(layout.linear_1.in_features, &config.timestep, weights.device())?,
+            mlp: EmbeddingMlp::load(builder, layout)?,
             dtype: weights.activation_dtype(),
         })
     }
@@ -89,7 +86,7 @@ impl TimeEmbedding {
     }
 }
 
-/// SDXL's pooled prompt and picture sizes as one vector, added to the timestep's.
+/// SDXL's pooled prompt and image sizes as one vector, added to the timestep's.
 #[derive(Debug)]
 pub(super) struct AddedEmbedding {
     sinusoids: Sinusoids,
@@ -99,12 +96,12 @@ pub(super) struct AddedEmbedding {
 }
 
 impl AddedEmbedding {
-    pub(super) fn load(place: &Place, config: &UNetConfig) -> Result<Option<Self>> {
-        let Some(added) = config.added.clone() else { return Ok(None) };
-        let weights = place.weights();
+    pub(super) fn load(builder: &LayerBuilder, layout: &UNetLayout, config: &UNetConfig) -> Result<Option<Self>> {
+        let (Some(added), Some(mlp)) = (config.added.clone(), &layout.added_embedding) else { return Ok(None) };
+        let weights = builder.weights();
         Ok(Some(Self {
             sinusoids: Sinusoids::new(added.time_width, &config.timestep, weights.device())?,
-            mlp: EmbeddingMlp::load(&place.at("add_embedding"), added.input_width, config.timestep.width)?,
+            mlp: EmbeddingMlp::load(builder, mlp)?,
             config: added,
             dtype: weights.activation_dtype(),
         }))

@@ -3,10 +3,11 @@
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_numerics::ops::{AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLinear, attention, upsample_nearest};
 
+use super::layout::{AttentionLayout, CoderLayout, LevelLayout, MiddleLayout, ResidualLayout};
 use crate::error::Result;
-use crate::files::Weights;
 use crate::model::config::VaeConfig;
-use crate::model::slots::{Bias, Convolution, frozen_conv2d, frozen_group_norm, frozen_linear};
+use crate::model::shapes::LinearShape;
+use crate::model::slots::LayerBuilder;
 
 /// Epsilon of every group normalisation in the autoencoder.
 const NORM_EPS: f64 = 1e-6;
@@ -21,25 +22,12 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn load(weights: &Weights, config: &VaeConfig) -> Result<Self> {
-        let channels = &config.block_out_channels;
-        let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let conv_in = Convolution::same(config.in_channels, first, 3);
-        let mut inputs = first;
-        let mut levels = Vec::with_capacity(channels.len());
-        for (index, &width) in channels.iter().enumerate() {
-            let place = weights.at(&format!("down_blocks.{index}"));
-            let halve = || HalveSides::load(&place.at("downsamplers.0.conv"), width);
-            let resize = (index + 1 < channels.len()).then(halve).transpose()?;
-            let blocks = load_blocks(&place, config, config.layers_per_block, inputs, width)?;
-            levels.push(Level { blocks, resize });
-            inputs = width;
-        }
+    pub(super) fn load(builder: &LayerBuilder, layout: &CoderLayout, config: &VaeConfig) -> Result<Self> {
         Ok(Self {
-            conv_in: frozen_conv2d(&weights.at("conv_in"), conv_in)?,
-            levels,
-            middle: Middle::load(&weights.at("mid_block"), config, last)?,
-            out: Output::load(weights, config, last, 2 * config.latent_channels)?,
+            conv_in: builder.frozen_conv2d(&layout.conv_in)?,
+            levels: Level::load_all(builder, &layout.levels, config, HalveSides)?,
+            middle: Middle::load(builder, &layout.middle, config)?,
+            out: Output::load(builder, layout, config)?,
         })
     }
 
@@ -62,24 +50,12 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn load(weights: &Weights, config: &VaeConfig) -> Result<Self> {
-        let channels = &config.block_out_channels;
-        let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let mut inputs = last;
-        let mut levels = Vec::with_capacity(channels.len());
-        for (index, &width) in channels.iter().rev().enumerate() {
-            let place = weights.at(&format!("up_blocks.{index}"));
-            let double = || DoubleSides::load(&place.at("upsamplers.0.conv"), width);
-            let resize = (index + 1 < channels.len()).then(double).transpose()?;
-            let blocks = load_blocks(&place, config, config.layers_per_block + 1, inputs, width)?;
-            levels.push(Level { blocks, resize });
-            inputs = width;
-        }
+    pub(super) fn load(builder: &LayerBuilder, layout: &CoderLayout, config: &VaeConfig) -> Result<Self> {
         Ok(Self {
-            conv_in: frozen_conv2d(&weights.at("conv_in"), Convolution::same(config.latent_channels, last, 3))?,
-            middle: Middle::load(&weights.at("mid_block"), config, last)?,
-            levels,
-            out: Output::load(weights, config, first, config.out_channels)?,
+            conv_in: builder.frozen_conv2d(&layout.conv_in)?,
+            middle: Middle::load(builder, &layout.middle, config)?,
+            levels: Level::load_all(builder, &layout.levels, config, DoubleSides)?,
+            out: Output::load(builder, layout, config)?,
         })
     }
 
@@ -100,6 +76,23 @@ struct Level<R> {
 }
 
 impl<R: Resize> Level<R> {
+    /// All levels; `resize` makes a change of the sides from its convolution.
+    fn load_all(
+        builder: &LayerBuilder,
+        layouts: &[LevelLayout],
+        config: &VaeConfig,
+        resize: fn(FrozenConv2d) -> R,
+    ) -> Result<Vec<Self>> {
+        let block = |layout: &ResidualLayout| ResidualBlock::load(builder, layout, config);
+        let level = |layout: &LevelLayout| {
+            Ok(Self {
+                blocks: layout.blocks.iter().map(block).collect::<Result<_>>()?,
+                resize: layout.resample.as_ref().map(|shape| builder.frozen_conv2d(shape).map(resize)).transpose()?,
+            })
+        };
+        layouts.iter().map(level).collect()
+    }
+
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         let mut x = x.clone();
         for block in &self.blocks {
@@ -107,21 +100,6 @@ impl<R: Resize> Level<R> {
         }
         self.resize.as_ref().map_or(Ok(x.clone()), |resize| resize.forward(&x))
     }
-}
-
-fn load_blocks(
-    place: &Weights,
-    config: &VaeConfig,
-    count: usize,
-    inputs: usize,
-    width: usize,
-) -> Result<Vec<ResidualBlock>> {
-    (0..count)
-        .map(|index| {
-            let inputs = if index == 0 { inputs } else { width };
-            ResidualBlock::load(&place.at(&format!("resnets.{index}")), config, inputs, width)
-        })
-        .collect()
 }
 
 /// A change of the sides between two levels.
@@ -133,13 +111,6 @@ trait Resize {
 #[derive(Debug)]
 struct HalveSides(FrozenConv2d);
 
-impl HalveSides {
-    fn load(weights: &Weights, width: usize) -> Result<Self> {
-        let shape = Convolution { stride: 2, padding: 0, ..Convolution::same(width, width, 3) };
-        Ok(Self(frozen_conv2d(weights, shape)?))
-    }
-}
-
 impl Resize for HalveSides {
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         self.0.forward(&x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?)
@@ -149,12 +120,6 @@ impl Resize for HalveSides {
 /// Doubles the sides, then convolves.
 #[derive(Debug)]
 struct DoubleSides(FrozenConv2d);
-
-impl DoubleSides {
-    fn load(weights: &Weights, width: usize) -> Result<Self> {
-        Ok(Self(frozen_conv2d(weights, Convolution::same(width, width, 3))?))
-    }
-}
 
 impl Resize for DoubleSides {
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
@@ -172,12 +137,12 @@ struct Middle {
 }
 
 impl Middle {
-    fn load(weights: &Weights, config: &VaeConfig, width: usize) -> Result<Self> {
-        let attention = || SelfAttention::load(&weights.at("attentions.0"), config, width);
+    fn load(builder: &LayerBuilder, layout: &MiddleLayout, config: &VaeConfig) -> Result<Self> {
+        let attention = |layout| SelfAttention::load(builder, layout, config);
         Ok(Self {
-            first: ResidualBlock::load(&weights.at("resnets.0"), config, width, width)?,
-            attention: config.mid_block_add_attention.then(attention).transpose()?,
-            last: ResidualBlock::load(&weights.at("resnets.1"), config, width, width)?,
+            first: ResidualBlock::load(builder, &layout.first, config)?,
+            attention: layout.attention.as_ref().map(attention).transpose()?,
+            last: ResidualBlock::load(builder, &layout.last, config)?,
         })
     }
 
@@ -198,10 +163,11 @@ struct Output {
 }
 
 impl Output {
-    fn load(weights: &Weights, config: &VaeConfig, inputs: usize, outputs: usize) -> Result<Self> {
-        let norm = frozen_group_norm(&weights.at("conv_norm_out"), inputs, config.norm_num_groups, NORM_EPS)?;
-        let conv = frozen_conv2d(&weights.at("conv_out"), Convolution::same(inputs, outputs, 3))?;
-        Ok(Self { norm, conv })
+    fn load(builder: &LayerBuilder, layout: &CoderLayout, config: &VaeConfig) -> Result<Self> {
+        Ok(Self {
+            norm: builder.group_norm(&layout.norm_out, config.norm_num_groups, NORM_EPS)?,
+            conv: builder.frozen_conv2d(&layout.conv_out)?,
+        })
     }
 
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
@@ -220,15 +186,15 @@ struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    fn load(weights: &Weights, config: &VaeConfig, inputs: usize, outputs: usize) -> Result<Self> {
+    fn load(builder: &LayerBuilder, layout: &ResidualLayout, config: &VaeConfig) -> Result<Self> {
         let groups = config.norm_num_groups;
-        let shortcut = || frozen_conv2d(&weights.at("conv_shortcut"), Convolution::same(inputs, outputs, 1));
+        let shortcut = |shape| builder.frozen_conv2d(shape);
         Ok(Self {
-            norm1: frozen_group_norm(&weights.at("norm1"), inputs, groups, NORM_EPS)?,
-            conv1: frozen_conv2d(&weights.at("conv1"), Convolution::same(inputs, outputs, 3))?,
-            norm2: frozen_group_norm(&weights.at("norm2"), outputs, groups, NORM_EPS)?,
-            conv2: frozen_conv2d(&weights.at("conv2"), Convolution::same(outputs, outputs, 3))?,
-            conv_shortcut: (inputs != outputs).then(shortcut).transpose()?,
+            norm1: builder.group_norm(&layout.norm1, groups, NORM_EPS)?,
+            conv1: builder.frozen_conv2d(&layout.conv1)?,
+            norm2: builder.group_norm(&layout.norm2, groups, NORM_EPS)?,
+            conv2: builder.frozen_conv2d(&layout.conv2)?,
+            conv_shortcut: layout.conv_shortcut.as_ref().map(shortcut).transpose()?,
         })
     }
 
@@ -253,19 +219,20 @@ struct SelfAttention {
 }
 
 impl SelfAttention {
-    fn load(weights: &Weights, config: &VaeConfig, width: usize) -> Result<Self> {
+    fn load(builder: &LayerBuilder, layout: &AttentionLayout, config: &VaeConfig) -> Result<Self> {
         // Files saved before diffusers 0.18 have the names of the original code.
-        let legacy = weights.contains("query.weight");
-        let projection = |name: &str, legacy_name: &str| {
-            let place = weights.at(if legacy { legacy_name } else { name });
-            frozen_linear(&place, width, width, Bias::With)
+        let legacy_path = |name: &str| format!("{}.{name}", layout.path);
+        let legacy = builder.contains(&legacy_path("query"));
+        let projection = |shape: &LinearShape, legacy_name: &str| match legacy {
+            true => builder.frozen_linear(&LinearShape { path: legacy_path(legacy_name), ..shape.clone() }),
+            false => builder.frozen_linear(shape),
         };
         Ok(Self {
-            group_norm: frozen_group_norm(&weights.at("group_norm"), width, config.norm_num_groups, NORM_EPS)?,
-            query: projection("to_q", "query")?,
-            key: projection("to_k", "key")?,
-            value: projection("to_v", "value")?,
-            out: projection("to_out.0", "proj_attn")?,
+            group_norm: builder.group_norm(&layout.group_norm, config.norm_num_groups, NORM_EPS)?,
+            query: projection(&layout.to_q, "query")?,
+            key: projection(&layout.to_k, "key")?,
+            value: projection(&layout.to_v, "value")?,
+            out: projection(&layout.to_out, "proj_attn")?,
         })
     }
 

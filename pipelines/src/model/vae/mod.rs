@@ -1,6 +1,7 @@
 //! The autoencoder between pictures and latents (`AutoencoderKL`). Frozen, and without gradients.
 
 mod blocks;
+mod layout;
 mod memory;
 mod tiled;
 
@@ -8,12 +9,13 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_numerics::ops::FrozenConv2d;
 
 use self::blocks::{Decoder, Encoder};
+pub(crate) use self::layout::VaeLayout;
 use self::tiled::Cut;
 pub use self::tiled::Tiling;
 use super::config::VaeConfig;
-use super::slots::{Convolution, frozen_conv2d};
+use super::slots::LayerBuilder;
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights};
+use crate::files::ModelFiles;
 
 /// A frozen autoencoder.
 ///
@@ -75,27 +77,37 @@ impl Vae {
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn load_component(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
-        let config = VaeConfig::load(files, component)?;
+        Self::from_config(VaeConfig::load(files, component)?, files, component, dtype, device)
+    }
+
+    /// The same with its configuration, where that has been read already.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_config(
+        config: VaeConfig,
+        files: &ModelFiles,
+        component: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         // Half precision overflows in models that say so: they run in f32 whatever the rest does.
         let dtype = if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
         let weights = files.weights(component, dtype, device)?;
-        let vae = Self::build(&weights, config)?;
+        let vae = Self::build(&LayerBuilder::new(layout::ROOT, weights.clone()), config)?;
         weights.finish()?;
         Ok(vae)
     }
 
-    fn build(weights: &Weights, config: VaeConfig) -> Result<Self> {
-        let latent = config.latent_channels;
-        let mixing = |used: bool, name: &str, channels: usize| {
-            let load = || frozen_conv2d(&weights.at(name), Convolution::same(channels, channels, 1));
-            used.then(load).transpose()
-        };
+    fn build(builder: &LayerBuilder, config: VaeConfig) -> Result<Self> {
+        let layout = VaeLayout::new(&config);
+        let optional = |shape: &Option<_>| shape.as_ref().map(|shape| builder.frozen_conv2d(shape)).transpose();
         Ok(Self {
-            encoder: Encoder::load(&weights.at("encoder"), &config)?,
-            quant_conv: mixing(config.use_quant_conv, "quant_conv", 2 * latent)?,
-            post_quant_conv: mixing(config.use_post_quant_conv, "post_quant_conv", latent)?,
-            decoder: Decoder::load(&weights.at("decoder"), &config)?,
-            dtype: weights.activation_dtype(),
+            encoder: Encoder::load(builder, &layout.encoder, &config)?,
+            quant_conv: optional(&layout.quant_conv)?,
+            post_quant_conv: optional(&layout.post_quant_conv)?,
+            decoder: Decoder::load(builder, &layout.decoder, &config)?,
+            dtype: builder.weights().activation_dtype(),
             tiling: Tiling::never(),
             config,
         })

@@ -1,0 +1,48 @@
+//! The operations on devices without kernels of ours, written with candle's: statistics in f32 where tensors are in
+//! half precision, and backward passes of our own where candle's would be slow, keep too much or differentiate what is
+//! frozen.
+//!
+//! Nothing here asks which device it runs on, so tests on the CPU compare it with the kernels.
+
+mod activation;
+mod attention;
+mod conv;
+mod low_rank;
+mod norm;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{DType, Result, Tensor};
+
+pub(super) use activation::{Curve, GELU, QUICK_GELU, SILU, geglu, pointwise, softmax};
+pub(super) use attention::attention;
+pub(super) use conv::{conv2d, input_gradient, transposed};
+pub(super) use low_rank::{low_rank_conv2d, low_rank_linear};
+pub(super) use norm::{group_norm, layer_norm};
+
+use super::composed;
+use catelier_kernels::work::count_product;
+
+/// As f32 if it is in half precision.
+pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// `x · weightᵀ + bias`, without a backward pass; shapes as in [`composed::linear`].
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (out_features, in_features) = weight.dims2()?;
+    count_product(x.elem_count() / in_features.max(1), out_features, in_features);
+    composed::linear(x, weight, bias)
+}
+
+/// `a · b` for stacks of matrices, `[..., m, k]` and `[..., k, n]`.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let [.., inner, columns] = *b.dims() else {
+        candle_core::bail!("product: expected matrices, found {:?}", b.dims())
+    };
+    count_product(a.elem_count() / inner.max(1), columns, inner);
+    a.matmul(b)
+}

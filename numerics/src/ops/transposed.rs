@@ -1,0 +1,181 @@
+//! Linear layers from maps to tokens and back, without a transposed copy.
+
+use candle_core::{DType, Result, Shape, Tensor};
+
+use super::conv::FrozenConv2d;
+use super::frozen::{Frozen, Source, single, single_start};
+use super::layer::{Around, Product, frozen_layer};
+use super::linear::FrozenLinear;
+use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
+
+impl FrozenLinear {
+    /// The layer over the pixels of `x: [batch, in, height, width]`, as tokens `[batch, height · width, out]`.
+    ///
+    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    pub fn map_to_tokens(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+        if let Some(product) = ToTokens::of(self.weight(), (self.in_features(), self.out_features()), x) {
+            return frozen_layer(x, product, self.constants(), around);
+        }
+        around.run(x, |x| self.forward(&map_to_tokens(x)?))
+    }
+
+    /// The layer over tokens `x: [batch, height · width, in]`, as a map `[batch, out, height, width]`.
+    ///
+    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), around: Around<'_>) -> Result<Tensor> {
+        if let Some(product) = ToMap::of(self.weight(), (self.in_features(), self.out_features()), size, x) {
+            return frozen_layer(x, product, self.constants(), around);
+        }
+        around.run(x, |x| tokens_to_map(&self.forward(x)?, size))
+    }
+}
+
+impl FrozenConv2d {
+    /// [`FrozenLinear::map_to_tokens`] with a 1×1 convolution.
+    ///
+    /// **Errors** for other convolutions too.
+    pub fn map_to_tokens(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+        self.check_pointwise()?;
+        if let Some(product) = ToTokens::of(self.weight(), (self.in_channels(), self.out_channels()), x) {
+            return frozen_layer(x, product, self.constants(), around);
+        }
+        around.run(x, |x| map_to_tokens(&self.forward(x)?))
+    }
+
+    /// [`FrozenLinear::tokens_to_map`] with a 1×1 convolution.
+    ///
+    /// **Errors** for other convolutions too.
+    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), around: Around<'_>) -> Result<Tensor> {
+        self.check_pointwise()?;
+        if let Some(product) = ToMap::of(self.weight(), (self.in_channels(), self.out_channels()), size, x) {
+            return frozen_layer(x, product, self.constants(), around);
+        }
+        around.run(x, |x| self.forward(&tokens_to_map(x, size)?))
+    }
+
+    fn check_pointwise(&self) -> Result<()> {
+        if (self.kernel(), self.stride(), self.padding()) != ((1, 1), 1, 0) {
+            candle_core::bail!("conv2d: expected a 1×1 kernel between maps and tokens, found {:?}", self.kernel());
+        }
+        Ok(())
+    }
+}
+
+/// `[batch, channels, height, width]` to `[batch, height · width, channels]`, copied.
+///
+/// **Gradient** to `map`.
+pub fn map_to_tokens(map: &Tensor) -> Result<Tensor> {
+    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
+}
+
+/// `[batch, height · width, channels]` to `[batch, channels, height, width]`, copied.
+///
+/// **Gradient** to `tokens`. **Errors** if there are not `height · width` of them.
+pub fn tokens_to_map(tokens: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    let (batch, _, channels) = tokens.dims3()?;
+    tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
+}
+
+/// A packed weight that `x` can be multiplied by in any order.
+fn packed(weight: &Frozen, x: &Tensor) -> Option<Frozen> {
+    let fits = matches!(weight, Frozen::F32(_) | Frozen::Bf16(_)) && x.dtype() == DType::F32;
+    fits.then(|| weight.clone())
+}
+
+/// Every pixel by itself.
+fn pixels(size: (usize, usize)) -> Window {
+    Window { kernel: (1, 1), stride: 1, output: size }
+}
+
+fn planes<T: Float>(x: &[T], channels: usize, size: (usize, usize)) -> Result<Source<'_>> {
+    Ok(Source::Planes { x: single(x)?, channels, size, frame: Frame { size, origin: (0, 0), spread: 1 } })
+}
+
+fn tokens<T: Float>(x: &[T], channels: usize, size: (usize, usize)) -> Result<Source<'_>> {
+    Ok(Source::Tokens { x: single(x)?, channels, size })
+}
+
+#[derive(Clone)]
+struct ToTokens {
+    weight: Frozen,
+    in_channels: usize,
+    out_channels: usize,
+}
+
+impl ToTokens {
+    fn of(weight: &Frozen, (in_channels, out_channels): (usize, usize), x: &Tensor) -> Option<Self> {
+        packed(weight, x).map(|weight| Self { weight, in_channels, out_channels })
+    }
+
+    fn size(&self, x: &[usize]) -> Result<(usize, usize)> {
+        match x {
+            [_, channels, height, width] if *channels == self.in_channels => Ok((*height, *width)),
+            _ => candle_core::bail!("expected a map [batch, {}, height, width], found {x:?}", self.in_channels),
+        }
+    }
+}
+
+impl Product for ToTokens {
+    const NAME: &'static str = "map-to-tokens";
+
+    fn output(&self, x: &[usize]) -> Result<Shape> {
+        let (height, width) = self.size(x)?;
+        Ok((x[0], height * width, self.out_channels).into())
+    }
+
+    fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
+        let size = self.size(x.dims)?;
+        let (start, x) = (single_start(start)?, planes(x.data, self.in_channels, size)?);
+        self.weight.sweep(x, Job::forward(pixels(size), start, Order::Tokens)).map(T::from_f32s)
+    }
+
+    fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>> {
+        let size = self.size(x)?;
+        let grad = tokens(grad, self.out_channels, size)?;
+        self.weight.sweep(grad, Job::backward(pixels(size), Order::Planes)).map(T::from_f32s)
+    }
+}
+
+#[derive(Clone)]
+struct ToMap {
+    weight: Frozen,
+    in_channels: usize,
+    out_channels: usize,
+    size: (usize, usize),
+}
+
+impl ToMap {
+    fn of(
+        weight: &Frozen,
+        (in_channels, out_channels): (usize, usize),
+        size: (usize, usize),
+        x: &Tensor,
+    ) -> Option<Self> {
+        packed(weight, x).map(|weight| Self { weight, in_channels, out_channels, size })
+    }
+}
+
+impl Product for ToMap {
+    const NAME: &'static str = "tokens-to-map";
+
+    fn output(&self, x: &[usize]) -> Result<Shape> {
+        let (height, width) = self.size;
+        match x {
+            [batch, count, channels] if (*count, *channels) == (height * width, self.in_channels) => {
+                Ok((*batch, self.out_channels, height, width).into())
+            }
+            _ => candle_core::bail!("expected tokens [batch, {height} · {width}, {}], found {x:?}", self.in_channels),
+        }
+    }
+
+    fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>> {
+        self.output(x.dims)?;
+        let (start, x) = (single_start(start)?, tokens(x.data, self.in_channels, self.size)?);
+        self.weight.sweep(x, Job::forward(pixels(self.size), start, Order::Planes)).map(T::from_f32s)
+    }
+
+    fn backward<T: Float>(&self, _: &[usize], grad: &[T]) -> Result<Vec<T>> {
+        let grad = planes(grad, self.out_channels, self.size)?;
+        self.weight.sweep(grad, Job::backward(pixels(self.size), Order::Tokens)).map(T::from_f32s)
+    }
+}
