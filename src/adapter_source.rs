@@ -48,8 +48,7 @@ impl LoadedAdapters {
                 .request(format!("cannot apply adapter `{}` to base `{}`", source.path, base.name))?;
             terminal::say(&format!("adapter: {} ({}, weight {})", source.path, file.report, source.weight));
             warn_of_other_base(&source.path, &file, base);
-            let adapter =
-                file.adapter.moved(base.device(), base.dtype()).run("cannot move the adapter to the device")?;
+            let adapter = file.adapter.to(base.device(), base.dtype()).run("cannot move the adapter to the device")?;
             loaded.set.push(&adapter, source.weight);
             loaded.files.push((source, file));
         }

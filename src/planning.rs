@@ -37,6 +37,7 @@ pub(crate) fn plan(base: &BaseConfig, settings: &TrainSettings, device: &Device)
         latent: (cells, cells),
         batch: config.batch,
         tokens: base.tokens(),
+        kind: config.kind,
         rank: config.rank,
         targets: config.targets.clone(),
         cat: config.uses_cat(),

@@ -161,12 +161,13 @@ fn card(base: &BaseModel, adapter: &Adapter, settings: &TrainSettings) -> String
     let number = |value: Option<usize>| value.map_or_else(String::new, |value| value.to_string());
     format!(
         "---\nbase_model: {base}\nlibrary_name: diffusers\ninstance_prompt: {trigger}\ntags:\n- text-to-image\n- lora\n- \
-         template:sd-lora\n- catelier\n---\n\n# {trigger}\n\nA style adapter (LoRA, {rank}) for `{base}`, trained \
+         template:sd-lora\n- catelier\n---\n\n# {trigger}\n\nA style adapter ({kind}, {rank}) for `{base}`, trained \
          for {steps} steps with the `{loss}` loss.\n\n## Trigger\n\nPut `{trigger}` in the prompt to call the style. \
          Without it, pictures are meant to stay as the base draws them.\n\n## Use\n\n```\ncatelier preview --adapter \
          adapter.safetensors --prompt \"{trigger}, a red house in a field\" --compare --out previews\n```\n\n\
          `run.toml` repeats the training; `metrics.jsonl` has its curves.\n",
         base = base.name,
+        kind = settings.kind().unwrap_or_default(),
         rank = adapter.uniform_rank().map_or_else(|| "several ranks".into(), |rank| format!("rank {rank}")),
         steps = number(settings.steps),
     )

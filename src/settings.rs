@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use catelier_adapters::Targets;
+use catelier_adapters::{Targets, UpdateKind};
 use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::train::{Curve, LatentDraw, LossKind, TrainConfig};
 use catelier_prompts::CatCondition;
@@ -85,6 +85,9 @@ settings! {
     /// Weight timesteps by min(SNR, gamma); 5 is usual [default: off]
     #[arg(long, value_name = "F")]
     min_snr_gamma: f64,
+    /// lora or dora [default: lora]
+    #[arg(long, value_name = "NAME")]
+    kind: String,
     /// Rank of the adapter
     #[arg(long, value_name = "N")]
     rank: usize,
@@ -294,6 +297,12 @@ impl TrainSettings {
         device::dtype(self.dtype.as_deref().unwrap_or("f32"))
     }
 
+    /// The kind of the adapter's updates.
+    pub(crate) fn kind(&self) -> Outcome<UpdateKind> {
+        let kind = self.kind.as_deref().map(str::parse::<UpdateKind>).transpose().request("cannot use `kind`")?;
+        Ok(kind.unwrap_or_default())
+    }
+
     /// Whether the run is on the tiny model in this binary.
     pub(crate) fn on_embedded_base(&self) -> bool {
         self.base.as_deref() == Some("embedded")
@@ -310,6 +319,7 @@ impl TrainSettings {
             cat_cached_draws: stated("cat_cached_draws", self.cat_cached_draws)?,
             prior_weight: stated("prior_weight", self.prior_weight)?,
             min_snr_gamma: self.min_snr_gamma,
+            kind: self.kind()?,
             rank: stated("rank", self.rank)?,
             alpha: stated("alpha", self.alpha)?,
             dropout: stated("dropout", self.dropout)?,

@@ -1,4 +1,4 @@
-//! An adapter: low-rank factors by module path, and how a fresh one is drawn.
+//! An adapter: layer updates by module path, and how a fresh one is drawn.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,10 +8,13 @@ use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::Parameters;
 use serde::{Deserialize, Serialize};
 
+use crate::dora::DoraFactors;
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
+use crate::kind::UpdateKind;
 use crate::module::{Component, ModuleInfo, path_number};
 use crate::targets::Targets;
+use crate::update::LayerUpdate;
 
 /// Where the values of a fresh `down` come from.
 const INITIAL_DOWN: Stream = Stream("adapter.down");
@@ -32,7 +35,8 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// Checks the ranges of all fields.
     ///
-    /// **Errors** [`Error::InvalidRank`], [`Error::InvalidAlpha`], [`Error::InvalidDropout`].
+    /// # Errors
+    /// [`Error::InvalidRank`], [`Error::InvalidAlpha`], [`Error::InvalidDropout`].
     pub fn validate(&self) -> Result<()> {
         if self.rank == 0 {
             return Err(Error::InvalidRank { rank: self.rank });
@@ -49,21 +53,21 @@ pub(crate) fn check_dropout(probability: f64) -> Result<()> {
     if (0.0..1.0).contains(&probability) { Ok(()) } else { Err(Error::InvalidDropout { probability }) }
 }
 
-/// Low-rank factors by module path, in the order of the paths.
+/// Layer updates by module path, in the order of the paths.
 ///
-/// Cloning is cheap: clones share their factors until one of them is changed.
+/// Cloning is cheap: clones share their updates until one of them is changed.
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
-    factors: Arc<BTreeMap<String, LoraFactors>>,
+    updates: Arc<BTreeMap<String, LayerUpdate>>,
 }
 
 impl Adapter {
-    /// An adapter without factors.
+    /// An adapter without updates.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A fresh adapter for the targets among `modules`, with its trainable parameters.
+    /// A fresh LoRA for the targets among `modules`, with its trainable parameters.
     ///
     /// `down` is drawn uniformly from `±1 / sqrt(fan_in)` (Kaiming with `a = sqrt(5)`), `up` is
     /// zero, so the adapter changes nothing yet. What a module gets depends on the seed and its
@@ -72,107 +76,111 @@ impl Adapter {
     ///
     /// **Gradient** flows from the adapter's use to the parameters.
     ///
-    /// **Errors** as [`LoraConfig::validate`] and [`Targets::select`].
+    /// # Errors
+    /// As [`LoraConfig::validate`] and [`Targets::select`].
     pub fn init(config: &LoraConfig, modules: &[ModuleInfo], seed: u64, device: &Device) -> Result<(Self, Parameters)> {
-        config.validate()?;
-        let noise = Noise::new(seed);
-        let mut adapter = Self::new();
-        for module in config.targets.select(modules)? {
-            let factors = fresh_factors(module, config, &noise, device)?;
-            adapter.insert(module.path.clone(), factors);
+        Self::fresh(config, modules, seed, device)?.trainable(device)
+    }
+
+    /// As [`init`](Self::init), of any kind. `row_norms` gives the norm of the base's weights for each output of the module
+    /// at a path, `[out]`: the magnitudes of a fresh DoRA, `<path>.magnitude`, with which it changes nothing yet.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init), and those of `row_norms`.
+    pub fn init_kind(
+        kind: UpdateKind,
+        config: &LoraConfig,
+        modules: &[ModuleInfo],
+        row_norms: impl Fn(&str) -> candle_core::Result<Tensor>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Self, Parameters)> {
+        let mut adapter = Self::fresh(config, modules, seed, device)?;
+        match kind {
+            UpdateKind::Lora => {}
+            UpdateKind::Dora => adapter = adapter.decomposed(row_norms)?,
         }
         adapter.trainable(device)
     }
 
-    /// The adapter over its parameters: `<path>.down` and `<path>.up`, one alpha for all.
-    ///
-    /// **Errors** [`Error::ParameterNames`] naming every parameter that has no partner.
-    pub fn from_parameters(parameters: &Parameters, alpha: f64) -> Result<Self> {
-        let tensors: BTreeMap<&str, &Tensor> = parameters.iter().map(|(name, var)| (name, var.as_tensor())).collect();
-        Self::from_tensors(&tensors, |_| alpha)
+    fn fresh(config: &LoraConfig, modules: &[ModuleInfo], seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let noise = Noise::new(seed);
+        let fresh = |module: &ModuleInfo| Ok((module.path.clone(), fresh_factors(module, config, &noise, device)?));
+        config.targets.select(modules)?.into_iter().map(fresh).collect()
     }
 
-    /// The adapter over other tensors of the same parameter names, `<path>.down` and `<path>.up`; every module keeps its
-    /// alpha.
+    /// The factors of all modules with magnitudes.
+    fn decomposed(&self, magnitude: impl Fn(&str) -> candle_core::Result<Tensor>) -> Result<Self> {
+        let decomposed = |(path, update): (&str, &LayerUpdate)| {
+            let magnitude = magnitude(path).map_err(Error::tensor(&format!("measuring the weights of `{path}`")))?;
+            Ok((path.to_owned(), DoraFactors::new(update.low_rank().clone(), magnitude)?))
+        };
+        self.iter().map(decomposed).collect()
+    }
+
+    /// The same adapter over other tensors: those of `tensors` with the names `<path>.<tensor>`, as
+    /// [`trainable`](Self::trainable) names its parameters.
     ///
     /// # Errors
-    /// [`Error::ParameterNames`] naming every tensor that has no partner.
+    /// [`Error::ParameterNames`] naming every tensor that is missing, of another shape, or of another adapter.
     pub fn with_parameters(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        Self::from_tensors(&tensors, self.alpha_of())
-    }
-
-    /// The alpha of a module of this adapter.
-    fn alpha_of(&self) -> impl Fn(&str) -> f64 {
-        |path| self.get(path).map_or(1.0, |factors| factors.alpha)
-    }
-
-    /// Pairs `<path>.down` with `<path>.up`.
-    fn from_tensors(tensors: &BTreeMap<&str, &Tensor>, alpha_of: impl Fn(&str) -> f64) -> Result<Self> {
-        let mut adapter = Self::new();
-        for (name, down) in tensors {
-            let Some(path) = name.strip_suffix(".down") else {
-                continue;
-            };
-            let Some(up) = tensors.get(format!("{path}.up").as_str()) else {
-                continue;
-            };
-            let factors = LoraFactors::new((*down).clone(), (*up).clone(), alpha_of(path))?;
-            adapter.insert(path.to_owned(), factors);
+        let mut expected = BTreeMap::new();
+        for (path, update) in self.iter() {
+            expected.extend(update.tensors().map(|(name, tensor)| (format!("{path}.{name}"), tensor.dims())));
         }
-        if 2 * adapter.len() == tensors.len() {
-            return Ok(adapter);
+        let other = |(name, dims): &(&String, &&[usize])| tensors.get(*name).map(Tensor::dims) != Some(**dims);
+        let mut names: Vec<String> = expected.iter().filter(other).map(|(name, _)| name.clone()).collect();
+        names.extend(tensors.keys().filter(|name| !expected.contains_key(*name)).cloned());
+        if !names.is_empty() {
+            return Err(Error::ParameterNames { names });
         }
-        let stray = |name: &&&str| {
-            let path = name.rsplit_once('.').map_or("", |(path, _)| path);
-            adapter.get(path).is_none()
-        };
-        Err(Error::ParameterNames { names: tensors.keys().filter(stray).map(|n| (*n).to_owned()).collect() })
+        self.try_map(|path, name, _| Ok(tensors[&format!("{path}.{name}")].clone()))
     }
 
-    /// The same values as fresh parameters on `device`, in f32, to train on from here.
+    /// The same elements as fresh parameters on `device`, in f32, to train on from here; named `<path>.<tensor>`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device refuses.
     pub fn trainable(&self, device: &Device) -> Result<(Self, Parameters)> {
         let mut parameters = Parameters::default();
-        for (path, factors) in self.iter() {
-            let factors = factors.detached().moved(device, DType::F32)?;
-            for (name, tensor) in [("down", &factors.down), ("up", &factors.up)] {
-                let var = Var::from_tensor(tensor).map_err(Error::tensor("creating parameters"))?;
-                parameters.insert(format!("{path}.{name}"), var);
-            }
-        }
-        let tensors = parameters.iter().map(|(name, var)| (name, var.as_tensor())).collect();
-        let adapter = Self::from_tensors(&tensors, self.alpha_of())?;
+        let adapter = self.try_map(|path, name, tensor| {
+            let var = Var::from_tensor(&tensor.detach().to_device(device)?.to_dtype(DType::F32)?)?;
+            let tensor = var.as_tensor().clone();
+            parameters.insert(format!("{path}.{name}"), var);
+            Ok(tensor)
+        })?;
         Ok((adapter, parameters))
     }
 
-    /// Sets the factors of one module and returns those it had.
-    pub fn insert(&mut self, path: impl Into<String>, factors: LoraFactors) -> Option<LoraFactors> {
-        Arc::make_mut(&mut self.factors).insert(path.into(), factors)
+    /// Sets the update of one module and returns the one it had.
+    pub fn insert(&mut self, path: impl Into<String>, update: impl Into<LayerUpdate>) -> Option<LayerUpdate> {
+        Arc::make_mut(&mut self.updates).insert(path.into(), update.into())
     }
 
-    /// The factors of one module.
-    pub fn get(&self, path: &str) -> Option<&LoraFactors> {
-        self.factors.get(path)
+    /// The update of one module.
+    pub fn get(&self, path: &str) -> Option<&LayerUpdate> {
+        self.updates.get(path)
     }
 
-    /// Module paths and factors, in the order of the paths.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &LoraFactors)> + Clone {
-        self.factors.iter().map(|(path, factors)| (path.as_str(), factors))
+    /// Module paths and updates, in the order of the paths.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &LayerUpdate)> + Clone {
+        self.updates.iter().map(|(path, update)| (path.as_str(), update))
     }
 
     /// Number of adapted modules.
     pub fn len(&self) -> usize {
-        self.factors.len()
+        self.updates.len()
     }
 
     /// Whether no module is adapted.
     pub fn is_empty(&self) -> bool {
-        self.factors.is_empty()
+        self.updates.is_empty()
     }
 
-    /// Number of values in all factors.
+    /// Number of elements of all tensors.
     pub fn element_count(&self) -> usize {
-        self.factors.values().map(LoraFactors::element_count).sum()
+        self.updates.values().map(LayerUpdate::element_count).sum()
     }
 
     /// The components that have adapted modules, and how many each has.
@@ -184,46 +192,81 @@ impl Adapter {
         counts
     }
 
+    /// The kind of all modules, if they share one.
+    pub fn uniform_kind(&self) -> Option<UpdateKind> {
+        uniform(self.updates.values().map(LayerUpdate::kind))
+    }
+
     /// The rank of all modules, if they share one.
     pub fn uniform_rank(&self) -> Option<usize> {
-        uniform(self.factors.values().map(LoraFactors::rank))
+        uniform(self.updates.values().map(LayerUpdate::rank))
     }
 
     /// The alpha of all modules, if they share one.
     pub fn uniform_alpha(&self) -> Option<f64> {
-        uniform(self.factors.values().map(|factors| factors.alpha))
+        uniform(self.updates.values().map(LayerUpdate::alpha))
     }
 
     /// The same adapter without a gradient path: what is handed out, saved or averaged.
     pub fn detached(&self) -> Self {
-        self.map(LoraFactors::detached)
+        let detached = self.try_map(|_, _, tensor| Ok(tensor.detach()));
+        detached.expect("detaching a tensor cannot fail")
     }
 
-    /// The adapter at `strength` times its effect, kept in the alphas.
-    pub fn scaled(&self, strength: f64) -> Self {
-        self.map(|factors| factors.scaled(strength))
+    /// A LoRA at `strength` times its effect, kept in the alphas so that no digit is lost.
+    ///
+    /// # Errors
+    /// [`Error::NotLora`] for a module of another kind, whose effect is not proportional to its alpha.
+    pub fn scaled(&self, strength: f64) -> Result<Self> {
+        let scaled = |(path, update): (&str, &LayerUpdate)| {
+            Ok((path.to_owned(), plain_lora("scaling", path, update)?.scaled(strength)))
+        };
+        self.iter().map(scaled).collect()
     }
 
-    /// The same values on another device and in another dtype.
-    pub fn moved(&self, device: &Device, dtype: DType) -> Result<Self> {
-        self.iter().map(|(path, factors)| Ok((path.to_owned(), factors.moved(device, dtype)?))).collect()
+    /// The low-rank factors of all modules as a LoRA; of a DoRA, the update of its direction.
+    pub fn low_rank(&self) -> Self {
+        self.iter().map(|(path, update)| (path.to_owned(), update.low_rank().clone())).collect()
     }
 
-    /// Frobenius norm of the whole update, all modules together.
+    /// The same elements on another device, in another dtype; see [`LayerUpdate::to`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device refuses.
+    pub fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
+        self.iter().map(|(path, update)| Ok((path.to_owned(), update.to(device, dtype)?))).collect()
+    }
+
+    /// Frobenius norm of the low-rank updates of all modules together. A DoRA changes weights by more than that; how much
+    /// depends on the base.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a factor cannot be read.
     pub fn delta_norm(&self) -> Result<f64> {
-        let squares = self.factors.values().map(|f| Ok(f.delta_norm()?.powi(2)));
+        let squares = self.updates.values().map(|update| Ok(update.low_rank().delta_norm()?.powi(2)));
         Ok(squares.sum::<Result<f64>>()?.sqrt())
     }
 
-    fn map(&self, change: impl Fn(&LoraFactors) -> LoraFactors) -> Self {
-        self.iter().map(|(path, factors)| (path.to_owned(), change(factors))).collect()
+    /// The same updates over other tensors, those that `f` makes of path, name and tensor.
+    fn try_map(&self, mut f: impl FnMut(&str, &'static str, &Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
+        let mut map = |(path, update): (&str, &LayerUpdate)| {
+            let update = update.try_map(|name, tensor| f(path, name, tensor));
+            Ok((path.to_owned(), update.map_err(Error::tensor(&format!("copying the update of `{path}`")))?))
+        };
+        self.iter().map(&mut map).collect()
     }
 }
 
-impl FromIterator<(String, LoraFactors)> for Adapter {
-    fn from_iter<I: IntoIterator<Item = (String, LoraFactors)>>(factors: I) -> Self {
-        Self { factors: Arc::new(factors.into_iter().collect()) }
+impl<U: Into<LayerUpdate>> FromIterator<(String, U)> for Adapter {
+    fn from_iter<I: IntoIterator<Item = (String, U)>>(updates: I) -> Self {
+        Self { updates: Arc::new(updates.into_iter().map(|(path, update)| (path, update.into())).collect()) }
     }
+}
+
+/// The factors of a module that must be a plain LoRA for what is to be done.
+pub(crate) fn plain_lora<'a>(doing: &'static str, path: &str, update: &'a LayerUpdate) -> Result<&'a LoraFactors> {
+    let not_lora = || Error::NotLora { doing, module: path.to_owned(), kind: update.kind() };
+    update.as_lora().ok_or_else(not_lora)
 }
 
 /// The value that all share; none if they differ or there are none.
@@ -278,10 +321,10 @@ mod tests {
     fn fresh_adapter_is_identity() {
         let (adapter, _) = Adapter::init(&config("attention"), &modules(), 7, &Device::Cpu).unwrap();
         assert_eq!(adapter.len(), 3);
-        for (_, factors) in adapter.iter() {
-            assert!(values(&factors.delta().unwrap()).iter().all(|v| *v == 0.0));
-            assert!(values(&factors.down).iter().any(|v| *v != 0.0));
-            assert!((factors.scale() - 2.0).abs() < 1e-12);
+        for (_, update) in adapter.iter() {
+            assert!(values(&update.low_rank().delta().unwrap()).iter().all(|v| *v == 0.0));
+            assert!(values(&update.low_rank().down).iter().any(|v| *v != 0.0));
+            assert!((update.scale() - 2.0).abs() < 1e-12);
         }
     }
 
@@ -290,7 +333,7 @@ mod tests {
         let module =
             ModuleInfo { path: "unet.a".to_owned(), kind: ModuleKind::Linear { in_features: 64, out_features: 8 } };
         let (adapter, _) = Adapter::init(&config("a"), &[module], 1, &Device::Cpu).unwrap();
-        let drawn = values(&adapter.get("unet.a").unwrap().down);
+        let drawn = values(&adapter.get("unet.a").unwrap().low_rank().down);
         let largest = drawn.iter().fold(0f32, |max, v| max.max(v.abs()));
         let variance = drawn.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 256.0;
         assert!((0.11..=0.125).contains(&largest), "{largest}");
@@ -302,7 +345,7 @@ mod tests {
         let init = |targets, seed| {
             let (adapter, _) = Adapter::init(&config(targets), &modules(), seed, &Device::Cpu).unwrap();
             let path = "unet.mid_block.attentions.0.attn1.to_k";
-            values(&adapter.get(path).unwrap().down)
+            values(&adapter.get(path).unwrap().low_rank().down)
         };
         assert_eq!(init("attention", 3), init("to_k", 3));
         assert_ne!(init("to_k", 3), init("to_k", 4));
@@ -311,14 +354,14 @@ mod tests {
     #[test]
     fn modules_draw_different_values() {
         let (adapter, _) = Adapter::init(&config("attention"), &modules(), 3, &Device::Cpu).unwrap();
-        let drawn: Vec<_> = adapter.iter().map(|(_, f)| values(&f.down)).collect();
+        let drawn: Vec<_> = adapter.iter().map(|(_, update)| values(&update.low_rank().down)).collect();
         assert_ne!(drawn[0], drawn[1]);
     }
 
     #[test]
     fn gradients_reach_both_parameters() {
         let (adapter, parameters) = Adapter::init(&config("to_q"), &modules(), 3, &Device::Cpu).unwrap();
-        let factors = adapter.iter().next().unwrap().1;
+        let factors = adapter.iter().next().unwrap().1.low_rank();
         let loss = (factors.delta().unwrap() + 1.0).unwrap().sqr().unwrap();
         let gradients = loss.sum_all().unwrap().backward().unwrap();
         let of = |name: &str| {
@@ -329,27 +372,62 @@ mod tests {
         assert!(of("up").iter().all(|g| *g != 0.0));
         assert!(of("down").iter().all(|g| *g == 0.0), "up is zero");
         assert!(loss.backward().is_ok());
-        assert!(!adapter.detached().iter().next().unwrap().1.down.is_variable());
+        assert!(!adapter.detached().iter().next().unwrap().1.low_rank().down.is_variable());
+    }
+
+    fn norms(_: &str) -> candle_core::Result<Tensor> {
+        Tensor::new(&[1f64, 2., 3., 4., 5., 6., 7., 8.], &Device::Cpu)
     }
 
     #[test]
-    fn an_adapter_is_found_again_from_its_parameters() {
-        let (adapter, parameters) = Adapter::init(&config("attention"), &modules(), 3, &Device::Cpu).unwrap();
-        let again = Adapter::from_parameters(&parameters, 8.0).unwrap();
-        assert_eq!(again.len(), adapter.len());
-        for ((path, left), (other, right)) in adapter.iter().zip(again.iter()) {
-            assert_eq!(path, other);
-            assert_eq!(values(&left.down), values(&right.down));
+    fn a_fresh_dora_has_the_norms_of_its_base_and_the_factors_of_a_lora() {
+        let init = |kind| Adapter::init_kind(kind, &config("to_q"), &modules(), norms, 3, &Device::Cpu).unwrap();
+        let ((dora, parameters), (lora, _)) = (init(UpdateKind::Dora), init(UpdateKind::Lora));
+        let path = "unet.mid_block.attentions.0.attn1.to_q";
+        let [dora, lora] = [&dora, &lora].map(|adapter| adapter.get(path).unwrap());
+        assert_eq!(values(dora.get("magnitude").unwrap()), [1., 2., 3., 4., 5., 6., 7., 8.]);
+        assert_eq!(values(&dora.low_rank().down), values(&lora.low_rank().down));
+        assert_eq!(parameters.get(&format!("{path}.magnitude")).unwrap().dtype(), DType::F32);
+        let failing = |_: &str| candle_core::bail!("no weights");
+        let error = Adapter::init_kind(UpdateKind::Dora, &config("to_q"), &modules(), failing, 3, &Device::Cpu);
+        assert!(error.unwrap_err().to_string().contains(path));
+    }
+
+    #[test]
+    fn other_parameters_take_the_places_of_the_first_and_alphas_stay() {
+        let (adapter, _) =
+            Adapter::init_kind(UpdateKind::Dora, &config("attention"), &modules(), norms, 3, &Device::Cpu).unwrap();
+        let mut parameters = BTreeMap::new();
+        for (path, update) in adapter.iter() {
+            parameters.extend(update.tensors().map(|(name, t)| (format!("{path}.{name}"), (t + 1.0).unwrap())));
         }
+        let replaced = adapter.with_parameters(&parameters).unwrap();
+        for ((_, new), (_, old)) in replaced.iter().zip(adapter.iter()) {
+            assert!((new.alpha() - old.alpha()).abs() < 1e-12);
+            for ((name, new), (_, old)) in new.tensors().zip(old.tensors()) {
+                assert_eq!(values(new), values(&(old + 1.0).unwrap()), "{name}");
+            }
+        }
+        let (_, lost) = parameters.pop_first().unwrap();
+        parameters.insert("unet.lonely.down".to_owned(), lost);
+        let error = adapter.with_parameters(&parameters).unwrap_err();
+        assert!(error.to_string().contains("`unet.lonely.down`"), "{error}");
+        assert!(error.to_string().contains("to_k.down`"), "{error}");
     }
 
     #[test]
-    fn a_parameter_without_partner_is_named() {
-        let (_, mut parameters) = Adapter::init(&config("to_q"), &modules(), 3, &Device::Cpu).unwrap();
-        let lonely = Var::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
-        parameters.insert("unet.lonely.down".to_owned(), lonely);
-        let error = Adapter::from_parameters(&parameters, 8.0).unwrap_err();
-        assert!(error.to_string().contains("`unet.lonely.down`"), "{error}");
+    fn what_is_defined_for_lora_alone_refuses_dora_in_words() {
+        let (dora, _) =
+            Adapter::init_kind(UpdateKind::Dora, &config("to_q"), &modules(), norms, 3, &Device::Cpu).unwrap();
+        let errors = [
+            dora.scaled(2.0).unwrap_err(),
+            crate::sum(&[(&dora, 1.0)]).unwrap_err(),
+            crate::resize(&dora, 2).unwrap_err(),
+        ];
+        for (error, doing) in errors.iter().zip(["scaling", "adding", "resizing"]) {
+            assert!(error.to_string().contains(doing), "{error}");
+            assert!(error.to_string().ends_with("to_q` is a DoRA"), "{error}");
+        }
     }
 
     #[test]
@@ -368,12 +446,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_keeps_its_factors_when_the_other_changes() {
+    fn a_clone_keeps_its_updates_when_the_other_changes() {
         let (adapter, _) = Adapter::init(&config("to_q"), &modules(), 3, &Device::Cpu).unwrap();
         let mut changed = adapter.clone();
-        let (path, factors) = adapter.iter().next().unwrap();
-        changed.insert(path, factors.scaled(3.0));
-        assert!((adapter.get(path).unwrap().alpha - 8.0).abs() < 1e-12);
-        assert!((changed.get(path).unwrap().alpha - 24.0).abs() < 1e-12);
+        let (path, update) = adapter.iter().next().unwrap();
+        changed.insert(path, update.low_rank().scaled(3.0));
+        assert!((adapter.get(path).unwrap().alpha() - 8.0).abs() < 1e-12);
+        assert!((changed.get(path).unwrap().alpha() - 24.0).abs() < 1e-12);
     }
 }

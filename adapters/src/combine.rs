@@ -5,22 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, plain_lora};
 use crate::error::{Error, Result};
 use crate::factors::{LoraFactors, Matrices};
 
 /// One adapter whose update is exactly the weighted sum of the others': their factors are
 /// stacked, so ranks add up. Modules that only some have are taken from those.
 ///
-/// **Errors** [`Error::CombinedShapes`] if two adapters disagree about a module's shape.
-pub fn summed(adapters: &[(&Adapter, f64)]) -> Result<Adapter> {
+/// # Errors
+/// [`Error::CombinedShapes`] if two adapters disagree about a module's shape; [`Error::NotLora`] for modules of another
+/// kind, whose updates depend on the base's weights.
+pub fn sum(adapters: &[(&Adapter, f64)]) -> Result<Adapter> {
     let paths: BTreeSet<&str> = adapters.iter().flat_map(|(adapter, _)| adapter.iter().map(|(path, _)| path)).collect();
     paths
         .into_iter()
         .map(|path| {
-            let terms: Vec<_> =
-                adapters.iter().filter_map(|(adapter, weight)| Some((adapter.get(path)?, *weight))).collect();
-            Ok((path.to_owned(), stacked(path, &terms)?))
+            let updates = adapters.iter().filter_map(|(adapter, weight)| Some((adapter.get(path)?, *weight)));
+            let terms = updates.map(|(update, weight)| Ok((plain_lora("adding", path, update)?, weight)));
+            Ok((path.to_owned(), stacked(path, &terms.collect::<Result<Vec<_>>>()?)?))
         })
         .collect()
 }
@@ -54,14 +56,17 @@ pub struct Resized {
 /// The adapter nearest to this one whose modules all have this rank: the update's largest
 /// singular directions. Alpha is the new rank, so the scale is 1.
 ///
-/// **Errors** [`Error::InvalidRank`] for rank 0; [`Error::Numerics`] if the decomposition fails.
-pub fn resized(adapter: &Adapter, rank: usize) -> Result<Resized> {
+/// # Errors
+/// [`Error::InvalidRank`] for rank 0; [`Error::Numerics`] if the decomposition fails; [`Error::NotLora`] for modules of
+/// another kind, whose nearest update depends on the base's weights.
+pub fn resize(adapter: &Adapter, rank: usize) -> Result<Resized> {
     if rank == 0 {
         return Err(Error::InvalidRank { rank });
     }
     let mut discarded = BTreeMap::new();
     let mut resized = Adapter::new();
-    for (path, factors) in adapter.iter() {
+    for (path, update) in adapter.iter() {
+        let factors = plain_lora("resizing", path, update)?;
         let Matrices { up, down } = factors.matrices()?;
         let term = LowRankTerm { up, down, weight: factors.scale() };
         let cut = low_rank_svd(&[term], rank).map_err(Error::numerics(format!("resizing `{path}`")))?;
@@ -100,8 +105,8 @@ mod tests {
     #[test]
     fn a_sum_is_the_weighted_sum_of_the_updates() {
         let (left, right) = (adapter(2, 4.0, 0.3), adapter(3, 1.0, 1.1));
-        let sum = summed(&[(&left, 0.5), (&right, -2.0)]).unwrap();
-        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().delta().unwrap();
+        let sum = sum(&[(&left, 0.5), (&right, -2.0)]).unwrap();
+        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().low_rank().delta().unwrap();
         let expected = ((delta(&left) * 0.5).unwrap() - (delta(&right) * 2.0).unwrap()).unwrap();
         assert_eq!(sum.get("unet.a").unwrap().rank(), 5);
         assert!(distance(&delta(&sum), &expected) < 1e-5);
@@ -112,7 +117,7 @@ mod tests {
         let left = adapter(2, 4.0, 0.3);
         let mut right = Adapter::new();
         right.insert("unet.b", factors(1, 1.0, 0.1));
-        let sum = summed(&[(&left, 1.0), (&right, 1.0)]).unwrap();
+        let sum = sum(&[(&left, 1.0), (&right, 1.0)]).unwrap();
         assert_eq!(sum.len(), 2);
     }
 
@@ -122,15 +127,15 @@ mod tests {
         let down = Tensor::ones((1, 7), candle_core::DType::F32, &Device::Cpu).unwrap();
         let up = Tensor::ones((5, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         other.insert("unet.a", LoraFactors::new(down, up, 1.0).unwrap());
-        let error = summed(&[(&adapter(2, 4.0, 0.3), 1.0), (&other, 1.0)]).unwrap_err();
+        let error = sum(&[(&adapter(2, 4.0, 0.3), 1.0), (&other, 1.0)]).unwrap_err();
         assert!(matches!(error, Error::CombinedShapes { .. }));
     }
 
     #[test]
     fn resizing_to_enough_rank_keeps_the_update() {
         let original = adapter(2, 4.0, 0.3);
-        let larger = resized(&original, 4).unwrap();
-        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().delta().unwrap();
+        let larger = resize(&original, 4).unwrap();
+        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().low_rank().delta().unwrap();
         assert!(distance(&delta(&larger.adapter), &delta(&original)) < 1e-5);
         assert!(larger.discarded["unet.a"] < 1e-6);
     }
@@ -138,8 +143,8 @@ mod tests {
     #[test]
     fn resizing_says_what_it_cut_off() {
         let original = adapter(3, 3.0, 0.3);
-        let smaller = resized(&original, 1).unwrap();
-        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().delta().unwrap();
+        let smaller = resize(&original, 1).unwrap();
+        let delta = |adapter: &Adapter| adapter.get("unet.a").unwrap().low_rank().delta().unwrap();
         let energy = |tensor: &Tensor| f64::from(tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
         let lost = energy(&(delta(&original) - delta(&smaller.adapter)).unwrap()) / energy(&delta(&original));
         assert!((lost - smaller.discarded["unet.a"]).abs() < 1e-5);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use candle_core::DType;
 
 use crate::family::BaseFamily;
-use crate::file::{AdapterKind, Format, MatchReport};
+use crate::file::{Format, MatchReport};
+use crate::kind::{AdapterKind, UpdateKind};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -56,6 +57,36 @@ pub enum Error {
         /// Shape of `up`.
         up: Vec<usize>,
     },
+    /// Magnitudes that are not one for each output.
+    #[error("magnitudes do not fit: expected [{outputs}], one for each row of `up`, found {found:?}")]
+    MagnitudeShape {
+        /// Number of rows of `up`.
+        outputs: usize,
+        /// Shape of the magnitudes.
+        found: Vec<usize>,
+    },
+    /// Named tensors that make up no kind of update.
+    #[error("no kind of adapter has the tensors {}", listed(names))]
+    UpdateTensors {
+        /// The names.
+        names: Vec<String>,
+    },
+    /// An operation on updates that is defined for LoRA alone.
+    #[error("{doing} adapters is defined for LoRA; `{module}` is a {kind}")]
+    NotLora {
+        /// What was being done.
+        doing: &'static str,
+        /// The first module of another kind.
+        module: String,
+        /// Its kind.
+        kind: UpdateKind,
+    },
+    /// A name that is not a kind of update.
+    #[error("unknown kind of adapter `{name}`: expected `lora` or `dora`")]
+    UnknownKind {
+        /// What was asked for.
+        name: String,
+    },
     /// An update and a weight of different shapes.
     #[error("cannot merge an update of shape {update:?} into a weight of shape {weight:?}")]
     MergeShapes {
@@ -70,10 +101,10 @@ pub enum Error {
         /// The weight's dtype.
         dtype: DType,
     },
-    /// Parameters that do not pair up to factors.
-    #[error("parameters do not pair up as `<module>.down` and `<module>.up`: {}", listed(names))]
+    /// Parameters that are not those of the adapter.
+    #[error("parameters are missing, have another shape, or belong to another adapter: {}", listed(names))]
     ParameterNames {
-        /// Those without a partner.
+        /// Their names, `<module>.<tensor>`.
         names: Vec<String>,
     },
     /// Adapters that cannot be combined module by module.
@@ -126,7 +157,7 @@ pub enum Error {
         names: Vec<String>,
     },
     /// An adapter of another kind.
-    #[error("`{}` is a {kind} file and cannot be applied as plain LoRA: {} of its tensors, first `{}`", path.display(), keys.len(), keys.first().map_or("", String::as_str))]
+    #[error("`{}` is a {kind} file and cannot be applied: {} of its tensors, first `{}`", path.display(), keys.len(), keys.first().map_or("", String::as_str))]
     UnsupportedKind {
         /// The file.
         path: PathBuf,
@@ -135,13 +166,13 @@ pub enum Error {
         /// The keys that show it.
         keys: Vec<String>,
     },
-    /// Modules with a `down` but no `up`, or the reverse.
-    #[error("`{}` has modules with half a pair of factors: {}", path.display(), listed(modules))]
-    HalfPairs {
+    /// Modules that lack a tensor of their update.
+    #[error("`{}` has modules without all of their tensors: {}", path.display(), listed_plain(modules))]
+    IncompleteModules {
         /// The file.
         path: PathBuf,
-        /// Stems of the incomplete modules.
-        modules: Vec<String>,
+        /// The incomplete modules.
+        modules: Vec<IncompleteModule>,
     },
     /// Two keys that mean the same module.
     #[error("`{}` names the same module twice: {}", path.display(), listed(modules))]
@@ -228,6 +259,14 @@ pub enum Error {
         /// The components of the adapter.
         components: Vec<String>,
     },
+    /// A diffusers or PEFT file holds one kind of update.
+    #[error("a {format} file holds one kind of adapter, found {}", listed(kinds))]
+    SeveralKinds {
+        /// The format asked for.
+        format: Format,
+        /// The kinds of the adapter's modules.
+        kinds: Vec<String>,
+    },
     /// A name that is not a format.
     #[error("unknown adapter format `{name}`: expected `kohya`, `diffusers` or `peft`")]
     UnknownFormat {
@@ -250,7 +289,7 @@ pub struct MissedPattern {
 pub struct ShapeMismatch {
     /// Module path in the base.
     pub module: String,
-    /// `down` or `up`.
+    /// `down`, `up` or `magnitude`.
     pub factor: &'static str,
     /// Shape that the module needs.
     pub expected: Vec<usize>,
@@ -258,10 +297,32 @@ pub struct ShapeMismatch {
     pub found: Vec<usize>,
 }
 
+impl ShapeMismatch {
+    /// Whether the file has a magnitude for each input, `[1, in]`, where there should be one for each output.
+    fn is_magnitude_per_input(&self) -> bool {
+        self.factor == "magnitude" && self.found.len() > 1 && self.found[0] == 1
+    }
+}
+
 impl std::fmt::Display for ShapeMismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { module, factor, expected, found } = self;
         write!(f, "`{module}`: expected {factor} {expected:?}, found {found:?}")
+    }
+}
+
+/// A module of a file that lacks a tensor of its update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncompleteModule {
+    /// The keys that the file has for it.
+    pub keys: Vec<String>,
+    /// What is missing: `down`, `up` or `magnitude`.
+    pub missing: &'static str,
+}
+
+impl std::fmt::Display for IncompleteModule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no {} beside {}", self.missing, listed(&self.keys))
     }
 }
 
@@ -293,6 +354,12 @@ impl Error {
             }
             Self::MergeNotFinite { .. } => "merge into f32 weights, or at a smaller strength".to_owned(),
             Self::UnsupportedKind { kind, .. } => kind.advice().to_owned(),
+            Self::NotLora { .. } => "its effect depends on the base's weights; merge it into its base, and extract a LoRA there".to_owned(),
+            Self::IncompleteModules { .. } => "the file is damaged, or was cut by another tool; save it again where it was trained".to_owned(),
+            Self::SeveralKinds { .. } => format!("write it as `{}`, which holds several kinds", Format::Kohya),
+            Self::WrongShapes { offenders, .. } if offenders.iter().any(ShapeMismatch::is_magnitude_per_input) => {
+                "magnitudes for each input, which LyCORIS writes without `wd_on_output`, cannot be applied".to_owned()
+            }
             Self::NothingMatches { file_family, base_family, .. }
             | Self::WrongShapes { file_family, base_family, .. } => {
                 return other_family(*file_family, *base_family);

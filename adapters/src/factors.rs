@@ -1,6 +1,6 @@
 //! One module's low-rank update, and the one place where it is written out as a matrix.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -23,7 +23,8 @@ pub struct LoraFactors {
 impl LoraFactors {
     /// Pairs two factors after checking that they fit each other.
     ///
-    /// **Errors** [`Error::FactorShapes`] when the ranks differ or the dimensions are not those
+    /// # Errors
+    /// [`Error::FactorShapes`] when the ranks differ or the dimensions are not those
     /// of a linear layer or a convolution; [`Error::InvalidAlpha`] for a non-finite alpha.
     pub fn new(down: Tensor, up: Tensor, alpha: f64) -> Result<Self> {
         let fits = match (down.dims(), up.dims()) {
@@ -110,45 +111,9 @@ impl LoraFactors {
         Ok(self.scale().abs() * squared.max(0.0).sqrt())
     }
 
-    /// The weight with the update added, in the weight's own dtype: what merging writes.
-    ///
-    /// The sum is formed in f32. `weight: [out, in]` or `[out, in, kernel, kernel]`.
-    ///
-    /// **Errors** [`Error::MergeShapes`] if the weight belongs to another module,
-    /// [`Error::MergeNotFinite`] if the sum overflows the weight's dtype.
-    pub fn merged_into(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
-        let delta = self.delta()?;
-        if delta.dims() != weight.dims() {
-            return Err(Error::MergeShapes { weight: weight.dims().to_vec(), update: delta.dims().to_vec() });
-        }
-        let merged = (|| {
-            let sum = (weight.to_dtype(DType::F32)? + (delta * strength)?)?;
-            sum.to_dtype(weight.dtype())
-        })()
-        .map_err(Error::tensor("merging"))?;
-        if is_finite(&merged).map_err(Error::tensor("checking the merged weight"))? {
-            Ok(merged)
-        } else {
-            Err(Error::MergeNotFinite { dtype: weight.dtype() })
-        }
-    }
-
     /// The same update at `strength` times its size, kept in `alpha` so that no digit is lost.
     pub fn scaled(&self, strength: f64) -> Self {
         Self { alpha: self.alpha * strength, ..self.clone() }
-    }
-
-    /// The same values without a gradient path.
-    pub fn detached(&self) -> Self {
-        Self { down: self.down.detach(), up: self.up.detach(), alpha: self.alpha }
-    }
-
-    /// The same values on another device and in another dtype.
-    pub fn moved(&self, device: &Device, dtype: DType) -> Result<Self> {
-        let moved = |tensor: &Tensor| {
-            tensor.to_device(device).and_then(|tensor| tensor.to_dtype(dtype)).map_err(Error::tensor("moving factors"))
-        };
-        Ok(Self { down: moved(&self.down)?, up: moved(&self.up)?, alpha: self.alpha })
     }
 }
 
@@ -172,6 +137,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
@@ -207,35 +174,6 @@ mod tests {
         let direct = delta.sqr().unwrap().sum_all().unwrap();
         let direct = f64::from(direct.to_scalar::<f32>().unwrap()).sqrt();
         assert!((factors.delta_norm().unwrap() - direct).abs() < 1e-5 * direct);
-    }
-
-    #[test]
-    fn merging_adds_the_update_at_its_strength() {
-        let weight = tensor(&[0.; 9], &[3, 3]);
-        let merged = two_by_three().merged_into(&weight, 0.5).unwrap();
-        assert_eq!(merged.to_vec2::<f32>().unwrap()[2], [5., 7., 9.]);
-    }
-
-    #[test]
-    fn merging_and_unmerging_restores_the_weight() {
-        let weight = tensor(&[1., 2., 3., 4., 5., 6., 7., 8., 9.], &[3, 3]);
-        let merged = two_by_three().merged_into(&weight, 1.0).unwrap();
-        let restored = two_by_three().merged_into(&merged, -1.0).unwrap();
-        assert_eq!(restored.to_vec2::<f32>().unwrap(), weight.to_vec2::<f32>().unwrap());
-    }
-
-    #[test]
-    fn merging_that_overflows_a_half_weight_is_an_error() {
-        let weight = tensor(&[0.; 9], &[3, 3]).to_dtype(DType::F16).unwrap();
-        let error = two_by_three().merged_into(&weight, 1e5).unwrap_err();
-        assert!(matches!(error, Error::MergeNotFinite { .. }), "{error}");
-    }
-
-    #[test]
-    fn merging_into_another_module_is_an_error() {
-        let weight = tensor(&[0.; 12], &[3, 4]);
-        let error = two_by_three().merged_into(&weight, 1.0).unwrap_err();
-        assert!(error.to_string().contains("[3, 4]"), "{error}");
     }
 
     #[test]

@@ -10,21 +10,28 @@
 
 mod adapter;
 mod combine;
+mod dora;
 mod error;
 mod factors;
 mod family;
 pub mod file;
 mod fingerprint;
+mod kind;
+mod layer;
 mod module;
 mod set;
 mod targets;
+mod update;
 
 pub use adapter::{Adapter, LoraConfig};
-pub use combine::{Resized, resized, summed};
+pub use combine::{Resized, resize, sum};
+pub use dora::DoraFactors;
 pub use error::{Error, MissedPattern, Result, ShapeMismatch};
 pub use factors::{LoraFactors, Matrices};
 pub use family::{BaseFamily, Prediction};
 pub use fingerprint::Fingerprint;
+pub use kind::{AdapterKind, UpdateKind};
 pub use module::{Component, ModuleInfo, ModuleKind};
 pub use set::{AdapterDropout, AdapterSet};
 pub use targets::Targets;
+pub use update::LayerUpdate;

@@ -1,14 +1,16 @@
 //! The adapters that one call of a model is made with.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::ops::{self, Around, FrozenConv2d, FrozenLinear};
+use catelier_numerics::ops::{FrozenConv2d, FrozenLinear};
 
 use crate::adapter::Adapter;
-use crate::factors::LoraFactors;
+use crate::layer::FrozenLayer;
 use crate::module::{is_under, path_number};
+use crate::update::LayerUpdate;
 
 /// Where dropout masks come from.
 const DROPOUT: Stream = Stream("adapter.dropout");
@@ -18,7 +20,11 @@ const DROPOUT: Stream = Stream("adapter.dropout");
 /// A model asks the set to run each of its modules with what the adapters change there
 /// ([`linear`](Self::linear), [`conv2d`](Self::conv2d)). Cloning is cheap.
 ///
-/// **Gradient** flows to the inputs and to the factors of every adapter in the set.
+/// An adapter changes a layer's result by `strength · (adapted layer(x) − layer(x))`, and the changes of several are added:
+/// each is measured against the base, so their order does not matter. A LoRA's strength therefore scales its product; a
+/// DoRA at half strength gives the mean of the layer and the DoRA.
+///
+/// **Gradient** flows to the inputs and to every tensor of every adapter in the set.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterSet {
     entries: Arc<Vec<Entry>>,
@@ -32,7 +38,8 @@ struct Entry {
     strength: f64,
 }
 
-/// Dropout on the adapters' inputs, for training only.
+/// Dropout on the adapters' inputs, for training only. The base's part of a layer sees the whole input; a DoRA's change is
+/// computed from the dropped one, its product with the frozen weight included, as PEFT does.
 ///
 /// The mask is a function of seed, step, module path and the adapter's place in the set, so a
 /// recomputed or resumed step drops the same values.
@@ -85,13 +92,16 @@ impl AdapterSet {
     }
 
     /// Whether an adapter of the set changes what the module at `path` does.
-    pub fn reaches(&self, path: &str) -> bool {
-        self.reaching(path).next().is_some()
+    pub fn adapts(&self, path: &str) -> bool {
+        self.updates_at(path).next().is_some()
     }
 
-    /// The linear `layer` at `path` with what the adapters add to it, on top of the residual, if there is one.
+    /// `residual + layer(x)` for the linear `layer` at `path`, with the changes of all adapters.
     ///
     /// **Shapes** `x: [batch, ..., in]`; returns `[batch, ..., out]`, the shape of the residual.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
     pub fn linear(
         &self,
         path: &str,
@@ -99,18 +109,15 @@ impl AdapterSet {
         layer: &FrozenLinear,
         residual: Option<&Tensor>,
     ) -> candle_core::Result<Tensor> {
-        self.adapt(
-            path,
-            x,
-            || layer.forward_around(x, Around { prelude: None, residual }),
-            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale, residual),
-            |x, LoraFactors { down, up, .. }, scale| ops::low_rank_linear(x, down, up, scale),
-        )
+        self.adapt(path, x, layer, residual)
     }
 
-    /// The convolution `layer` at `path` with what the adapters add to it, on top of the residual, if there is one.
+    /// `residual + layer(x)` for the convolution `layer` at `path`, with the changes of all adapters.
     ///
     /// **Shapes** `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
     pub fn conv2d(
         &self,
         path: &str,
@@ -118,41 +125,33 @@ impl AdapterSet {
         layer: &FrozenConv2d,
         residual: Option<&Tensor>,
     ) -> candle_core::Result<Tensor> {
-        let (stride, padding) = (layer.stride(), layer.padding());
-        self.adapt(
-            path,
-            x,
-            || layer.forward_around(x, None, Around { prelude: None, residual }),
-            |LoraFactors { down, up, .. }, scale| layer.forward_adapted(x, down, up, scale, residual),
-            |x, LoraFactors { down, up, .. }, scale| ops::low_rank_conv2d(x, down, up, scale, stride, padding),
-        )
+        self.adapt(path, x, layer, residual)
     }
 
-    /// The adapters' factors at `path`, each with its place in the set and its strength.
-    fn reaching<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, &'a LoraFactors, f64)> {
+    /// The updates at `path`, each with its adapter's place in the set and its strength.
+    fn updates_at<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, &'a LayerUpdate, f64)> {
         let entries = self.entries.iter().enumerate().filter(|(_, entry)| entry.strength != 0.0);
         entries.filter_map(move |(place, entry)| Some((place, entry.adapter.get(path)?, entry.strength)))
     }
 
-    /// A layer with all updates: `together` is the layer and one update as one node, which is faster and keeps less.
+    /// Layer and first update are one node of the graph where nothing comes between them, which is faster and keeps less;
+    /// the changes of all others are added.
     fn adapt(
         &self,
         path: &str,
         x: &Tensor,
-        alone: impl FnOnce() -> candle_core::Result<Tensor>,
-        together: impl FnOnce(&LoraFactors, f64) -> candle_core::Result<Tensor>,
-        update: impl Fn(&Tensor, &LoraFactors, f64) -> candle_core::Result<Tensor>,
+        layer: &impl FrozenLayer,
+        residual: Option<&Tensor>,
     ) -> candle_core::Result<Tensor> {
-        let mut reaching = self.reaching(path).peekable();
+        let mut updates = self.updates_at(path).peekable();
         let plain = self.dropout.is_none() && self.multipliers.is_none();
-        let mut output = match reaching.next_if(|_| plain) {
-            Some((_, factors, strength)) => together(&with_dtype_of(factors, x)?, factors.scale() * strength)?,
-            None => alone()?,
+        let mut output = match updates.next_if(|_| plain) {
+            Some((_, update, strength)) => update.forward(layer, x, strength, residual)?,
+            None => layer.forward(x, residual)?,
         };
-        for (place, factors, strength) in reaching {
-            let factors = with_dtype_of(factors, x)?;
-            let update = update(&self.dropped(path, place, x)?, &factors, factors.scale() * strength)?;
-            output = (output + self.multiplied(update)?)?;
+        for (place, update, strength) in updates {
+            let change = update.change(layer, &self.dropped(path, place, x)?, strength)?;
+            output = (output + self.multiplied(change)?)?;
         }
         Ok(output)
     }
@@ -184,14 +183,15 @@ impl AdapterSet {
         update.broadcast_mul(&multipliers)
     }
 
-    /// Every `down` and `up` of the modules below `prefix`, in a fixed order: what a checkpointed
-    /// segment hands over as its parameters.
+    /// Every tensor of the updates below `prefix`, in a fixed order: what a checkpointed segment hands over as its
+    /// parameters.
     pub fn parameters_under(&self, prefix: &str) -> Vec<Tensor> {
         self.entries
             .iter()
             .flat_map(|entry| entry.adapter.iter())
             .filter(|(path, _)| is_under(path, prefix))
-            .flat_map(|(_, factors)| [factors.down.clone(), factors.up.clone()])
+            .flat_map(|(_, update)| update.tensors())
+            .map(|(_, tensor)| tensor.clone())
             .collect()
     }
 
@@ -200,40 +200,24 @@ impl AdapterSet {
     ///
     /// # Panics
     /// If the number of tensors is not that of `parameters_under(prefix)`.
-    pub fn rebound(&self, prefix: &str, parameters: &[Tensor]) -> Self {
-        let mut pairs = parameters.chunks_exact(2);
-        let mut rebind = |entry: &Entry| Entry {
-            strength: entry.strength,
-            adapter: entry
-                .adapter
-                .iter()
-                .filter(|(path, _)| is_under(path, prefix))
-                .map(|(path, factors)| {
-                    let pair = pairs.next().expect("one pair of tensors for each module");
-                    (path.to_owned(), rebound_factors(factors, pair))
-                })
-                .collect(),
+    pub fn with_parameters(&self, prefix: &str, parameters: &[Tensor]) -> Self {
+        let mut parameters = parameters.iter();
+        let mut next = |_: &'static str, _: &Tensor| {
+            let parameter = parameters.next().expect("one parameter for each tensor");
+            Ok::<_, Infallible>(parameter.clone())
         };
-        let entries = self.entries.iter().map(&mut rebind).collect();
-        assert!(
-            pairs.next().is_none() && pairs.remainder().is_empty(),
-            "more tensors than the modules under `{prefix}` have"
-        );
+        let mut with_parameters = |entry: &Entry| {
+            let updates = entry.adapter.iter().filter(|(path, _)| is_under(path, prefix));
+            let updates = updates.map(|(path, update)| {
+                let Ok(update) = update.try_map(&mut next);
+                (path.to_owned(), update)
+            });
+            Entry { adapter: updates.collect(), strength: entry.strength }
+        };
+        let entries = self.entries.iter().map(&mut with_parameters).collect();
+        assert!(parameters.next().is_none(), "more parameters than the updates under `{prefix}` have");
         Self { entries: Arc::new(entries), ..self.clone() }
     }
-}
-
-fn rebound_factors(factors: &LoraFactors, pair: &[Tensor]) -> LoraFactors {
-    LoraFactors { down: pair[0].clone(), up: pair[1].clone(), alpha: factors.alpha }
-}
-
-/// The factors in the dtype that the model computes in.
-fn with_dtype_of(factors: &LoraFactors, x: &Tensor) -> candle_core::Result<LoraFactors> {
-    Ok(LoraFactors {
-        down: factors.down.to_dtype(x.dtype())?,
-        up: factors.up.to_dtype(x.dtype())?,
-        alpha: factors.alpha,
-    })
 }
 
 #[cfg(test)]
@@ -241,6 +225,8 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
+    use crate::dora::DoraFactors;
+    use crate::factors::LoraFactors;
 
     const PATH: &str = "unet.mid_block.attentions.0.attn1.to_q";
 
@@ -275,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_set_and_strangers_change_nothing() {
+    fn the_empty_set_and_adapters_of_other_modules_change_nothing() {
         let x = wave(&[2, 3, 6], 0.5);
         let base = linear(&AdapterSet::base(), &x);
-        let stranger = AdapterSet::single(&adapter("unet.conv_in", 1.0), 1.0);
-        assert_eq!(values(&linear(&stranger, &x)), values(&base));
+        let elsewhere = AdapterSet::single(&adapter("unet.conv_in", 1.0), 1.0);
+        assert_eq!(values(&linear(&elsewhere, &x)), values(&base));
         assert!(AdapterSet::base().is_base());
         assert!(AdapterSet::single(&adapter(PATH, 1.0), 0.0).is_base());
-        assert!(!stranger.is_base());
+        assert!(!elsewhere.is_base());
     }
 
     #[test]
@@ -300,25 +286,62 @@ mod tests {
     fn an_adapted_convolution_is_the_convolution_with_the_merged_kernel() {
         let (x, weight) = (wave(&[2, 3, 8, 6], 0.5), wave(&[4, 3, 3, 3], 0.2));
         let factors = LoraFactors::new(wave(&[2, 3, 3, 3], 0.1), wave(&[4, 2, 1, 1], 0.4), 1.0).unwrap();
-        let adapter = Adapter::from_iter([(PATH.to_owned(), factors.clone())]);
+        let adapter = Adapter::from_iter([(PATH.to_owned(), factors)]);
         for (stride, padding) in [(1, 1), (2, 1), (1, 0)] {
             let layer = |weight: &Tensor| FrozenConv2d::new(weight, None, stride, padding).unwrap();
             let apply = |weight: &Tensor| layer(weight).forward(&x).unwrap();
             let adapted = AdapterSet::single(&adapter, 1.5).conv2d(PATH, &x, &layer(&weight), None).unwrap();
-            let merged = factors.merged_into(&weight, 1.5).unwrap();
+            let merged = adapter.get(PATH).unwrap().merged_into(&weight, 1.5).unwrap();
             assert_near(&adapted, &apply(&merged), 1e-4);
         }
     }
 
+    fn dora(path: &str, phase: f32) -> Adapter {
+        let factors = adapter(path, phase).get(path).unwrap().low_rank().clone();
+        let magnitude = (wave(&[5], phase).abs().unwrap() + 0.5).unwrap();
+        Adapter::from_iter([(path.to_owned(), DoraFactors::new(factors, magnitude).unwrap())])
+    }
+
     #[test]
-    fn several_adapters_add_up() {
+    fn several_adapters_add_up_in_any_order() {
         let x = wave(&[2, 3, 6], 0.5);
-        let (left, right) = (adapter(PATH, 1.0), adapter(PATH, 2.0));
-        let mut both = AdapterSet::single(&left, 0.5);
-        both.push(&right, -1.0);
-        let update = |set: &AdapterSet| (linear(set, &x) - linear(&AdapterSet::base(), &x)).unwrap();
-        let expected = (update(&AdapterSet::single(&left, 0.5)) + update(&AdapterSet::single(&right, -1.0))).unwrap();
-        assert_near(&update(&both), &expected, 1e-5);
+        let change = |set: &AdapterSet| (linear(set, &x) - linear(&AdapterSet::base(), &x)).unwrap();
+        for (left, right) in [
+            (adapter(PATH, 1.0), adapter(PATH, 2.0)),
+            (dora(PATH, 1.0), adapter(PATH, 2.0)),
+            (dora(PATH, 1.0), dora(PATH, 2.0)),
+        ] {
+            let alone = change(&AdapterSet::single(&left, 0.5)) + change(&AdapterSet::single(&right, -1.0));
+            let expected = alone.unwrap();
+            for order in [[(&left, 0.5), (&right, -1.0)], [(&right, -1.0), (&left, 0.5)]] {
+                let mut both = AdapterSet::base();
+                order.iter().for_each(|(adapter, strength)| both.push(adapter, *strength));
+                assert_near(&change(&both), &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_dora_at_no_strength_is_the_base_and_at_half_strength_the_mean() {
+        let x = wave(&[2, 3, 6], 0.5);
+        let at = |strength| linear(&AdapterSet::single(&dora(PATH, 1.0), strength), &x);
+        let base = linear(&AdapterSet::base(), &x);
+        assert_eq!(values(&at(0.0)), values(&base));
+        let mean = ((at(1.0) + base).unwrap() * 0.5).unwrap();
+        assert_near(&at(0.5), &mean, 1e-5);
+    }
+
+    #[test]
+    fn dropout_of_a_dora_spares_the_base_s_part() {
+        let dropout = AdapterDropout { probability: 0.5, seed: 1, step: 2 };
+        let (x, path) = (wave(&[1, 1, 6], 0.5), PATH);
+        let dora = dora(path, 1.0);
+        let found = linear(&AdapterSet::single(&dora, 1.0).with_dropout(dropout), &x);
+        let mask = values(&AdapterSet::base().with_dropout(dropout).dropped(path, 0, &x).unwrap());
+        assert!(mask.contains(&0.0) && mask.iter().any(|value| *value != 0.0), "{mask:?}");
+        let dropped = Tensor::from_vec(mask, (1, 1, 6), &Device::Cpu).unwrap();
+        let change = linear(&AdapterSet::single(&dora, 1.0), &dropped) - linear(&AdapterSet::base(), &dropped);
+        assert_near(&found, &(linear(&AdapterSet::base(), &x) + change.unwrap()).unwrap(), 1e-5);
     }
 
     #[test]
@@ -374,26 +397,26 @@ mod tests {
     }
 
     #[test]
-    fn rebinding_puts_other_tensors_in_the_same_places() {
+    fn other_parameters_take_the_places_of_the_first() {
         let x = wave(&[2, 3, 6], 0.5);
         let mut set = AdapterSet::single(&adapter(PATH, 1.0), 0.5);
-        set.push(&adapter(PATH, 2.0), 1.0);
+        set.push(&dora(PATH, 2.0), 1.0);
         set.push(&adapter("unet.up_blocks.0.a", 3.0), 1.0);
         let parameters = set.parameters_under("unet.mid_block");
-        assert_eq!(parameters.len(), 4);
+        assert_eq!(parameters.len(), 5);
         let vars: Vec<Var> = parameters.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
         let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let rebound = set.rebound("unet.mid_block", &tensors);
-        let output = linear(&rebound, &x);
+        let replaced = set.with_parameters("unet.mid_block", &tensors);
+        let output = linear(&replaced, &x);
         assert_eq!(values(&output), values(&linear(&set, &x)));
         let gradients = output.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         assert!(vars.iter().all(|var| values(gradients.get(var).unwrap()).iter().any(|g| *g != 0.0)));
     }
 
     #[test]
-    #[should_panic(expected = "more tensors")]
-    fn rebinding_too_many_tensors_is_a_bug() {
+    #[should_panic(expected = "more parameters")]
+    fn too_many_parameters_are_a_bug() {
         let set = AdapterSet::single(&adapter(PATH, 1.0), 0.5);
-        set.rebound("unet.mid_block", &[wave(&[1], 0.0), wave(&[1], 0.0), wave(&[1], 0.0)]);
+        set.with_parameters("unet.mid_block", &[wave(&[1], 0.0), wave(&[1], 0.0), wave(&[1], 0.0)]);
     }
 }

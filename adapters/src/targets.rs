@@ -82,7 +82,8 @@ impl Targets {
 
     /// The chosen ones among `modules`, in their order.
     ///
-    /// **Errors** [`Error::TargetsMissed`] if nothing is chosen or if one of the patterns names
+    /// # Errors
+    /// [`Error::TargetsMissed`] if nothing is chosen or if one of the patterns names
     /// no module; it lists the closest names for each.
     pub fn select<'m>(&self, modules: &'m [ModuleInfo]) -> Result<Vec<&'m ModuleInfo>> {
         self.refuse_misses(modules)?;

@@ -1,7 +1,7 @@
 //! One optimizer step.
 
 use candle_core::{DType, Device};
-use catelier_adapters::{Adapter, AdapterSet, LoraConfig, Targets};
+use catelier_adapters::{Adapter, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::{AdamW, AdamWConfig};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
@@ -108,6 +108,7 @@ impl TrainingStep {
             latent: (latents[2], latents[3]),
             batch: latents[0],
             tokens: context[1],
+            kind: UpdateKind::Lora,
             rank: self.rank,
             targets: Targets::attention(),
             cat: self.without_trigger.is_some(),

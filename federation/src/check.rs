@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catelier_adapters::{Adapter, Fingerprint, LoraFactors};
-use catelier_numerics::finite::is_finite;
+use catelier_adapters::{Adapter, Fingerprint, LayerUpdate, UpdateKind};
 
 use crate::contribution::Contribution;
 use crate::error::{Error, Problem, RejectedContribution, Result};
@@ -17,7 +16,7 @@ pub enum RankPolicy {
     Uniform,
 }
 
-/// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, finite
+/// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, kinds, finite
 /// values, and under [`RankPolicy::Uniform`] ranks and alphas.
 ///
 /// A contribution is measured against the consensus, which is the most common value among all
@@ -66,8 +65,8 @@ fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec
 /// its norm is infinite in f32.
 pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     let mut not_finite = Vec::new();
-    for (module, factors) in adapter.iter() {
-        if !has_finite_values(factors).map_err(Error::tensor("checking factors"))? {
+    for (module, update) in adapter.iter() {
+        if !update.is_finite().map_err(Error::adapters("checking updates"))? {
             not_finite.push(module);
         }
     }
@@ -77,13 +76,9 @@ pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     }
 }
 
-fn has_finite_values(factors: &LoraFactors) -> candle_core::Result<bool> {
-    Ok(factors.alpha.is_finite() && is_finite(&factors.down)? && is_finite(&factors.up)?)
-}
-
-/// Finite factors can have a product that is not: the update is what overflows then.
+/// Finite factors can have a product that is not: the update is what overflows then. Measured on the low-rank part of an update.
 fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
-    let norm_of = |(module, factors): (_, &LoraFactors)| Ok((module, factors.delta_norm()?));
+    let norm_of = |(module, update): (_, &LayerUpdate)| Ok((module, update.low_rank().delta_norm()?));
     let norms: Vec<(&str, f64)> =
         adapter.iter().map(norm_of).collect::<Result<_, _>>().map_err(Error::adapters("measuring updates"))?;
     let norm = norms.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt();
@@ -100,6 +95,7 @@ struct Consensus {
     sizes: Sizes,
     /// Fingerprints of the base, one for each version of them.
     bases: Vec<String>,
+    kinds: BTreeMap<String, UpdateKind>,
     ranks: BTreeMap<String, usize>,
     alphas: BTreeMap<String, f64>,
 }
@@ -112,17 +108,22 @@ impl Consensus {
         let sizes = most_common(full().map(|contribution| sizes(contribution))).unwrap_or_default();
         let modules = sizes.keys();
         let of_module = |module: &String| full().filter_map(|c| c.adapter.get(module)).collect::<Vec<_>>();
+        let kinds = modules.clone().filter_map(|module| {
+            let kind = most_common(of_module(module).into_iter().map(LayerUpdate::kind))?;
+            Some((module.clone(), kind))
+        });
         let ranks = modules.clone().filter_map(|module| {
-            let rank = most_common(of_module(module).into_iter().map(LoraFactors::rank))?;
+            let rank = most_common(of_module(module).into_iter().map(LayerUpdate::rank))?;
             Some((module.clone(), rank))
         });
         let alphas = modules.clone().filter_map(|module| {
             // Compared as bits: alphas are equal only where their bits are.
-            let alpha = most_common(of_module(module).into_iter().map(|factors| factors.alpha.to_bits()))?;
+            let alpha = most_common(of_module(module).into_iter().map(|update| update.alpha().to_bits()))?;
             Some((module.clone(), f64::from_bits(alpha)))
         });
         Self {
             bases: usual_bases(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.as_deref())),
+            kinds: kinds.collect(),
             ranks: ranks.collect(),
             alphas: alphas.collect(),
             sizes,
@@ -140,6 +141,7 @@ impl Consensus {
         problems.extend(missing(&self.sizes, &own).map(|(count, first)| Problem::MissingModules { count, first }));
         problems.extend(missing(&own, &self.sizes).map(|(count, first)| Problem::UnknownModules { count, first }));
         problems.extend(self.first_shape(&own));
+        problems.extend(self.first_kind(contribution));
         if ranks == RankPolicy::Uniform {
             problems.extend(self.first_rank(contribution));
             problems.extend(self.first_alpha(contribution));
@@ -165,16 +167,23 @@ impl Consensus {
         })
     }
 
+    fn first_kind(&self, contribution: &Contribution) -> Option<Problem> {
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.kinds.get(module)?, update.kind());
+            (expected != found).then(|| Problem::Kind { module: module.to_owned(), expected, found })
+        })
+    }
+
     fn first_rank(&self, contribution: &Contribution) -> Option<Problem> {
-        contribution.adapter.iter().find_map(|(module, factors)| {
-            let (expected, found) = (*self.ranks.get(module)?, factors.rank());
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.ranks.get(module)?, update.rank());
             (expected != found).then(|| Problem::Rank { module: module.to_owned(), expected, found })
         })
     }
 
     fn first_alpha(&self, contribution: &Contribution) -> Option<Problem> {
-        contribution.adapter.iter().find_map(|(module, factors)| {
-            let (expected, found) = (*self.alphas.get(module)?, factors.alpha);
+        contribution.adapter.iter().find_map(|(module, update)| {
+            let (expected, found) = (*self.alphas.get(module)?, update.alpha());
             (expected != found).then(|| Problem::Alpha { module: module.to_owned(), expected, found })
         })
     }
@@ -198,8 +207,7 @@ fn usual_bases<'a>(fingerprints: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 fn sizes(contribution: &Contribution) -> Sizes {
     let modules = contribution.adapter.iter();
-    let size = |factors: &LoraFactors| [&factors.up.dims()[..1], &factors.down.dims()[1..]].concat();
-    modules.map(|(module, factors)| (module.to_owned(), size(factors))).collect()
+    modules.map(|(module, update)| (module.to_owned(), update.weight_shape())).collect()
 }
 
 /// Number of expected modules that are absent, and the first of them.

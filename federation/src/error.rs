@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use catelier_adapters::UpdateKind;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -35,6 +37,18 @@ pub enum Error {
         client: String,
         /// Frobenius norm of its update.
         norm: f64,
+    },
+    /// A kind of adapter that the strategy cannot average.
+    #[error(
+        "`{strategy}` averages the updates of LoRA; `{module}` is a {kind}, whose update depends on the base's weights"
+    )]
+    UnsupportedKind {
+        /// The strategy.
+        strategy: &'static str,
+        /// The first module of that kind.
+        module: String,
+        /// The kind.
+        kind: UpdateKind,
     },
     /// A name that is not a strategy.
     #[error(
@@ -145,6 +159,15 @@ pub enum Problem {
         /// Output and input shape in this one.
         found: Vec<usize>,
     },
+    /// A module has an update of another kind.
+    Kind {
+        /// The module.
+        module: String,
+        /// The kind that most have.
+        expected: UpdateKind,
+        /// Its own.
+        found: UpdateKind,
+    },
     /// A module has another rank, and the strategy averages factors.
     Rank {
         /// The module.
@@ -201,6 +224,9 @@ impl fmt::Display for Problem {
             Self::Shape { module, expected, found } => {
                 write!(f, "`{module}`: expected out and in {expected:?}, found {found:?}")
             }
+            Self::Kind { module, expected, found } => {
+                write!(f, "`{module}`: expected a {expected}, found a {found}")
+            }
             Self::Rank { module, expected, found } => {
                 write!(f, "`{module}`: expected rank {expected}, found {found}")
             }
@@ -244,6 +270,7 @@ impl Error {
             Self::Overflow { client, .. } => {
                 Some(format!("leave `{client}` out, or ask that client for a new contribution"))
             }
+            Self::UnsupportedKind { .. } => Some("use the strategy `fedavg`, which averages the tensors".to_owned()),
             Self::Adapters { source, .. } => source.hint(),
             Self::Numerics { source, .. } => source.hint(),
             _ => None,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use catelier_adapters::{Adapter, summed};
+use catelier_adapters::{Adapter, sum};
 use serde::{Deserialize, Serialize};
 
 use crate::contribution::Contribution;
@@ -144,7 +144,7 @@ fn report(
     let change = match before {
         None => norm,
         Some(before) => {
-            let difference = summed(&[(&aggregate.adapter, 1.0), (before, -1.0)]);
+            let difference = sum(&[(&aggregate.adapter.low_rank(), 1.0), (&before.low_rank(), -1.0)]);
             difference.and_then(|difference| difference.delta_norm()).map_err(failure())?
         }
     };

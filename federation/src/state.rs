@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate};
 use catelier_numerics::tensor_file::{self, TensorFile};
 
 use crate::error::{Error, Result};
@@ -16,10 +16,8 @@ pub const STATE_FORMAT: &str = "catelier federation state";
 /// Version of the state's file format.
 pub const STATE_VERSION: &str = "1";
 
-/// Endings of a module's tensors.
-const DOWN: &str = ".down";
-const UP: &str = ".up";
-const ALPHA: &str = ".alpha";
+/// Name of a module's alpha, beside the names of its tensors.
+const ALPHA: &str = "alpha";
 
 /// The state between rounds: the global adapter, and a report of every round.
 #[derive(Debug, Clone, Default)]
@@ -59,18 +57,17 @@ impl State {
         self.history.push(report);
     }
 
-    /// Writes the state to one file, whole or not at all: tensors `<module>.down`, `<module>.up`
-    /// and `<module>.alpha`, and the history as JSON in the header.
+    /// Writes the state to one file, whole or not at all: the adapter's tensors as `<module>.<tensor>`, its alphas as
+    /// `<module>.alpha`, and the history as JSON in the header.
     ///
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (module, factors) in self.global.iter().flat_map(Adapter::iter) {
-            let alpha = Tensor::new(factors.alpha, &Device::Cpu).map_err(Error::tensor("writing alpha"))?;
-            tensors.insert(format!("{module}{DOWN}"), factors.down.detach());
-            tensors.insert(format!("{module}{UP}"), factors.up.detach());
-            tensors.insert(format!("{module}{ALPHA}"), alpha);
+        for (module, update) in self.global.iter().flat_map(Adapter::iter) {
+            let alpha = Tensor::new(update.alpha(), &Device::Cpu).map_err(Error::tensor("writing alpha"))?;
+            tensors.extend(update.tensors().map(|(name, tensor)| (format!("{module}.{name}"), tensor.detach())));
+            tensors.insert(format!("{module}.{ALPHA}"), alpha);
         }
         let header = BTreeMap::from([
             ("format".to_owned(), STATE_FORMAT.to_owned()),
@@ -94,21 +91,29 @@ impl State {
         }
         let history: Vec<RoundReport> =
             serde_json::from_str(header("history")).map_err(|error| unusable(path, format!("`history`: {error}")))?;
-        let mut global = Adapter::new();
-        for module in file.names().filter_map(|name| name.strip_suffix(DOWN)) {
-            global.insert(module, factors(&file, module)?);
-        }
+        let global = adapter(&file)?;
         Ok(Self { global: (!global.is_empty()).then_some(global), history })
     }
 }
 
-fn factors(file: &TensorFile, module: &str) -> Result<LoraFactors> {
-    let tensor = |end: &str| {
-        let name = format!("{module}{end}");
-        file.tensor(&name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))
-    };
-    let alpha = tensor(ALPHA)?.to_scalar::<f64>().map_err(Error::tensor("reading alpha"))?;
-    LoraFactors::new(tensor(DOWN)?, tensor(UP)?, alpha).map_err(Error::adapters("reading the state"))
+/// The adapter whose tensors the file holds.
+fn adapter(file: &TensorFile) -> Result<Adapter> {
+    let mut modules = BTreeMap::<_, BTreeMap<String, Tensor>>::new();
+    for (module, tensor) in file.names().filter_map(|name| name.rsplit_once('.')) {
+        let name = format!("{module}.{tensor}");
+        let values = file.tensor(&name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))?;
+        modules.entry(module).or_default().insert(tensor.to_owned(), values);
+    }
+    let update = |(module, tensors): (&str, _)| Ok((module.to_owned(), update(module, tensors)?));
+    modules.into_iter().map(update).collect()
+}
+
+fn update(module: &str, mut tensors: BTreeMap<String, Tensor>) -> Result<LayerUpdate> {
+    let failed = || Error::adapters("reading the state");
+    let missing = || candle_core::Error::msg(format!("`{module}.{ALPHA}` is missing"));
+    let alpha = tensors.remove(ALPHA).ok_or_else(missing).and_then(|alpha| alpha.to_scalar::<f64>());
+    let alpha = alpha.map_err(Error::tensor("reading alpha"))?;
+    LayerUpdate::from_tensors(tensors, alpha).map_err(failed())
 }
 
 fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {

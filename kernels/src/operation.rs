@@ -72,13 +72,13 @@ pub trait Kernel3: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A differentiable function of two tensors that adds its result to a third one, the residual.
+/// A differentiable function of two tensors that adds its result to a third one, the residual, if there is one.
 pub trait AddedKernel2: Send + Sync + 'static {
     /// Name of the node, for errors.
     const NAME: &'static str;
 
     /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
-    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)>;
+    fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
     /// Gradients of `x` and `y`; one that is not needed may be left empty. The residual's gradient is the result's own.
     fn backward<T: Float>(
@@ -108,8 +108,12 @@ pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel
 }
 
 /// Applies a kernel to two CPU tensors on top of `residual`, all of the same type, f32 or f64.
-pub fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: &Tensor, kernel: K) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&y.contiguous()?, &residual.contiguous()?, Added(kernel))
+pub fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
+    let (x, y, kernel) = (x.contiguous()?, y.contiguous()?, Added2(kernel));
+    match residual {
+        None => x.apply_op2(&y, kernel),
+        Some(residual) => x.apply_op3(&y, &residual.contiguous()?, kernel),
+    }
 }
 
 /// The elements of a tensor, borrowed from its storage.
@@ -262,7 +266,46 @@ impl<K: AddedKernel> CustomOp2 for Added<K> {
     }
 }
 
-impl<K: AddedKernel2> CustomOp3 for Added<K> {
+struct Added2<K>(K);
+
+impl<K: AddedKernel2> Added2<K> {
+    fn forward(&self, arguments: [(&CpuStorage, &Layout); 2], residual: Option<(&CpuStorage, &Layout)>) -> Forwarded {
+        let [(x, x_layout), (y, y_layout)] = arguments;
+        for_dtype!(dtype_of(x), K::NAME, T => {
+            let residual = residual.map(|(storage, layout)| view::<T>(storage, layout)).transpose()?;
+            let (values, shape) = self.0.forward::<T>([view(x, x_layout)?, view(y, y_layout)?], residual)?;
+            Ok((own(values), shape))
+        })
+    }
+
+    fn backward(&self, [x, y]: [&Tensor; 2], result: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let needs_grad = [x, y].map(Tensor::track_op);
+        let [dx, dy] = for_dtype!(x.dtype(), K::NAME, T => {
+            let (x_data, y_data, grad_data) = (borrow::<T>(x)?, borrow::<T>(y)?, borrow::<T>(grad)?);
+            let arguments = [see(&x_data, x), see(&y_data, y)];
+            self.0.backward(arguments, see(&grad_data, grad), needs_grad)?.map(own)
+        });
+        release(result)?;
+        Ok([gradient_of(needs_grad[0], dx, x)?, gradient_of(needs_grad[1], dy, y)?])
+    }
+}
+
+impl<K: AddedKernel2> CustomOp2 for Added2<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Forwarded {
+        self.forward([(s1, l1), (s2, l2)], None)
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, result: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dy] = self.backward([x, y], result, &grad.contiguous()?)?;
+        Ok((dx, dy))
+    }
+}
+
+impl<K: AddedKernel2> CustomOp3 for Added2<K> {
     fn name(&self) -> &'static str {
         K::NAME
     }
@@ -276,32 +319,20 @@ impl<K: AddedKernel2> CustomOp3 for Added<K> {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Forwarded {
-        for_dtype!(dtype_of(s1), K::NAME, T => {
-            let (values, shape) = self.0.forward::<T>([view(s1, l1)?, view(s2, l2)?], view(s3, l3)?)?;
-            Ok((own(values), shape))
-        })
+        self.forward([(s1, l1), (s2, l2)], Some((s3, l3)))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        other: &Tensor,
-        residual: &Tensor,
         y: &Tensor,
+        residual: &Tensor,
+        result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad, needs_grad) = (grad.contiguous()?, [x, other].map(Tensor::track_op));
-        let [dx, d_other] = for_dtype!(x.dtype(), K::NAME, T => {
-            let (x_data, other_data, grad_data) = (borrow::<T>(x)?, borrow::<T>(other)?, borrow::<T>(&grad)?);
-            let arguments = [see(&x_data, x), see(&other_data, other)];
-            self.0.backward(arguments, see(&grad_data, &grad), needs_grad)?.map(own)
-        });
-        release(y)?;
-        Ok((
-            gradient_of(needs_grad[0], dx, x)?,
-            gradient_of(needs_grad[1], d_other, other)?,
-            residual.track_op().then_some(grad),
-        ))
+        let grad = grad.contiguous()?;
+        let [dx, dy] = self.backward([x, y], result, &grad)?;
+        Ok((dx, dy, residual.track_op().then_some(grad)))
     }
 }
 

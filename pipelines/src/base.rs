@@ -81,6 +81,18 @@ impl BaseModel {
         [self.unet.modules(), self.text.modules()].concat()
     }
 
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> candle_core::Result<candle_core::Tensor> {
+        let has = |modules: &[catelier_adapters::ModuleInfo]| modules.iter().any(|module| module.path == path);
+        match self.text.encoders().find(|encoder| has(encoder.modules())) {
+            Some(encoder) => encoder.row_norms(path),
+            None => self.unet.row_norms(path),
+        }
+    }
+
     /// Cuts large images into tiles; see [`Vae::with_tiling`].
     ///
     /// # Errors

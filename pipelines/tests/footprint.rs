@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, LoraConfig, Targets};
+use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
@@ -29,12 +29,13 @@ fn the_graph_keeps_what_the_planner_says() {
     }
 }
 
-/// All kinds of targets with dropout and without; both adapted conditions of CAT in one batch; weights in bf16.
+/// All kinds of updates and of targets with dropout and without; both adapted conditions of CAT in one batch; weights in bf16.
 fn all_sizes() -> Vec<StepSizes> {
     let usual = StepSizes {
         latent: LATENT,
         batch: BATCH,
         tokens: TOKENS,
+        kind: UpdateKind::Lora,
         rank: RANK,
         targets: Targets::attention(),
         cat: false,
@@ -45,7 +46,9 @@ fn all_sizes() -> Vec<StepSizes> {
     let plain = targets.map(|targets| StepSizes { targets, ..usual.clone() });
     let dropped = plain.clone().map(|sizes| StepSizes { dropout: true, ..sizes });
     let others = [StepSizes { cat: true, ..usual.clone() }, StepSizes { weights: DType::BF16, ..usual }];
-    plain.into_iter().chain(dropped).chain(others).collect()
+    let lora: Vec<_> = plain.into_iter().chain(dropped).collect();
+    let dora = lora.clone().into_iter().map(|sizes| StepSizes { kind: UpdateKind::Dora, ..sizes });
+    lora.iter().cloned().chain(dora).chain(others).collect()
 }
 
 fn check(model: &str, sizes: &StepSizes) {
@@ -80,7 +83,8 @@ fn load(model: &str, weights: DType) -> UNet {
 /// Bytes that a prediction leaves behind for its backward pass.
 fn held(unet: &UNet, sizes: &StepSizes) -> u64 {
     let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: sizes.targets.clone() };
-    let (adapter, _parameters) = Adapter::init(&lora, unet.modules(), 1, &Device::Cpu).unwrap();
+    let norms = |path: &str| unet.row_norms(path);
+    let (adapter, _parameters) = Adapter::init_kind(sizes.kind, &lora, unet.modules(), norms, 1, &Device::Cpu).unwrap();
     let mut adapters = AdapterSet::single(&adapter, 1.0);
     if sizes.dropout {
         adapters = adapters.with_dropout(AdapterDropout { probability: 0.1, seed: 1, step: 1 });

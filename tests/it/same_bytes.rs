@@ -243,7 +243,8 @@ fn processor() -> String {
     kind.join("-")
 }
 
-/// Tells it also where the test passes, when the output of `eprintln!` is kept back.
+/// Writes a line to stderr.
+#[expect(clippy::explicit_write, reason = "the output of `eprintln!` is shown only where the test fails")]
 fn warn(text: &str) {
     writeln!(std::io::stderr(), "{text}").unwrap();
 }

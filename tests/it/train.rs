@@ -57,6 +57,33 @@ fn resumed_training_gives_the_same_bytes_as_training_that_never_stopped() {
 }
 
 #[test]
+fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
+    let studio = studio();
+    let dora = format!("{SHORT} --kind dora --targets *.attn2.*,*.conv1 --ema-decay 0.9 --dropout 0.2");
+    studio.done(&format!("{dora} --preview-every 4 --preview-prompt {{trigger}} --out whole"));
+    studio.done(&format!("{dora} --steps 2 --out parts").replace("--steps 4 ", ""));
+    studio.done("train --resume --steps 4 --preview-every 4 --preview-prompt {trigger} --out parts");
+    assert_eq!(tensors(&studio, "whole"), tensors(&studio, "parts"));
+    let metrics = fs::read_to_string(studio.path("whole/metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert!(first["cat"].as_f64().unwrap() < 1e-9, "a fresh DoRA changes nothing but roundings: {}", first["cat"]);
+    let inspected = studio.done("adapter inspect whole/adapter.safetensors").stdout;
+    assert!(inspected.contains("DoRA ("), "{inspected}");
+    let card = fs::read_to_string(studio.path("whole/README.md")).unwrap();
+    assert!(card.contains("(DoRA, rank 2)"), "{card}");
+    studio.done("adapter convert whole/adapter.safetensors --format diffusers --out diffusers.safetensors");
+    for adapter in ["whole/adapter.safetensors", "diffusers.safetensors"] {
+        studio.done(&format!(
+            "preview --adapter {adapter} --prompt shs --steps 2 --out seen-{}",
+            adapter.replace('/', "-")
+        ));
+    }
+    let refused = studio.run(&format!("{SHORT} --kind loha --out other"));
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("`lora` or `dora`"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_cat_weight_of_zero_is_plain_lora_to_the_last_bit() {
     let studio = studio();
     studio.done(&format!("{SHORT} --loss cat --cat-weight 0 --out zero"));

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::key::AdapterKind;
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::factors::LoraFactors;
+use crate::kind::{AdapterKind, UpdateKind};
 use crate::module::Component;
+use crate::update::LayerUpdate;
 
 /// Header entry in which diffusers keeps the configurations of all components, keys prefixed.
 pub(crate) const HEADER_ENTRY: &str = "lora_adapter_metadata";
@@ -17,13 +17,14 @@ pub(crate) const HEADER_ENTRY: &str = "lora_adapter_metadata";
 /// end of a path, which is found either way.
 const TEXT_PREFIX: &str = "text_model.";
 
-/// What a configuration says about alphas.
+/// What a configuration says about alphas and the kind of update.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct PeftConfig {
     alpha: Option<f64>,
     alpha_pattern: BTreeMap<String, f64>,
     rank_stabilised: bool,
-    kind: Option<AdapterKind>,
+    decomposed: bool,
+    other_kind: Option<AdapterKind>,
 }
 
 impl PeftConfig {
@@ -52,18 +53,23 @@ impl PeftConfig {
 
     fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
         let flag = |name: &str| map.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let dora = flag("use_dora").then_some(AdapterKind::Dora);
         Ok(Self {
             alpha: number(map, "lora_alpha")?,
             alpha_pattern: pattern(map, "alpha_pattern")?,
             rank_stabilised: flag("use_rslora"),
-            kind: other_kind(map)?.or(dora),
+            decomposed: flag("use_dora"),
+            other_kind: other_kind(map)?,
         })
     }
 
-    /// The kind of adapter this configures, where it is not plain LoRA.
+    /// The kind of adapter this configures, where it is none that can be applied.
     pub(crate) fn other_kind(&self) -> Option<AdapterKind> {
-        self.kind
+        self.other_kind
+    }
+
+    /// Whether every module has magnitudes: `use_dora`.
+    pub(crate) fn is_decomposed(&self) -> bool {
+        self.decomposed
     }
 
     /// Alpha of a module given by its path inside its component, such that `alpha / rank` is the
@@ -123,29 +129,29 @@ fn names(key: &str, inside: &str) -> bool {
     }
 }
 
-/// The configuration of one component's factors, as PEFT writes it.
+/// The configuration of one component's updates, as PEFT writes it.
 ///
 /// Targets are whole module paths: short names would also name modules without factors. Those of
 /// text encoders start after the segment that some versions of transformers leave out.
 pub(crate) fn config_of(adapter: &Adapter, component: Component) -> Map<String, Value> {
-    let own: Vec<(&str, &LoraFactors)> = adapter
+    let own: Vec<(&str, &LayerUpdate)> = adapter
         .iter()
-        .filter_map(|(path, factors)| {
+        .filter_map(|(path, update)| {
             let (of, inside) = Component::of_path(path)?;
-            (of == component).then_some((inside.strip_prefix(TEXT_PREFIX).unwrap_or(inside), factors))
+            (of == component).then_some((inside.strip_prefix(TEXT_PREFIX).unwrap_or(inside), update))
         })
         .collect();
-    let rank = most_common(own.iter().map(|(_, factors)| factors.rank() as f64));
-    let alpha = most_common(own.iter().map(|(_, factors)| factors.alpha));
-    let differing = |usual: f64, of: &dyn Fn(&LoraFactors) -> f64| -> Map<String, Value> {
+    let rank = most_common(own.iter().map(|(_, update)| update.rank() as f64));
+    let alpha = most_common(own.iter().map(|(_, update)| update.alpha()));
+    let differing = |usual: f64, of: &dyn Fn(&LayerUpdate) -> f64| -> Map<String, Value> {
         own.iter()
-            .filter(|(_, factors)| of(factors) != usual)
-            .map(|(inside, factors)| ((*inside).to_owned(), plain_number(of(factors))))
+            .filter(|(_, update)| of(update) != usual)
+            .map(|(inside, update)| ((*inside).to_owned(), plain_number(of(update))))
             .collect()
     };
     let targets: Vec<&str> = own.iter().map(|(inside, _)| *inside).collect();
     let entries = [
-        ("alpha_pattern", Value::Object(differing(alpha, &|f| f.alpha))),
+        ("alpha_pattern", Value::Object(differing(alpha, &LayerUpdate::alpha))),
         ("bias", json!("none")),
         ("fan_in_fan_out", json!(false)),
         ("inference_mode", json!(false)),
@@ -154,9 +160,9 @@ pub(crate) fn config_of(adapter: &Adapter, component: Component) -> Map<String, 
         ("lora_dropout", json!(0.0)),
         ("peft_type", json!("LORA")),
         ("r", plain_number(rank)),
-        ("rank_pattern", Value::Object(differing(rank, &|f| f.rank() as f64))),
+        ("rank_pattern", Value::Object(differing(rank, &|update| update.rank() as f64))),
         ("target_modules", json!(targets)),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(adapter.uniform_kind() == Some(UpdateKind::Dora))),
         ("use_rslora", json!(false)),
     ];
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -239,7 +245,7 @@ mod tests {
     #[test]
     fn other_kinds_are_told_by_their_type() {
         let kind = |text| config(text).other_kind();
-        assert_eq!(kind(r#"{"use_dora": true}"#), Some(AdapterKind::Dora));
+        assert_eq!(kind(r#"{"use_dora": true}"#), None);
         assert_eq!(kind(r#"{"peft_type": "LOHA"}"#), Some(AdapterKind::Loha));
         assert_eq!(kind(r#"{"peft_type": "LORA"}"#), None);
     }
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn text_encoder_targets_are_named_as_every_version_finds_them() {
         let ones = |rows, columns| Tensor::ones((rows, columns), DType::F32, &Device::Cpu).unwrap();
-        let factors = LoraFactors::new(ones(2, 3), ones(4, 2), 3.5).unwrap();
+        let factors = crate::LoraFactors::new(ones(2, 3), ones(4, 2), 3.5).unwrap();
         let path = "text_encoder.text_model.encoder.layers.0.mlp.fc1".to_owned();
         let header: Value = serde_json::from_str(&header_of(&Adapter::from_iter([(path, factors)]))).unwrap();
         assert_eq!(header["text_encoder.target_modules"], json!(["encoder.layers.0.mlp.fc1"]));

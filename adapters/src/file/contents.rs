@@ -7,28 +7,72 @@ use candle_core::{DType, Device, Tensor};
 use catelier_numerics::tensor_file::TensorFile;
 
 use super::config::{self, PeftConfig};
-use super::key::{AdapterKind, Key, PEFT_PREFIX, Role, Spelling, spelling};
+use super::key::{Key, PEFT_PREFIX, Role, Spelling, spelling};
 use super::write::{PEFT_CONFIG, PEFT_FILE};
 use super::{Format, Metadata};
-use crate::error::{Error, Result};
+use crate::error::{Error, IncompleteModule, Result};
 use crate::factors::is_finite;
 use crate::family::{BaseFamily, takes_context};
+use crate::kind::AdapterKind;
 use crate::module::Component;
 
 /// The names of one module's tensors.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
-    pub(crate) down: Option<String>,
-    pub(crate) up: Option<String>,
-    pub(crate) alpha: Option<String>,
-    pub(crate) foreign: Vec<(AdapterKind, String)>,
+    down: Option<String>,
+    up: Option<String>,
+    alpha: Option<String>,
+    magnitude: Option<String>,
+    foreign: Vec<(AdapterKind, String)>,
+}
+
+/// The names of the tensors of an update that can be applied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpdateKeys<'f> {
+    pub(crate) down: &'f str,
+    pub(crate) up: &'f str,
+    pub(crate) alpha: Option<&'f str>,
+    /// There for a DoRA.
+    pub(crate) magnitude: Option<&'f str>,
 }
 
 impl Group {
     /// Every tensor name of the module.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
         let foreign = self.foreign.iter().map(|(_, name)| name);
-        [&self.down, &self.up, &self.alpha].into_iter().flatten().chain(foreign)
+        [&self.down, &self.up, &self.alpha, &self.magnitude].into_iter().flatten().chain(foreign)
+    }
+
+    /// The names of the tensors of an update that can be applied, without its alpha.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &String> {
+        [&self.down, &self.up, &self.magnitude].into_iter().flatten()
+    }
+
+    /// The module's update: none if there is an alpha at most, which has nothing to scale.
+    pub(crate) fn update(&self) -> std::result::Result<Option<UpdateKeys<'_>>, IncompleteModule> {
+        match (&self.down, &self.up) {
+            (Some(down), Some(up)) => {
+                let (alpha, magnitude) = (self.alpha.as_deref(), self.magnitude.as_deref());
+                Ok(Some(UpdateKeys { down, up, alpha, magnitude }))
+            }
+            (None, None) if self.magnitude.is_none() => Ok(None),
+            (None, _) => Err(self.without("down")),
+            (_, None) => Err(self.without("up")),
+        }
+    }
+
+    /// The module as one that lacks a tensor.
+    pub(crate) fn without(&self, missing: &'static str) -> IncompleteModule {
+        IncompleteModule { keys: self.keys().cloned().collect(), missing }
+    }
+
+    /// The kind of its update; none if there is an alpha at most.
+    pub(crate) fn kind(&self) -> Option<AdapterKind> {
+        match (self.foreign.first(), &self.magnitude, &self.down) {
+            (Some((kind, _)), _, _) => Some(*kind),
+            (None, Some(_), _) => Some(AdapterKind::Dora),
+            (None, None, down) => down.as_ref().map(|_| AdapterKind::Lora),
+        }
     }
 }
 
@@ -37,8 +81,8 @@ pub(crate) struct Contents {
     pub(crate) path: PathBuf,
     pub(crate) file: TensorFile,
     pub(crate) groups: BTreeMap<String, Group>,
-    /// Names that are none of an adapter's.
-    pub(crate) strangers: Vec<String>,
+    /// Keys that are none of an adapter's.
+    pub(crate) unrecognised: Vec<String>,
     formats: BTreeSet<Format>,
 }
 
@@ -48,15 +92,15 @@ impl Contents {
         let path = file_in(path)?;
         let file = TensorFile::open(&path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
         let mut contents =
-            Self { groups: BTreeMap::new(), strangers: Vec::new(), formats: BTreeSet::new(), path, file };
+            Self { groups: BTreeMap::new(), unrecognised: Vec::new(), formats: BTreeSet::new(), path, file };
         let names: Vec<String> = contents.file.names().map(str::to_owned).collect();
         for name in names {
             contents.sort_in(name);
         }
         if contents.groups.is_empty() {
             return Err(Error::NotAnAdapter {
-                tensors: contents.strangers.len(),
-                names: contents.strangers.into_iter().take(3).collect(),
+                tensors: contents.unrecognised.len(),
+                names: contents.unrecognised.into_iter().take(3).collect(),
                 path: contents.path,
             });
         }
@@ -65,7 +109,7 @@ impl Contents {
 
     fn sort_in(&mut self, name: String) {
         let Some(key) = Key::parse(&name) else {
-            self.strangers.push(name);
+            self.unrecognised.push(name);
             return;
         };
         self.formats.extend(key.format);
@@ -74,6 +118,7 @@ impl Contents {
             Role::Down => &mut group.down,
             Role::Up => &mut group.up,
             Role::Alpha => &mut group.alpha,
+            Role::Magnitude => &mut group.magnitude,
             Role::Foreign(kind) => {
                 group.foreign.push((kind, name));
                 return;
@@ -81,17 +126,21 @@ impl Contents {
         };
         match slot {
             None => *slot = Some(name),
-            // Two spellings of one tensor: neither is more right, so the second is a stranger.
-            Some(_) => self.strangers.push(name),
+            // Two spellings of one tensor: neither is more right, so the second is not recognised.
+            Some(_) => self.unrecognised.push(name),
         }
     }
 
     /// The spelling of the factors; the older one where diffusers mixes two.
     pub(crate) fn format(&self) -> Format {
-        self.formats.first().copied().unwrap_or_default()
+        let format = self.formats.first().copied().unwrap_or_default();
+        // diffusers has no older spelling of magnitudes, and then names the factors as PEFT does.
+        let of_diffusers =
+            |(stem, group): (&String, &Group)| group.magnitude.is_some() && Component::of_path(stem).is_some();
+        if format == Format::Peft && self.groups.iter().any(of_diffusers) { Format::Diffusers } else { format }
     }
 
-    /// Tensors that plain LoRA does not have, by kind.
+    /// Tensors of kinds that cannot be applied, by kind.
     pub(crate) fn foreign(&self) -> BTreeMap<AdapterKind, Vec<String>> {
         let mut kinds = BTreeMap::<_, Vec<String>>::new();
         for (kind, name) in self.groups.values().flat_map(|group| &group.foreign) {
@@ -100,7 +149,7 @@ impl Contents {
         kinds
     }
 
-    /// Refuses adapters that are not plain LoRA.
+    /// Refuses kinds that cannot be applied.
     pub(crate) fn refuse_other_kinds(&self) -> Result<()> {
         match self.foreign().pop_first() {
             Some((kind, keys)) => Err(Error::UnsupportedKind { path: self.path.clone(), kind, keys }),
@@ -108,7 +157,12 @@ impl Contents {
         }
     }
 
-    /// The configurations that come with the file, by component; none of another kind.
+    /// Refuses a file with incomplete modules.
+    pub(crate) fn refuse_incomplete(&self, modules: Vec<IncompleteModule>) -> Result<()> {
+        if modules.is_empty() { Ok(()) } else { Err(Error::IncompleteModules { path: self.path.clone(), modules }) }
+    }
+
+    /// The configurations that come with the file, by component; none of a kind that cannot be applied.
     pub(crate) fn configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
         let configs = self.read_configs()?;
         match configs.values().find_map(PeftConfig::other_kind) {
@@ -180,8 +234,8 @@ impl Contents {
         self.file.shape(name).map_err(self.failed(name))
     }
 
-    /// A factor in f32; its name is noted if it is not finite.
-    pub(crate) fn factor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
+    /// A tensor of an update in f32; its name is noted if it is not finite.
+    pub(crate) fn tensor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
         let dtype = self.file.dtype(name).map_err(self.failed(name))?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
             return Err(self.unexpected(name, "floating point", format!("{dtype:?}")));

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::config::PeftConfig;
-use super::contents::{Contents, Group, component_of};
+use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::key::{Spelling, spelling};
-use super::{AdapterKind, Format, hash};
+use super::{Format, hash};
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
 use crate::family::BaseFamily;
+use crate::kind::AdapterKind;
 use crate::module::Component;
 
 /// What is in an adapter file.
@@ -33,16 +34,16 @@ pub struct Inspection {
     pub components: BTreeMap<Component, usize>,
     /// The base family it seems made for.
     pub family: Option<BaseFamily>,
-    /// Dtypes of the factors.
+    /// Dtypes of the updates.
     pub dtypes: BTreeSet<String>,
-    /// Number of values in all factors.
+    /// Number of elements of all updates.
     pub element_count: usize,
     /// SHA-256 of the bytes after the header, which tools know the adapter by.
     pub model_hash: String,
-    /// What else there is to know: halves of pairs, names that are none of an adapter's, values
-    /// that are not finite, a hash in the header that is another.
+    /// What else there is to know: incomplete modules, unrecognised keys, values that are not finite, a hash in the header
+    /// that is another.
     pub remarks: Vec<String>,
-    /// Every module with plain LoRA factors, in the order of the names.
+    /// Every module with an update that can be applied, in the order of the names.
     pub modules: Vec<InspectedModule>,
     /// The header's entries as they are.
     pub metadata: BTreeMap<String, String>,
@@ -63,13 +64,17 @@ pub struct InspectedModule {
     pub down: Vec<usize>,
     /// Shape of `up`.
     pub up: Vec<usize>,
-    /// Frobenius norm of the update; none if a value is not finite.
+    /// Shape of the magnitudes; none for a plain LoRA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub magnitude: Option<Vec<usize>>,
+    /// Frobenius norm of the low-rank update, which is all of a LoRA; none if a value is not finite.
     pub norm: Option<f64>,
 }
 
 /// Looks into an adapter file of any kind; no base model is needed.
 ///
-/// **Errors** [`Error::NotAnAdapter`], [`Error::EmptyFolder`], and [`Error::Numerics`] for a file
+/// # Errors
+/// [`Error::NotAnAdapter`], [`Error::EmptyFolder`], and [`Error::Numerics`] for a file
 /// that is damaged or no safetensors file.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let contents = Contents::open(path)?;
@@ -98,7 +103,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
 
 impl InspectedModule {
     fn element_count(&self) -> usize {
-        self.down.iter().product::<usize>() + self.up.iter().product::<usize>()
+        [&self.down, &self.up].into_iter().chain(&self.magnitude).map(|shape| shape.iter().product::<usize>()).sum()
     }
 }
 
@@ -115,23 +120,15 @@ fn counted<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
 }
 
 fn kinds(contents: &Contents) -> BTreeMap<AdapterKind, usize> {
-    let kind_of = |group: &Group| match group.foreign.first() {
-        Some((kind, _)) => Some(*kind),
-        None => group.down.as_ref().map(|_| AdapterKind::Lora),
-    };
-    counted(contents.groups.values().filter_map(kind_of))
+    counted(contents.groups.values().filter_map(Group::kind))
 }
 
 fn dtypes(contents: &Contents) -> Result<BTreeSet<String>> {
-    let factors = contents.groups.values().flat_map(|group| [&group.down, &group.up]);
-    factors
-        .flatten()
-        .map(|name| {
-            let dtype = contents.file.dtype(name);
-            let dtype = dtype.map_err(Error::numerics(format!("reading `{name}`")))?;
-            Ok(dtype.as_str().to_owned())
-        })
-        .collect()
+    let dtype_of = |name: &String| {
+        let dtype = contents.file.dtype(name).map_err(Error::numerics(format!("reading `{name}`")))?;
+        Ok(dtype.as_str().to_owned())
+    };
+    contents.groups.values().flat_map(Group::tensors).map(dtype_of).collect()
 }
 
 fn modules(contents: &Contents, remarks: &mut Vec<String>) -> Result<Vec<InspectedModule>> {
@@ -141,10 +138,10 @@ fn modules(contents: &Contents, remarks: &mut Vec<String>) -> Result<Vec<Inspect
     });
     let mut modules = Vec::new();
     for (stem, group) in &contents.groups {
-        match (&group.down, &group.up) {
-            (Some(down), Some(up)) => modules.push(module(contents, &configs, stem, [down, up], remarks)?),
-            (None, None) => {}
-            _ => remarks.push(format!("`{stem}` has half a pair of factors")),
+        match group.update() {
+            Ok(Some(keys)) => modules.push(module(contents, &configs, stem, keys, remarks)?),
+            Ok(None) => {}
+            Err(incomplete) => remarks.push(format!("`{stem}` is incomplete: {incomplete}")),
         }
     }
     Ok(modules)
@@ -154,27 +151,29 @@ fn module(
     contents: &Contents,
     configs: &BTreeMap<Component, PeftConfig>,
     stem: &str,
-    [down, up]: [&str; 2],
+    keys: UpdateKeys<'_>,
     remarks: &mut Vec<String>,
 ) -> Result<InspectedModule> {
     let component = component_of(stem);
-    let rank = contents.shape(down)?.first().copied().unwrap_or(0);
+    let rank = contents.shape(keys.down)?.first().copied().unwrap_or(0);
     let mut not_finite = Vec::new();
-    let alpha = match &contents.groups[stem].alpha {
+    let alpha = match keys.alpha {
         Some(name) => contents.alpha(name, &mut not_finite)?,
         None => {
             configs.get(&component).and_then(|config| config.alpha_of(path_inside(stem), rank)).unwrap_or(rank as f64)
         }
     };
-    let norm = norm(contents, [down, up], alpha, &mut not_finite)?;
+    let norm = norm(contents, keys, alpha, &mut not_finite)?;
     remarks.extend(not_finite.iter().map(|name| format!("`{name}` is not finite")));
+    let shape = |name: &str| Ok::<_, Error>(contents.shape(name)?.to_vec());
     Ok(InspectedModule {
         name: stem.to_owned(),
         component,
         rank,
         alpha,
-        down: contents.shape(down)?.to_vec(),
-        up: contents.shape(up)?.to_vec(),
+        down: shape(keys.down)?,
+        up: shape(keys.up)?,
+        magnitude: keys.magnitude.map(shape).transpose()?,
         norm,
     })
 }
@@ -186,10 +185,13 @@ fn path_inside(stem: &str) -> &str {
     }
 }
 
-/// Norm of a module's update, where its factors fit and are finite.
-fn norm(contents: &Contents, [down, up]: [&str; 2], alpha: f64, not_finite: &mut Vec<String>) -> Result<Option<f64>> {
-    let down = contents.factor(down, not_finite)?;
-    let up = contents.factor(up, not_finite)?;
+/// Norm of a module's low-rank update, where its factors fit and all of its tensors are finite.
+fn norm(contents: &Contents, keys: UpdateKeys<'_>, alpha: f64, not_finite: &mut Vec<String>) -> Result<Option<f64>> {
+    let down = contents.tensor(keys.down, not_finite)?;
+    let up = contents.tensor(keys.up, not_finite)?;
+    if let Some(magnitude) = keys.magnitude {
+        contents.tensor(magnitude, not_finite)?;
+    }
     match LoraFactors::new(down, up, alpha) {
         Ok(factors) if not_finite.is_empty() => Ok(Some(factors.delta_norm()?)),
         _ => Ok(None),
@@ -197,12 +199,12 @@ fn norm(contents: &Contents, [down, up]: [&str; 2], alpha: f64, not_finite: &mut
 }
 
 fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<String>) {
-    if let Some(first) = contents.strangers.first() {
-        let count = contents.strangers.len();
+    if let Some(first) = contents.unrecognised.first() {
+        let count = contents.unrecognised.len();
         remarks.push(format!("{count} tensors are none of an adapter's, first `{first}`"));
     }
     for (kind, keys) in contents.foreign() {
-        remarks.push(format!("{} tensors of a {kind}, which cannot be applied as plain LoRA", keys.len()));
+        remarks.push(format!("{} tensors of a {kind}, which cannot be applied", keys.len()));
     }
     let told = contents.file.metadata().get("sshs_model_hash");
     if told.is_some_and(|told| told != model_hash) {

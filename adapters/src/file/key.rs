@@ -1,71 +1,8 @@
 //! What one tensor name of an adapter file says: which module, and which part of its update.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use super::Format;
+use crate::kind::AdapterKind;
 use crate::module::Component;
-
-/// A kind of adapter, as the tensor names of a file give it away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterKind {
-    /// Two low-rank factors: the kind this crate applies.
-    Lora,
-    /// LoRA with a magnitude per output (arXiv 2402.09353).
-    Dora,
-    /// Hadamard product of two low-rank products (LyCORIS).
-    Loha,
-    /// Kronecker product (LyCORIS).
-    Lokr,
-    /// Orthogonal fine-tuning, block-wise or butterfly.
-    Oft,
-    /// Generalised LoRA (LyCORIS).
-    Glora,
-    /// Learned scales of activations.
-    Ia3,
-    /// LoRA on a convolution with a third factor between `down` and `up`.
-    TuckerLora,
-    /// Whole weight differences.
-    FullDifference,
-    /// Trained biases or norms beside the factors.
-    BiasOrNorm,
-    /// Textual inversion embeddings.
-    TextualInversion,
-}
-
-impl AdapterKind {
-    /// What to do with a file of this kind.
-    pub(crate) fn advice(self) -> &'static str {
-        match self {
-            Self::Lora => "this file can be applied as it is",
-            Self::Dora => {
-                "without its magnitudes a DoRA is another adapter; export it as plain LoRA from the tool that trained it, or merge it into its base there"
-            }
-            Self::TextualInversion => "load it as an embedding of the text encoder, not as an adapter",
-            _ => "extract a plain LoRA from it with the tool that trained it, or merge it into its base there",
-        }
-    }
-}
-
-impl fmt::Display for AdapterKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Lora => "LoRA",
-            Self::Dora => "DoRA",
-            Self::Loha => "LoHa",
-            Self::Lokr => "LoKr",
-            Self::Oft => "OFT",
-            Self::Glora => "GLoRA",
-            Self::Ia3 => "(IA)³",
-            Self::TuckerLora => "three-factor LoRA",
-            Self::FullDifference => "full weight difference",
-            Self::BiasOrNorm => "LoRA-with-biases-or-norms",
-            Self::TextualInversion => "textual inversion",
-        })
-    }
-}
 
 /// The part of a module's update that a tensor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +10,9 @@ pub(crate) enum Role {
     Down,
     Up,
     Alpha,
-    /// A part that plain LoRA does not have.
+    /// The magnitudes of a DoRA.
+    Magnitude,
+    /// A part of a kind that cannot be applied.
     Foreign(AdapterKind),
 }
 
@@ -88,7 +27,7 @@ pub(crate) struct Key {
 }
 
 use Format::{Diffusers, Kohya, Peft};
-use Role::{Alpha, Down, Foreign, Up};
+use Role::{Alpha, Down, Foreign, Magnitude, Up};
 
 /// Endings of tensor names. Where one ending is the end of another, the longer comes first.
 const ENDINGS: &[(&str, Role, Option<Format>)] = &[
@@ -105,10 +44,10 @@ const ENDINGS: &[(&str, Role, Option<Format>)] = &[
     (".lora_B.weight", Up, Some(Peft)),
     (".lora_A.default.weight", Down, Some(Peft)),
     (".lora_B.default.weight", Up, Some(Peft)),
-    (".dora_scale", Foreign(AdapterKind::Dora), None),
-    (".lora_magnitude_vector", Foreign(AdapterKind::Dora), None),
-    (".lora_magnitude_vector.weight", Foreign(AdapterKind::Dora), None),
-    (".lora_magnitude_vector.default.weight", Foreign(AdapterKind::Dora), None),
+    (".dora_scale", Magnitude, None),
+    (".lora_magnitude_vector", Magnitude, None),
+    (".lora_magnitude_vector.weight", Magnitude, None),
+    (".lora_magnitude_vector.default.weight", Magnitude, None),
     (".magnitude", Foreign(AdapterKind::Dora), None),
     (".hada_w1_a", Foreign(AdapterKind::Loha), None),
     (".hada_w1_b", Foreign(AdapterKind::Loha), None),
@@ -240,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn every_spelling_of_a_magnitude_is_read() {
+        for ending in ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight"] {
+            assert_eq!(parsed(&format!("a.to_q.{ending}")), ("a.to_q".to_owned(), Magnitude, None), "{ending}");
+        }
+    }
+
+    #[test]
     fn old_attention_processors_get_todays_names() {
         let (stem, ..) = parsed("unet.mid_block.attn1.processor.to_out_lora.up.weight");
         assert_eq!(stem, "unet.mid_block.attn1.to_out.0");
@@ -252,8 +198,6 @@ mod tests {
     #[test]
     fn other_kinds_are_recognised() {
         for (name, kind) in [
-            ("x.dora_scale", AdapterKind::Dora),
-            ("x.lora_magnitude_vector.weight", AdapterKind::Dora),
             ("x.magnitude", AdapterKind::Dora),
             ("x.hada_w1_a", AdapterKind::Loha),
             ("x.lokr_w2_b", AdapterKind::Lokr),

@@ -15,8 +15,9 @@ use super::privacy::{self, Disclosure};
 use super::{Format, config, hash};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::factors::LoraFactors;
 use crate::family::{BaseFamily, Prediction};
+use crate::kind::UpdateKind;
+use crate::update::LayerUpdate;
 
 /// Version of our own entries.
 pub const FORMAT_VERSION: &str = "1";
@@ -106,8 +107,8 @@ impl Metadata {
             header.insert(config::HEADER_ENTRY.to_owned(), config::header_of(adapter));
         }
         if self.disclosure != Disclosure::None {
-            self.add_specification(&mut header, format);
-            self.add_own(&mut header);
+            self.add_specification(&mut header, adapter, format);
+            self.add_own(&mut header, adapter);
         }
         Ok(header)
     }
@@ -129,7 +130,7 @@ impl Metadata {
         let dynamic = || "Dynamic".to_owned();
         let rank = adapter.uniform_rank();
         let alpha = adapter.uniform_alpha();
-        add("ss_network_module", "networks.lora".to_owned());
+        add("ss_network_module", network_module(adapter).to_owned());
         add("ss_network_dim", rank.map_or_else(dynamic, |r| r.to_string()));
         add("ss_network_alpha", alpha.map_or_else(dynamic, |a| format!("{a:?}")));
         add("ss_network_args", network_arguments(adapter).to_string());
@@ -141,7 +142,7 @@ impl Metadata {
     }
 
     /// The entries of the model specification.
-    fn add_specification(&self, header: &mut Header, format: Format) {
+    fn add_specification(&self, header: &mut Header, adapter: &Adapter, format: Format) {
         let title = self.title.as_ref().or(self.trigger.as_ref());
         let original_names = format == Format::Kohya && self.base.family == Some(BaseFamily::Sdxl);
         let implementation =
@@ -152,7 +153,7 @@ impl Metadata {
             ("sai_model_spec", Some("1.0.1".to_owned())),
             ("architecture", self.base.architecture().map(str::to_owned)),
             ("implementation", Some(implementation.to_owned())),
-            ("title", Some(title.map_or("LoRA", String::as_str).to_owned())),
+            ("title", Some(title.cloned().unwrap_or_else(|| kind_of(adapter).to_string()))),
             ("description", self.description.clone()),
             ("author", self.author.clone()),
             ("license", self.license.clone()),
@@ -170,7 +171,7 @@ impl Metadata {
     }
 
     /// Our own entries.
-    fn add_own(&self, header: &mut Header) {
+    fn add_own(&self, header: &mut Header, adapter: &Adapter) {
         let full = self.disclosure == Disclosure::Full;
         let shown = |name: &String| full || !privacy::is_local_path(name);
         let settings = self
@@ -179,6 +180,11 @@ impl Metadata {
             .map(|settings| if full { settings.to_string() } else { privacy::without_paths(settings).to_string() });
         let entries = [
             ("format_version", Some(FORMAT_VERSION.to_owned())),
+            // A file without this entry is a LoRA, as all were before there were other kinds.
+            (
+                "kind",
+                Some(kind_of(adapter)).filter(|kind| *kind != UpdateKind::Lora).map(|kind| kind.name().to_owned()),
+            ),
             ("base_fingerprint", self.base.fingerprint.clone()),
             ("base_name", self.base.name.clone().filter(shown)),
             ("trigger", self.trigger.clone()),
@@ -220,7 +226,7 @@ impl Metadata {
 }
 
 /// Entries that writing makes anew.
-const WRITTEN: [&str; 23] = [
+const WRITTEN: [&str; 24] = [
     "format",
     config::HEADER_ENTRY,
     "ss_network_module",
@@ -241,6 +247,7 @@ const WRITTEN: [&str; 23] = [
     "modelspec.trigger_phrase",
     "modelspec.hash_sha256",
     "catelier.format_version",
+    "catelier.kind",
     "catelier.base_fingerprint",
     "catelier.base_name",
     "catelier.trigger",
@@ -271,13 +278,31 @@ fn size_of(text: &str) -> Option<(u32, u32)> {
     Some((width.parse().ok()?, height.parse().ok()?))
 }
 
-/// kohya's settings of the convolutions, where there are convolutions wider than one pixel.
+/// The kind that the header speaks of: a DoRA if one of the modules is.
+fn kind_of(adapter: &Adapter) -> UpdateKind {
+    adapter.iter().map(|(_, update)| update.kind()).max().unwrap_or_default()
+}
+
+/// The trainer's module that makes such a network: sd-scripts' own for LoRA, LyCORIS for DoRA.
+fn network_module(adapter: &Adapter) -> &'static str {
+    match kind_of(adapter) {
+        UpdateKind::Lora => "networks.lora",
+        UpdateKind::Dora => "lycoris.kohya",
+    }
+}
+
+/// That module's settings: LyCORIS' names of DoRA, and those of the convolutions, where there are convolutions wider than
+/// one pixel.
 fn network_arguments(adapter: &Adapter) -> Value {
-    let wide = |factors: &&LoraFactors| factors.is_convolution() && factors.down.dims()[2] > 1;
+    let wide = |update: &&LayerUpdate| update.is_convolution() && update.weight_shape()[2] > 1;
     let mut arguments = Map::new();
-    if let Some(factors) = adapter.iter().map(|(_, factors)| factors).find(wide) {
-        arguments.insert("conv_dim".to_owned(), json!(factors.rank().to_string()));
-        arguments.insert("conv_alpha".to_owned(), json!(format!("{:?}", factors.alpha)));
+    if kind_of(adapter) == UpdateKind::Dora {
+        let of_dora = [("algo", "lora"), ("dora_wd", "True"), ("wd_on_output", "True")];
+        arguments.extend(of_dora.map(|(name, value)| (name.to_owned(), json!(value))));
+    }
+    if let Some(update) = adapter.iter().map(|(_, update)| update).find(wide) {
+        arguments.insert("conv_dim".to_owned(), json!(update.rank().to_string()));
+        arguments.insert("conv_alpha".to_owned(), json!(format!("{:?}", update.alpha())));
     }
     Value::Object(arguments)
 }

@@ -24,7 +24,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use inspect::{InspectedModule, Inspection, inspect};
-pub use key::AdapterKind;
 pub use metadata::{FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
 pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
@@ -32,6 +31,7 @@ pub use report::{MatchReport, Matched};
 pub use write::write;
 
 use crate::error::{Error, Result};
+pub use crate::kind::AdapterKind;
 use crate::module::ModuleInfo;
 
 /// How an adapter's tensors are named.
@@ -76,7 +76,8 @@ impl FromStr for Format {
 /// Reads a file for the base with these modules and writes it in another format. What the file
 /// says about itself is kept, except for local paths.
 ///
-/// **Errors** as [`read`] and [`write()`].
+/// # Errors
+/// As [`read`] and [`write()`].
 pub fn convert(from: &Path, to: &Path, format: Format, modules: &[ModuleInfo]) -> Result<MatchReport> {
     let mut loaded = read(from, modules)?;
     let base = &mut loaded.metadata.base;

@@ -6,19 +6,21 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use super::config::PeftConfig;
-use super::contents::{Contents, Group, component_of};
+use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::names::{NameIndex, Place};
 use super::{Format, MatchReport, Metadata};
 use crate::adapter::Adapter;
+use crate::dora::DoraFactors;
 use crate::error::{Error, Result, ShapeMismatch};
 use crate::factors::LoraFactors;
 use crate::family::BaseFamily;
 use crate::module::{Component, ModuleInfo, ModuleKind};
+use crate::update::LayerUpdate;
 
 /// An adapter as it was read.
 #[derive(Debug, Clone)]
 pub struct LoadedAdapter {
-    /// Its factors, f32 on the CPU, in the shapes of the base's modules.
+    /// Its updates, f32 on the CPU, in the shapes of the base's modules.
     pub adapter: Adapter,
     /// What found its place in the base.
     pub report: MatchReport,
@@ -34,8 +36,8 @@ pub enum UnmatchedKeys {
     /// The file is refused.
     #[default]
     Refuse,
-    /// They are left out and listed in the report.
-    LeaveOut,
+    /// They are skipped and listed in the report.
+    Skip,
 }
 
 /// Reads an adapter for the base with these modules; every key must have its place.
@@ -44,21 +46,23 @@ pub enum UnmatchedKeys {
 /// `pytorch_lora_weights.safetensors` (diffusers). Text encoder modules that `modules` does not
 /// list are known by CLIP's fixed names. Where nothing tells alpha, it is the rank.
 ///
-/// **Errors** a hostile or damaged file is [`Error::Numerics`] with the cause;
-/// [`Error::UnsupportedKind`] for DoRA, LoHa and others; [`Error::NothingMatches`],
-/// [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::HalfPairs`],
-/// [`Error::DuplicateModules`], [`Error::NotFinite`] name all offenders.
+/// # Errors
+/// A hostile or damaged file is [`Error::Numerics`] with the cause; [`Error::UnsupportedKind`] for LoHa, LoKr and others;
+/// [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::IncompleteModules`],
+/// [`Error::DuplicateModules`], [`Error::NotFinite`] name all that is wrong.
 pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
     read_with(path, modules, UnmatchedKeys::Refuse)
 }
 
 /// As [`read`], with a choice about keys without a place.
 ///
-/// **Errors** as [`read`].
+/// # Errors
+/// As [`read`].
 pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) -> Result<LoadedAdapter> {
     let contents = Contents::open(path)?;
     contents.refuse_other_kinds()?;
     let configs = contents.configs()?;
+    refuse_missing_magnitudes(&contents, &configs)?;
     let places = Places::find(&contents, modules)?;
     if unmatched == UnmatchedKeys::Refuse && !places.report.unmatched.is_empty() {
         return Err(Error::UnmatchedKeys { path: contents.path.clone(), report: places.report });
@@ -72,14 +76,22 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
     })
 }
 
+/// Refuses a file whose configuration says that every module has magnitudes where some have none.
+fn refuse_missing_magnitudes(contents: &Contents, configs: &BTreeMap<Component, PeftConfig>) -> Result<()> {
+    let decomposed = |stem: &str| configs.get(&component_of(stem)).is_some_and(PeftConfig::is_decomposed);
+    let missing = contents.groups.iter().filter_map(|(stem, group)| {
+        let update = group.update().ok().flatten()?;
+        (update.magnitude.is_none() && decomposed(stem)).then(|| group.without("magnitude"))
+    });
+    contents.refuse_incomplete(missing.collect())
+}
+
 /// One module of the file with its place in the base.
 struct Placed<'f> {
     path: String,
     /// Absent for a text encoder that the base does not list.
     kind: Option<ModuleKind>,
-    down: &'f str,
-    up: &'f str,
-    alpha: Option<&'f str>,
+    keys: UpdateKeys<'f>,
 }
 
 /// Every module of the file that has its place, and the count of all.
@@ -93,27 +105,24 @@ impl<'f> Places<'f> {
         let index = NameIndex::new(modules);
         let mut places = Self {
             placed: Vec::new(),
-            report: MatchReport { unmatched: contents.strangers.clone(), ..MatchReport::default() },
+            report: MatchReport { unmatched: contents.unrecognised.clone(), ..MatchReport::default() },
         };
-        let mut halves = Vec::new();
+        let mut incomplete = Vec::new();
         for (stem, group) in &contents.groups {
-            match (&group.down, &group.up) {
-                (Some(down), Some(up)) => places.add(&index, stem, group, (down, up)),
-                // An alpha without factors has nothing to scale.
-                (None, None) => places.report.unmatched.extend(group.keys().cloned()),
-                _ => halves.push(stem.clone()),
+            match group.update() {
+                Ok(Some(keys)) => places.add(&index, stem, group, keys),
+                Ok(None) => places.report.unmatched.extend(group.keys().cloned()),
+                Err(module) => incomplete.push(module),
             }
         }
-        if !halves.is_empty() {
-            return Err(Error::HalfPairs { path: contents.path.clone(), modules: halves });
-        }
+        contents.refuse_incomplete(incomplete)?;
         places.report.unmatched.sort();
         places.refuse_nothing(contents, modules)?;
         places.refuse_duplicates(contents)?;
         Ok(places)
     }
 
-    fn add(&mut self, index: &NameIndex<'_>, stem: &str, group: &'f Group, pair: (&'f str, &'f str)) {
+    fn add(&mut self, index: &NameIndex<'_>, stem: &str, group: &'f Group, keys: UpdateKeys<'f>) {
         let component = component_of(stem);
         let counts = self.report.components.entry(component).or_default();
         counts.total += 1;
@@ -127,7 +136,7 @@ impl<'f> Places<'f> {
             }
         };
         counts.matched += 1;
-        self.placed.push(Placed { path, kind, down: pair.0, up: pair.1, alpha: group.alpha.as_deref() });
+        self.placed.push(Placed { path, kind, keys });
     }
 
     fn refuse_nothing(&self, contents: &Contents, modules: &[ModuleInfo]) -> Result<()> {
@@ -154,7 +163,7 @@ impl<'f> Places<'f> {
     }
 }
 
-/// Loads all factors after comparing all shapes.
+/// Loads all updates after comparing all shapes.
 fn load(
     contents: &Contents,
     places: &Places<'_>,
@@ -165,8 +174,8 @@ fn load(
     let mut adapter = Adapter::new();
     let mut not_finite = Vec::new();
     for placed in &places.placed {
-        let factors = load_module(contents, placed, configs, &mut not_finite)?;
-        adapter.insert(placed.path.clone(), factors);
+        let update = load_module(contents, placed, configs, &mut not_finite)?;
+        adapter.insert(placed.path.clone(), update);
     }
     if not_finite.is_empty() {
         return Ok(adapter);
@@ -177,9 +186,10 @@ fn load(
 fn refuse_wrong_shapes(contents: &Contents, places: &Places<'_>, base_family: Option<BaseFamily>) -> Result<()> {
     let mut offenders = Vec::new();
     for placed in &places.placed {
-        let down = contents.shape(placed.down)?;
-        let up = contents.shape(placed.up)?;
-        offenders.extend(wrong_shape(placed, down, up));
+        let UpdateKeys { down, up, magnitude, .. } = placed.keys;
+        let (down, up) = (contents.shape(down)?, contents.shape(up)?);
+        let magnitude = magnitude.map(|name| contents.shape(name)).transpose()?;
+        offenders.extend(wrong_factor(placed, down, up).or_else(|| wrong_magnitude(placed, up, magnitude?)));
     }
     if offenders.is_empty() {
         return Ok(());
@@ -189,7 +199,7 @@ fn refuse_wrong_shapes(contents: &Contents, places: &Places<'_>, base_family: Op
 
 /// The first factor of a module that has not the shape its module needs, one-pixel kernels
 /// counting as none.
-fn wrong_shape(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<ShapeMismatch> {
+fn wrong_factor(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<ShapeMismatch> {
     let rank = down.first().copied().unwrap_or(0);
     let expected = match &placed.kind {
         Some(kind) => [kind.down_shape(rank), kind.up_shape(rank)],
@@ -203,12 +213,19 @@ fn wrong_shape(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<Shap
     [("down", down_shape, down), ("up", up_shape, up)]
         .into_iter()
         .find(|(_, expected, found)| rank == 0 || flat(expected) != flat(found))
-        .map(|(factor, expected, found)| ShapeMismatch {
-            module: placed.path.clone(),
-            factor,
-            expected,
-            found: found.to_vec(),
-        })
+        .map(|(factor, expected, found)| mismatch(placed, factor, expected, found))
+}
+
+/// Magnitudes that are not one for each row of `up`: `[out]`, kohya's `[out, 1]` or `[out, 1, 1, 1]`, or PEFT's
+/// `[1, out, 1, 1]` of convolutions.
+fn wrong_magnitude(placed: &Placed<'_>, up: &[usize], magnitude: &[usize]) -> Option<ShapeMismatch> {
+    let out = up[0];
+    let known: [&[usize]; 4] = [&[out], &[out, 1], &[out, 1, 1, 1], &[1, out, 1, 1]];
+    (!known.contains(&magnitude)).then(|| mismatch(placed, "magnitude", vec![out], magnitude))
+}
+
+fn mismatch(placed: &Placed<'_>, factor: &'static str, expected: Vec<usize>, found: &[usize]) -> ShapeMismatch {
+    ShapeMismatch { module: placed.path.clone(), factor, expected, found: found.to_vec() }
 }
 
 /// A shape without the sides of a one-pixel kernel.
@@ -224,9 +241,10 @@ fn load_module(
     placed: &Placed<'_>,
     configs: &BTreeMap<Component, PeftConfig>,
     not_finite: &mut Vec<String>,
-) -> Result<LoraFactors> {
-    let down = contents.factor(placed.down, not_finite)?;
-    let up = contents.factor(placed.up, not_finite)?;
+) -> Result<LayerUpdate> {
+    let keys = &placed.keys;
+    let down = contents.tensor(keys.down, not_finite)?;
+    let up = contents.tensor(keys.up, not_finite)?;
     let rank = down.dims()[0];
     let (down_shape, up_shape) = match &placed.kind {
         Some(kind) => (kind.down_shape(rank), kind.up_shape(rank)),
@@ -234,11 +252,17 @@ fn load_module(
     };
     let reshaped =
         |tensor: Tensor, shape: Vec<usize>| tensor.reshape(shape).map_err(Error::tensor("reshaping factors"));
-    let alpha = match placed.alpha {
+    let alpha = match keys.alpha {
         Some(name) => contents.alpha(name, not_finite)?,
         None => configured_alpha(configs, &placed.path, rank),
     };
-    LoraFactors::new(reshaped(down, down_shape)?, reshaped(up, up_shape)?, alpha)
+    let factors = LoraFactors::new(reshaped(down, down_shape)?, reshaped(up, up_shape)?, alpha)?;
+    let Some(magnitude) = keys.magnitude else {
+        return Ok(factors.into());
+    };
+    let magnitude = contents.tensor(magnitude, not_finite)?;
+    let magnitude = magnitude.flatten_all().map_err(Error::tensor("reshaping magnitudes"))?;
+    Ok(DoraFactors::new(factors, magnitude)?.into())
 }
 
 /// Alpha as a configuration tells it, or the rank.

@@ -1,6 +1,6 @@
 //! Writing adapters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -11,10 +11,12 @@ use super::blocks::BlockCount;
 use super::key::PEFT_PREFIX;
 use super::{Format, Metadata, config, privacy};
 use crate::adapter::Adapter;
+use crate::dora::DoraFactors;
 use crate::error::{Error, Result};
-use crate::factors::LoraFactors;
 use crate::family::BaseFamily;
+use crate::kind::UpdateKind;
 use crate::module::Component;
+use crate::update::LayerUpdate;
 
 /// Name of the tensor file in a PEFT folder.
 pub(crate) const PEFT_FILE: &str = "adapter_model.safetensors";
@@ -27,9 +29,10 @@ pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
 /// A PEFT adapter is a folder: `path` is created and gets `adapter_model.safetensors` and
 /// `adapter_config.json`; a `path` that ends in `.safetensors` gets its configuration beside it.
 ///
-/// **Errors** [`Error::NothingToWrite`], [`Error::UnknownComponents`] for paths outside the known
-/// components, [`Error::SeveralComponents`] for PEFT, [`Error::Numerics`] and [`Error::Io`] where
-/// the disk refuses.
+/// # Errors
+/// [`Error::NothingToWrite`], [`Error::UnknownComponents`] for paths outside the known
+/// components, [`Error::SeveralComponents`] for PEFT, [`Error::SeveralKinds`] for PEFT and diffusers, [`Error::Numerics`]
+/// and [`Error::Io`] where the disk refuses.
 pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<()> {
     let tensors = named_tensors(adapter, format, metadata)?;
     let header = metadata.header(adapter, format, &tensors)?;
@@ -49,23 +52,56 @@ fn named_tensors(adapter: &Adapter, format: Format, metadata: &Metadata) -> Resu
             || adapter.components().contains_key(&Component::TextEncoder2),
     };
     let mut tensors = BTreeMap::new();
-    for (path, factors) in adapter.iter() {
+    for (path, update) in adapter.iter() {
         let Some((component, inside)) = Component::of_path(path) else {
             continue;
         };
-        let [down, up] = match format {
-            Format::Kohya => {
-                let stem = kohya.stem(component, inside);
-                tensors.insert(format!("{stem}.alpha"), alpha_tensor(factors)?);
-                [".lora_down.weight", ".lora_up.weight"].map(|end| format!("{stem}{end}"))
-            }
-            Format::Diffusers => diffusers_endings(component).map(|end| format!("{path}{end}")),
-            Format::Peft => [".lora_A.weight", ".lora_B.weight"].map(|end| format!("{PEFT_PREFIX}{inside}{end}")),
+        let stem = match format {
+            Format::Kohya => kohya.stem(component, inside),
+            Format::Diffusers => path.to_owned(),
+            Format::Peft => format!("{PEFT_PREFIX}{inside}"),
         };
-        tensors.insert(down, storable(&factors.down)?);
-        tensors.insert(up, storable(&factors.up)?);
+        if format == Format::Kohya {
+            tensors.insert(format!("{stem}.alpha"), alpha_tensor(update)?);
+        }
+        let [down, up] = factor_endings(format, component, update.kind());
+        tensors.insert(format!("{stem}{down}"), storable(&update.low_rank().down)?);
+        tensors.insert(format!("{stem}{up}"), storable(&update.low_rank().up)?);
+        if let LayerUpdate::Dora(dora) = update {
+            let (ending, magnitude) = named_magnitude(format, dora)?;
+            tensors.insert(format!("{stem}{ending}"), magnitude);
+        }
     }
     Ok(tensors)
+}
+
+/// Endings of `down` and `up`.
+///
+/// The upstream scripts rename those of attentions only; diffusers then goes by the first name it sees and loses the
+/// others, so all are spelled alike here. diffusers names the factors of a DoRA as PEFT does.
+fn factor_endings(format: Format, component: Component, kind: UpdateKind) -> [&'static str; 2] {
+    match (format, kind, component) {
+        (Format::Kohya, _, _) => [".lora_down.weight", ".lora_up.weight"],
+        (Format::Peft, _, _) | (Format::Diffusers, UpdateKind::Dora, _) => [".lora_A.weight", ".lora_B.weight"],
+        (Format::Diffusers, UpdateKind::Lora, Component::Unet) => [".lora.down.weight", ".lora.up.weight"],
+        (Format::Diffusers, UpdateKind::Lora, Component::TextEncoder | Component::TextEncoder2) => {
+            [".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"]
+        }
+    }
+}
+
+/// Ending and tensor of magnitudes: LyCORIS' `dora_scale` is shaped so that it multiplies a weight, PEFT's vector so that it
+/// multiplies a convolution's result.
+fn named_magnitude(format: Format, dora: &DoraFactors) -> Result<(&'static str, Tensor)> {
+    let out = dora.magnitude.elem_count();
+    let (ending, shape) = match (format, dora.low_rank.is_convolution()) {
+        (Format::Kohya, false) => (".dora_scale", vec![out, 1]),
+        (Format::Kohya, true) => (".dora_scale", vec![out, 1, 1, 1]),
+        (Format::Diffusers | Format::Peft, false) => (".lora_magnitude_vector", vec![out]),
+        (Format::Diffusers | Format::Peft, true) => (".lora_magnitude_vector", vec![1, out, 1, 1]),
+    };
+    let magnitude = dora.magnitude.reshape(shape).map_err(Error::tensor("reshaping magnitudes"))?;
+    Ok((ending, storable(&magnitude)?))
 }
 
 fn refuse_unwritable(adapter: &Adapter, format: Format) -> Result<()> {
@@ -80,6 +116,11 @@ fn refuse_unwritable(adapter: &Adapter, format: Format) -> Result<()> {
     let components = adapter.components();
     if format == Format::Peft && components.len() > 1 {
         return Err(Error::SeveralComponents { components: components.keys().map(ToString::to_string).collect() });
+    }
+    // `use_dora` holds for a whole configuration.
+    if format != Format::Kohya && adapter.uniform_kind().is_none() {
+        let kinds: BTreeSet<_> = adapter.iter().map(|(_, update)| update.kind().to_string()).collect();
+        return Err(Error::SeveralKinds { format, kinds: kinds.into_iter().collect() });
     }
     Ok(())
 }
@@ -109,19 +150,8 @@ impl KohyaNames {
     }
 }
 
-/// Endings of `down` and `up`. The upstream scripts rename those of attentions only; diffusers
-/// then goes by the first name it sees and loses the others, so all are spelled alike here.
-fn diffusers_endings(component: Component) -> [&'static str; 2] {
-    match component {
-        Component::Unet => [".lora.down.weight", ".lora.up.weight"],
-        Component::TextEncoder | Component::TextEncoder2 => {
-            [".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"]
-        }
-    }
-}
-
-fn alpha_tensor(factors: &LoraFactors) -> Result<Tensor> {
-    Tensor::new(factors.alpha as f32, &Device::Cpu).map_err(Error::tensor("writing alpha"))
+fn alpha_tensor(update: &LayerUpdate) -> Result<Tensor> {
+    Tensor::new(update.alpha() as f32, &Device::Cpu).map_err(Error::tensor("writing alpha"))
 }
 
 fn storable(tensor: &Tensor) -> Result<Tensor> {
@@ -129,7 +159,7 @@ fn storable(tensor: &Tensor) -> Result<Tensor> {
         .detach()
         .contiguous()
         .and_then(|tensor| tensor.to_device(&Device::Cpu))
-        .map_err(Error::tensor("reading factors"))
+        .map_err(Error::tensor("reading an update"))
 }
 
 /// Writes the configuration and returns where the tensors go.

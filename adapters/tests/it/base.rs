@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LoraFactors, ModuleInfo, ModuleKind};
+use catelier_adapters::{Adapter, LayerUpdate, ModuleInfo, ModuleKind};
 use catelier_numerics::tensor_file::TensorFile;
 
 /// Every linear layer and convolution of a component of a diffusers folder.
@@ -39,12 +39,13 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 #[track_caller]
-pub(crate) fn assert_same_factors(what: &str, actual: &LoraFactors, expected: &LoraFactors) {
-    assert_eq!(actual.down.dims(), expected.down.dims(), "{what}");
-    assert_eq!(actual.up.dims(), expected.up.dims(), "{what}");
-    assert_eq!(values(&actual.down), values(&expected.down), "{what}");
-    assert_eq!(values(&actual.up), values(&expected.up), "{what}");
-    assert!((actual.alpha - expected.alpha).abs() < 1e-6, "{what}: alpha");
+pub(crate) fn assert_same_update(what: &str, actual: &LayerUpdate, expected: &LayerUpdate) {
+    assert_eq!(actual.kind(), expected.kind(), "{what}");
+    for ((name, actual), (_, expected)) in actual.tensors().zip(expected.tensors()) {
+        assert_eq!(actual.dims(), expected.dims(), "{what}: {name}");
+        assert_eq!(values(actual), values(expected), "{what}: {name}");
+    }
+    assert!((actual.alpha() - expected.alpha()).abs() < 1e-6, "{what}: alpha");
 }
 
 #[track_caller]
@@ -52,6 +53,6 @@ pub(crate) fn assert_same_adapter(actual: &Adapter, expected: &Adapter) {
     let paths = |adapter: &Adapter| adapter.iter().map(|(path, _)| path.to_owned()).collect::<Vec<_>>();
     assert_eq!(paths(actual), paths(expected));
     for ((path, actual), (_, expected)) in actual.iter().zip(expected.iter()) {
-        assert_same_factors(path, actual, expected);
+        assert_same_update(path, actual, expected);
     }
 }

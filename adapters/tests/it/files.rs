@@ -6,7 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::file::{self, Disclosure, Format, Metadata, TrainedOn, UnmatchedKeys};
 use catelier_adapters::{
-    Adapter, BaseFamily, Error, LoraConfig, LoraFactors, ModuleInfo, ModuleKind, Prediction, Targets,
+    Adapter, AdapterKind, BaseFamily, DoraFactors, Error, LayerUpdate, LoraConfig, LoraFactors, ModuleInfo, ModuleKind,
+    Prediction, Targets,
 };
 use catelier_numerics::tensor_file::{self, TensorFile};
 use serde_json::json;
@@ -41,9 +42,10 @@ fn wave(shape: &[usize], phase: f32) -> Tensor {
 fn adapter() -> Adapter {
     let config = LoraConfig { rank: 2, alpha: 3.0, dropout: 0.0, targets: Targets::everything() };
     let (fresh, _) = Adapter::init(&config, &base(), 5, &Device::Cpu).unwrap();
-    let trained = |(path, factors): (&str, &LoraFactors)| {
-        let up = wave(factors.up.dims(), path.len() as f32);
-        (path.to_owned(), LoraFactors::new(factors.down.clone(), up, factors.alpha).unwrap())
+    let trained = |(path, update): (&str, &LayerUpdate)| {
+        let LoraFactors { down, up, alpha } = update.low_rank();
+        let up = wave(up.dims(), path.len() as f32);
+        (path.to_owned(), LoraFactors::new(down.clone(), up, *alpha).unwrap())
     };
     fresh.detached().iter().map(trained).collect()
 }
@@ -127,10 +129,10 @@ fn half_and_double_precision_files_are_read_as_f32() {
         let tensors = kohya_pair("attn1.to_q").into_iter();
         let tensors: Tensors = tensors.map(|(name, t)| (name, t.to_dtype(dtype).unwrap())).collect();
         let loaded = read(&tensors).unwrap().adapter;
-        let (_, factors) = loaded.iter().next().unwrap();
-        assert_eq!(factors.down.dtype(), DType::F32);
+        let (_, update) = loaded.iter().next().unwrap();
+        assert_eq!(update.low_rank().down.dtype(), DType::F32);
         let expected = tensors.values().next().unwrap();
-        assert_eq!(values(&factors.down), values(expected));
+        assert_eq!(values(&update.low_rank().down), values(expected));
     }
 }
 
@@ -179,7 +181,7 @@ fn a_wrong_width_names_module_expected_found_and_family() {
 }
 
 #[test]
-fn keys_without_a_place_are_refused_unless_left_out_on_request() {
+fn keys_without_a_place_are_refused_unless_they_are_to_be_skipped() {
     let mut tensors = kohya_pair("attn1.to_q");
     tensors.extend(kohya_pair("attn9.to_q"));
     tensors.insert("stray".to_owned(), wave(&[1], 0.0));
@@ -187,7 +189,7 @@ fn keys_without_a_place_are_refused_unless_left_out_on_request() {
     let error = file::read(&path, &base()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("attn9_to_q") && text.contains("stray") && text.contains("unet 1/2"), "{text}");
-    let loaded = file::read_with(&path, &base(), UnmatchedKeys::LeaveOut).unwrap();
+    let loaded = file::read_with(&path, &base(), UnmatchedKeys::Skip).unwrap();
     assert_eq!((loaded.adapter.len(), loaded.report.unmatched.len()), (1, 3));
 }
 
@@ -197,7 +199,130 @@ fn half_a_pair_is_refused() {
     let up = tensors.keys().find(|name| name.contains("lora_up")).unwrap().clone();
     tensors.remove(&up);
     let error = read(&tensors).unwrap_err();
-    assert!(matches!(error, Error::HalfPairs { .. }), "{error}");
+    assert!(matches!(error, Error::IncompleteModules { .. }), "{error}");
+    assert!(error.to_string().contains("no up beside `lora_unet_mid_block"), "{error}");
+}
+
+/// The tensors of a DoRA under a stem in kohya's spelling.
+fn kohya_dora(module: &str) -> Tensors {
+    let mut tensors = kohya_pair(module);
+    let stem = tensors.keys().next().unwrap().split_once(".lora").unwrap().0.to_owned();
+    tensors.insert(format!("{stem}.dora_scale"), wave(&[8, 1], 2.0).abs().unwrap());
+    tensors
+}
+
+#[test]
+fn every_spelling_of_magnitudes_is_the_same_adapter() {
+    let expected = read(&kohya_dora("attn1.to_q")).unwrap().adapter;
+    let stem = format!("unet.{BLOCK}.attn1.to_q");
+    for ending in [".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight"] {
+        let mut tensors = pair(&stem, ".lora_A.weight", ".lora_B.weight");
+        tensors.insert(format!("{stem}{ending}"), wave(&[8], 2.0).abs().unwrap());
+        assert_same_adapter(&read(&tensors).unwrap().adapter, &expected);
+    }
+}
+
+#[test]
+fn magnitudes_of_a_convolution_are_read_in_the_shapes_of_lycoris_and_peft() {
+    let stem = "lora_unet_mid_block_attentions_0_proj_in";
+    for shape in [&[8, 1, 1, 1][..], &[1, 8, 1, 1], &[8, 1], &[8]] {
+        let mut tensors = pair(stem, ".lora_down.weight", ".lora_up.weight");
+        tensors.insert(format!("{stem}.dora_scale"), wave(shape, 2.0));
+        let loaded = read(&tensors).unwrap().adapter;
+        let magnitude = loaded.iter().next().unwrap().1.get("magnitude").unwrap();
+        assert_eq!(values(magnitude), values(&wave(&[8], 2.0)), "{shape:?}");
+    }
+}
+
+#[test]
+fn magnitudes_without_their_factors_are_refused_with_their_key() {
+    for missing in ["lora_down", "lora_up"] {
+        let mut tensors = kohya_dora("attn1.to_q");
+        tensors.retain(|name, _| !name.contains(missing));
+        let error = read(&tensors).unwrap_err();
+        assert!(matches!(error, Error::IncompleteModules { .. }), "{error}");
+        assert!(error.to_string().contains("attn1_to_q.dora_scale`"), "{error}");
+    }
+}
+
+#[test]
+fn magnitudes_of_another_size_are_refused_with_the_shapes() {
+    let mut tensors = kohya_dora("attn1.to_q");
+    let name = tensors.keys().find(|name| name.ends_with("dora_scale")).unwrap().clone();
+    tensors.insert(name.clone(), wave(&[7, 1], 0.0));
+    let error = read(&tensors).unwrap_err();
+    assert!(error.to_string().contains("attn1.to_q`: expected magnitude [8], found [7, 1]"), "{error}");
+    tensors.insert(name, wave(&[1, 8], 0.0));
+    let hint = read(&tensors).unwrap_err().hint().unwrap();
+    assert!(hint.contains("for each input"), "{hint}");
+}
+
+#[test]
+fn magnitudes_that_are_not_finite_are_named() {
+    let mut tensors = kohya_dora("attn1.to_q");
+    let name = tensors.keys().find(|name| name.ends_with("dora_scale")).unwrap().clone();
+    tensors.insert(name.clone(), (wave(&[8, 1], 0.0) / 0.0).unwrap());
+    let error = read(&tensors).unwrap_err();
+    assert!(matches!(&error, Error::NotFinite { tensors, .. } if *tensors == [name]), "{error}");
+}
+
+/// A DoRA of every module of the base.
+fn dora() -> Adapter {
+    let decomposed = |(path, update): (&str, &LayerUpdate)| {
+        let out = update.weight_shape()[0];
+        (path.to_owned(), DoraFactors::new(update.low_rank().clone(), wave(&[out], 5.0)).unwrap())
+    };
+    adapter().iter().map(decomposed).collect()
+}
+
+#[test]
+fn dora_files_say_what_they_hold() {
+    let folder = tempdir().unwrap();
+    for format in [Format::Kohya, Format::Diffusers, Format::Peft] {
+        let path = folder.path().join(format!("{format}.safetensors"));
+        file::write(&path, &dora(), format, &Metadata::default()).unwrap();
+        let header = header_of(&path);
+        assert_eq!(header["catelier.kind"], "dora", "{format}");
+        assert_eq!(header["ss_network_module"], "lycoris.kohya", "{format}");
+        assert!(header["ss_network_args"].contains("\"dora_wd\":\"True\""), "{}", header["ss_network_args"]);
+        let inspection = file::inspect(&path).unwrap();
+        assert_eq!(inspection.kinds, BTreeMap::from([(AdapterKind::Dora, base().len())]), "{format}");
+        assert_eq!(inspection.element_count, dora().element_count(), "{format}");
+        assert!(inspection.remarks.is_empty(), "{:?}", inspection.remarks);
+    }
+    let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"use_dora\": true"), "{config}");
+}
+
+#[test]
+fn dora_survives_conversion_to_every_format() {
+    let folder = tempdir().unwrap();
+    let mut from = folder.path().join("first.safetensors");
+    file::write(&from, &dora(), Format::Kohya, &Metadata::default()).unwrap();
+    for format in [Format::Diffusers, Format::Peft, Format::Kohya] {
+        let to = folder.path().join(format!("{format}.safetensors"));
+        assert!(file::convert(&from, &to, format, &base()).unwrap().is_complete());
+        let loaded = file::read(&to, &base()).unwrap();
+        assert_same_adapter(&loaded.adapter, &dora());
+        assert_eq!(loaded.format, format);
+        from = to;
+    }
+}
+
+#[test]
+fn adapters_of_two_kinds_have_a_file_in_one_format() {
+    let mut mixed = dora();
+    let path = format!("unet.{BLOCK}.attn1.to_q");
+    mixed.insert(path.clone(), adapter().get(&path).unwrap().clone());
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("mixed.safetensors");
+    file::write(&file, &mixed, Format::Kohya, &Metadata::default()).unwrap();
+    assert_same_adapter(&file::read(&file, &base()).unwrap().adapter, &mixed);
+    for format in [Format::Diffusers, Format::Peft] {
+        let error = file::write(&file, &mixed, format, &Metadata::default()).unwrap_err();
+        assert!(matches!(error, Error::SeveralKinds { .. }), "{error}");
+        assert!(error.to_string().contains("`DoRA`, `LoRA`"), "{error}");
+    }
 }
 
 #[test]
@@ -236,7 +361,6 @@ fn other_kinds_of_adapter_are_refused_by_name() {
         ("hada_w1_a", "LoHa"),
         ("lokr_w1", "LoKr"),
         ("oft_blocks", "OFT"),
-        ("dora_scale", "DoRA"),
         ("magnitude", "DoRA"),
         ("lora_mid.weight", "three-factor"),
     ] {
@@ -244,7 +368,7 @@ fn other_kinds_of_adapter_are_refused_by_name() {
         tensors.insert(format!("{stem}.{end}"), wave(&[2, 2], 0.1));
         let error = read(&tensors).unwrap_err();
         assert!(error.to_string().contains(&format!("is a {name}")), "{error}");
-        assert!(error.to_string().contains("cannot be applied as plain LoRA"), "{error}");
+        assert!(error.to_string().contains("cannot be applied"), "{error}");
     }
 }
 
@@ -309,9 +433,19 @@ fn a_peft_configuration_goes_before_the_header() {
 fn a_peft_configuration_of_another_kind_is_refused() {
     let folder = tempdir().unwrap();
     file::write(folder.path(), &adapter(), Format::Peft, &Metadata::default()).unwrap();
-    std::fs::write(folder.path().join("adapter_config.json"), r#"{"use_dora": true}"#).unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), r#"{"peft_type": "LOHA"}"#).unwrap();
     let error = file::read(folder.path(), &base()).unwrap_err();
     assert!(matches!(error, Error::UnsupportedKind { .. }), "{error}");
+}
+
+#[test]
+fn a_peft_configuration_of_dora_is_refused_where_magnitudes_are_missing() {
+    let folder = tempdir().unwrap();
+    file::write(folder.path(), &adapter(), Format::Peft, &Metadata::default()).unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), r#"{"use_dora": true}"#).unwrap();
+    let error = file::read(folder.path(), &base()).unwrap_err();
+    assert!(matches!(&error, Error::IncompleteModules { modules, .. } if modules.len() == base().len()), "{error}");
+    assert!(error.to_string().contains("no magnitude beside `base_model.model.mid_block"), "{error}");
 }
 
 #[test]

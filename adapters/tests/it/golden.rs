@@ -3,17 +3,26 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use candle_core::DType;
-use catelier_adapters::file::{self, AdapterKind, Format, LoadedAdapter, Metadata};
-use catelier_adapters::{Adapter, Component, Error, LoraFactors, ModuleInfo};
+use candle_core::{DType, Device};
+use catelier_adapters::file::{self, Format, LoadedAdapter, Metadata};
+use catelier_adapters::{Adapter, AdapterKind, Component, DoraFactors, Error, LoraFactors, ModuleInfo, UpdateKind};
 use catelier_numerics::tensor_file::TensorFile;
 use catelier_testkit::golden::Golden;
 use tempfile::tempdir;
 
-use crate::base::{assert_same_adapter, assert_same_factors, modules, values};
+use crate::base::{assert_same_adapter, assert_same_update, modules, values};
 
-/// The files that belong to tiny-sd1, and to tiny-sdxl, that can be read.
-const SD1: [&str; 6] = ["kohya", "kohya_fp16", "kohya_wide", "diffusers", "diffusers_no_alpha", "peft_keys"];
+/// The files that belong to tiny-sd1, and to tiny-sdxl.
+const SD1: [&str; 8] = [
+    "kohya",
+    "kohya_fp16",
+    "kohya_wide",
+    "kohya_dora",
+    "diffusers",
+    "diffusers_dora",
+    "diffusers_no_alpha",
+    "peft_keys",
+];
 const SDXL: [&str; 2] = ["kohya_sdxl", "diffusers_sdxl"];
 
 fn path(name: &str) -> PathBuf {
@@ -46,12 +55,12 @@ fn trained(topic: &str, component: Component) -> Adapter {
 
 fn unet_part(adapter: &Adapter) -> Adapter {
     let own = adapter.iter().filter(|(path, _)| path.starts_with("unet."));
-    own.map(|(path, factors)| (path.to_owned(), factors.clone())).collect()
+    own.map(|(path, update)| (path.to_owned(), update.clone())).collect()
 }
 
 fn text_part(adapter: &Adapter) -> Adapter {
     let own = adapter.iter().filter(|(path, _)| path.starts_with("text_encoder."));
-    own.map(|(path, factors)| (path.to_owned(), factors.clone())).collect()
+    own.map(|(path, update)| (path.to_owned(), update.clone())).collect()
 }
 
 #[test]
@@ -93,9 +102,9 @@ fn golden_half_precision_file_holds_the_rounded_weights() {
     let (loaded, expected) = (load("kohya_fp16").adapter, load("kohya").adapter);
     assert_eq!(loaded.len(), expected.len());
     for ((path, half), (_, full)) in loaded.iter().zip(expected.iter()) {
-        let rounded = full.moved(full.down.device(), DType::F16).unwrap();
-        assert_same_factors(path, half, &rounded);
-        assert_ne!(values(&half.down), values(&full.down), "{path}");
+        let rounded = full.to(&Device::Cpu, DType::F16).unwrap();
+        assert_same_update(path, half, &rounded);
+        assert_ne!(values(&half.low_rank().down), values(&full.low_rank().down), "{path}");
     }
 }
 
@@ -104,7 +113,7 @@ fn golden_file_without_alpha_has_the_rank_for_alpha() {
     let (silent, told) = (load("diffusers_no_alpha").adapter, unet_part(&load("diffusers").adapter));
     assert_eq!(silent.len(), told.len());
     for ((path, silent), (_, told)) in silent.iter().zip(told.iter()) {
-        assert_eq!(values(&silent.down), values(&told.down), "{path}");
+        assert_eq!(values(&silent.low_rank().down), values(&told.low_rank().down), "{path}");
         assert!((silent.scale() - 1.0).abs() < 1e-12, "{path}");
         assert!((told.scale() - 1.0).abs() > 0.1, "{path}");
     }
@@ -125,8 +134,8 @@ fn golden_wide_file_fills_convolutions_and_linears_in_their_own_shapes() {
     let alpha: f64 = raw.metadata()["ss_network_alpha"].parse().unwrap();
     let base = base("kohya_wide");
     assert_eq!(3 * loaded.adapter.len(), raw.names().len());
-    assert!(loaded.adapter.iter().any(|(_, factors)| factors.is_convolution()));
-    for (path, factors) in loaded.adapter.iter() {
+    assert!(loaded.adapter.iter().any(|(_, update)| update.is_convolution()));
+    for (path, factors) in loaded.adapter.iter().map(|(path, update)| (path, update.as_lora().unwrap())) {
         let kind = base.iter().find(|module| module.path == path).unwrap().kind;
         assert_eq!(factors.down.dims(), kind.down_shape(factors.rank()));
         assert_eq!(factors.up.dims(), kind.up_shape(factors.rank()));
@@ -139,12 +148,22 @@ fn golden_wide_file_fills_convolutions_and_linears_in_their_own_shapes() {
 }
 
 #[test]
-fn golden_dora_files_are_refused_by_name() {
-    for name in ["kohya_dora", "diffusers_dora"] {
-        let error = file::read(&path(name), &base(name)).unwrap_err();
-        assert!(matches!(error, Error::UnsupportedKind { kind: AdapterKind::Dora, .. }), "{error}");
-        assert!(error.to_string().contains("DoRA file and cannot be applied as plain LoRA"), "{error}");
-        assert!(error.hint().is_some());
+fn golden_dora_files_hold_the_trained_weights_and_magnitudes() {
+    let fixture = Golden::open().fixture("dora_sd1");
+    let alpha = fixture.facts()["alpha"].as_f64().unwrap();
+    let trained = fixture.under("weight.").into_iter().filter_map(|(name, down)| {
+        let module = name.strip_suffix(".lora_A.weight")?;
+        let tensor = |end: &str| fixture.tensor(&format!("weight.{module}.{end}"));
+        let factors = LoraFactors::new(down, tensor("lora_B.weight"), alpha).unwrap();
+        let magnitude = fixture.under(&format!("weight.{module}.lora_magnitude_vector")).remove(0).1;
+        Some((Component::Unet.path(module), DoraFactors::new(factors, magnitude).unwrap()))
+    });
+    let expected: Adapter = trained.collect();
+    for (name, format) in [("kohya_dora", Format::Kohya), ("diffusers_dora", Format::Diffusers)] {
+        let loaded = load(name);
+        assert_same_adapter(&loaded.adapter, &expected);
+        assert_eq!(loaded.adapter.uniform_kind(), Some(UpdateKind::Dora), "{name}");
+        assert_eq!(loaded.format, format, "{name}");
         let inspection = file::inspect(&path(name)).unwrap();
         assert_eq!(inspection.kinds.keys().collect::<Vec<_>>(), [&AdapterKind::Dora]);
     }
@@ -175,7 +194,16 @@ fn golden_files_survive_all_formats_and_save_the_same_bytes_twice() {
 #[test]
 fn golden_names_are_written_as_the_peers_wrote_them() {
     let folder = tempdir().unwrap();
-    for name in ["kohya", "kohya_wide", "diffusers", "diffusers_no_alpha", "kohya_sdxl", "diffusers_sdxl"] {
+    for name in [
+        "kohya",
+        "kohya_wide",
+        "kohya_dora",
+        "diffusers",
+        "diffusers_dora",
+        "diffusers_no_alpha",
+        "kohya_sdxl",
+        "diffusers_sdxl",
+    ] {
         let loaded = load(name);
         let written = folder.path().join("again.safetensors");
         file::write(&written, &loaded.adapter, loaded.format, &loaded.metadata).unwrap();
@@ -220,7 +248,7 @@ fn golden_files_can_be_inspected_without_a_base() {
 #[test]
 fn golden_file_of_another_base_is_refused_with_the_shapes() {
     let other = modules(&Golden::open().model("tiny-sd2"), "unet");
-    let error = file::read_with(&path("diffusers_no_alpha"), &other, file::UnmatchedKeys::LeaveOut).unwrap_err();
+    let error = file::read_with(&path("diffusers_no_alpha"), &other, file::UnmatchedKeys::Skip).unwrap_err();
     let Error::WrongShapes { offenders, .. } = &error else { panic!("{error}") };
     assert!(offenders[0].expected != offenders[0].found);
     assert!(error.to_string().contains("expected down") || error.to_string().contains("expected up"), "{error}");

@@ -2,9 +2,11 @@
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::file::{self, Format, Metadata};
-use catelier_adapters::{Adapter, AdapterSet, LoraFactors, ModuleInfo, ModuleKind, resized, summed};
+use catelier_adapters::{
+    Adapter, AdapterSet, DoraFactors, LoraConfig, LoraFactors, ModuleInfo, ModuleKind, Targets, UpdateKind, resize, sum,
+};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::ops::FrozenLinear;
+use catelier_numerics::ops::{FrozenConv2d, FrozenLinear};
 use proptest::prelude::*;
 use tempfile::tempdir;
 
@@ -42,7 +44,15 @@ fn adapter(case: Case) -> Adapter {
 }
 
 fn delta(adapter: &Adapter) -> Tensor {
-    adapter.get(PATH).unwrap().delta().unwrap()
+    adapter.get(PATH).unwrap().low_rank().delta().unwrap()
+}
+
+/// A DoRA with magnitudes between a half and one and a half.
+fn dora(case: Case) -> Adapter {
+    let magnitude = values(&draw(&[case.outputs], case.seed, 4)).into_iter().map(|value| 1.0 + 0.5 * value.sin());
+    let magnitude = Tensor::from_vec(magnitude.collect(), case.outputs, &Device::Cpu).unwrap();
+    let factors = adapter(case).get(PATH).unwrap().low_rank().clone();
+    Adapter::from_iter([(PATH.to_owned(), DoraFactors::new(factors, magnitude).unwrap())])
 }
 
 /// Largest difference, relative to the largest value.
@@ -56,8 +66,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn merged_and_unmerged_agree(case in cases(), strength in -2.0..2.0f64) {
-        let adapter = adapter(case);
+    fn merged_and_unmerged_agree(case in cases(), decomposed: bool, strength in -2.0..2.0f64) {
+        let adapter = if decomposed { dora(case) } else { adapter(case) };
         let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
         let x = draw(&[3, case.inputs], case.seed, 3);
         let layer = |weight: &Tensor| FrozenLinear::new(weight, None).unwrap();
@@ -70,10 +80,10 @@ proptest! {
     #[test]
     fn merging_then_unmerging_restores(case in cases()) {
         let adapter = adapter(case);
-        let factors = adapter.get(PATH).unwrap();
+        let update = adapter.get(PATH).unwrap();
         let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
-        let merged = factors.merged_into(&weight, 1.0).unwrap();
-        let restored = factors.merged_into(&merged, -1.0).unwrap();
+        let merged = update.merged_into(&weight, 1.0).unwrap();
+        let restored = update.merged_into(&merged, -1.0).unwrap();
         let size = values(&merged).iter().fold(1f32, |max, value| max.max(value.abs()));
         prop_assert!(difference(&restored, &weight) < 1e-6 * size);
     }
@@ -82,14 +92,14 @@ proptest! {
     fn scaling_is_strength(case in cases(), strength in -2.0..2.0f64) {
         let adapter = adapter(case);
         let expected = (delta(&adapter) * strength).unwrap();
-        prop_assert!(difference(&delta(&adapter.scaled(strength)), &expected) < 1e-5);
+        prop_assert!(difference(&delta(&adapter.scaled(strength).unwrap()), &expected) < 1e-5);
     }
 
     #[test]
     fn a_sum_is_the_sum_of_updates(case in cases(), other in cases(), weight in -2.0..2.0f64) {
         let other = Case { inputs: case.inputs, outputs: case.outputs, ..other };
         let (left, right) = (adapter(case), adapter(other));
-        let sum = summed(&[(&left, 1.0), (&right, weight)]).unwrap();
+        let sum = sum(&[(&left, 1.0), (&right, weight)]).unwrap();
         let expected = (delta(&left) + (delta(&right) * weight).unwrap()).unwrap();
         prop_assert!(difference(&delta(&sum), &expected) < 1e-5);
     }
@@ -97,7 +107,7 @@ proptest! {
     #[test]
     fn resizing_loses_what_it_says(case in cases(), rank in 1..6usize) {
         let original = adapter(case);
-        let resized = resized(&original, rank).unwrap();
+        let resized = resize(&original, rank).unwrap();
         let lost = (delta(&original) - delta(&resized.adapter)).unwrap();
         let energy = |tensor: &Tensor| values(tensor).iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
         let share = energy(&lost) / energy(&delta(&original));
@@ -105,15 +115,67 @@ proptest! {
     }
 
     #[test]
-    fn saving_and_loading_restores(case in cases(), format in 0..3usize) {
+    fn saving_and_loading_restores(case in cases(), format in 0..3usize, decomposed: bool) {
         let format = [Format::Kohya, Format::Diffusers, Format::Peft][format];
         let kind = ModuleKind::Linear { in_features: case.inputs, out_features: case.outputs };
         let modules = [ModuleInfo { path: PATH.to_owned(), kind }];
         let folder = tempdir().unwrap();
         let path = folder.path().join("adapter_model.safetensors");
-        let adapter = adapter(case);
+        let adapter = if decomposed { dora(case) } else { adapter(case) };
         file::write(&path, &adapter, format, &Metadata::default()).unwrap();
-        assert_same_adapter(&file::read(&path, &modules).unwrap().adapter, &adapter);
+        let loaded = file::read(&path, &modules).unwrap();
+        assert_same_adapter(&loaded.adapter, &adapter);
+        prop_assert_eq!(loaded.format, format);
+    }
+
+    #[test]
+    fn a_fresh_dora_is_the_base(case in cases(), strength in -2.0..2.0f64) {
+        let (weight, bias) = (draw(&[case.outputs, case.inputs], case.seed, 2), draw(&[case.outputs], case.seed, 5));
+        let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+        let kind = ModuleKind::Linear { in_features: case.inputs, out_features: case.outputs };
+        let config = LoraConfig { rank: case.rank, alpha: case.alpha, dropout: 0.0, targets: Targets::everything() };
+        let modules = [ModuleInfo { path: PATH.to_owned(), kind }];
+        let (fresh, parameters) =
+            Adapter::init_kind(UpdateKind::Dora, &config, &modules, |_| layer.row_norms(), 3, &Device::Cpu).unwrap();
+        prop_assert_eq!(parameters.len(), 3);
+        let x = draw(&[3, case.inputs], case.seed, 3);
+        let adapted = AdapterSet::single(&fresh, strength).linear(PATH, &x, &layer, None).unwrap();
+        prop_assert!(difference(&adapted, &layer.forward(&x).unwrap()) < 1e-6);
+    }
+
+    #[test]
+    fn doubled_magnitudes_double_the_product_and_leave_the_bias(case in cases()) {
+        let (weight, bias) = (draw(&[case.outputs, case.inputs], case.seed, 2), draw(&[case.outputs], case.seed, 5));
+        let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+        let dora = dora(case);
+        let doubled = dora.get(PATH).unwrap().try_map(|name, t| if name == "magnitude" { t * 2.0 } else { Ok(t.clone()) });
+        let doubled = Adapter::from_iter([(PATH.to_owned(), doubled.unwrap())]);
+        let x = draw(&[3, case.inputs], case.seed, 3);
+        let product = |adapter: &Adapter| {
+            let y = AdapterSet::single(adapter, 1.0).linear(PATH, &x, &layer, None).unwrap();
+            y.broadcast_sub(&bias).unwrap()
+        };
+        let expected = (product(&dora) * 2.0).unwrap();
+        prop_assert!(difference(&product(&doubled), &expected) < 1e-5);
+    }
+
+    #[test]
+    fn a_dora_on_a_convolution_is_the_merged_kernel(
+        (channels, out, rank, kernel) in (1..5usize, 1..5usize, 1..4usize, 1..4usize),
+        (stride, padding, strength, seed) in (1..3usize, 0..2usize, -1.0..2.0f64, any::<u64>()),
+    ) {
+        let factors = LoraFactors::new(
+            draw(&[rank, channels, kernel, kernel], seed, 0),
+            draw(&[out, rank, 1, 1], seed, 1),
+            1.5,
+        );
+        let magnitude = draw(&[out], seed, 4).abs().unwrap();
+        let dora = Adapter::from_iter([(PATH.to_owned(), DoraFactors::new(factors.unwrap(), magnitude).unwrap())]);
+        let (weight, x) = (draw(&[out, channels, kernel, kernel], seed, 2), draw(&[2, channels, 6, 5], seed, 3));
+        let layer = |weight: &Tensor| FrozenConv2d::new(weight, None, stride, padding).unwrap();
+        let adapted = AdapterSet::single(&dora, strength).conv2d(PATH, &x, &layer(&weight), None).unwrap();
+        let merged = dora.get(PATH).unwrap().merged_into(&weight, strength).unwrap();
+        prop_assert!(difference(&adapted, &layer(&merged).forward(&x).unwrap()) < 1e-4);
     }
 
     #[test]

@@ -1,20 +1,23 @@
-//! `fedavg`: the mean of the factors.
+//! `fedavg`: the mean of the tensors.
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate};
 
 use super::{Aggregate, of_module};
 use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// Weighted mean of every `down` and every `up`, taken separately (FedIT).
+/// Weighted mean of every tensor of the updates, taken separately: of `down`, of `up` (FedIT), and of a DoRA's magnitudes.
 ///
 /// **Not exact**: with shares `p_k` and the shared scale `s`, the mean of the updates is
 /// `s * sum p_k up_k down_k`, while `fedavg` gives `s * mean(up) * mean(down)`. The difference is
 /// `s * sum p_k (up_k - mean(up)) (down_k - mean(down))`, which vanishes only if all clients share
 /// one `down` or one `up`; [`Aggregate::distances`] has its norm. The rule is linear in the
 /// factors that clients send, so it can work under secure aggregation.
+///
+/// The mean of DoRAs is further from the mean of their weights: each client divides by a norm of its own, and the result by
+/// the norm of the mean. Distances are those of the low-rank parts alone, for the rest depends on the base's weights.
 ///
 /// **Source** FedAvg, arXiv 1602.05629, on LoRA factors: FedIT, arXiv 2305.05644.
 ///
@@ -25,17 +28,16 @@ pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
-        adapter.insert(module, mean_factors(&of_module(&shares, module))?);
+        adapter.insert(module, mean_update(&of_module(&shares, module))?);
     }
     Aggregate::measured(adapter, contributions)
 }
 
-fn mean_factors(terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
-    let down = mean(terms.iter().map(|(factors, share)| (&factors.down, *share)));
-    let up = mean(terms.iter().map(|(factors, share)| (&factors.up, *share)));
-    let failed = || Error::tensor("averaging factors");
-    LoraFactors::new(down.map_err(failed())?, up.map_err(failed())?, terms[0].0.alpha)
-        .map_err(Error::adapters("averaging factors"))
+fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
+    let mean_of =
+        |name: &'static str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
+    let (first, _) = terms[0];
+    first.try_map(|name, _| mean(mean_of(name))).map_err(Error::tensor("averaging updates"))
 }
 
 /// Weighted sum, added up in f64 and rounded to f32.

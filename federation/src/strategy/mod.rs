@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use catelier_adapters::{Adapter, LoraFactors, summed};
+use catelier_adapters::{Adapter, LayerUpdate, sum};
 use serde::{Deserialize, Serialize};
 
 pub use fedavg::fedavg;
@@ -101,14 +101,17 @@ impl Aggregate {
 }
 
 impl Aggregate {
-    /// Measures the distance of `adapter` from the exact weighted mean of the contributions.
+    /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in their low-rank parts: the rest
+    /// of a DoRA depends on the base's weights.
     fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
         let failed = || Error::adapters("measuring the aggregate");
-        let shares = shares(contributions);
-        let mut terms: Vec<(&Adapter, f64)> = shares.iter().map(|(c, share)| (&c.adapter, *share)).collect();
-        let mean = summed(&terms).map_err(failed())?;
-        terms.push((&adapter, -1.0));
-        let difference = summed(&terms).map_err(failed())?;
+        let aggregated = adapter.low_rank();
+        let contributed: Vec<(Adapter, f64)> =
+            shares(contributions).iter().map(|(c, share)| (c.adapter.low_rank(), *share)).collect();
+        let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
+        let mean = sum(&terms).map_err(failed())?;
+        terms.push((&aggregated, -1.0));
+        let difference = sum(&terms).map_err(failed())?;
         // Norms of factors that overflow mean nothing, and the difference holds the factors of the mean too.
         for adapter in [&adapter, &difference] {
             if let Some(problem) = overflow(adapter)? {
@@ -116,7 +119,7 @@ impl Aggregate {
             }
         }
         let norm_of = |adapter: &Adapter, module: &str| {
-            adapter.get(module).map_or(Ok(0.0), LoraFactors::delta_norm).map_err(failed())
+            adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
         };
         let distance = |module: &str| {
             let (absolute, mean_norm) = (norm_of(&difference, module)?, norm_of(&mean, module)?);
@@ -131,7 +134,7 @@ impl Aggregate {
 fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
     let (mut client, mut norm) = ("", 0.0);
     for contribution in contributions {
-        let own = contribution.adapter.delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        let own = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
         if own > norm {
             (client, norm) = (&contribution.client, own);
         }
@@ -202,8 +205,8 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The factors of one module in every contribution, with the contribution's share.
-fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LoraFactors, f64)> {
+/// The update of one module in every contribution, with the contribution's share.
+fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LayerUpdate, f64)> {
     shares.iter().filter_map(|(contribution, share)| Some((contribution.adapter.get(module)?, *share))).collect()
 }
 

@@ -1,6 +1,6 @@
 //! `product`: the mean of the updates.
 
-use catelier_adapters::{Adapter, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
 use super::{Aggregate, TargetRank, of_module};
@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or an alpha that is not
-/// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold.
+/// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold; [`Error::UnsupportedKind`]
+/// for adapters that are no LoRA.
 
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
@@ -29,10 +30,19 @@ pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f
     let shares = shares(contributions);
     let mut adapter = Adapter::new();
     for (module, _) in contributions[0].adapter.iter() {
-        let terms = of_module(&shares, module);
+        let terms = lora_of_module(&shares, module)?;
         adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
     }
     Aggregate::measured(adapter, contributions)
+}
+
+/// The module's factors of every contribution, with the contribution's share.
+fn lora_of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Result<Vec<(&'c LoraFactors, f64)>> {
+    let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
+        Some(factors) => Ok((factors, share)),
+        None => Err(Error::UnsupportedKind { strategy: "product", module: module.to_owned(), kind: update.kind() }),
+    };
+    of_module(shares, module).into_iter().map(factors).collect()
 }
 
 fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Adapters drawn from seeds, and measures on them.
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, DoraFactors, LayerUpdate, LoraFactors};
 use catelier_federation::Contribution;
 use catelier_numerics::noise::{Noise, Stream};
 
@@ -22,13 +22,33 @@ pub(crate) fn adapter(rank: usize, alpha: f64, seed: u64) -> Adapter {
     MODULES.iter().enumerate().map(module).collect()
 }
 
+/// The same with magnitudes around 1.
+pub(crate) fn dora(rank: usize, alpha: f64, seed: u64) -> Adapter {
+    let decomposed = |(index, (path, update)): (usize, (&str, &LayerUpdate))| {
+        let shape = &update.weight_shape()[..1];
+        let noise = Noise::new(seed).normal(Stream("magnitudes"), index as u64, 0, shape, &Device::Cpu).unwrap();
+        let magnitude = ((noise * 0.1).unwrap() + 1.0).unwrap();
+        (path.to_owned(), DoraFactors::new(update.low_rank().clone(), magnitude).unwrap())
+    };
+    adapter(rank, alpha, seed).iter().enumerate().map(decomposed).collect()
+}
+
+/// Every tensor by name, and every alpha.
+pub(crate) fn tensors(adapter: &Adapter) -> Vec<(String, Vec<f64>)> {
+    let named = |(path, update): (&str, &LayerUpdate)| -> Vec<(String, Vec<f64>)> {
+        let named = update.tensors().map(|(name, tensor)| (format!("{path}.{name}"), values(tensor)));
+        named.chain([(format!("{path}.alpha"), vec![update.alpha()])]).collect()
+    };
+    adapter.iter().flat_map(named).collect()
+}
+
 pub(crate) fn contribution(client: &str, adapter: Adapter, weight: f64) -> Contribution {
     Contribution { client: client.to_owned(), adapter, weight, base_fingerprint: None }
 }
 
 /// The updates of all modules, as f64 values.
 pub(crate) fn update(adapter: &Adapter) -> Vec<f64> {
-    adapter.iter().flat_map(|(_, factors)| values(&factors.delta().unwrap())).collect()
+    adapter.iter().flat_map(|(_, update)| values(&update.low_rank().delta().unwrap())).collect()
 }
 
 pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {

@@ -1,10 +1,10 @@
 //! The check of contributions: every contribution that fails is named.
 
 use candle_core::{Device, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, UpdateKind};
 use catelier_federation::{Contribution, Error, Problem, RejectedContribution, Strategy};
 
-use crate::adapters::{MODULES, adapter, contribution};
+use crate::adapters::{MODULES, adapter, contribution, dora};
 
 fn round() -> Vec<Contribution> {
     (0..4).map(|seed| contribution(&format!("client {seed}"), adapter(2, 4.0, seed), 10.0)).collect()
@@ -70,7 +70,7 @@ fn an_empty_adapter_is_named_once() {
 fn values_must_be_finite() {
     let problems = problems_of(|contribution| {
         let (path, ..) = MODULES[0];
-        let factors = contribution.adapter.get(path).unwrap().clone();
+        let factors = contribution.adapter.get(path).unwrap().low_rank().clone();
         let down = (factors.down.zeros_like().unwrap() + f64::NAN).unwrap();
         contribution.adapter.insert(path, LoraFactors { down, ..factors });
     });
@@ -106,9 +106,9 @@ fn a_mean_that_overflows_is_refused_by_name() {
 #[test]
 fn modules_must_be_those_of_the_others() {
     let problems = problems_of(|contribution| {
-        let moved = |(path, factors): (&str, &LoraFactors)| match path {
-            path if path == MODULES[0].0 => ("unet.other".to_owned(), factors.clone()),
-            path => (path.to_owned(), factors.clone()),
+        let moved = |(path, update): (&str, &LayerUpdate)| match path {
+            path if path == MODULES[0].0 => ("unet.other".to_owned(), update.clone()),
+            path => (path.to_owned(), update.clone()),
         };
         contribution.adapter = contribution.adapter.iter().map(moved).collect();
     });
@@ -140,31 +140,31 @@ fn bases_must_be_the_same_where_they_are_known() {
     assert_eq!(rejected[0].problems, [Problem::Base { expected: "b".to_owned(), found: "a".to_owned() }]);
 }
 
-/// The offenders in a round on bases with these fingerprints, by client.
-fn offenders_on(fingerprints: [&str; 4]) -> Vec<Offender> {
+/// The rejected contributions of a round on bases with these fingerprints, by client.
+fn rejected_on(fingerprints: [&str; 4]) -> Vec<RejectedContribution> {
     let mut contributions = round();
     for (contribution, fingerprint) in contributions.iter_mut().zip(fingerprints) {
         contribution.base_fingerprint = Some(fingerprint.to_owned());
     }
     match Strategy::Fedavg.aggregate(&contributions) {
         Ok(_) => vec![],
-        Err(_) => offenders(&Strategy::Fedavg, &contributions),
+        Err(_) => rejected(&Strategy::Fedavg, &contributions),
     }
 }
 
 #[test]
 fn copies_of_one_base_in_any_precision_are_one_base() {
-    assert_eq!(offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-a-b"]), []);
-    let other = offenders_on(["v2-a", "v2-a-b", "v2-a", "v2-c"]);
+    assert_eq!(rejected_on(["v2-a", "v2-a-b", "v2-a", "v2-a-b"]), []);
+    let other = rejected_on(["v2-a", "v2-a-b", "v2-a", "v2-c"]);
     assert_eq!(other.len(), 1);
-    assert_eq!(other[0].offences, [Offence::Base { expected: "v2-a-b".to_owned(), found: "v2-c".to_owned() }]);
+    assert_eq!(other[0].problems, [Problem::Base { expected: "v2-a-b".to_owned(), found: "v2-c".to_owned() }]);
 }
 
 #[test]
 fn fingerprints_of_different_versions_are_not_compared() {
-    assert_eq!(offenders_on(["0123", "v2-a-b", "0123", "v2-a-b"]), []);
-    let offenders = offenders_on(["0123", "4567", "v2-a-b", "v2-a-c"]);
-    let clients: Vec<&str> = offenders.iter().map(|offender| offender.client.as_str()).collect();
+    assert_eq!(rejected_on(["0123", "v2-a-b", "0123", "v2-a-b"]), []);
+    let all = rejected_on(["0123", "4567", "v2-a-b", "v2-a-c"]);
+    let clients: Vec<&str> = all.iter().map(|one| one.client.as_str()).collect();
     assert_eq!(clients, ["client 1", "client 3"]);
 }
 
@@ -185,6 +185,24 @@ fn mixed_alphas_are_for_product_alone() {
     let error = Strategy::Fedavg.aggregate(&contributions).unwrap_err();
     assert!(error.to_string().contains("expected alpha 4, found 5"), "{error}");
     assert!(Strategy::product().aggregate(&contributions).is_ok());
+}
+
+#[test]
+fn unlike_kinds_are_refused_in_words() {
+    let problems = problems_of(|contribution| contribution.adapter = dora(2, 4.0, 0));
+    let module = MODULES[0].0.to_owned();
+    assert_eq!(problems, [Problem::Kind { module, expected: UpdateKind::Lora, found: UpdateKind::Dora }]);
+    assert!(problems[0].to_string().contains("expected a LoRA, found a DoRA"), "{}", problems[0]);
+}
+
+#[test]
+fn the_product_of_doras_is_refused_in_words() {
+    let contributions: Vec<_> =
+        (0..3).map(|seed| contribution(&format!("client {seed}"), dora(2, 4.0, seed), 1.0)).collect();
+    let error = Strategy::product().aggregate(&contributions).unwrap_err();
+    assert!(error.to_string().contains("averages the updates of LoRA"), "{error}");
+    assert!(error.hint().unwrap().contains("`fedavg`"));
+    assert!(Strategy::Fedavg.aggregate(&contributions).is_ok());
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What holds for any contributions.
 
-use catelier_adapters::{Adapter, LoraFactors, resized, summed};
+use catelier_adapters::{Adapter, LoraFactors, resize, sum};
 use catelier_federation::{Contribution, Distance, Error, Strategy as Aggregation, TargetRank};
 use proptest::prelude::*;
 
-use crate::adapters::{adapter, contribution, distance, mean_update, norm, update, values};
+use crate::adapters::{adapter, contribution, distance, dora, mean_update, norm, tensors, update};
 
 /// Clients of one rank and alpha.
 fn alike() -> impl Strategy<Value = Vec<Contribution>> {
@@ -43,8 +43,7 @@ fn aggregated(strategy: &Aggregation, contributions: &[Contribution]) -> Adapter
 }
 
 fn bits(adapter: &Adapter) -> Vec<u64> {
-    let of = |factors: &LoraFactors| [values(&factors.down), values(&factors.up), vec![factors.alpha]].concat();
-    adapter.iter().flat_map(|(_, factors)| of(factors)).map(f64::to_bits).collect()
+    tensors(adapter).into_iter().flat_map(|(_, values)| values).map(f64::to_bits).collect()
 }
 
 proptest! {
@@ -96,7 +95,7 @@ proptest! {
         // The exact mean, cut by another route, is no nearer; nor is anything close to the best.
         let terms: Vec<_> = clients.iter().map(|c| (&c.adapter, c.weight)).collect();
         let total: f64 = clients.iter().map(|c| c.weight).sum();
-        let cut = resized(&summed(&terms).unwrap().scaled(1.0 / total), rank).unwrap().adapter;
+        let cut = resize(&sum(&terms).unwrap().scaled(1.0 / total).unwrap(), rank).unwrap().adapter;
         let tolerance = 1e-5 * (1.0 + norm(&mean));
         prop_assert!((distance(&update(&cut), &mean) - reached).abs() < tolerance);
         for (step, sign) in [(1e-2, 1.0), (1e-2, -1.0), (1e-1, 1.0), (1e-1, -1.0)] {
@@ -156,6 +155,23 @@ proptest! {
     }
 
     #[test]
+    fn fedavg_of_doras_is_the_mean_of_every_tensor(seeds in proptest::collection::vec(any::<u64>(), 1..5), rank in 1..4usize) {
+        let client = |(index, seed): (usize, &u64)| {
+            contribution(&format!("client {index}"), dora(rank, 3.0, *seed), 1.0 + index as f64)
+        };
+        let clients: Vec<_> = seeds.iter().enumerate().map(client).collect();
+        let total: f64 = clients.iter().map(|c| c.weight).sum();
+        for (index, (name, found)) in tensors(&aggregated(&Aggregation::Fedavg, &clients)).into_iter().enumerate() {
+            let mut mean = vec![0.0; found.len()];
+            for client in &clients {
+                let (_, values) = &tensors(&client.adapter)[index];
+                mean.iter_mut().zip(values).for_each(|(mean, value)| *mean += client.weight / total * value);
+            }
+            prop_assert!(distance(&found, &mean) < 1e-5 * (1.0 + norm(&mean)), "{name}");
+        }
+    }
+
+    #[test]
     fn fedavg_equals_product_when_all_downs_are_equal(clients in alike()) {
         let downs = &clients[0].adapter;
         let shared: Vec<_> = clients
@@ -211,8 +227,8 @@ fn combined(
     combine: impl Fn(&candle_core::Tensor, &candle_core::Tensor) -> candle_core::Tensor,
 ) -> Adapter {
     left.iter()
-        .map(|(module, factors)| {
-            let other = right.get(module).unwrap();
+        .map(|(module, update)| {
+            let (factors, other) = (update.low_rank(), right.get(module).unwrap().low_rank());
             let (down, up) = (combine(&factors.down, &other.down), combine(&factors.up, &other.up));
             (module.to_owned(), LoraFactors::new(down, up, factors.alpha).unwrap())
         })
@@ -223,7 +239,7 @@ fn with_downs(adapter: &Adapter, downs: &Adapter) -> Adapter {
     combined(downs, adapter, |down, _| down.clone())
         .iter()
         .map(|(module, shared)| {
-            let own = adapter.get(module).unwrap();
+            let (shared, own) = (shared.low_rank(), adapter.get(module).unwrap().low_rank());
             (module.to_owned(), LoraFactors::new(shared.down.clone(), own.up.clone(), own.alpha).unwrap())
         })
         .collect()

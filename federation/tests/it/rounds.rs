@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use catelier_adapters::{Adapter, summed};
+use catelier_adapters::{Adapter, sum};
 use catelier_federation::{
     Client, Contribution, Error, OnFailure, RoundError, RoundObserver, RoundPlan, RoundReport, State, Strategy,
     run_rounds,
 };
 use tempfile::tempdir;
 
-use crate::adapters::{adapter, contribution, distance, mean_update, norm, update};
+use crate::adapters::{adapter, contribution, distance, dora, mean_update, norm, tensors, update};
 
 #[derive(Debug, thiserror::Error)]
 #[error("no light in the studio")]
@@ -36,7 +36,7 @@ impl Client for Artist {
         }
         let trained = match global {
             None => self.own.clone(),
-            Some(global) => summed(&[(global, 0.5), (&self.own, 0.5)]).map_err(|_| NoLight)?,
+            Some(global) => sum(&[(global, 0.5), (&self.own, 0.5)]).map_err(|_| NoLight)?,
         };
         Ok(contribution(&self.name, trained, self.weight))
     }
@@ -105,6 +105,15 @@ fn a_state_before_the_first_round_can_be_saved() {
     State::starting_from(adapter(2, 3.7, 1)).save(&path).unwrap();
     let state = State::load(&path).unwrap();
     assert_eq!(update(state.global().unwrap()), update(&adapter(2, 3.7, 1)));
+}
+
+#[test]
+fn a_state_keeps_every_tensor_of_a_dora() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("state");
+    State::starting_from(dora(2, 3.7, 1)).save(&path).unwrap();
+    let state = State::load(&path).unwrap();
+    assert_eq!(tensors(state.global().unwrap()), tensors(&dora(2, 3.7, 1)));
 }
 
 #[test]

@@ -61,19 +61,24 @@ impl<E: Element> Packed<E> {
     /// The weight again, `[out, taps, in]`.
     #[cfg(test)]
     fn unpack(&self) -> Vec<f32> {
-        let (padded, mut weight) = (self.padded_channels(), Vec::new());
-        weight.reserve_exact(self.out_channels * self.taps * self.in_channels);
-        for output in 0..self.out_channels {
-            let blocks = &self.blocks[output / PANEL * self.blocks_per_panel()..];
-            for tap in 0..self.taps {
-                weight.extend((0..self.in_channels).map(|channel| {
-                    let (block, place) = position::<E>(tap * padded + channel, output % PANEL);
-                    let group = &blocks[block].0[place / E::GROUP * E::GROUP..][..E::GROUP];
-                    E::pick(group, place % E::GROUP)
-                }));
-            }
-        }
-        weight
+        (0..self.out_channels).flat_map(|output| self.row(output)).collect()
+    }
+
+    /// The weights of one output, `[taps, in]`.
+    fn row(&self, output: usize) -> impl Iterator<Item = f32> {
+        let blocks = &self.blocks[output / PANEL * self.blocks_per_panel()..];
+        let padded = self.padded_channels();
+        (0..self.taps * self.in_channels).map(move |index| {
+            let depth = index / self.in_channels * padded + index % self.in_channels;
+            let (block, place) = position::<E>(depth, output % PANEL);
+            E::pick(&blocks[block].0[place / E::GROUP * E::GROUP..][..E::GROUP], place % E::GROUP)
+        })
+    }
+
+    /// Squared norm of the weights of each output, `[out]`.
+    pub(crate) fn squared_norms(&self) -> Vec<f64> {
+        let squared_norm = |output| self.row(output).map(|weight| f64::from(weight).powi(2)).sum();
+        (0..self.out_channels).into_par_iter().map(squared_norm).collect()
     }
 
     /// Channels of the result and of the left operand.

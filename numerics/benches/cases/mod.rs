@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::ops::{
-    self, Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude,
+    self, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, Prologue,
 };
 
 const HEADS: usize = 8;
@@ -80,7 +80,7 @@ pub(crate) fn residual_convolution(dtype: DType, channels: usize, side: usize) -
     let (norm, layer) = (group_norm(channels), conv2d(dtype, (channels, channels), (3, 1)));
     let image: &[usize] = &[1, channels, side, side];
     Case::new(format!("{channels} channels, {side}x{side}"), &[image, image], move |x| {
-        layer.forward_around(&x[0], None, Around::after(Prelude::GroupNormSilu(&norm)).onto(&x[1]))
+        layer.forward_fused(&x[0], None, Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&x[1]))
     })
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn adapted_convolution(dtype: DType, channels: usize, side: usize) ->
 pub(crate) fn map_to_tokens(dtype: DType, channels: usize, side: usize) -> Case {
     let (norm, layer) = (group_norm(channels), conv2d(dtype, (channels, channels), (1, 1)));
     Case::new(format!("{channels} channels, {side}x{side}"), &[&[1, channels, side, side]], move |x| {
-        layer.map_to_tokens(&x[0], Around::after(Prelude::GroupNorm(&norm)))
+        layer.map_to_tokens(&x[0], Fusion::after(Prologue::GroupNorm(&norm)))
     })
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn tokens_to_map(dtype: DType, channels: usize, side: usize) -> Case 
     let layer = conv2d(dtype, (channels, channels), (1, 1));
     let inputs: [&[usize]; 2] = [&[1, side * side, channels], &[1, channels, side, side]];
     Case::new(format!("{channels} channels, {side}x{side}"), &inputs, move |x| {
-        layer.tokens_to_map(&x[0], (side, side), Around::default().onto(&x[1]))
+        layer.tokens_to_map(&x[0], (side, side), Fusion::default().onto(&x[1]))
     })
 }
 

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::device;
-use super::layer::Leading;
+use super::layer::PrologueKernel;
 use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, map_rows, vectorized};
 
 /// `x · σ(x)`, the sigmoid linear unit.
@@ -157,7 +157,7 @@ impl<A: Activation, T: Float> Loop<(&[T], &[T], &mut [T])> for Chained<A> {
 
 pub(super) struct Geglu;
 
-impl Leading for Geglu {
+impl PrologueKernel for Geglu {
     fn output(&self, x: &[usize]) -> Vec<usize> {
         let (last, rows) = x.split_last().map_or((0, x), |(last, rows)| (*last, rows));
         [rows, &[last / 2]].concat()

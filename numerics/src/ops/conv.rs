@@ -7,7 +7,7 @@ use candle_core::{Result, Shape, Tensor};
 use super::composed::widened;
 use super::device;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
 use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
@@ -21,6 +21,8 @@ pub struct FrozenConv2d {
     sizes: Convolution,
     /// The weight of the way back on other devices, from the first backward pass on.
     turned: Arc<OnceLock<Tensor>>,
+    /// Squared norms of the weights of each output, from the first decomposed update on.
+    norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenConv2d {
@@ -40,7 +42,8 @@ impl FrozenConv2d {
             true => Frozen::new(&taps_first(weight)?.reshape((out_channels, height * width, in_channels))?)?,
             false => Frozen::Device(stored(weight)?),
         };
-        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, sizes, turned: Arc::default() })
+        let bias = bias.map(stored).transpose()?;
+        Ok(Self { weight: frozen, bias, sizes, turned: Arc::default(), norms: Arc::default() })
     }
 
     /// Cross-correlation with the weight, plus bias; `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]` with
@@ -48,21 +51,21 @@ impl FrozenConv2d {
     ///
     /// **Gradient** to `x` only. **Errors** for other channels, or images smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_around(x, None, Around::default())
+        self.forward_fused(x, None, Fusion::default())
     }
 
-    /// `residual + layer(prelude(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
+    /// `residual + layer(prologue(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
     /// with a gradient is a node of its own.
     ///
-    /// **Shapes** `prelude(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
+    /// **Shapes** `prologue(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
     ///
     /// **Gradient** to `x`, the shift and the residual. **Errors** for shapes that do not fit.
-    pub fn forward_around(&self, x: &Tensor, shift: Option<&Tensor>, around: Around<'_>) -> Result<Tensor> {
+    pub fn forward_fused(&self, x: &Tensor, shift: Option<&Tensor>, fusion: Fusion<'_>) -> Result<Tensor> {
         let tracked = shift.is_some_and(Tensor::track_op);
         if computes_here(&self.weight, x) && !tracked {
-            return frozen_layer(x, self.product(), self.constants_with(shift, x)?, around);
+            return frozen_layer(x, self.product(), self.constants_with(shift, x)?, fusion);
         }
-        around.run(x, |x| shifted(self.alone(x)?, shift))
+        fusion.run(x, |x| shifted(self.alone(x)?, shift))
     }
 
     /// `residual + layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
@@ -79,7 +82,7 @@ impl FrozenConv2d {
     ) -> Result<Tensor> {
         let Convolution { stride, padding, .. } = self.sizes;
         if !computes_adapted_here(&self.weight, [x, down, up]) {
-            let layer = self.forward_around(x, None, Around { prelude: None, residual })?;
+            let layer = self.forward_fused(x, None, Fusion { prologue: None, residual })?;
             return layer + low_rank_conv2d(x, down, up, scale, stride, padding)?;
         }
         let sizes = low_rank_sizes(x, down, up, stride, padding)?;
@@ -110,6 +113,24 @@ impl FrozenConv2d {
         &self.weight
     }
 
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    pub(super) fn kept_norms(&self) -> &OnceLock<Tensor> {
+        &self.norms
+    }
+
+    /// The same weight, shared, without the bias.
+    pub(super) fn without_bias(&self) -> Self {
+        Self { bias: None, ..self.clone() }
+    }
+
+    /// The same weight, shared, for images that the kernel meets in one place.
+    pub(super) fn on_kernel_sized_images(&self) -> Self {
+        Self { sizes: Convolution { stride: 1, padding: 0, ..self.sizes }, ..self.without_bias() }
+    }
+
     pub(super) fn constants(&self) -> Constants {
         Constants { bias: self.bias.clone(), shift: None }
     }
@@ -119,7 +140,7 @@ impl FrozenConv2d {
         check_channels(x, &self.sizes)?;
         match &self.weight {
             Frozen::Device(weight) => self.forward_on_device(x, weight),
-            _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default())),
+            _ => widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default())),
         }
     }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::activation::Geglu;
-use super::layer::{Around, Layer, Prelude};
+use super::layer::{Fusion, Layer, Prologue};
 use super::linear::{FrozenLinear, Linear, computes_here};
 use super::norm::{FrozenLayerNorm, LayerNorm};
 use catelier_kernels::{AddedKernel, Float, Kernel1, View, apply1};
@@ -22,16 +22,16 @@ const PIECE: usize = 512;
 /// **Source** Shazeer, arXiv 2002.05202; recomputation as in Chen et al., arXiv 1604.06174.
 pub fn feed_forward(x: &Tensor, norm: &FrozenLayerNorm, widen: &FrozenLinear, narrow: &FrozenLinear) -> Result<Tensor> {
     if !computes_here(widen.weight(), x) || !computes_here(narrow.weight(), x) {
-        let wide = widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)))?;
-        return narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x));
+        let wide = widen.forward_fused(x, Fusion::after(Prologue::LayerNorm(norm)))?;
+        return narrow.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(x));
     }
     let (inner, width) = (2 * narrow.in_features(), x.dims().last());
     if widen.out_features() != inner || width != Some(&narrow.out_features()) {
         let (widened, narrowed) = (widen.out_features(), narrow.out_features());
         candle_core::bail!("feed-forward: {widened} features to {inner}, and {narrowed} onto {width:?}, do not fit");
     }
-    let widen = Layer { lead: norm.kernel(x)?, product: widen.product(), constants: widen.constants() };
-    let narrow = Layer { lead: Geglu, product: narrow.product(), constants: narrow.constants() };
+    let widen = Layer { prologue: norm.kernel(x)?, product: widen.product(), constants: widen.constants() };
+    let narrow = Layer { prologue: Geglu, product: narrow.product(), constants: narrow.constants() };
     apply1(x, FeedForward { widen, narrow })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 
 use catelier_kernels::{
@@ -69,6 +69,17 @@ impl Frozen {
                 Ok(Self::F32(Arc::new(Packed::new(dims, |index| values[index]))))
             }
             _ => Ok(Self::Plain(weight.detach().contiguous()?)),
+        }
+    }
+
+    /// Squared norm of the weights of each output, `[out]`, in f64.
+    pub(super) fn squared_norms(&self) -> Result<Tensor> {
+        match self {
+            Self::F32(weight) => Tensor::new(weight.squared_norms(), &Device::Cpu),
+            Self::Bf16(weight) => Tensor::new(weight.squared_norms(), &Device::Cpu),
+            Self::Plain(weight) | Self::Elsewhere(weight) => {
+                weight.flatten_from(1)?.to_dtype(DType::F64)?.sqr()?.sum(1)
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use catelier_kernels::{
 
 /// What happens to the input of a frozen layer right before it.
 #[derive(Debug, Clone, Copy)]
-pub enum Prelude<'a> {
+pub enum Prologue<'a> {
     /// [`FrozenLayerNorm::forward`].
     LayerNorm(&'a FrozenLayerNorm),
     /// [`FrozenGroupNorm::forward`].
@@ -27,7 +27,7 @@ pub enum Prelude<'a> {
     Geglu,
 }
 
-impl Prelude<'_> {
+impl Prologue<'_> {
     /// As a node of its own.
     ///
     /// **Errors** those of the operation.
@@ -41,19 +41,19 @@ impl Prelude<'_> {
     }
 }
 
-/// What a frozen layer does besides, as part of its node: `residual + layer(prelude(x))`.
+/// What a frozen layer does besides, as part of its node: `residual + layer(prologue(x))`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Around<'a> {
+pub struct Fusion<'a> {
     /// What happens to the input.
-    pub prelude: Option<Prelude<'a>>,
+    pub prologue: Option<Prologue<'a>>,
     /// What the result is added to, of its shape.
     pub residual: Option<&'a Tensor>,
 }
 
-impl<'a> Around<'a> {
-    /// A prelude alone.
-    pub fn after(prelude: Prelude<'a>) -> Self {
-        Self { prelude: Some(prelude), residual: None }
+impl<'a> Fusion<'a> {
+    /// A prologue alone.
+    pub fn after(prologue: Prologue<'a>) -> Self {
+        Self { prologue: Some(prologue), residual: None }
     }
 
     /// The same on top of `residual`.
@@ -62,22 +62,22 @@ impl<'a> Around<'a> {
         Self { residual: Some(residual), ..self }
     }
 
-    /// Around any `layer`, by nodes of their own.
+    /// The same of any `layer`, by nodes of their own.
     ///
-    /// **Errors** those of the prelude and of the layer.
+    /// **Errors** those of the prologue and of the layer.
     pub fn run(self, x: &Tensor, layer: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let y = layer(&self.led(x)?)?;
+        let y = layer(&self.apply_prologue(x)?)?;
         match self.residual {
             Some(residual) => residual + y,
             None => Ok(y),
         }
     }
 
-    /// The input of the layer: the prelude's result, as a node of its own.
+    /// The input of the layer: the prologue's result, as a node of its own.
     ///
-    /// **Errors** those of the prelude.
-    pub fn led(self, x: &Tensor) -> Result<Tensor> {
-        self.prelude.map_or_else(|| Ok(x.clone()), |prelude| prelude.forward(x))
+    /// **Errors** those of the prologue.
+    pub fn apply_prologue(self, x: &Tensor) -> Result<Tensor> {
+        self.prologue.map_or_else(|| Ok(x.clone()), |prologue| prologue.forward(x))
     }
 }
 
@@ -102,42 +102,46 @@ pub(super) struct Constants {
     pub(super) shift: Option<Tensor>,
 }
 
-/// `residual + constants + product(prelude(x))`, on the processor, in f32 or f64.
+/// `residual + constants + product(prologue(x))`, on the processor, in f32 or f64.
 pub(super) fn frozen_layer<P: Product>(
     x: &Tensor,
     product: P,
     constants: Constants,
-    around: Around<'_>,
+    fusion: Fusion<'_>,
 ) -> Result<Tensor> {
-    let residual = around.residual;
-    match around.prelude {
-        None => apply_added(x, residual, Layer { lead: Straight, product, constants }),
-        Some(Prelude::LayerNorm(norm)) => apply_added(x, residual, Layer { lead: norm.kernel(x)?, product, constants }),
-        Some(Prelude::GroupNorm(norm)) => apply_added(x, residual, Layer { lead: norm.kernel(x)?, product, constants }),
-        Some(Prelude::GroupNormSilu(norm)) => {
-            apply_added(x, residual, Layer { lead: norm.kernel_silu(x)?, product, constants })
+    let residual = fusion.residual;
+    match fusion.prologue {
+        None => apply_added(x, residual, Layer { prologue: NoPrologue, product, constants }),
+        Some(Prologue::LayerNorm(norm)) => {
+            apply_added(x, residual, Layer { prologue: norm.kernel(x)?, product, constants })
         }
-        Some(Prelude::Geglu) => apply_added(x, residual, Layer { lead: Geglu, product, constants }),
+        Some(Prologue::GroupNorm(norm)) => {
+            apply_added(x, residual, Layer { prologue: norm.kernel(x)?, product, constants })
+        }
+        Some(Prologue::GroupNormSilu(norm)) => {
+            apply_added(x, residual, Layer { prologue: norm.kernel_silu(x)?, product, constants })
+        }
+        Some(Prologue::Geglu) => apply_added(x, residual, Layer { prologue: Geglu, product, constants }),
     }
 }
 
-/// A kernel that can stand before a product: its backward pass does not look at its result.
-pub(super) trait Leading: Kernel1 {
+/// A kernel that can be a prologue: its backward pass does not look at its result.
+pub(super) trait PrologueKernel: Kernel1 {
     /// The dimensions of its result for an input of the dimensions `x`.
     fn output(&self, x: &[usize]) -> Vec<usize>;
 }
 
-/// What leads from the input of a node to its product.
-pub(super) trait Lead: Send + Sync + 'static {
+/// The step from the input of a node to the input of its product.
+pub(super) trait PrologueStep: Send + Sync + 'static {
     fn output(&self, x: &[usize]) -> Vec<usize>;
     fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>>;
     fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>>;
 }
 
-/// Nothing stands before the product.
-struct Straight;
+/// The input as it is.
+struct NoPrologue;
 
-impl Lead for Straight {
+impl PrologueStep for NoPrologue {
     fn output(&self, x: &[usize]) -> Vec<usize> {
         x.to_vec()
     }
@@ -151,9 +155,9 @@ impl Lead for Straight {
     }
 }
 
-impl<K: Leading> Lead for K {
+impl<K: PrologueKernel> PrologueStep for K {
     fn output(&self, x: &[usize]) -> Vec<usize> {
-        Leading::output(self, x)
+        PrologueKernel::output(self, x)
     }
 
     fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>> {
@@ -161,25 +165,25 @@ impl<K: Leading> Lead for K {
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>> {
-        let dims = Leading::output(self, x.dims);
+        let dims = PrologueKernel::output(self, x.dims);
         let (unseen, grad) = (View { data: &[], dims: &dims }, View { data: &grad, dims: &dims });
         Kernel1::backward(self, x, unseen, grad)
     }
 }
 
-/// A frozen layer and what leads to it.
+/// A frozen layer and its prologue.
 pub(super) struct Layer<L, P> {
-    pub(super) lead: L,
+    pub(super) prologue: L,
     pub(super) product: P,
     pub(super) constants: Constants,
 }
 
-impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
+impl<L: PrologueStep, P: Product> AddedKernel for Layer<L, P> {
     const NAME: &'static str = P::NAME;
 
     fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
-        let dims = self.lead.output(x.dims);
-        let input = self.lead.forward(x)?;
+        let dims = self.prologue.output(x.dims);
+        let input = self.prologue.forward(x)?;
         let bias = self.constants.bias.as_ref().map(borrow::<T>).transpose()?;
         let shift = self.constants.shift.as_ref().map(borrow::<T>).transpose()?;
         let shape = self.product.output(&dims)?;
@@ -189,7 +193,7 @@ impl<L: Lead, P: Product> AddedKernel for Layer<L, P> {
     }
 
     fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>> {
-        self.lead.backward(x, self.product.backward(&self.lead.output(x.dims), grad)?)
+        self.prologue.backward(x, self.product.backward(&self.prologue.output(x.dims), grad)?)
     }
 }
 
@@ -222,7 +226,7 @@ pub(super) fn adapted_layer<P: Product, U: LowRank>(
     };
     // candle's nodes have three arguments at most; the factors are small.
     let factors = Tensor::cat(&[down.flatten_all()?, up.flatten_all()?], 0)?;
-    apply_added2(x, &factors, residual, AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
+    apply_added2(x, &factors, Some(residual), AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
 }
 
 struct Adapted<P, U> {
@@ -291,9 +295,13 @@ impl<P, U> AdaptedOnto<P, U> {
 impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     const NAME: &'static str = P::NAME;
 
-    fn forward<T: Float>(&self, [x, factors]: [View<'_, T>; 2], residual: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+    fn forward<T: Float>(
+        &self,
+        [x, factors]: [View<'_, T>; 2],
+        residual: Option<View<'_, T>>,
+    ) -> Result<(Vec<T>, Shape)> {
         let [down, up] = self.factors(factors);
-        self.layer.forward_onto([x, down, up], Some(residual))
+        self.layer.forward_onto([x, down, up], residual)
     }
 
     fn backward<T: Float>(
@@ -309,8 +317,8 @@ impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     }
 }
 
-/// The numbers of a residual for a result of this `shape`.
-fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
+/// The elements of a residual for a result of this `shape`.
+pub(super) fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
     match residual {
         Some(residual) if residual.dims != shape.dims() => {
             candle_core::bail!("{name}: expected a residual {shape:?}, found {:?}", residual.dims)

@@ -1,13 +1,13 @@
 //! Linear layers that are not trained.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::device;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Around, Constants, Product, adapted_layer, frozen_layer};
+use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
 use catelier_kernels::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, borrow, multiply};
@@ -19,6 +19,8 @@ pub struct FrozenLinear {
     bias: Option<Tensor>,
     in_features: usize,
     out_features: usize,
+    /// Squared norms of the weights of each output, from the first decomposed update on.
+    norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenLinear {
@@ -33,26 +35,27 @@ impl FrozenLinear {
             true => Frozen::new(&weight.reshape((out_features, 1, in_features))?)?,
             false => Frozen::Device(stored(weight)?),
         };
-        Ok(Self { weight: frozen, bias: bias.map(stored).transpose()?, in_features, out_features })
+        let bias = bias.map(stored).transpose()?;
+        Ok(Self { weight: frozen, bias, in_features, out_features, norms: Arc::default() })
     }
 
     /// `x · weightᵀ + bias`; `x: [..., in]`, contiguous or not; returns `[..., out]`.
     ///
     /// **Gradient** to `x` only. **Errors** if the last dimension of `x` is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_around(x, Around::default())
+        self.forward_fused(x, Fusion::default())
     }
 
-    /// `residual + layer(prelude(x))` as one node.
+    /// `residual + layer(prologue(x))` as one node.
     ///
-    /// **Shapes** `prelude(x): [..., in]`; returns `[..., out]`, the shape of the residual.
+    /// **Shapes** `prologue(x): [..., in]`; returns `[..., out]`, the shape of the residual.
     ///
     /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
-    pub fn forward_around(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+    pub fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         if computes_here(&self.weight, x) {
-            frozen_layer(x, self.product(), self.constants(), around)
+            frozen_layer(x, self.product(), self.constants(), fusion)
         } else {
-            around.run(x, |x| self.alone(x))
+            fusion.run(x, |x| self.alone(x))
         }
     }
 
@@ -71,7 +74,7 @@ impl FrozenLinear {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         if !computes_adapted_here(&self.weight, [x, down, up]) {
-            return self.forward_around(x, Around { prelude: None, residual })? + low_rank_linear(x, down, up, scale)?;
+            return self.forward_fused(x, Fusion { prologue: None, residual })? + low_rank_linear(x, down, up, scale)?;
         }
         check_low_rank(x, down, up)?;
         if up.dims()[0] != self.out_features {
@@ -93,6 +96,19 @@ impl FrozenLinear {
         &self.weight
     }
 
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    pub(super) fn kept_norms(&self) -> &OnceLock<Tensor> {
+        &self.norms
+    }
+
+    /// The same weight, shared, without the bias.
+    pub(super) fn without_bias(&self) -> Self {
+        Self { bias: None, ..self.clone() }
+    }
+
     pub(super) fn constants(&self) -> Constants {
         Constants { bias: self.bias.clone(), shift: None }
     }
@@ -100,7 +116,7 @@ impl FrozenLinear {
     /// On other devices, and in half precision.
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
         let Frozen::Device(weight) = &self.weight else {
-            return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Around::default()));
+            return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default()));
         };
         let y = device::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::activation::{Activation, Identity, Silu};
 use super::composed::widened;
 use super::device::{self, Curve};
-use super::layer::Leading;
+use super::layer::PrologueKernel;
 use super::linear::stored;
 use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, borrow, map_rows, sum, sum_of_products, vectorized};
 
@@ -134,7 +134,7 @@ fn moments<T: Float>(x: &[T], eps: f64) -> (T, T) {
 
 pub(super) struct LayerNorm(FrozenLayerNorm);
 
-impl Leading for LayerNorm {
+impl PrologueKernel for LayerNorm {
     fn output(&self, x: &[usize]) -> Vec<usize> {
         x.to_vec()
     }
@@ -228,7 +228,7 @@ pub(super) struct GroupNorm<A> {
     then: PhantomData<A>,
 }
 
-impl<A: Activation> Leading for GroupNorm<A> {
+impl<A: Activation> PrologueKernel for GroupNorm<A> {
     fn output(&self, x: &[usize]) -> Vec<usize> {
         x.to_vec()
     }

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::conv::FrozenConv2d;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Around, Product, frozen_layer};
+use super::layer::{Fusion, Product, frozen_layer};
 use super::linear::FrozenLinear;
 use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
 
@@ -12,21 +12,21 @@ impl FrozenLinear {
     /// The layer over the pixels of `x: [batch, in, height, width]`, as tokens `[batch, height · width, out]`.
     ///
     /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
-    pub fn map_to_tokens(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+    pub fn map_to_tokens(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_features(), self.out_features()), x) {
-            return frozen_layer(x, product, self.constants(), around);
+            return frozen_layer(x, product, self.constants(), fusion);
         }
-        around.run(x, |x| self.forward(&map_to_tokens(x)?))
+        fusion.run(x, |x| self.forward(&map_to_tokens(x)?))
     }
 
     /// The layer over tokens `x: [batch, height · width, in]`, as a map `[batch, out, height, width]`.
     ///
     /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
-    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), around: Around<'_>) -> Result<Tensor> {
+    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), fusion: Fusion<'_>) -> Result<Tensor> {
         if let Some(product) = ToMap::of(self.weight(), (self.in_features(), self.out_features()), size, x) {
-            return frozen_layer(x, product, self.constants(), around);
+            return frozen_layer(x, product, self.constants(), fusion);
         }
-        around.run(x, |x| tokens_to_map(&self.forward(x)?, size))
+        fusion.run(x, |x| tokens_to_map(&self.forward(x)?, size))
     }
 }
 
@@ -34,23 +34,23 @@ impl FrozenConv2d {
     /// [`FrozenLinear::map_to_tokens`] with a 1×1 convolution.
     ///
     /// **Errors** for other convolutions too.
-    pub fn map_to_tokens(&self, x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+    pub fn map_to_tokens(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         self.check_pointwise()?;
         if let Some(product) = ToTokens::of(self.weight(), (self.in_channels(), self.out_channels()), x) {
-            return frozen_layer(x, product, self.constants(), around);
+            return frozen_layer(x, product, self.constants(), fusion);
         }
-        around.run(x, |x| map_to_tokens(&self.forward(x)?))
+        fusion.run(x, |x| map_to_tokens(&self.forward(x)?))
     }
 
     /// [`FrozenLinear::tokens_to_map`] with a 1×1 convolution.
     ///
     /// **Errors** for other convolutions too.
-    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), around: Around<'_>) -> Result<Tensor> {
+    pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), fusion: Fusion<'_>) -> Result<Tensor> {
         self.check_pointwise()?;
         if let Some(product) = ToMap::of(self.weight(), (self.in_channels(), self.out_channels()), size, x) {
-            return frozen_layer(x, product, self.constants(), around);
+            return frozen_layer(x, product, self.constants(), fusion);
         }
-        around.run(x, |x| self.forward(&tokens_to_map(x, size)?))
+        fusion.run(x, |x| self.forward(&tokens_to_map(x, size)?))
     }
 
     fn check_pointwise(&self) -> Result<()> {

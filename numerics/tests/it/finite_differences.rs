@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use catelier_numerics::ops::{FrozenLinear, checkpoint, composed, gelu, low_rank_linear};
+use catelier_numerics::ops::{Decomposed, FrozenConv2d, FrozenLinear, checkpoint, composed, gelu, low_rank_linear};
 use catelier_testkit::finite_difference::check;
 
-use crate::material::{every_operation, normal};
+use crate::material::{every_operation, normal, run, values};
 
 #[test]
 fn kernels_have_the_gradients_of_their_functions() {
@@ -29,6 +29,69 @@ fn composed_operations_have_the_gradients_of_their_functions() {
     check("composed layer norm", &[image, affine[0].clone(), affine[1].clone()], |t| {
         composed::layer_norm(&t[0], &t[1], &t[2], 1e-5)
     });
+}
+
+const SCALE: f64 = 0.7;
+
+fn update(t: &[Tensor]) -> Decomposed<'_> {
+    Decomposed { down: &t[1], up: &t[2], magnitude: &t[3], scale: SCALE, strength: 1.0 }
+}
+
+/// The norm counts as a constant, so finite differences are taken of the layer with its norm held at the start; the layer
+/// itself must have those gradients.
+#[track_caller]
+fn check_decomposed(
+    what: &str,
+    inputs: &[Tensor],
+    layer: &dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>,
+    held: &dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>,
+) {
+    check(what, inputs, held);
+    let (found, expected) = (run(inputs, layer).unwrap(), run(inputs, held).unwrap());
+    for (position, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        for (found, expected) in values(found).into_iter().zip(values(expected)) {
+            assert!((found - expected).abs() < 1e-9, "{what}, tensor {position}: {found} and {expected}");
+        }
+    }
+}
+
+#[test]
+fn decomposed_linear_layers_have_the_gradients_of_their_functions() {
+    let (weight, bias) = (normal(10, &[5, 6], DType::F64), normal(11, &[5], DType::F64));
+    let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+    let inputs = [&[2, 3, 6][..], &[2, 6], &[5, 2], &[5], &[2, 3, 5]];
+    let inputs: Vec<_> = (0..).zip(inputs).map(|(sample, shape)| normal(sample, shape, DType::F64)).collect();
+    let norms = (&weight + (inputs[2].matmul(&inputs[1]).unwrap() * SCALE).unwrap()).unwrap();
+    let norms = norms.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+    check_decomposed(
+        "decomposed linear",
+        &inputs,
+        &|t| layer.forward_decomposed(&t[0], update(t), Some(&t[4])),
+        &|t| {
+            let y = composed::linear(&t[0], &weight, None)? + composed::low_rank_linear(&t[0], &t[1], &t[2], SCALE)?;
+            let y = y?.broadcast_mul(&(&t[3] / &norms)?)?.broadcast_add(&bias)?;
+            &t[4] + y
+        },
+    );
+}
+
+#[test]
+fn decomposed_convolutions_have_the_gradients_of_their_functions() {
+    let (weight, bias) = (normal(10, &[3, 2, 3, 3], DType::F64), normal(11, &[3], DType::F64));
+    for stride in [1, 2] {
+        let layer = FrozenConv2d::new(&weight, Some(&bias), stride, 1).unwrap();
+        let inputs = [&[2, 2, 5, 4][..], &[2, 2, 3, 3], &[3, 2, 1, 1], &[3]];
+        let inputs: Vec<_> = (0..).zip(inputs).map(|(sample, shape)| normal(sample, shape, DType::F64)).collect();
+        let flat = |tensor: &Tensor| tensor.flatten_from(1).unwrap();
+        let delta = (flat(&inputs[2]).matmul(&flat(&inputs[1])).unwrap() * SCALE).unwrap();
+        let norms = (flat(&weight) + delta).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+        check_decomposed("decomposed conv", &inputs, &|t| layer.forward_decomposed(&t[0], update(t), None), &|t| {
+            let frozen = composed::conv2d(&t[0], &weight, None, stride, 1)?;
+            let y = (frozen + composed::low_rank_conv2d(&t[0], &t[1], &t[2], SCALE, stride, 1)?)?;
+            let gain = (&t[3] / &norms)?.reshape((1, 3, 1, 1))?;
+            y.broadcast_mul(&gain)?.broadcast_add(&bias.reshape((1, 3, 1, 1))?)
+        });
+    }
 }
 
 #[test]

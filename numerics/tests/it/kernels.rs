@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 use catelier_numerics::ops::{
-    self, Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, composed,
-    feed_forward,
+    self, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, Prologue,
+    composed, feed_forward,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -42,6 +42,19 @@ fn dtype() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F64)]
 }
 
+/// The norm of each output's weights, `[out]`.
+fn norms_of(weight: &Tensor) -> Result<Tensor> {
+    weight.flatten_from(1)?.sqr()?.sum(1)?.sqrt()
+}
+
+/// The weights with these norms, which a gradient does not pass.
+fn with_norms(weight: &Tensor, magnitude: &Tensor) -> Result<Tensor> {
+    let gain = (magnitude / norms_of(&weight.detach())?)?;
+    let shape: Vec<usize> =
+        weight.dims().iter().enumerate().map(|(axis, size)| if axis == 0 { *size } else { 1 }).collect();
+    weight.broadcast_mul(&gain.reshape(shape)?)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -75,10 +88,10 @@ proptest! {
                 .broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)
         };
         agree(&[x.clone(), residual.clone()], &|t| {
-            conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
+            conv.forward_fused(&t[0], Some(&shift), Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&t[1]))
         }, &|t| &t[1] + plain(&t[0], &shift)?)?;
         agree(&[x, shift, residual], &|t| {
-            conv.forward_around(&t[0], Some(&t[1]), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[2]))
+            conv.forward_fused(&t[0], Some(&t[1]), Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&t[2]))
         }, &|t| &t[2] + plain(&t[0], &t[1])?)?;
     }
 
@@ -93,8 +106,8 @@ proptest! {
         let x = normal(0, &[batch, rows, width], dtype);
         let plain = |t: &[Tensor]| &t[0] + back.forward(&composed::geglu(&wide.forward(&norm.forward(&t[0])?)?)?)?;
         agree(std::slice::from_ref(&x), &|t| {
-            let wide = wide.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
-            back.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+            let wide = wide.forward_fused(&t[0], Fusion::after(Prologue::LayerNorm(&norm)))?;
+            back.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(&t[0]))
         }, &plain)?;
         agree(&[x], &|t| feed_forward(&t[0], &norm, &wide, &back), &plain)?;
     }
@@ -116,19 +129,19 @@ proptest! {
             let tokens = composed::linear(&composed::linear(&tokens, &into, Some(&bias))?, &back, Some(&back_bias))?;
             &t[1] + tokens.transpose(1, 2)?.contiguous()?.reshape(t[1].shape())?
         };
-        let lead = Around::after(Prelude::GroupNorm(&norm));
+        let fusion = Fusion::after(Prologue::GroupNorm(&norm));
         let size = (height, width);
         if convolution {
             let pointwise = |weight: &Tensor, bias| FrozenConv2d::new(&weight.unsqueeze(2)?.unsqueeze(3)?, Some(bias), 1, 0);
             let (into, back) = (pointwise(&into, &bias).unwrap(), pointwise(&back, &back_bias).unwrap());
             agree(&[x, residual], &|t| {
-                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+                back.tokens_to_map(&into.map_to_tokens(&t[0], fusion)?, size, Fusion::default().onto(&t[1]))
             }, &plain)?;
         } else {
             let linear = |weight: &Tensor, bias| FrozenLinear::new(weight, Some(bias)).unwrap();
             let (into, back) = (linear(&into, &bias), linear(&back, &back_bias));
             agree(&[x, residual], &|t| {
-                back.tokens_to_map(&into.map_to_tokens(&t[0], lead)?, size, Around::default().onto(&t[1]))
+                back.tokens_to_map(&into.map_to_tokens(&t[0], fusion)?, size, Fusion::default().onto(&t[1]))
             }, &plain)?;
         }
     }
@@ -162,6 +175,85 @@ proptest! {
             let update = composed::low_rank_conv2d(&t[0], &t[1], &t[2], 0.3, stride, 1)?;
             onto(composed::conv2d(&t[0], &weight, Some(&bias), stride, 1)? + update, t.get(3))
         })?;
+    }
+
+    #[test]
+    fn decomposed_linear_layers(
+        (batch, rows, width, rank, out) in (1..3usize, 1..20usize, 1..40usize, 1..6usize, 1..70usize),
+        (residual, whole, strength, dtype) in (any::<bool>(), any::<bool>(), prop_oneof![Just(1.0), -1.0..2.0f64], dtype()),
+    ) {
+        let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
+        let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+        let (down, up) = (normal(3, &[rank, width], dtype), normal(4, &[out, rank], dtype));
+        let mut inputs = vec![normal(0, &[batch, rows, width], dtype), down, up, normal(6, &[out], dtype)];
+        inputs.extend((residual && whole).then(|| normal(5, &[batch, rows, out], dtype)));
+        agree(&inputs, &|t| {
+            let update = Decomposed { down: &t[1], up: &t[2], magnitude: &t[3], scale: 0.3, strength };
+            match whole {
+                true => layer.forward_decomposed(&t[0], update, t.get(4)),
+                false => layer.decomposed_change(&t[0], update),
+            }
+        }, &|t| {
+            let updated = (&weight + (t[2].matmul(&t[1])? * 0.3)?)?;
+            let change = (composed::linear(&t[0], &with_norms(&updated, &t[3])?, None)? - composed::linear(&t[0], &weight, None)?)?;
+            let change = (change * strength)?;
+            let y = if whole { (composed::linear(&t[0], &weight, Some(&bias))? + change)? } else { change };
+            match t.get(4) {
+                Some(residual) => residual + y,
+                None => Ok(y),
+            }
+        })?;
+    }
+
+    #[test]
+    fn decomposed_convolutions(
+        (batch, channels, rank, out) in (1..3usize, 1..6usize, 1..4usize, 1..40usize),
+        (side, kernel, stride, padding) in (4..8usize, 1..4usize, 1..3usize, 0..2usize),
+        (whole, strength, dtype) in (any::<bool>(), prop_oneof![Just(1.0), -1.0..2.0f64], dtype()),
+    ) {
+        let (weight, bias) = (normal(1, &[out, channels, kernel, kernel], dtype), normal(2, &[out], dtype));
+        let layer = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap();
+        let (down, up) = (normal(3, &[rank, channels, kernel, kernel], dtype), normal(4, &[out, rank, 1, 1], dtype));
+        let inputs = [normal(0, &[batch, channels, side, side + 1], dtype), down, up, normal(6, &[out], dtype)];
+        agree(&inputs, &|t| {
+            let update = Decomposed { down: &t[1], up: &t[2], magnitude: &t[3], scale: 0.3, strength };
+            match whole {
+                true => layer.forward_decomposed(&t[0], update, None),
+                false => layer.decomposed_change(&t[0], update),
+            }
+        }, &|t| {
+            let delta = t[2].flatten_from(1)?.matmul(&t[1].flatten_from(1)?)?.reshape(weight.shape())?;
+            let updated = with_norms(&(&weight + (delta * 0.3)?)?, &t[3])?;
+            let conv = |weight: &Tensor, bias| composed::conv2d(&t[0], weight, bias, stride, padding);
+            let change = ((conv(&updated, None)? - conv(&weight, None)?)? * strength)?;
+            if whole { conv(&weight, Some(&bias))? + change } else { Ok(change) }
+        })?;
+    }
+
+    #[test]
+    fn norms_of_bf16_weights_are_those_of_the_weights_as_they_are_kept(
+        (width, rank, out, kernel) in (1..80usize, 1..6usize, 1..70usize, 1..4usize),
+    ) {
+        let rounded = normal(1, &[out, width, kernel, kernel], DType::BF16);
+        let weight = rounded.to_dtype(DType::F32).unwrap();
+        let layer = FrozenConv2d::new(&rounded, None, 1, 0).unwrap();
+        let (down, up) = (normal(3, &[rank, width, kernel, kernel], DType::F32), normal(4, &[out, rank, 1, 1], DType::F32));
+        let expected = norms_of(&weight).unwrap();
+        let share = |found: f64, expected: f64| (found - expected).abs() / (1.0 + expected);
+        for (found, expected) in values(&layer.row_norms().unwrap()).into_iter().zip(values(&expected)) {
+            prop_assert!(share(found, expected) < 1e-6, "{found} and {expected}");
+        }
+        // With the norms of the updated weights for magnitudes, each gain is 1 and the change is the update's own.
+        let updated = (&weight + up.flatten_from(1).unwrap().matmul(&down.flatten_from(1).unwrap()).unwrap().reshape(weight.shape()).unwrap()).unwrap();
+        let magnitude = norms_of(&updated).unwrap();
+        let update = Decomposed { down: &down, up: &up, magnitude: &magnitude, scale: 1.0, strength: 1.0 };
+        let x = normal(0, &[1, width, kernel, kernel], DType::F32);
+        let found = values(&layer.decomposed_change(&x, update).unwrap());
+        let expected = values(&ops::low_rank_conv2d(&x, &down, &up, 1.0, 1, 0).unwrap());
+        let largest = expected.iter().fold(1.0, |a: f64, b| a.max(b.abs()));
+        for (found, expected) in found.into_iter().zip(expected) {
+            prop_assert!((found - expected).abs() < 1e-4 * largest, "{found} and {expected}");
+        }
     }
 
     #[test]
@@ -334,8 +426,8 @@ fn a_feed_forward_layer_in_pieces_is_the_same_bit_for_bit() {
         let x = [normal(0, &[1, ROWS, 24], DType::F32)];
         let pieces = run(&x, &|t| feed_forward(&t[0], &norm, &widen, &narrow)).unwrap();
         let whole = run(&x, &|t| {
-            let wide = widen.forward_around(&t[0], Around::after(Prelude::LayerNorm(&norm)))?;
-            narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(&t[0]))
+            let wide = widen.forward_fused(&t[0], Fusion::after(Prologue::LayerNorm(&norm)))?;
+            narrow.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(&t[0]))
         });
         for (piece, whole) in pieces.iter().zip(&whole.unwrap()) {
             assert_eq!(values(piece), values(whole), "weights of {dtype:?}");

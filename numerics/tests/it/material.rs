@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::ops::{
-    Around, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Prelude, attention,
+    AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, Prologue, attention,
     feed_forward, geglu, gelu, low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
 };
 
@@ -88,7 +88,7 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
     let (conv, shift) = (conv.unwrap(), n(24, &[2, 6]));
     cases.push(case("conv2d with all around it", vec![image.clone(), n(25, &[2, 6, size, size + 1])], move |t| {
         let shift = shift.narrow(0, 0, t[0].dim(0)?)?;
-        conv.forward_around(&t[0], Some(&shift), Around::after(Prelude::GroupNormSilu(&norm)).onto(&t[1]))
+        conv.forward_fused(&t[0], Some(&shift), Fusion::after(Prologue::GroupNormSilu(&norm)).onto(&t[1]))
     }));
     let layer = FrozenLinear::new(&n(26, &[5, 6]), Some(&n(27, &[5]))).unwrap();
     let factors = [n(0, &[2, size, 6]), n(5, &[3, 6]), n(28, &[5, 3])];
@@ -109,13 +109,13 @@ pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> 
     let norm = FrozenGroupNorm::new(&n(14, &[6]), &n(15, &[6]), 3, 1e-6).unwrap();
     let into = FrozenConv2d::new(&n(34, &[5, 6, 1, 1]), Some(&n(11, &[5])), 1, 0).unwrap();
     cases.push(case("normalised map to tokens", vec![image.clone()], move |t| {
-        into.map_to_tokens(&t[0], Around::after(Prelude::GroupNorm(&norm)))
+        into.map_to_tokens(&t[0], Fusion::after(Prologue::GroupNorm(&norm)))
     }));
     let back = FrozenLinear::new(&n(35, &[5, 6]), Some(&n(11, &[5]))).unwrap();
     cases.push(case(
         "tokens to map on a residual",
         vec![n(0, &[2, size * (size + 1), 6]), n(36, &[2, 5, size, size + 1])],
-        move |t| back.tokens_to_map(&t[0], (size, size + 1), Around::default().onto(&t[1])),
+        move |t| back.tokens_to_map(&t[0], (size, size + 1), Fusion::default().onto(&t[1])),
     ));
     let norm = FrozenLayerNorm::new(&n(12, &[6]), &n(13, &[6]), 1e-5).unwrap();
     let widen = FrozenLinear::new(&n(29, &[8, 6]), Some(&n(30, &[8]))).unwrap();

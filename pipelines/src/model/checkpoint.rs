@@ -57,7 +57,7 @@ impl Pass<'_> {
         let (block, adapters, recompute) = (block.clone(), self.adapters.clone(), self.recompute.clone());
         let parameters = adapters.parameters_under(block.path());
         let recompute_block = move |inputs: &[Tensor], parameters: &[Tensor]| {
-            let adapters = adapters.rebound(block.path(), parameters);
+            let adapters = adapters.with_parameters(block.path(), parameters);
             block.forward(inputs, Pass { adapters: &adapters, recompute: &recompute })
         };
         checkpoint(&inputs, &parameters, Arc::new(recompute_block))

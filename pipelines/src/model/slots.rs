@@ -1,9 +1,12 @@
-//! Frozen layers that adapters can reach: each is a slot with a module path.
+//! Frozen layers that adapters can change: each is a slot with a module path.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{
-    Around, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, map_to_tokens, shifted, tokens_to_map,
+    FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear, Fusion, map_to_tokens, shifted, tokens_to_map,
 };
 
 use super::shapes::{Bias, Conv2dShape, Convolution, LinearShape, MatrixShape, NormShape};
@@ -15,12 +18,40 @@ pub(super) struct LayerBuilder {
     /// What module paths begin with, and tensor names do not: `unet`.
     root: String,
     weights: Weights,
+    /// The layers of all slots made so far.
+    frozen_layers: RefCell<FrozenLayers>,
+}
+
+/// The frozen layers of a network by module path; their weights are those of the slots.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FrozenLayers(BTreeMap<String, FrozenLayer>);
+
+#[derive(Debug, Clone)]
+enum FrozenLayer {
+    Linear(FrozenLinear),
+    Conv2d(FrozenConv2d),
+}
+
+impl FrozenLayers {
+    /// Norm of the weights of each output of the layer at `path`, `[out]`.
+    pub(super) fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
+        match self.0.get(path) {
+            Some(FrozenLayer::Linear(layer)) => layer.row_norms(),
+            Some(FrozenLayer::Conv2d(layer)) => layer.row_norms(),
+            None => candle_core::bail!("no linear layer or convolution is called `{path}`"),
+        }
+    }
 }
 
 impl LayerBuilder {
     /// For layers below the module path `root`, whose tensors stand at the root of `weights`.
     pub(super) fn new(root: &str, weights: Weights) -> Self {
-        Self { root: root.into(), weights }
+        Self { root: root.into(), weights, frozen_layers: RefCell::default() }
+    }
+
+    /// The layers of all slots made.
+    pub(super) fn frozen_layers(&self) -> FrozenLayers {
+        self.frozen_layers.take()
     }
 
     /// The weights of all layers.
@@ -30,12 +61,16 @@ impl LayerBuilder {
 
     /// A linear layer that adapters can reach.
     pub(super) fn linear(&self, shape: &LinearShape) -> Result<LinearSlot> {
-        Ok(LinearSlot { op: self.frozen_linear(shape)?, path: shape.path.clone() })
+        let op = self.frozen_linear(shape)?;
+        self.keep(&shape.path, FrozenLayer::Linear(op.clone()));
+        Ok(LinearSlot { op, path: shape.path.clone() })
     }
 
     /// A convolution that adapters can reach.
     pub(super) fn conv2d(&self, shape: &Conv2dShape) -> Result<Conv2dSlot> {
-        Ok(Conv2dSlot { op: self.frozen_conv2d(shape)?, path: shape.path.clone() })
+        let op = self.frozen_conv2d(shape)?;
+        self.keep(&shape.path, FrozenLayer::Conv2d(op.clone()));
+        Ok(Conv2dSlot { op, path: shape.path.clone() })
     }
 
     pub(super) fn frozen_linear(&self, shape: &LinearShape) -> Result<FrozenLinear> {
@@ -71,6 +106,10 @@ impl LayerBuilder {
         Ok([weights.get(shape.width, "weight")?, weights.get(shape.width, "bias")?])
     }
 
+    fn keep(&self, path: &str, layer: FrozenLayer) {
+        self.frozen_layers.borrow_mut().0.insert(path.into(), layer);
+    }
+
     pub(super) fn matrix(&self, shape: &MatrixShape) -> Result<Tensor> {
         self.weights_of(&shape.path).get((shape.rows, shape.columns), "weight")
     }
@@ -99,16 +138,16 @@ impl LinearSlot {
         adapters.linear(&self.path, x, &self.op, None)
     }
 
-    /// The layer itself, if no adapter reaches it.
+    /// The layer itself, if no adapter changes it.
     pub(super) fn frozen(&self, adapters: &AdapterSet) -> Option<&FrozenLinear> {
-        (!adapters.reaches(&self.path)).then_some(&self.op)
+        (!adapters.adapts(&self.path)).then_some(&self.op)
     }
 
-    /// The same with what is around the layer, in one node where no adapter needs the layer's input.
-    pub(super) fn forward_around(&self, x: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    /// The same with a prologue and a residual, in one node where no adapter needs the layer's input.
+    pub(super) fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self.frozen(adapters) {
-            Some(layer) => layer.forward_around(x, around),
-            None => adapters.linear(&self.path, &around.led(x)?, &self.op, around.residual),
+            Some(layer) => layer.forward_fused(x, fusion),
+            None => adapters.linear(&self.path, &fusion.apply_prologue(x)?, &self.op, fusion.residual),
         }
     }
 }
@@ -126,19 +165,19 @@ impl Conv2dSlot {
         adapters.conv2d(&self.path, x, &self.op, None)
     }
 
-    /// The same with `shift: [batch, out]` and what is around the layer, in one node where no adapter needs the layer's
+    /// The same with `shift: [batch, out]`, a prologue and a residual, in one node where no adapter needs the layer's
     /// input.
-    pub(super) fn forward_around(
+    pub(super) fn forward_fused(
         &self,
         x: &Tensor,
         shift: Option<&Tensor>,
-        around: Around<'_>,
+        fusion: Fusion<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
-        if !adapters.reaches(&self.path) {
-            return self.op.forward_around(x, shift, around);
+        if !adapters.adapts(&self.path) {
+            return self.op.forward_fused(x, shift, fusion);
         }
-        shifted(adapters.conv2d(&self.path, &around.led(x)?, &self.op, around.residual)?, shift)
+        shifted(adapters.conv2d(&self.path, &fusion.apply_prologue(x)?, &self.op, fusion.residual)?, shift)
     }
 }
 
@@ -152,16 +191,16 @@ pub(super) enum Projection {
 
 impl Projection {
     /// `[batch, in, height, width]` to `[batch, height · width, out]`.
-    pub(super) fn to_tokens(&self, map: &Tensor, around: Around<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
+    pub(super) fn to_tokens(&self, map: &Tensor, fusion: Fusion<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self {
-            Self::Linear(slot) if adapters.reaches(&slot.path) => {
-                around.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
+            Self::Linear(slot) if adapters.adapts(&slot.path) => {
+                fusion.run(map, |map| slot.forward(&map_to_tokens(map)?, adapters))
             }
-            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
-                around.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
+            Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
+                fusion.run(map, |map| map_to_tokens(&slot.forward(map, adapters)?))
             }
-            Self::Linear(slot) => slot.op.map_to_tokens(map, around),
-            Self::Conv2d(slot) => slot.op.map_to_tokens(map, around),
+            Self::Linear(slot) => slot.op.map_to_tokens(map, fusion),
+            Self::Conv2d(slot) => slot.op.map_to_tokens(map, fusion),
         }
     }
 
@@ -170,18 +209,18 @@ impl Projection {
         &self,
         tokens: &Tensor,
         size: (usize, usize),
-        around: Around<'_>,
+        fusion: Fusion<'_>,
         adapters: &AdapterSet,
     ) -> TensorResult<Tensor> {
         match self {
-            Self::Linear(slot) if adapters.reaches(&slot.path) => {
-                around.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
+            Self::Linear(slot) if adapters.adapts(&slot.path) => {
+                fusion.run(tokens, |tokens| tokens_to_map(&slot.forward(tokens, adapters)?, size))
             }
-            Self::Conv2d(slot) if adapters.reaches(&slot.path) => {
-                around.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
+            Self::Conv2d(slot) if adapters.adapts(&slot.path) => {
+                fusion.run(tokens, |tokens| slot.forward(&tokens_to_map(tokens, size)?, adapters))
             }
-            Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, around),
-            Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, around),
+            Self::Linear(slot) => slot.op.tokens_to_map(tokens, size, fusion),
+            Self::Conv2d(slot) => slot.op.tokens_to_map(tokens, size, fusion),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The memory that one training step keeps, block by block, from the configuration alone.
 //!
 //! A walk over the UNet's layout with sizes in place of tensors: the graph keeps the input of every node until the
-//! backward pass (`catelier_numerics::ops::Around` lists the layers that share a node).
+//! backward pass (`catelier_numerics::ops::Fusion` lists the layers that share a node).
 
 use candle_core::DType;
-use catelier_adapters::{ModuleInfo, Targets};
+use catelier_adapters::{ModuleInfo, Targets, UpdateKind};
 use catelier_numerics::ops::weight_bytes;
 
 use crate::model::{
@@ -24,9 +24,11 @@ pub struct StepSizes {
     pub batch: usize,
     /// Tokens of a prompt.
     pub tokens: usize,
+    /// Kind of the adapter's updates.
+    pub kind: UpdateKind,
     /// Rank of the adapter.
     pub rank: usize,
-    /// Which modules it reaches.
+    /// Which modules it adapts.
     pub targets: Targets,
     /// Whether the objective has the CAT term.
     pub cat: bool,
@@ -183,6 +185,10 @@ impl Walk<'_> {
         }
         let products = 9 * (inputs + outputs) * outputs + if shortcut.is_some() { inputs * outputs } else { 0 };
         let packed = if self.time_tracked { wide } else { 0 };
+        inside += [first, second, shortcut_adapted]
+            .into_iter()
+            .map(|adapted| self.kept_by_update(adapted, narrow))
+            .sum::<u64>();
         self.block(&resnet.path, inside, packed, 2 * self.rows * area(size) * products as u64);
         self.between(outputs, size);
     }
@@ -197,7 +203,7 @@ impl Walk<'_> {
             if adapted {
                 self.tracked = true;
                 // Its input and result on their own; with dropout the mask and the masked input too, and the update.
-                let maps = if self.sizes.dropout { 6 } else { 2 };
+                let maps = if self.sizes.dropout { 6 } else { 2 } + self.maps_of_update();
                 (0..maps).for_each(|_| self.between(channels, size));
             }
             self.between(channels, size);
@@ -211,13 +217,15 @@ impl Walk<'_> {
     fn transformer_block(&mut self, block: &TransformerBlockLayout, size: Size) {
         let &TransformerBlockLayout { width, context_width, .. } = block;
         let (tokens, prompt) = (self.elements(width, size), self.rows * (self.sizes.tokens * width) as u64);
-        let (mut attention_adapted, mut dropped) = (false, 0);
+        let (mut attention_adapted, mut dropped, mut decomposed) = (false, 0, 0);
         let cross_attention_kv = [&block.attn2.to_k, &block.attn2.to_v];
         for linear in block.attn1.projections().into_iter().chain(block.attn2.projections()) {
             if self.linear(linear) {
                 attention_adapted = true;
+                let outputs = if cross_attention_kv.contains(&linear) { prompt } else { tokens };
                 // The mask, the masked input, and the update beside the layer's own result.
-                dropped += 4 * if cross_attention_kv.contains(&linear) { prompt } else { tokens };
+                dropped += 4 * outputs;
+                decomposed += self.kept_by_update(true, outputs);
             }
         }
         let widen = self.linear(&block.feed_forward.widen);
@@ -230,6 +238,7 @@ impl Walk<'_> {
         if widen || narrow {
             inside += wide;
         }
+        inside += decomposed + self.kept_by_update(widen, wide) + self.kept_by_update(narrow, tokens);
         inside += 4 * self.rows * area(size) * block.heads as u64;
         if self.sizes.dropout {
             dropped += if widen { 18 * tokens } else { 0 } + if narrow { 10 * tokens } else { 0 };
@@ -252,6 +261,30 @@ impl Walk<'_> {
         self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed: 0, recomputing: 0, flops });
     }
 
+    /// Elements that the update of a module with this many `outputs` keeps besides what a LoRA keeps.
+    fn kept_by_update(&self, adapted: bool, outputs: u64) -> u64 {
+        if adapted { outputs * self.maps_of_update() } else { 0 }
+    }
+
+    /// The same in maps of a module's result: a DoRA keeps the result before its gain, and where dropout takes the layer
+    /// apart, both products before and after their gains.
+    fn maps_of_update(&self) -> u64 {
+        match (self.sizes.kind, self.sizes.dropout) {
+            (UpdateKind::Lora, _) => 0,
+            (UpdateKind::Dora, false) => 1,
+            (UpdateKind::Dora, true) => 4,
+        }
+    }
+
+    /// Elements of a module's update that are trained.
+    fn trained_elements(&self, inputs: usize, outputs: usize) -> usize {
+        let low_rank = self.sizes.rank * (inputs + outputs);
+        match self.sizes.kind {
+            UpdateKind::Lora => low_rank,
+            UpdateKind::Dora => low_rank + outputs,
+        }
+    }
+
     /// Counts a layer; whether the adapter changes it.
     fn linear(&mut self, linear: &LinearShape) -> bool {
         self.module(&linear.module())
@@ -265,6 +298,9 @@ impl Walk<'_> {
     fn between_blocks(&mut self, conv: &Conv2dShape, [from, to]: [Size; 2]) {
         let adapted = self.conv2d(conv);
         self.tracked |= adapted;
+        if adapted {
+            (0..self.maps_of_update()).for_each(|_| self.between(conv.convolution.outputs, to));
+        }
         if adapted && self.sizes.dropout {
             (0..2).for_each(|_| self.between(conv.convolution.inputs, from));
             (0..2).for_each(|_| self.between(conv.convolution.outputs, to));
@@ -275,7 +311,7 @@ impl Walk<'_> {
         let (inputs, outputs) = (module.kind.fan_in(), module.kind.up_shape(1)[0]);
         self.footprint.weights += weight_bytes((inputs * outputs) as u64, self.sizes.weights);
         let adapted = self.sizes.targets.chooses(module);
-        self.trained += if adapted { (self.sizes.rank * (inputs + outputs)) as u64 } else { 0 };
+        self.trained += if adapted { self.trained_elements(inputs, outputs) as u64 } else { 0 };
         adapted
     }
 

@@ -1,6 +1,6 @@
 //! What a training run is asked to do, validated before anything heavy is loaded.
 
-use catelier_adapters::{Component, LoraConfig, Targets};
+use catelier_adapters::{Component, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::AdamWConfig;
 use catelier_numerics::schedule::{Curve, LearningRate};
 use catelier_prompts::CatCondition;
@@ -56,7 +56,10 @@ pub struct TrainConfig {
     pub prior_weight: f64,
     /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
     pub min_snr_gamma: Option<f64>,
-    /// Rank of every factor pair.
+    /// Kind of the adapter's updates.
+    #[serde(default)]
+    pub kind: UpdateKind,
+    /// Rank of every update.
     pub rank: usize,
     /// The update is scaled by alpha / rank.
     pub alpha: f64,
@@ -109,6 +112,7 @@ impl Default for TrainConfig {
             cat_cached_draws: 0,
             prior_weight: 1.0,
             min_snr_gamma: None,
+            kind: UpdateKind::Lora,
             rank: 8,
             alpha: 8.0,
             dropout: 0.0,
@@ -195,7 +199,7 @@ impl TrainConfig {
         self.loss == LossKind::Dreambooth && self.prior_weight > 0.0
     }
 
-    /// The adapter to initialise.
+    /// The sizes of the adapter to initialise.
     pub fn lora(&self) -> LoraConfig {
         LoraConfig { rank: self.rank, alpha: self.alpha, dropout: self.dropout, targets: self.targets.clone() }
     }

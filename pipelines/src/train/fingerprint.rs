@@ -50,9 +50,9 @@ fn digest(adapter: &Adapter) -> Result<String, TrainError> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    for (path, factors) in adapter.iter() {
+    for (path, update) in adapter.iter() {
         add(path.as_bytes());
-        add(&factors.scale().to_le_bytes());
+        add(&update.scale().to_le_bytes());
     }
     let (_, parameters) = adapter.trainable(&candle_core::Device::Cpu)?;
     for (name, parameter) in parameters.iter() {

@@ -107,7 +107,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run at step 0, its adapter freshly initialised: `up` is zero, so it changes nothing yet.
+    /// A run at step 0, its adapter freshly initialised, so that it changes nothing yet.
     ///
     /// # Errors
     /// A setting is out of range, no module matches the targets, or the objective lacks what it needs.
@@ -119,12 +119,14 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         config.validate()?;
         let modules = modules::trained_modules(base, &config)?;
-        let trainable = Adapter::init(&config.lora(), &modules, config.seed, base.device())?;
+        let row_norms = |path: &str| base.row_norms(path);
+        let trainable =
+            Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?;
         let fingerprint = RunFingerprint::new(base, dataset, None, &config)?;
         Self::with_adapter(base, config, dataset, states, fingerprint, trainable)
     }
 
-    /// A run at step 0 that goes on from `start`, as a federation's next round does. Its ranks and alphas are those of
+    /// A run at step 0 that goes on from `start`, as a federation's next round does. Its kinds, ranks and alphas are those of
     /// `start`, whatever `config` says; its modules must be those that the targets select.
     ///
     /// # Errors
@@ -137,6 +139,7 @@ impl<'a> Trainer<'a> {
         start: &Adapter,
     ) -> Result<Self, TrainError> {
         let config = TrainConfig {
+            kind: start.uniform_kind().unwrap_or(config.kind),
             rank: start.uniform_rank().unwrap_or(config.rank),
             alpha: start.uniform_alpha().unwrap_or(config.alpha),
             ..config
@@ -195,7 +198,7 @@ impl<'a> Trainer<'a> {
         self.step
     }
 
-    /// The settings of the run; rank and alpha are the adapter's.
+    /// The settings of the run; kind, rank and alpha are the adapter's.
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }

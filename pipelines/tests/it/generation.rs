@@ -70,7 +70,8 @@ fn a_picture_that_overflows_is_named_with_its_prompt_seed_and_step() {
     let base = base();
     let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.0, targets: Targets::attention() };
     let (fresh, _) = Adapter::init(&config, base.unet.modules(), 1, &Device::Cpu).unwrap();
-    let (path, factors) = fresh.iter().next().unwrap();
+    let (path, update) = fresh.iter().next().unwrap();
+    let factors = update.low_rank();
     let up = (factors.up.ones_like().unwrap() * f64::NAN).unwrap();
     let mut broken = Adapter::new();
     broken.insert(path, LoraFactors::new(factors.down.detach(), up, 1.0).unwrap());

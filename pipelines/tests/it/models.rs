@@ -1,7 +1,7 @@
 //! Whole models: what holds whatever their weights are.
 
 use candle_core::{DType, Device, Tensor, Var};
-use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, BaseFamily, LoraConfig, LoraFactors, Targets};
+use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, BaseFamily, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::{Gradients, Parameters};
 use catelier_pipelines::Error;
@@ -41,15 +41,23 @@ pub(crate) fn condition(unet: &UNet, batch: usize) -> Condition {
     Condition { context, added }
 }
 
-/// An adapter on every module with factors that are not zero.
+/// A LoRA on every module with factors that are not zero.
 pub(crate) fn full_adapter(unet: &UNet) -> (Adapter, Parameters) {
+    full_adapter_of(UpdateKind::Lora, unet)
+}
+
+/// The same of any kind.
+fn full_adapter_of(kind: UpdateKind, unet: &UNet) -> (Adapter, Parameters) {
     let config = LoraConfig { rank: 2, alpha: 2.0, dropout: 0.0, targets: Targets::everything() };
-    let (fresh, _) = Adapter::init(&config, unet.modules(), 3, &Device::Cpu).unwrap();
+    let norms = |path: &str| unet.row_norms(path);
+    let (fresh, _) = Adapter::init_kind(kind, &config, unet.modules(), norms, 3, &Device::Cpu).unwrap();
     let mut adapter = Adapter::new();
-    for (index, (path, factors)) in fresh.iter().enumerate() {
-        let up = Noise::new(index as u64).normal(Stream("up"), 0, 0, factors.up.dims(), &Device::Cpu).unwrap();
-        let factors = LoraFactors { down: factors.down.detach(), up: (up * 0.05).unwrap(), alpha: factors.alpha };
-        adapter.insert(path, factors);
+    for (index, (path, update)) in fresh.iter().enumerate() {
+        let update = update.try_map(|name, tensor| match name {
+            "up" => Noise::new(index as u64).normal(Stream("up"), 0, 0, tensor.dims(), &Device::Cpu).unwrap() * 0.05,
+            _ => Ok(tensor.detach()),
+        });
+        adapter.insert(path, update.unwrap());
     }
     adapter.trainable(&Device::Cpu).unwrap()
 }
@@ -89,9 +97,11 @@ fn latents_and_factors_may_have_another_precision_than_the_model() {
 
 #[test]
 fn checkpointing_changes_neither_result_nor_gradients() {
-    for model in MODELS {
+    for (model, kind) in
+        MODELS.map(|model| (model, UpdateKind::Lora)).into_iter().chain([(MODELS[0], UpdateKind::Dora)])
+    {
         let mut unet = unet(model);
-        let (adapter, parameters) = full_adapter(&unet);
+        let (adapter, parameters) = full_adapter_of(kind, &unet);
         let dropout = AdapterDropout { probability: 0.2, seed: 5, step: 9 };
         let set = AdapterSet::single(&adapter, 0.8).with_dropout(dropout);
         let (latents, steps) = (normal("latents", &[2, 4, 8, 8]), timesteps(&[17, 803]));
@@ -154,11 +164,16 @@ fn each_sample_has_its_own_timestep_and_condition() {
 fn a_fresh_adapter_is_identity() {
     let unet = unet("tiny-sd2");
     let config = LoraConfig { rank: 4, alpha: 4.0, dropout: 0.0, targets: Targets::everything() };
-    let (adapter, _) = Adapter::init(&config, unet.modules(), 1, &Device::Cpu).unwrap();
+    let norms = |path: &str| unet.row_norms(path);
     let (latents, condition) = (normal("latents", &[1, 4, 8, 8]), condition(&unet, 1));
     let predict = |set: &AdapterSet| unet.predict(&latents, &timesteps(&[100]), &condition, set).unwrap();
     let base = predict(&AdapterSet::base());
-    assert_close("fresh adapter", &predict(&AdapterSet::single(&adapter, 1.0)), &base, Tolerance::Exact);
+    // A DoRA adds bias and residual after its gain, in another order than the layer alone.
+    for (kind, tolerance) in [(UpdateKind::Lora, Tolerance::Exact), (UpdateKind::Dora, Tolerance::Absolute(2e-5))] {
+        let fresh = Adapter::init_kind(kind, &config, unet.modules(), norms, 1, &Device::Cpu).unwrap().0;
+        assert_close("fresh adapter", &predict(&AdapterSet::single(&fresh, 1.0)), &base, tolerance);
+        assert_close("at no strength", &predict(&AdapterSet::single(&fresh, 0.0)), &base, Tolerance::Exact);
+    }
 }
 
 #[test]

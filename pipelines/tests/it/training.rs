@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, AdapterSet, LoraFactors, ModuleInfo, Targets};
+use catelier_adapters::{Adapter, AdapterSet, ModuleInfo, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::{Gradients, Parameters};
 use catelier_pipelines::base::BaseModel;
@@ -99,8 +99,9 @@ fn paths(adapter: &Adapter) -> Vec<&str> {
 fn assert_same(found: &Adapter, expected: &Adapter) {
     assert_eq!(paths(found), paths(expected));
     for ((path, found), (_, expected)) in found.iter().zip(expected.iter()) {
-        assert_close(path, &found.down, &expected.down, Tolerance::Exact);
-        assert_close(path, &found.up, &expected.up, Tolerance::Exact);
+        for ((name, found), (_, expected)) in found.tensors().zip(expected.tensors()) {
+            assert_close(&format!("{path}.{name}"), found, expected, Tolerance::Exact);
+        }
     }
 }
 
@@ -118,10 +119,27 @@ fn text_encoders_are_trained_together_with_the_unet() {
         let expected = Targets::attention().select(&expected).unwrap().len();
         let text: Vec<_> = adapter.iter().filter(|(path, _)| path.starts_with("text_encoder")).collect();
         assert_eq!(text.len(), expected, "{model}");
-        assert!(text.iter().all(|(_, factors)| largest(&factors.up) > 0.0), "{model}: a layer was not trained");
+        assert!(
+            text.iter().all(|(_, update)| largest(&update.low_rank().up) > 0.0),
+            "{model}: a layer was not trained"
+        );
         assert!(adapter.len() > text.len(), "{model}: the UNet is trained too");
         assert_eq!(reports[0].cat, Some(0.0), "{model}: a fresh adapter conditions on what the base's encoders give");
         assert!(reports[2].cat.unwrap() > 0.0, "{model}");
+    }
+}
+
+#[test]
+fn every_kind_trains_in_the_text_encoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let config = TrainConfig { kind: UpdateKind::Dora, ..with_text_encoder() };
+    let (adapter, _) = train(&base, &config, &dataset(&base), folder.path());
+    let text = adapter.iter().filter(|(path, _)| path.starts_with("text_encoder"));
+    for (path, update) in text {
+        let norms = base.row_norms(path).unwrap();
+        let change = (update.get("magnitude").unwrap() - norms).unwrap();
+        assert!(largest(&change) > 0.0 && largest(&update.low_rank().up) > 0.0, "{path} was not trained");
     }
 }
 
@@ -146,7 +164,8 @@ fn each_component_moves_at_its_own_learning_rate() {
     let config = TrainConfig { steps: 1, text_encoder_learning_rate: Some(1e-3), ..with_text_encoder() };
     let (adapter, reports) = train(&base, &config, &dataset(&base), folder.path());
     assert_eq!((reports[0].learning_rate, reports[0].text_encoder_learning_rate), (1e-2, Some(1e-3)));
-    for (path, LoraFactors { up, .. }) in adapter.iter() {
+    for (path, update) in adapter.iter() {
+        let up = &update.low_rank().up;
         let rate = if path.starts_with("text_encoder") { 1e-3 } else { 1e-2 };
         // AdamW's first step is the rate times the sign of the gradient.
         assert!((largest(up) / rate - 1.0).abs() < 0.01, "{path} moved by {}", largest(up));
@@ -250,7 +269,7 @@ fn class_images_are_denoised_under_the_trained_text_encoder() {
     let light = TrainConfig { prior_weight: 1e-3, ..config };
     let (light, _) = train(&base, &light, &dataset, &folder.path().join("light"));
     let differs = |path: &str| {
-        let [heavy, light] = [&heavy, &light].map(|adapter| &adapter.get(path).unwrap().up);
+        let [heavy, light] = [&heavy, &light].map(|adapter| &adapter.get(path).unwrap().low_rank().up);
         largest(&(heavy - light).unwrap()) > 0.0
     };
     assert!(paths(&heavy).into_iter().all(differs), "class images move no text encoder");

@@ -4,7 +4,9 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::super::{self as ops, AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear};
+use super::super::{
+    self as ops, AttentionMask, Decomposed, FrozenConv2d, FrozenGroupNorm, FrozenLayerNorm, FrozenLinear,
+};
 use super::attention::{Blocks, in_blocks};
 use crate::noise::{Noise, Stream};
 use catelier_kernels::Convolution;
@@ -73,6 +75,34 @@ fn convolution(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, paddin
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decomposed_layers(
+        (batch, rows, width, rank, out) in (1..3usize, 1..20usize, 1..20usize, 1..6usize, 1..20usize),
+        (kernel, stride, padding) in (1..4usize, 1..3usize, 0..2usize),
+        dtype in prop_oneof![Just(DType::F32), Just(DType::F64)],
+    ) {
+        let update = |t: &[Tensor]| -> [Tensor; 3] { [t[1].clone(), t[2].clone(), t[3].clone()] };
+        fn of([down, up, magnitude]: &[Tensor; 3]) -> Decomposed<'_> {
+            Decomposed { down, up, magnitude, scale: 0.3, strength: 1.0 }
+        }
+        let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
+        let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
+        let elsewhere = FrozenLinear::new(&weight, Some(&bias)).unwrap().elsewhere(&weight, &bias);
+        let (x, magnitude) = (normal(0, &[batch, rows, width], dtype), normal(5, &[out], dtype));
+        let inputs = [x, normal(3, &[rank, width], dtype), normal(4, &[out, rank], dtype), magnitude.clone()];
+        agree(&inputs, &|t| elsewhere.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
+            layer.forward_decomposed(&t[0], of(&update(t)), None)
+        })?;
+        let weight = normal(1, &[out, width, kernel, kernel], dtype);
+        let layer = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap();
+        let elsewhere = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap().elsewhere(&weight, &bias);
+        let (down, up) = (normal(3, &[rank, width, kernel, kernel], dtype), normal(4, &[out, rank, 1, 1], dtype));
+        let inputs = [normal(0, &[batch, width, 4, 5], dtype), down, up, magnitude];
+        agree(&inputs, &|t| elsewhere.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
+            layer.forward_decomposed(&t[0], of(&update(t)), None)
+        })?;
+    }
 
     #[test]
     fn attention_in_blocks(

@@ -12,7 +12,7 @@ use self::layers::Layer;
 pub(crate) use self::layout::TextEncoderLayout;
 use super::config::TextEncoderConfig;
 use super::shapes::MatrixShape;
-use super::slots::LayerBuilder;
+use super::slots::{FrozenLayers, LayerBuilder};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
@@ -24,6 +24,7 @@ pub struct TextEncoder {
     /// Module path of the network: `text_encoder.text_model`.
     path: String,
     modules: Vec<ModuleInfo>,
+    frozen_layers: FrozenLayers,
     /// `[vocabulary, width]`
     token_embedding: Tensor,
     /// `[max_length, width]`
@@ -92,6 +93,7 @@ impl TextEncoder {
             text_projection: load_projection(&LayerBuilder::new(component, weights.clone()), &layout.text_projection)?,
             path: format!("{component}.text_model"),
             modules: layout.modules(),
+            frozen_layers: builder.frozen_layers(),
             dtype: weights.activation_dtype(),
             config,
         })
@@ -110,6 +112,14 @@ impl TextEncoder {
     /// The module path of its last layer, with the dot that ends it.
     pub(super) fn last_layer_path(&self) -> String {
         format!("{}.encoder.layers.{}.", self.path, self.config.num_hidden_layers.saturating_sub(1))
+    }
+
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> candle_core::Result<Tensor> {
+        self.frozen_layers.row_norms(path)
     }
 
     /// Encodes prompts given as token ids, all of the same length.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::{
-    Around, AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Prelude, attention, attention_rounded, feed_forward,
+    AttentionMask, FrozenGroupNorm, FrozenLayerNorm, Fusion, Prologue, attention, attention_rounded, feed_forward,
 };
 
 use super::cross_attention::{CrossAttentionKv, PromptInput};
@@ -39,8 +39,8 @@ impl Transformer {
     /// `x: [batch, channels, height, width]`.
     pub(super) fn forward(&self, x: &Tensor, prompt: PromptInput<'_>, pass: Pass<'_>) -> TensorResult<Tensor> {
         let (_, _, height, width) = x.dims4()?;
-        let lead = Around::after(Prelude::GroupNorm(&self.norm));
-        let mut tokens = self.proj_in.to_tokens(x, lead, pass.adapters)?;
+        let fusion = Fusion::after(Prologue::GroupNorm(&self.norm));
+        let mut tokens = self.proj_in.to_tokens(x, fusion, pass.adapters)?;
         for block in &self.blocks {
             tokens = match prompt {
                 PromptInput::Unseen => candle_core::bail!("`{}` is not before the first attention", block.path),
@@ -51,7 +51,7 @@ impl Transformer {
                 }
             };
         }
-        self.proj_out.to_map(&tokens, (height, width), Around::default().onto(x), pass.adapters)
+        self.proj_out.to_map(&tokens, (height, width), Fusion::default().onto(x), pass.adapters)
     }
 
     /// Adds its blocks' keys and values of `context: [batch, tokens, width]` to `kv`.
@@ -164,7 +164,7 @@ impl Attention {
         let query = self.to_q.forward(x, adapters)?;
         let attend = if self.rounded { attention_rounded } else { attention };
         let mixed = attend(&query, key, value, self.heads, AttentionMask::None)?;
-        self.to_out.forward_around(&mixed, Around::default().onto(residual), adapters)
+        self.to_out.forward_fused(&mixed, Fusion::default().onto(residual), adapters)
     }
 }
 
@@ -195,8 +195,8 @@ impl FeedForward {
         match (self.widen.frozen(pass.adapters), self.narrow.frozen(pass.adapters)) {
             (Some(widen), Some(narrow)) if !kept => feed_forward(x, norm, widen, narrow),
             _ => {
-                let wide = self.widen.forward_around(x, Around::after(Prelude::LayerNorm(norm)), pass.adapters)?;
-                self.narrow.forward_around(&wide, Around::after(Prelude::Geglu).onto(x), pass.adapters)
+                let wide = self.widen.forward_fused(x, Fusion::after(Prologue::LayerNorm(norm)), pass.adapters)?;
+                self.narrow.forward_fused(&wide, Fusion::after(Prologue::Geglu).onto(x), pass.adapters)
             }
         }
     }

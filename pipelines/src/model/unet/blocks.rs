@@ -2,7 +2,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude, upsample_nearest};
+use catelier_numerics::ops::{FrozenGroupNorm, Fusion, Prologue, upsample_nearest};
 
 use super::layout::ResnetLayout;
 use crate::error::Result;
@@ -47,14 +47,14 @@ impl Block for ResnetBlock {
     fn forward(&self, inputs: &[Tensor], Pass { adapters, .. }: Pass<'_>) -> TensorResult<Tensor> {
         let (x, time) = (&inputs[0], &inputs[1]);
         let time = self.time_emb_proj.forward(time, adapters)?;
-        let lead = Around::after(Prelude::GroupNormSilu(&self.norm1));
-        let hidden = self.conv1.forward_around(x, Some(&time), lead, adapters)?;
+        let fusion = Fusion::after(Prologue::GroupNormSilu(&self.norm1));
+        let hidden = self.conv1.forward_fused(x, Some(&time), fusion, adapters)?;
         let residual = match &self.conv_shortcut {
             Some(conv) => conv.forward(x, adapters)?,
             None => x.clone(),
         };
-        let lead = Around::after(Prelude::GroupNormSilu(&self.norm2));
-        self.conv2.forward_around(&hidden, None, lead.onto(&residual), adapters)
+        let fusion = Fusion::after(Prologue::GroupNormSilu(&self.norm2));
+        self.conv2.forward_fused(&hidden, None, fusion.onto(&residual), adapters)
     }
 }
 

@@ -22,14 +22,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::{AdapterSet, ModuleInfo};
-use catelier_numerics::ops::{Around, FrozenGroupNorm, Prelude};
+use catelier_numerics::ops::{FrozenGroupNorm, Fusion, Prologue};
 
 use self::cross_attention::PromptInput;
 use self::levels::{BlockInputs, DownLevel, MiddleLevel, UpLevel};
 use self::prefix::PrefixOutput;
 use self::time::{AddedEmbedding, TimeEmbedding};
 use super::checkpoint::{Pass, Recompute};
-use super::slots::{Conv2dSlot, LayerBuilder};
+use super::slots::{Conv2dSlot, FrozenLayers, LayerBuilder};
 use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -39,6 +39,7 @@ use crate::files::ModelFiles;
 pub struct UNet {
     config: UNetConfig,
     modules: Vec<ModuleInfo>,
+    frozen_layers: FrozenLayers,
     dtype: DType,
     recompute: Arc<Recompute>,
     time_embedding: TimeEmbedding,
@@ -87,6 +88,7 @@ impl UNet {
             norm_out: builder.group_norm(&layout.norm_out, config.norm_groups, config.norm_eps)?,
             conv_out: builder.conv2d(&layout.conv_out)?,
             modules: layout.modules(),
+            frozen_layers: builder.frozen_layers(),
             dtype: builder.weights().activation_dtype(),
             recompute: Arc::default(),
             config,
@@ -106,6 +108,14 @@ impl UNet {
     /// Every linear layer and convolution an adapter can reach, in the order the data meets them.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
+        self.frozen_layers.row_norms(path)
     }
 
     /// The type of its activations and of what it predicts: that of its weights, but f32 on the CPU.
@@ -186,7 +196,7 @@ impl UNet {
 
     /// Whether `adapters` change no cross-attention projection, so that the base's keys and values are theirs too.
     pub fn leaves_cross_attention_unadapted(&self, adapters: &AdapterSet) -> bool {
-        !self.cross_attention_projections().any(|projection| adapters.reaches(&projection.path))
+        !self.cross_attention_projections().any(|projection| adapters.adapts(&projection.path))
     }
 
     fn run(
@@ -229,7 +239,7 @@ impl UNet {
             x = level.forward(&x, &mut skips, inputs)?;
             observe(&format!("up_blocks.{index}"), &x);
         }
-        self.conv_out.forward_around(&x, None, Around::after(Prelude::GroupNormSilu(&self.norm_out)), adapters)
+        self.conv_out.forward_fused(&x, None, Fusion::after(Prologue::GroupNormSilu(&self.norm_out)), adapters)
     }
 
     fn check_latents(&self, latents: &Tensor, timesteps: &Tensor) -> Result<()> {

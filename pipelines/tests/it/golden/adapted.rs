@@ -1,13 +1,17 @@
-//! Adapters as the fixtures store them, under PEFT's names: `<module>.lora_A.weight` and `.lora_B.weight`.
+//! Adapters as the fixtures store them, under PEFT's names: `<module>.lora_A.weight`, `.lora_B.weight` and, of a DoRA,
+//! `.lora_magnitude_vector`, with or without `.weight`.
 
 use candle_core::{Device, Tensor};
-use catelier_adapters::{Adapter, LoraFactors};
+use catelier_adapters::{Adapter, DoraFactors, LoraFactors};
 use catelier_numerics::params::Parameters;
 use catelier_testkit::close::{assert_close, largest_difference};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::Tolerance;
 
 use super::{largest_value, show};
+
+/// PEFT's name of magnitudes.
+const MAGNITUDE: &str = "lora_magnitude_vector";
 
 /// The UNet's adapter stored below `prefix`.
 pub(super) fn adapter(golden: &Fixture, prefix: &str, alpha: f64) -> Adapter {
@@ -20,7 +24,11 @@ pub(super) fn adapter_of(component: &str, golden: &Fixture, prefix: &str, alpha:
     for (name, down) in golden.under(prefix) {
         let Some(module) = name.strip_suffix(".lora_A.weight") else { continue };
         let up = golden.tensor(&format!("{prefix}{module}.lora_B.weight"));
-        adapter.insert(format!("{component}.{module}"), LoraFactors { down, up, alpha });
+        let (path, factors) = (format!("{component}.{module}"), LoraFactors { down, up, alpha });
+        match golden.under(&format!("{prefix}{module}.{MAGNITUDE}")).pop() {
+            Some((_, magnitude)) => adapter.insert(path, DoraFactors::new(factors, magnitude).unwrap()),
+            None => adapter.insert(path, factors),
+        };
     }
     assert!(!adapter.is_empty(), "no adapter below {prefix}");
     adapter
@@ -73,6 +81,10 @@ pub(super) fn pairs<'a>(
     assert_eq!(found.len(), expected.len(), "tensors below {prefix}");
     let pair = |(name, expected): (String, Tensor)| {
         let name = name.replace(".lora_A.weight", ".down").replace(".lora_B.weight", ".up");
+        let name = match name.split_once(MAGNITUDE) {
+            Some((module, _)) => format!("{module}magnitude"),
+            None => name,
+        };
         let path = format!("{component}.{name}");
         let (_, found) = found.iter().find(|(name, _)| *name == path).unwrap_or_else(|| panic!("nothing for {path}"));
         Pair { path, found, expected }

@@ -59,6 +59,11 @@ fn adapters_of_all_layers_and_convolutions_agree() {
 }
 
 #[test]
+fn both_namings_of_a_dora_agree() {
+    assert_unet_output("tiny-sd1", "sd1", &["adapter_kohya_dora", "adapter_diffusers_dora"], "expect.dora");
+}
+
+#[test]
 fn both_namings_for_sdxl_agree() {
     assert_unet_output("tiny-sdxl", "sdxl", &["adapter_kohya_sdxl", "adapter_diffusers_sdxl"], "expect.sdxl");
 }

@@ -6,6 +6,7 @@ mod adapted;
 mod adapter_files;
 mod bf16;
 mod cat_training;
+mod dora;
 mod generation;
 mod lora;
 mod losses;
