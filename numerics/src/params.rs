@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
 
 use crate::error::During;
 use crate::finite::is_finite;
@@ -79,17 +79,28 @@ impl FromIterator<(String, Var)> for Parameters {
 }
 
 /// The sum of squares of each tensor, in the order of the names; f64, added up in row-major order.
-///
-/// All sums come to the host in one copy: on a GPU every copy waits until the work queued before it is done.
 fn squared_norms(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64>> {
+    let mut norms = Vec::with_capacity(tensors.len());
+    norms.extend(tensors.values().map_while(squared_norm_in_place));
+    if norms.len() == tensors.len() { Ok(norms) } else { squared_norms_on_device(tensors) }
+}
+
+/// The sum of squares of an f32 tensor on the CPU whose values are contiguous, without a copy.
+fn squared_norm_in_place(tensor: &Tensor) -> Option<f64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else { return None };
+    let (start, end) = layout.contiguous_offsets()?;
+    Some(values[start..end].iter().map(|value| f64::from(*value) * f64::from(*value)).sum())
+}
+
+/// The same sums by tensor operations. All of them come to the host in one copy: on a GPU every copy waits until the
+/// work queued before it is done.
+fn squared_norms_on_device(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64>> {
     let squared_norm = |(name, tensor): (&String, &Tensor)| {
         let sum = tensor.to_dtype(DType::F64).and_then(|values| values.sqr()?.sum_all());
         sum.during(format!("measuring the gradient of `{name}`"))
     };
     let sums = tensors.iter().map(squared_norm).collect::<Result<Vec<_>>>()?;
-    if sums.is_empty() {
-        return Ok(Vec::new());
-    }
     Tensor::stack(&sums, 0).and_then(|sums| sums.to_vec1()).during("reading the norms of the gradients")
 }
 
@@ -262,6 +273,8 @@ mod tests {
             let expected = rows.iter().map(|value| value * value).sum::<f64>().sqrt();
             let gradients = Gradients::new([("a".to_string(), tensor)].into());
             assert_eq!(gradients.global_norm().unwrap().to_bits(), expected.to_bits());
+            let on_device = squared_norms_on_device(&gradients.0).unwrap();
+            assert_eq!(on_device[0].sqrt().to_bits(), expected.to_bits());
         }
     }
 
@@ -269,7 +282,7 @@ mod tests {
     fn huge_finite_gradients_are_finite() {
         // The square of the first overflows in f32, that of the second in f64.
         let huge = [Tensor::new(&[3e38f32], &Device::Cpu), Tensor::new(&[1e200f64], &Device::Cpu)];
-        for slope in huge.map(|slope| slope.unwrap()) {
+        for slope in huge.map(|tensor| tensor.unwrap()) {
             let variable = Var::zeros(1, slope.dtype(), &Device::Cpu).unwrap();
             let loss = (variable.as_tensor() * &slope).unwrap().sum_all().unwrap();
             let parameters: Parameters = [("a".to_string(), variable)].into_iter().collect();

@@ -185,7 +185,7 @@ fn only_updates_of_about_one_direction_and_size_are_nearly_the_same() {
 type Updates = BTreeMap<String, Tensor>;
 
 fn updates(studio: &Studio, run: &str) -> Updates {
-    let file = TensorFile::open(&studio.path(run).join("adapter.safetensors")).unwrap();
+    let file = TensorFile::open(studio.path(run).join("adapter.safetensors")).unwrap();
     let tensor = |module: &str, end: &str| file.tensor(&format!("{module}.{end}"), &Device::Cpu).unwrap();
     let update = |module: &str| {
         let (down, up) = (tensor(module, "lora_down.weight"), tensor(module, "lora_up.weight"));

@@ -113,10 +113,13 @@ fn worst_class(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     let class = if worst.drop > of_baseline.drop { &worst.name } else { &of_baseline.name };
     let kept = |run: &Run<'_>| {
         let group = run.scores.classes.iter().find(|group| group.name == *class);
-        group.map(|group| format!("{} kept with {}", shown(group.kept.mean), run.name))
+        group.map(|group| shown(group.kept.mean))
     };
-    let (first, second) = (kept(baseline)?, kept(run)?);
-    Some(format!("The class that lost most without the trigger is \u{201c}{class}\u{201d}: {first}, {second}."))
+    let (r, b) = (kept(run)?, kept(baseline)?);
+    Some(format!(
+        "The class that lost most without the trigger is \u{201c}{class}\u{201d}: {b} kept with {}, {r} with {}.",
+        baseline.name, run.name
+    ))
 }
 
 /// Said only where images clearly became more alike.

@@ -23,7 +23,6 @@ use crate::error::{Error, Result};
 /// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or an alpha that is not
 /// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold; [`Error::UnsupportedKind`]
 /// for adapters that are no LoRA.
-
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
     check(contributions, RankPolicy::Mixed)?;

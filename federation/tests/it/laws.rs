@@ -209,7 +209,8 @@ fn with_sizes(adapter: &Adapter, down: i32, up: i32) -> Adapter {
     let scaled = |tensor: &candle_core::Tensor, power: i32| (tensor * 10f64.powi(power)).unwrap();
     adapter
         .iter()
-        .map(|(module, factors)| {
+        .map(|(module, update)| {
+            let factors = update.low_rank();
             let (down, up) = (scaled(&factors.down, down), scaled(&factors.up, up));
             (module.to_owned(), LoraFactors::new(down, up, factors.alpha).unwrap())
         })

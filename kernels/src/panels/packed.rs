@@ -76,7 +76,7 @@ impl<E: Element> Packed<E> {
     }
 
     /// Squared norm of the weights of each output, `[out]`.
-    pub(crate) fn squared_norms(&self) -> Vec<f64> {
+    pub fn squared_norms(&self) -> Vec<f64> {
         let squared_norm = |output| self.row(output).map(|weight| f64::from(weight).powi(2)).sum();
         (0..self.out_channels).into_par_iter().map(squared_norm).collect()
     }

@@ -77,9 +77,7 @@ impl Frozen {
         match self {
             Self::F32(weight) => Tensor::new(weight.squared_norms(), &Device::Cpu),
             Self::Bf16(weight) => Tensor::new(weight.squared_norms(), &Device::Cpu),
-            Self::Plain(weight) | Self::Elsewhere(weight) => {
-                weight.flatten_from(1)?.to_dtype(DType::F64)?.sqr()?.sum(1)
-            }
+            Self::Plain(weight) | Self::Device(weight) => weight.flatten_from(1)?.to_dtype(DType::F64)?.sqr()?.sum(1),
         }
     }
 
