@@ -22,8 +22,8 @@ OPTIONS = {
     "CAT": (),
     "--cat-every 2": ("--cat-every", "2"),
     "--cat-every 4": ("--cat-every", "4"),
-    "--cat-bank 2": ("--cat-bank", "2"),
-    "--cat-bank 8": ("--cat-bank", "8"),
+    "--cat-cached-draws 2": ("--cat-cached-draws", "2"),
+    "--cat-cached-draws 8": ("--cat-cached-draws", "8"),
 }
 SCORES = ("kps_no_token", "kps_joint", "identity", "prompt_similarity")
 
@@ -88,7 +88,7 @@ are not exact, and off unless asked for:
 
 - `--cat-every N` has the CAT term in one of N batches, N times as heavy: the expected gradient is the same, its variance
   is not.
-- `--cat-bank N` draws noise and timestep of a picture from N fixed draws, and keeps the base's predictions of them: the
+- `--cat-cached-draws N` draws noise and timestep of a picture from N fixed draws, and keeps the base's predictions of them: the
   base's pass is made once for each draw instead of in every step.
 
 The artist is `{artist}` (ten drawn pictures) on the embedded base with its defaults; mean ± standard deviation over the

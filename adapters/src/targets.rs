@@ -9,8 +9,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, MissedPattern, Result};
 use crate::module::{ModuleInfo, ModuleKind};
 
-/// The projections of every attention, which LoRA adapts by default.
-const ATTENTION: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
+/// The projections of every attention, which LoRA adapts by default: the UNet's, then the text encoders' (diffusers'
+/// training scripts choose the same).
+const ATTENTION: [&str; 8] = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+];
 
 /// Names of the presets, as they are typed.
 const PRESETS: [&str; 4] = ["attention", "linears", "convolutions", "everything"];
@@ -30,7 +40,8 @@ const PRESETS: [&str; 4] = ["attention", "linears", "convolutions", "everything"
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Targets {
-    /// `to_q`, `to_k`, `to_v` and `to_out.0` of every attention: the default.
+    /// `to_q`, `to_k`, `to_v` and `to_out.0` of every attention, and in text encoders `q_proj`, `k_proj`, `v_proj` and
+    /// `out_proj`: the default.
     #[default]
     Attention,
     /// Every linear layer.
@@ -44,7 +55,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// `to_q`, `to_k`, `to_v` and `to_out.0` of every attention.
+    /// Every projection of every attention; see [`Targets::Attention`].
     pub fn attention() -> Self {
         Self::Attention
     }
@@ -261,6 +272,16 @@ mod tests {
         assert_eq!(selected("convolutions"), ["unet.conv_in"]);
         assert_eq!(selected("linears").len(), 4);
         assert_eq!(selected("everything").len(), 5);
+    }
+
+    #[test]
+    fn attention_is_the_projections_of_text_encoders_too() {
+        let kind = ModuleKind::Linear { in_features: 4, out_features: 4 };
+        let layer = |name: &str| ModuleInfo { path: format!("text_encoder.text_model.encoder.layers.0.{name}"), kind };
+        let names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1"];
+        let modules = names.map(layer);
+        let chosen = Targets::attention().select(&modules).unwrap();
+        assert!(chosen.into_iter().eq(&modules[..4]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::files::ModelFiles;
 use catelier_pipelines::model::{Recompute, UNet};
 use catelier_pipelines::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
-use catelier_pipelines::train::{Batch, CatTarget, Objective, TrainError};
+use catelier_pipelines::train::{Batch, Captions, CatTarget, Objective, TrainError};
 
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, condition};
@@ -37,9 +37,9 @@ pub struct TrainingStep {
     adapter: Adapter,
     parameters: Parameters,
     optimizer: AdamW,
-    batch: Batch,
-    /// Conditions of the CAT term; `None` without it.
-    without_trigger: Option<CatTarget>,
+    batch: Batch<'static>,
+    /// Captions of the CAT term; `None` without it.
+    without_trigger: Option<CatTarget<'static>>,
 }
 
 impl TrainingStep {
@@ -65,8 +65,7 @@ impl TrainingStep {
             latents: sizes.latents(unet.config(), device)?,
             noise: sizes.noise(unet.config(), device)?,
             timesteps: sizes.timesteps(schedule.alphas_cumprod().len()),
-            condition: condition(files, &unet, sizes, 0, device)?,
-            keys: None,
+            captions: Captions { condition: condition(files, &unet, sizes, 0, device)?, keys: None, prompts: None },
             names: (1..=sizes.batch).map(|sample| format!("sample {sample}")).collect(),
         };
         let without_trigger = match loss {
@@ -74,7 +73,8 @@ impl TrainingStep {
             StepLoss::Cat => {
                 let condition = condition(files, &unet, sizes, 1, device)?;
                 let keys = Some(unet.cross_attention_kv(&condition.context, &AdapterSet::base())?);
-                Some(CatTarget { condition, keys, noise_pred_base: None })
+                let captions = Captions { condition, keys, prompts: None };
+                Some(CatTarget { captions, noise_pred_base: None })
             }
         };
         let optimizer = AdamW::new(AdamWConfig::default());
@@ -103,7 +103,7 @@ impl TrainingStep {
     }
 
     fn sizes(&self, weights: DType) -> StepSizes {
-        let (latents, context) = (self.batch.latents.dims(), self.batch.condition.context.dims());
+        let (latents, context) = (self.batch.latents.dims(), self.batch.captions.condition.context.dims());
         StepSizes {
             latent: (latents[2], latents[3]),
             batch: latents[0],

@@ -74,10 +74,24 @@ impl AdamW {
     /// [`Error::Mismatch`] if a gradient is missing or has another shape, or if the restored state belongs to other
     /// parameters; no parameter has changed then.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.step_at(parameters, gradients, |_| learning_rate)
+    }
+
+    /// [`step`](Self::step) with a learning rate for each parameter name: the parameter groups of `torch.optim`.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    pub fn step_at(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        learning_rate_of: impl Fn(&str) -> f64,
+    ) -> Result<()> {
         self.check(parameters, gradients)?;
         self.steps += 1;
         for (name, variable) in parameters.iter() {
             let gradient = gradients.get(name).expect("presence was checked above");
+            let learning_rate = learning_rate_of(name);
             self.update(name, variable, gradient, learning_rate).during(format!("updating parameter `{name}`"))?;
         }
         Ok(())
@@ -200,6 +214,22 @@ mod tests {
             let denominator = f64::sqrt(v[i]) / f64::sqrt(1.0 - 0.99 * 0.99) + 0.001;
             let expected = after_one[i] * 0.998 - 0.02 / (1.0 - 0.81) * m[i] / denominator;
             assert!((found - expected).abs() < 1e-15, "expected {expected}, found {found}");
+        }
+    }
+
+    #[test]
+    fn each_parameter_moves_at_its_own_learning_rate() {
+        let variable = || Var::from_tensor(&Tensor::new(&[1.0f64], &Device::Cpu).unwrap()).unwrap();
+        let pair: Parameters =
+            [("fast".to_string(), variable()), ("slow".to_string(), variable())].into_iter().collect();
+        let gradient = || Tensor::new(&[0.5f64], &Device::Cpu).unwrap();
+        let both = Gradients::new([("fast".to_string(), gradient()), ("slow".to_string(), gradient())].into());
+        let rate = |name: &str| if name == "fast" { 0.02 } else { 0.01 };
+        AdamW::new(CONFIG).step_at(&pair, &both, rate).unwrap();
+        for (name, rate) in [("fast", 0.02), ("slow", 0.01)] {
+            let alone = parameters(&[1.0]);
+            AdamW::new(CONFIG).step(&alone, &gradients(&[0.5]), rate).unwrap();
+            assert_eq!(pair.get(name).unwrap().to_vec1::<f64>().unwrap(), values(&alone), "{name}");
         }
     }
 

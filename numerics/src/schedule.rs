@@ -2,10 +2,13 @@
 
 use std::f64::consts::PI;
 
-/// The shape of the curve after warm-up.
-#[derive(Debug, Clone, Copy, PartialEq)]
+use serde::{Deserialize, Serialize};
+
+/// The shape of the learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Kind {
+pub enum Curve {
     /// Stays at the base rate.
     Constant,
     /// Falls in a straight line to 0 at the last step.
@@ -32,7 +35,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LearningRate {
     /// The curve after warm-up.
-    pub kind: Kind,
+    pub curve: Curve,
     /// The rate at the end of warm-up.
     pub base: f64,
     /// Steps from 0 to the base rate; 0 for none.
@@ -49,17 +52,17 @@ impl LearningRate {
         }
         let span = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
         let progress = (step - self.warmup_steps) as f64 / span;
-        match self.kind {
-            Kind::Constant => self.base,
-            Kind::Linear => self.base * self.remaining(step, span),
-            Kind::Cosine => self.base * (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
-            Kind::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
-            Kind::CosineWithRestarts { cycles } => {
+        match self.curve {
+            Curve::Constant => self.base,
+            Curve::Linear => self.base * self.remaining(step, span),
+            Curve::Cosine => self.base * (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
+            Curve::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
+            Curve::CosineWithRestarts { cycles } => {
                 let within = (f64::from(cycles) * progress).fract();
                 self.base * (0.5 * (1.0 + (PI * within).cos())).max(0.0)
             }
-            Kind::Polynomial { end, .. } if step > self.total_steps => end,
-            Kind::Polynomial { power, end } => (self.base - end) * (1.0 - progress).powf(power) + end,
+            Curve::Polynomial { end, .. } if step > self.total_steps => end,
+            Curve::Polynomial { power, end } => (self.base - end) * (1.0 - progress).powf(power) + end,
         }
     }
 
@@ -72,35 +75,35 @@ impl LearningRate {
 mod tests {
     use super::*;
 
-    fn rate(kind: Kind, warmup_steps: usize, total_steps: usize) -> LearningRate {
-        LearningRate { kind, base: 2.0, warmup_steps, total_steps }
+    fn rate(curve: Curve, warmup_steps: usize, total_steps: usize) -> LearningRate {
+        LearningRate { curve, base: 2.0, warmup_steps, total_steps }
     }
 
     #[test]
     fn warm_up_climbs_in_a_straight_line_to_the_base_rate() {
-        for kind in [Kind::Constant, Kind::Linear, Kind::Cosine] {
-            let rates: Vec<_> = (0..5).map(|step| rate(kind, 4, 100).at(step)).collect();
+        for curve in [Curve::Constant, Curve::Linear, Curve::Cosine] {
+            let rates: Vec<_> = (0..5).map(|step| rate(curve, 4, 100).at(step)).collect();
             assert_eq!(rates, [0.0, 0.5, 1.0, 1.5, 2.0]);
         }
     }
 
     #[test]
     fn curves_end_at_zero_and_stay_there() {
-        for kind in [Kind::Linear, Kind::CosineWithRestarts { cycles: 3 }] {
-            assert_eq!(rate(kind, 2, 10).at(10), 0.0);
-            assert_eq!(rate(kind, 2, 10).at(11), 0.0);
+        for curve in [Curve::Linear, Curve::CosineWithRestarts { cycles: 3 }] {
+            assert_eq!(rate(curve, 2, 10).at(10), 0.0);
+            assert_eq!(rate(curve, 2, 10).at(11), 0.0);
         }
-        assert!(rate(Kind::Cosine, 2, 10).at(10).abs() < 1e-15);
+        assert!(rate(Curve::Cosine, 2, 10).at(10).abs() < 1e-15);
     }
 
     #[test]
     fn a_run_shorter_than_its_warm_up_only_climbs() {
-        let polynomial = Kind::Polynomial { power: 2.0, end: 0.1 };
+        let polynomial = Curve::Polynomial { power: 2.0, end: 0.1 };
         // The rate where the warm-up of 20 steps would end, if a run of 5 steps came so far.
-        for (kind, after) in [(Kind::Constant, 2.0), (Kind::Linear, 0.0), (Kind::Cosine, 2.0), (polynomial, 0.1)] {
-            let rates: Vec<_> = (0..5).map(|step| rate(kind, 20, 5).at(step)).collect();
-            assert_eq!(rates, [0.0, 0.1, 0.2, 2.0 * 0.15, 0.4], "{kind:?}");
-            assert_eq!(rate(kind, 20, 5).at(20), after, "{kind:?}");
+        for (curve, after) in [(Curve::Constant, 2.0), (Curve::Linear, 0.0), (Curve::Cosine, 2.0), (polynomial, 0.1)] {
+            let rates: Vec<_> = (0..5).map(|step| rate(curve, 20, 5).at(step)).collect();
+            assert_eq!(rates, [0.0, 0.1, 0.2, 2.0 * 0.15, 0.4], "{curve:?}");
+            assert_eq!(rate(curve, 20, 5).at(20), after, "{curve:?}");
         }
     }
 }

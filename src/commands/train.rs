@@ -11,8 +11,8 @@ use crate::terminal;
 pub(super) fn run(args: TrainArgs, session: &Session<'_>) -> Outcome<()> {
     let request = TrainRequest { settings: args.settings.asked()?, resume: args.resume, out: args.out };
     let trained = train(&request, session)?;
-    if let Ending::Stopped { step } = trained.ending {
-        terminal::say(&format!("stopped after step {step}; everything is saved"));
+    if let Ending::Stopped { step, reason } = &trained.ending {
+        terminal::say(&format!("stopped after step {step} ({reason}); everything is saved"));
         terminal::say(&format!("go on with: catelier train --resume --out {}", request.out.display()));
     }
     Ok(())

@@ -72,9 +72,10 @@ fn an_amount_of_memory_has_a_unit() {
 }
 
 #[test]
-fn a_run_on_a_bank_of_draws_resumes_to_the_same_bits() {
+fn a_run_on_cached_draws_resumes_to_the_same_bits() {
     let studio = studio();
-    studio.done(&format!("{SHORT} --cat-bank 2 --out whole"));
+    studio.done(&format!("{SHORT} --cat-cached-draws 2 --out whole"));
+    // The flag's former name.
     studio.done(&format!("{SHORT} --cat-bank 2 --out parts").replace("--steps 4", "--steps 2"));
     studio.done("train --resume --steps 4 --out parts");
     assert!(crate::train::tensors(&studio, "whole") == crate::train::tensors(&studio, "parts"));

@@ -147,6 +147,37 @@ fn dreambooth_learns_from_class_pictures_that_the_base_draws() {
     assert!(last["prior"].as_f64().unwrap() > 0.0 && last["cat"].is_null());
 }
 
+#[test]
+fn the_text_encoder_is_trained_saved_and_previewed_with() {
+    let studio = studio();
+    let flags = format!("{SHORT} --train-text-encoder --text-encoder-learning-rate 1e-3");
+    studio.done(&format!("{flags} --preview-every 4 --out whole"));
+    let ran = studio.done("adapter inspect whole/adapter.safetensors --json");
+    let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let names = told["modules"].as_array().unwrap().iter().map(|module| module["name"].as_str().unwrap());
+    let (text, unet): (Vec<&str>, Vec<&str>) = names.partition(|name| name.contains("self_attn"));
+    assert!(!text.is_empty() && !unet.is_empty(), "{text:?} {unet:?}");
+    let metrics = fs::read_to_string(studio.path("whole/metrics.jsonl")).unwrap();
+    assert!(metrics.lines().all(|line| line.contains("\"text_encoder_learning_rate\":0.001")), "{metrics}");
+
+    studio.done(&flags.replace("--steps 4", "--steps 2 --out parts"));
+    studio.done("train --resume --steps 4 --out parts");
+    assert!(tensors(&studio, "whole") == tensors(&studio, "parts"));
+    let ran = studio.done("preview --adapter whole/adapter.safetensors --prompt shs --steps 2 --out previews");
+    assert!(ran.stderr.contains("text_encoder"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_preview_that_fails_on_the_way_says_why() {
+    let studio = studio();
+    // One step of this length overflows the preview; the next step would find its loss not finite.
+    let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --preview-every 1 --out run"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let message = ran.message();
+    assert!(message.contains("\ncause: cannot draw\n") && message.contains("is not finite after step"), "{message}");
+    assert!(message.contains("hint: use a lower guidance or adapter strength"), "{message}");
+}
+
 /// The whole adapter file, header included.
 fn assert_same_adapter(studio: &Studio, left: &str, right: &str) {
     let read = |run: &str| fs::read(studio.path(run).join("adapter.safetensors")).unwrap();

@@ -79,7 +79,7 @@ fn sizes(base: &BaseConfig, settings: &ResolvedTrain, config: &TrainConfig) -> S
 /// as a forward pass.
 fn passes(config: &TrainConfig) -> f64 {
     // With cached draws, the base's pass is made only when a draw is new.
-    let of_cat = if config.cat_bank > 0 { 2.0 } else { 3.0 };
+    let of_cat = if config.cat_cached_draws > 0 { 2.0 } else { 3.0 };
     let cat = if config.uses_cat() { of_cat / config.cat_every as f64 } else { 0.0 };
     let prior = if config.uses_prior() { 2.0 } else { 0.0 };
     (2.0 + cat + prior) * config.accumulation as f64

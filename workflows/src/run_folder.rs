@@ -151,7 +151,7 @@ impl RunFolder {
     pub fn save_adapter(&self, adapter: &Adapter, base: &BaseModel, settings: &ResolvedTrain) -> Result<PathBuf> {
         let path = self.adapter(settings.format);
         file::write(&path, adapter, settings.format, &metadata(base, settings)?).failed("cannot save the adapter")?;
-        output::write_text(&self.file(CARD), &card(base, settings))?;
+        output::write_text(&self.file(CARD), &card(base, adapter, settings))?;
         Ok(path)
     }
 
@@ -195,11 +195,11 @@ fn metadata(base: &BaseModel, settings: &ResolvedTrain) -> Result<Metadata> {
 }
 
 /// The model card that hubs and people read.
-fn card(base: &BaseModel, settings: &ResolvedTrain) -> String {
+fn card(base: &BaseModel, adapter: &Adapter, settings: &ResolvedTrain) -> String {
     let loss = serde_json::to_value(settings.loss).unwrap_or_default();
     format!(
         "---\nbase_model: {base}\nlibrary_name: diffusers\ninstance_prompt: {trigger}\ntags:\n- text-to-image\n- lora\n- \
-         template:sd-lora\n- catelier\n---\n\n# {trigger}\n\nA style adapter ({kind}, rank {rank}) for `{base}`, trained \
+         template:sd-lora\n- catelier\n---\n\n# {trigger}\n\nA style adapter ({kind}, {rank}) for `{base}`, trained \
          for {steps} steps with the `{loss}` loss.\n\n## Trigger\n\nPut `{trigger}` in the prompt to call the style. \
          Without it, images are meant to stay as the base generates them.\n\n## Use\n\n```\ncatelier preview --adapter \
          adapter.safetensors --prompt \"{trigger}, a red house in a field\" --compare --out previews\n```\n\n\
@@ -207,7 +207,7 @@ fn card(base: &BaseModel, settings: &ResolvedTrain) -> String {
         base = base.name,
         trigger = settings.trigger,
         kind = settings.kind,
-        rank = settings.rank,
+        rank = adapter.uniform_rank().map_or_else(|| "several ranks".into(), |rank| format!("rank {rank}")),
         steps = settings.steps,
         loss = loss.as_str().unwrap_or_default(),
     )

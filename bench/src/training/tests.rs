@@ -27,7 +27,7 @@ fn step(model: &str, latent: usize, batch: usize) -> TrainingStep {
 }
 
 impl TrainingStep {
-    fn target(&self) -> &CatTarget {
+    fn target(&self) -> &CatTarget<'static> {
         self.without_trigger.as_ref().unwrap()
     }
 
@@ -39,14 +39,14 @@ impl TrainingStep {
 
     /// Values of both terms and their gradient, with nothing shared between the passes.
     fn by_definition(&self) -> ([Vec<f64>; 2], Gradients) {
-        let Batch { latents, noise, timesteps, condition, .. } = &self.batch;
+        let Batch { latents, noise, timesteps, captions, .. } = &self.batch;
         let noisy = self.schedule.add_noise(latents, noise, timesteps).unwrap();
         let at = Tensor::new(timesteps.as_slice(), &Device::Cpu).unwrap();
         let predict =
             |condition: &Condition, adapters: &AdapterSet| self.unet.predict(&noisy, &at, condition, adapters).unwrap();
-        let (adapted, without) = (AdapterSet::single(&self.adapter, 1.0), &self.target().condition);
+        let (adapted, without) = (AdapterSet::single(&self.adapter, 1.0), &self.target().captions.condition);
         let target = self.schedule.target(latents, noise, timesteps).unwrap();
-        let denoising = loss::denoising(&predict(condition, &adapted), &target).unwrap();
+        let denoising = loss::denoising(&predict(&captions.condition, &adapted), &target).unwrap();
         let base = predict(without, &AdapterSet::base()).detach();
         let cat = loss::cat(&predict(without, &adapted), &base).unwrap();
         let weighted = |values: &Tensor, weight: f64| (values.mean_all().unwrap() * weight).unwrap();
@@ -126,11 +126,11 @@ fn known_keys_of_prompts_change_no_bit_where_the_adapter_leaves_those_layers_alo
             parameter.set(&(parameter.as_tensor() + 0.01).unwrap()).unwrap();
         }
         assert!(step.unet.leaves_cross_attention_unadapted(&AdapterSet::single(&step.adapter, 1.0)));
-        step.without_trigger.as_mut().unwrap().keys = None;
+        step.without_trigger.as_mut().unwrap().captions.keys = None;
         let fresh = step.shared();
         let keys = |context| Some(step.unet.cross_attention_kv(context, &AdapterSet::base()).unwrap());
-        step.batch.keys = keys(&step.batch.condition.context);
-        step.without_trigger.as_mut().unwrap().keys = keys(&step.target().condition.context);
+        step.batch.captions.keys = keys(&step.batch.captions.condition.context);
+        step.without_trigger.as_mut().unwrap().captions.keys = keys(&step.target().captions.condition.context);
         assert_same_bits(&step.shared(), &fresh);
     }
 }
@@ -142,6 +142,7 @@ fn known_keys_of_prompts_are_not_used_where_the_adapter_changes_them() {
     assert!(!step.unet.leaves_cross_attention_unadapted(&adapters));
     let run = |step: &TrainingStep| step.objective(&adapters).denoising(&step.batch, WEIGHT).unwrap();
     let fresh = run(&step);
-    step.batch.keys = Some(step.unet.cross_attention_kv(&step.batch.condition.context, &AdapterSet::base()).unwrap());
+    let keys = step.unet.cross_attention_kv(&step.batch.captions.condition.context, &AdapterSet::base()).unwrap();
+    step.batch.captions.keys = Some(keys);
     assert_eq!(run(&step).0, fresh.0);
 }

@@ -9,8 +9,8 @@ use crate::model::{Condition, TextEncoders};
 
 /// Encoded prompts by their text; one row each.
 ///
-/// Holds what the base's encoders say. Where adapters reach into the encoders, prompts are encoded
-/// anew each time, because an adapter set has no name to remember it by.
+/// Holds the conditions of the base's encoders. Where adapters change the encoders, prompts are encoded
+/// anew each time: an adapter set has no name that a cache could be keyed by.
 #[derive(Debug, Default)]
 pub(super) struct PromptCache {
     rows: BTreeMap<String, Condition>,
@@ -19,7 +19,7 @@ pub(super) struct PromptCache {
 impl PromptCache {
     /// One row for each of `prompts`, encoding those that are new.
     pub(super) fn rows(&mut self, text: &TextEncoders, prompts: &[String], adapters: &AdapterSet) -> Result<Condition> {
-        if adapts_text(adapters) {
+        if text.adapted_by(adapters) {
             let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
             return Ok(text.encode_with(&prompts, 0, adapters)?.detach());
         }
@@ -31,8 +31,4 @@ impl PromptCache {
         let rows: Vec<&Condition> = prompts.iter().map(|prompt| &self.rows[prompt]).collect();
         Condition::cat(&rows)
     }
-}
-
-fn adapts_text(adapters: &AdapterSet) -> bool {
-    !adapters.parameters_under("text_encoder").is_empty() || !adapters.parameters_under("text_encoder_2").is_empty()
 }

@@ -1,15 +1,15 @@
 //! What a training run is asked to do, validated before anything heavy is loaded.
 
-use catelier_adapters::{LoraConfig, Targets, UpdateKind};
+use catelier_adapters::{Component, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::AdamWConfig;
-use catelier_numerics::schedule::{Kind, LearningRate};
+use catelier_numerics::schedule::{Curve, LearningRate};
 use catelier_prompts::CatCondition;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use crate::diffusion::TimestepSampling;
 
-/// Which terms the objective has besides denoising the artist's pictures.
+/// Which terms the objective has besides denoising the training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossKind {
@@ -17,23 +17,11 @@ pub enum LossKind {
     Cat,
     /// Denoising alone.
     Lora,
-    /// DreamBooth: denoise class pictures that the base itself drew.
+    /// DreamBooth: denoise class images that the base generated.
     Dreambooth,
 }
 
-/// Shape of the learning rate after its warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Curve {
-    /// Stays at the peak.
-    Constant,
-    /// Falls in a straight line to 0.
-    Linear,
-    /// Falls along half a cosine to 0.
-    Cosine,
-}
-
-/// How the latents of a picture are taken from the autoencoder's distribution.
+/// How the latents of an image are taken from the autoencoder's distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LatentDraw {
@@ -43,9 +31,9 @@ pub enum LatentDraw {
     Mode,
 }
 
-/// Everything that decides the bits of a training run, apart from the base and the pictures.
+/// Everything that decides the bits of a training run, apart from the base, the images and the start adapter.
 ///
-/// The same `TrainConfig`, base and pictures give the same adapter on CPU, at any thread count.
+/// The same `TrainConfig`, base, images and start give the same adapter on CPU, at any thread count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -57,18 +45,19 @@ pub struct TrainConfig {
     pub cat_condition: CatCondition,
     /// Share of samples, 0..=1, whose CAT condition is the empty caption, because guidance multiplies its drift.
     pub cat_empty_share: f64,
-    /// Only every so many batches have the CAT term, at so many times its weight, so that the expected gradient is the
-    /// same; 1 has it in all.
+    /// One batch in `cat_every` has the CAT term, at `cat_every` times its weight: the expected gradient stays the same.
+    /// 1 takes the term in every batch.
     pub cat_every: usize,
-    /// Draws (noise and timestep) of each picture that training goes through again and again, with the base's predictions
-    /// of them kept; 0 draws anew each time.
-    pub cat_bank: usize,
-    /// Weight of the class pictures of [`LossKind::Dreambooth`].
+    /// Draws of noise and timestep for each image. Training reuses these draws, and the base's predictions of them are
+    /// cached; 0 draws anew each time.
+    #[serde(alias = "cat_bank")]
+    pub cat_cached_draws: usize,
+    /// Weight of the class images of [`LossKind::Dreambooth`].
     pub prior_weight: f64,
     /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
     pub min_snr_gamma: Option<f64>,
-    /// Kind of the adapter's updates. LoRA goes unsaid, so that the states of older versions can be resumed.
-    #[serde(default, skip_serializing_if = "is_lora")]
+    /// Kind of the adapter's updates.
+    #[serde(default)]
     pub kind: UpdateKind,
     /// Rank of every update.
     pub rank: usize,
@@ -78,14 +67,20 @@ pub struct TrainConfig {
     pub dropout: f64,
     /// Which modules are adapted.
     pub targets: Targets,
+    /// Whether the targets are looked for in the text encoders too, which are then trained together with the UNet.
+    #[serde(default)]
+    pub train_text_encoder: bool,
     /// Optimizer steps.
     pub steps: usize,
-    /// Pictures per forward pass.
+    /// Images per forward pass.
     pub batch: usize,
     /// Forward passes per optimizer step.
     pub accumulation: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Peak learning rate of the text encoders' parameters, on the same schedule; `None` for `learning_rate`.
+    #[serde(default)]
+    pub text_encoder_learning_rate: Option<f64>,
     /// Shape of the learning rate over the run.
     pub schedule: Curve,
     /// Steps of linear warm-up.
@@ -104,6 +99,42 @@ pub struct TrainConfig {
     pub seed: u64,
 }
 
+impl Default for TrainConfig {
+    /// A CAT run on real Stable Diffusion as its authors train it (arXiv 2404.07554: rate 1e-4, 900 steps, weight 1), with
+    /// rank 8 in place of 1.
+    fn default() -> Self {
+        Self {
+            loss: LossKind::Cat,
+            cat_weight: 1.0,
+            cat_condition: CatCondition::Caption,
+            cat_empty_share: 0.0,
+            cat_every: 1,
+            cat_cached_draws: 0,
+            prior_weight: 1.0,
+            min_snr_gamma: None,
+            kind: UpdateKind::Lora,
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            targets: Targets::attention(),
+            train_text_encoder: false,
+            steps: 900,
+            batch: 1,
+            accumulation: 1,
+            learning_rate: 1e-4,
+            text_encoder_learning_rate: None,
+            schedule: Curve::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            ema_decay: None,
+            latents: LatentDraw::Sample,
+            timestep_sampling: TimestepSampling::Uniform,
+            seed: 42,
+        }
+    }
+}
+
 impl TrainConfig {
     /// Refuses values that cannot train.
     ///
@@ -116,6 +147,7 @@ impl TrainConfig {
         at_least_one("rank", self.rank)?;
         at_least_one("cat_every", self.cat_every)?;
         positive("learning_rate", self.learning_rate)?;
+        positive("text_encoder_learning_rate", self.text_encoder_learning_rate.unwrap_or(1.0))?;
         positive("alpha", self.alpha)?;
         within("cat_weight", self.cat_weight, 0.0, f64::MAX)?;
         within("prior_weight", self.prior_weight, 0.0, f64::MAX)?;
@@ -125,13 +157,26 @@ impl TrainConfig {
         within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
         within("ema_decay", self.ema_decay.unwrap_or(0.0), 0.0, 0.999_999)?;
         positive("min_snr_gamma", self.min_snr_gamma.unwrap_or(1.0))?;
-        self.validate_bank()
+        self.validate_schedule()?;
+        self.validate_cached_draws()
     }
 
-    /// The base's prediction of a place in the bank must be the same whenever it is drawn.
-    fn validate_bank(&self) -> Result<(), TrainError> {
-        let refuse = |rule| Err(TrainError::setting("cat_bank", self.cat_bank, rule));
-        match self.cat_bank {
+    fn validate_schedule(&self) -> Result<(), TrainError> {
+        match self.schedule {
+            Curve::CosineWithRestarts { cycles } => at_least_one("schedule.cycles", cycles as usize),
+            Curve::Polynomial { power, end } => {
+                positive("schedule.power", power)?;
+                let lowest = self.peak_learning_rate(Component::TextEncoder).min(self.learning_rate);
+                within("schedule.end", end, 0.0, lowest)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A cached prediction of the base serves whenever its draw comes again, so everything that it depends on must too.
+    fn validate_cached_draws(&self) -> Result<(), TrainError> {
+        let refuse = |rule| Err(TrainError::setting("cat_cached_draws", self.cat_cached_draws, rule));
+        match self.cat_cached_draws {
             0 => Ok(()),
             _ if self.cat_empty_share > 0.0 => refuse("must be 0 where `cat_empty_share` is not"),
             _ if self.timestep_sampling != TimestepSampling::Uniform => refuse("needs uniform timesteps"),
@@ -144,12 +189,12 @@ impl TrainConfig {
         self.loss == LossKind::Cat && self.cat_weight > 0.0
     }
 
-    /// Weight of the CAT term in batch `draw`, where it is taken.
+    /// Weight of the CAT term in batch `draw`, or `None` where the batch does not have the term.
     pub(super) fn cat_weight_at(&self, draw: usize) -> Option<f64> {
-        if self.uses_cat() { taken_at(draw, self.cat_every, self.cat_weight) } else { None }
+        if self.uses_cat() { weight_at(draw, self.cat_every, self.cat_weight) } else { None }
     }
 
-    /// Whether a step needs pictures of the class drawn by the base.
+    /// Whether a step needs images of the class, generated by the base.
     pub fn uses_prior(&self) -> bool {
         self.loss == LossKind::Dreambooth && self.prior_weight > 0.0
     }
@@ -164,29 +209,24 @@ impl TrainConfig {
         AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() }
     }
 
-    /// The learning rate as a function of the step.
-    pub fn learning_rate_curve(&self) -> LearningRate {
+    /// The learning rate of a component's parameters as a function of the step.
+    pub fn learning_rate_of(&self, component: Component) -> LearningRate {
         LearningRate {
-            kind: self.schedule.kind(),
-            base: self.learning_rate,
+            curve: self.schedule,
+            base: self.peak_learning_rate(component),
             warmup_steps: self.warmup_steps,
             total_steps: self.steps,
         }
     }
-}
 
-impl Curve {
-    fn kind(self) -> Kind {
-        match self {
-            Self::Constant => Kind::Constant,
-            Self::Linear => Kind::Linear,
-            Self::Cosine => Kind::Cosine,
+    fn peak_learning_rate(&self, component: Component) -> f64 {
+        match component {
+            Component::Unet => self.learning_rate,
+            Component::TextEncoder | Component::TextEncoder2 => {
+                self.text_encoder_learning_rate.unwrap_or(self.learning_rate)
+            }
         }
     }
-}
-
-fn is_lora(kind: &UpdateKind) -> bool {
-    *kind == UpdateKind::Lora
 }
 
 fn at_least_one(setting: &'static str, value: usize) -> Result<(), TrainError> {
@@ -214,9 +254,9 @@ fn within(setting: &'static str, value: f64, low: f64, high: f64) -> Result<(), 
     Ok(())
 }
 
-/// The weight in batch `draw` of a term that is taken in every so many. Its mean over the batches is `weight`: the expected
-/// gradient is that of taking the term in each.
-fn taken_at(draw: usize, every: usize, weight: f64) -> Option<f64> {
+/// The weight in batch `draw` of a term that one batch in `every` has. The mean over the batches is `weight`, so the expected
+/// gradient is the same as with the term in every batch.
+fn weight_at(draw: usize, every: usize, weight: f64) -> Option<f64> {
     draw.is_multiple_of(every).then_some(weight * every as f64)
 }
 
@@ -225,9 +265,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_term_that_is_taken_now_and_then_weighs_as_much_on_average() {
+    fn a_term_of_some_batches_has_the_same_weight_on_average() {
         for every in 1..=6 {
-            let weights: Vec<f64> = (0..60).filter_map(|draw| taken_at(draw, every, 0.5)).collect();
+            let weights: Vec<f64> = (0..60).filter_map(|draw| weight_at(draw, every, 0.5)).collect();
             assert_eq!((weights.len(), weights.iter().sum()), (60 / every, 30.0), "every {every}");
         }
     }

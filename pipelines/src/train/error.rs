@@ -24,7 +24,7 @@ pub enum TrainError {
     LossNotFinite {
         /// The step, counted from 1.
         step: usize,
-        /// Picture, timestep and term of every offender.
+        /// Image, timestep and term of every sample whose loss is not finite.
         samples: Vec<String>,
         /// The last step's loss.
         last_finite: f64,
@@ -60,13 +60,26 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
-    /// DreamBooth needs pictures of the class.
-    #[error("the dreambooth loss needs at least one picture of the class")]
-    NoClassPictures,
-    /// Whoever watches the run could not do its part.
-    #[error("cannot record the run")]
+    /// The adapter to start from does not adapt the modules that the targets select.
+    #[error("the start adapter does not fit the targets `{targets}`: {}", unlike(missing, unselected))]
+    StartMismatch {
+        /// The run's targets.
+        targets: String,
+        /// Modules that the targets select and the adapter does not adapt.
+        missing: Vec<String>,
+        /// Modules that the adapter adapts and the targets do not select.
+        unselected: Vec<String>,
+    },
+    /// The run's settings could not be written down, so no other run can be compared with them.
+    #[error("cannot write down the settings of the run")]
+    Fingerprint(#[source] serde_json::Error),
+    /// DreamBooth needs images of the class.
+    #[error("the dreambooth loss needs at least one image of the class")]
+    NoClassImages,
+    /// The observer of the run failed.
+    #[error("cannot report on the run")]
     Observer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The model or the pictures.
+    /// The model or the images.
     #[error(transparent)]
     Pipeline(#[from] crate::Error),
     /// Parameters, optimizer or files.
@@ -81,7 +94,7 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// A failure of whoever watches the run.
+    /// A failure of the run's observer, kept as the source.
     pub fn observer(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Observer(error.into())
     }
@@ -100,11 +113,30 @@ impl TrainError {
             Self::StateUnreadable { .. } => {
                 Some("start again into another folder; `adapter.safetensors` of the last save is untouched".into())
             }
-            Self::NoClassPictures => Some("name the class, for example `--class \"a dog\"`".into()),
+            Self::NoClassImages => Some("name the class, for example `--class \"a dog\"`".into()),
+            Self::StartMismatch { .. } => Some(
+                "choose targets that select the adapter's modules, and train the text encoders if it adapts them"
+                    .into(),
+            ),
             Self::Pipeline(error) => error.hint(),
             Self::Numerics(error) => error.hint(),
             Self::Adapters(error) => error.hint(),
             _ => None,
         }
     }
+}
+
+/// The modules on either side of a mismatch, the first few of them by name.
+fn unlike(missing: &[String], unselected: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let list = |what: &str, paths: &[String]| {
+        let shown: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
+        let more = paths.len().saturating_sub(SHOWN);
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{what} {}{rest}", shown.join(", "))
+    };
+    let sides = [("it lacks", missing), ("it also adapts", unselected)];
+    let told: Vec<String> =
+        sides.iter().filter(|(_, paths)| !paths.is_empty()).map(|(what, paths)| list(what, paths)).collect();
+    told.join("; ")
 }

@@ -1,38 +1,45 @@
 //! The training loop: an adapter on a frozen base, held to it by the CAT term.
 //!
-//! One step reads: next pictures; noise and timesteps as functions of (seed, step, sample); the denoising term with the
+//! One step reads: next images; noise and timesteps as functions of (seed, step, sample); the denoising term with the
 //! trigger; the CAT term without it on the same noisy latents; backward; every trained parameter must have a finite
-//! gradient; clip; AdamW; average; report.
+//! gradient; clip; AdamW; average; report. Where the text encoders are trained, the step encodes the captions of its
+//! adapted predictions itself.
 
+mod captions;
 mod config;
+mod dataset;
 mod drift;
 mod error;
-mod lessons;
+mod fingerprint;
+mod modules;
 mod observer;
+mod optimizer;
 mod state;
 mod step;
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use catelier_adapters::{Adapter, AdapterDropout, AdapterSet};
-use catelier_numerics::ema::Ema;
+use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, Component};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_numerics::optim::AdamW;
 use catelier_numerics::params::{Gradients, Parameters};
+pub use catelier_numerics::schedule::Curve;
 
-pub use config::{Curve, LatentDraw, LossKind, TrainConfig};
+pub use captions::{Captions, EncodedCaption, Prompts};
+pub use config::{LatentDraw, LossKind, TrainConfig};
+pub use dataset::{EncodedDataset, EncodedSample};
+pub use drift::HeldOutPrompts;
 pub use error::TrainError;
-pub use lessons::{Caption, Lesson, Lessons};
-pub use observer::{StepReport, TrainObserver};
+pub use observer::{Control, StepReport, TrainObserver};
+pub use optimizer::Optimizer;
 pub use state::StateFolder;
 pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
 
 use crate::base::BaseModel;
-use crate::model::Condition;
+use crate::model::TextEncoders;
+use dataset::BatchSampler;
 use drift::DriftProbe;
-use lessons::Orders;
-use state::RunState;
+use fingerprint::RunFingerprint;
 use step::{Terms, mean};
 
 /// Where the draws of one batch come from.
@@ -42,7 +49,7 @@ struct Streams {
     timestep: Stream,
 }
 
-const ARTIST: Streams =
+const TRAINING: Streams =
     Streams { latent: Stream("train/latent"), noise: Stream("train/noise"), timestep: Stream("train/timestep") };
 const CLASS: Streams = Streams {
     latent: Stream("train/class-latent"),
@@ -50,49 +57,50 @@ const CLASS: Streams = Streams {
     timestep: Stream("train/class-timestep"),
 };
 const EMPTY: Stream = Stream("train/empty-caption");
-const BANK: Stream = Stream("train/bank");
+const CACHED_DRAW: Stream = Stream("train/bank");
 
-/// Which draw of the streams a sample gets.
+/// Which draw of the streams a sample gets: the same index gives the same noise and timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct DrawIndex {
     draw: u64,
     sample: u64,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// All steps are done.
     Finished,
-    /// Somebody asked to stop; the state after this many steps is saved.
+    /// The observer asked to stop; the state after this step is saved.
     Stopped {
         /// Optimizer steps done.
         step: usize,
+        /// The observer's reason.
+        reason: String,
     },
 }
 
 /// What one forward pass of the run contributes.
-struct Part {
-    batch: Batch,
+struct Part<'a> {
+    batch: Batch<'a>,
     terms: Terms,
     gradients: Gradients,
-    base_predictions: Vec<(Place, Tensor)>,
+    base_predictions: Vec<(DrawIndex, Tensor)>,
 }
 
-/// A training run: one base, one adapter, one set of lessons.
+/// A training run: one base, one adapter, one dataset.
 pub struct Trainer<'a> {
     base: &'a BaseModel,
     config: TrainConfig,
-    lessons: &'a Lessons,
-    orders: Orders,
+    dataset: &'a EncodedDataset,
+    sampler: BatchSampler,
     adapter: Adapter,
-    parameters: Parameters,
-    optimizer: AdamW,
-    average: Option<Ema>,
+    optimizer: Optimizer,
     states: StateFolder,
+    fingerprint: RunFingerprint,
     probe: Option<DriftProbe>,
-    /// The base's predictions for places of the bank that have been drawn.
-    bank: BTreeMap<Place, Tensor>,
+    /// The base's predictions of the cached draws that have been seen.
+    cached: BTreeMap<DrawIndex, Tensor>,
     noise: Noise,
     step: usize,
     last_loss: f64,
@@ -106,64 +114,73 @@ impl<'a> Trainer<'a> {
     pub fn new(
         base: &'a BaseModel,
         config: TrainConfig,
-        lessons: &'a Lessons,
+        dataset: &'a EncodedDataset,
         states: StateFolder,
     ) -> Result<Self, TrainError> {
         config.validate()?;
+        let modules = modules::trained_modules(base, &config)?;
         let row_norms = |path: &str| base.row_norms(path);
-        let (sizes, modules) = (config.lora(), base.unet.modules());
-        let (adapter, parameters) =
-            Adapter::init_kind(config.kind, &sizes, modules, row_norms, config.seed, base.device())?;
-        Self::with_adapter(base, config, lessons, states, adapter, parameters)
+        let trainable =
+            Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?;
+        let fingerprint = RunFingerprint::new(base, dataset, None, &config)?;
+        Self::with_adapter(base, config, dataset, states, fingerprint, trainable)
     }
 
-    /// A run at step 0 that goes on from `start`, as a federation's next round does.
+    /// A run at step 0 that goes on from `start`, as a federation's next round does. Its kinds, ranks and alphas are those of
+    /// `start`, whatever `config` says; its modules must be those that the targets select.
     ///
     /// # Errors
-    /// As [`Trainer::new`].
+    /// [`TrainError::StartMismatch`] for other modules, and those of [`Trainer::new`].
     pub fn from_adapter(
         base: &'a BaseModel,
         config: TrainConfig,
-        lessons: &'a Lessons,
+        dataset: &'a EncodedDataset,
         states: StateFolder,
         start: &Adapter,
     ) -> Result<Self, TrainError> {
+        let config = TrainConfig {
+            kind: start.uniform_kind().unwrap_or(config.kind),
+            rank: start.uniform_rank().unwrap_or(config.rank),
+            alpha: start.uniform_alpha().unwrap_or(config.alpha),
+            ..config
+        };
         config.validate()?;
-        let (adapter, parameters) = start.trainable(base.device())?;
-        Self::with_adapter(base, config, lessons, states, adapter, parameters)
+        modules::check_start(base, &config, start)?;
+        let fingerprint = RunFingerprint::new(base, dataset, Some(start), &config)?;
+        Self::with_adapter(base, config, dataset, states, fingerprint, start.trainable(base.device())?)
     }
 
     fn with_adapter(
         base: &'a BaseModel,
         config: TrainConfig,
-        lessons: &'a Lessons,
+        dataset: &'a EncodedDataset,
         states: StateFolder,
-        adapter: Adapter,
-        parameters: Parameters,
+        fingerprint: RunFingerprint,
+        (adapter, parameters): (Adapter, Parameters),
     ) -> Result<Self, TrainError> {
-        let orders = lessons.orders(&config)?;
-        let average = config.ema_decay.map(|decay| Ema::new(&parameters, decay)).transpose()?;
         Ok(Self {
-            optimizer: AdamW::new(config.adamw()),
+            sampler: BatchSampler::new(dataset, &config)?,
+            optimizer: Optimizer::new(parameters, &config)?,
             noise: Noise::new(config.seed),
             base,
             config,
-            lessons,
-            orders,
+            dataset,
             adapter,
-            parameters,
-            average,
             states,
+            fingerprint,
             probe: None,
-            bank: BTreeMap::new(),
+            cached: BTreeMap::new(),
             step: 0,
             last_loss: f64::NAN,
         })
     }
 
-    /// Measures the drift of predictions under `prompts`, `[n, tokens, width]`, whenever the observer wants it.
-    pub fn measure_drift(&mut self, prompts: &Condition) -> Result<(), TrainError> {
-        self.probe = Some(DriftProbe::new(self.base, self.lessons, prompts, self.config.seed)?);
+    /// Measures the drift of predictions under `prompts` whenever the observer wants it.
+    ///
+    /// # Errors
+    /// Anything that the model refuses.
+    pub fn measure_drift(&mut self, prompts: &HeldOutPrompts) -> Result<(), TrainError> {
+        self.probe = Some(DriftProbe::new(self.base, self.dataset, prompts, self.config.seed)?);
         Ok(())
     }
 
@@ -172,8 +189,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`], [`TrainError::StateMismatch`].
     pub fn resume(&mut self) -> Result<usize, TrainError> {
-        let (states, identity) = (self.states.clone(), self.identity());
-        self.step = states.restore(&identity, &mut self.run_state())?;
+        self.step = self.states.restore(&self.fingerprint, &mut self.optimizer)?;
         Ok(self.step)
     }
 
@@ -182,58 +198,65 @@ impl<'a> Trainer<'a> {
         self.step
     }
 
+    /// The settings of the run; kind, rank and alpha are the adapter's.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
     /// The adapter as it would be saved now, without a graph: the average where there is one.
+    ///
+    /// # Errors
+    /// [`TrainError::Adapters`] when the average does not fit the adapter.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
-        match &self.average {
+        match self.optimizer.average() {
             None => Ok(self.adapter.detached()),
-            Some(average) => Ok(self.adapter.with_parameters(average.average())?.detached()),
+            Some(average) => Ok(self.adapter.with_parameters(average)?.detached()),
         }
     }
 
     /// Trains until the last step or until the observer asks to stop, saving the state on the way.
     ///
     /// # Errors
-    /// [`TrainError::LossNotFinite`] after saving the last good state; anything the model, the optimizer or the disk
-    /// refuses.
+    /// [`TrainError::LossNotFinite`] after saving the last good state; anything that the model, the optimizer, the disk or
+    /// the observer refuses.
     pub fn run(&mut self, observer: &mut dyn TrainObserver) -> Result<Ending, TrainError> {
         while self.step < self.config.steps {
             let mut report = self.optimizer_step()?;
             if observer.wants_drift(self.step) {
                 report.drift = self.drift()?;
             }
-            observer.on_step(&report)?;
+            let mut control = observer.on_step(&report)?;
             if observer.wants_adapter(self.step) {
-                observer.on_adapter(self.step, &AdapterSet::single(&self.adapter()?, 1.0))?;
+                control = control.or(observer.on_adapter(self.step, &self.adapter()?)?);
             }
-            let stop = observer.stop_requested();
-            if stop || observer.wants_save(self.step) {
+            if control != Control::Continue {
                 self.save()?;
             }
-            if stop && self.step < self.config.steps {
-                return Ok(Ending::Stopped { step: self.step });
+            match control {
+                Control::Stop(reason) if self.step < self.config.steps => {
+                    return Ok(Ending::Stopped { step: self.step, reason });
+                }
+                _ => {}
             }
         }
         Ok(Ending::Finished)
     }
 
     /// Saves the full state after the current step.
-    pub fn save(&mut self) -> Result<(), TrainError> {
-        let (states, identity, step) = (self.states.clone(), self.identity(), self.step);
-        states.save(step, &identity, &self.run_state())
+    ///
+    /// # Errors
+    /// The folder or the file cannot be written.
+    pub fn save(&self) -> Result<(), TrainError> {
+        self.states.save(self.step, &self.fingerprint, &self.optimizer)
     }
 
     fn optimizer_step(&mut self) -> Result<StepReport, TrainError> {
-        let (terms, mut gradients) = self.gradients()?;
+        let (terms, gradients) = self.gradients()?;
         let loss = terms.total(self.config.cat_weight * self.config.cat_every as f64, self.config.prior_weight);
-        let gradient_norm = match self.config.max_grad_norm {
-            0.0 => gradients.global_norm()?,
-            limit => gradients.clip(limit)?,
-        };
-        let learning_rate = self.config.learning_rate_curve().at(self.step);
-        self.optimizer.step(&self.parameters, &gradients, learning_rate)?;
-        if let Some(average) = &mut self.average {
-            average.update(&self.parameters)?;
-        }
+        let rate_of = |component| self.optimizer.learning_rate(component, self.step);
+        let learning_rate = rate_of(Component::Unet);
+        let text_encoder_learning_rate = self.config.train_text_encoder.then(|| rate_of(Component::TextEncoder));
+        let gradient_norm = self.optimizer.step(self.step, gradients)?;
         self.step += 1;
         self.last_loss = loss;
         Ok(StepReport {
@@ -246,6 +269,7 @@ impl<'a> Trainer<'a> {
             drift: None,
             gradient_norm,
             learning_rate,
+            text_encoder_learning_rate,
         })
     }
 
@@ -273,45 +297,45 @@ impl<'a> Trainer<'a> {
             unet: &self.base.unet,
             schedule: &self.base.schedule,
             adapters: &adapters,
-            parameters: &self.parameters,
+            parameters: self.optimizer.parameters(),
             min_snr_gamma: self.config.min_snr_gamma,
         };
-        let mut parts = vec![self.artist_part(&objective, draw, share)?];
+        let mut parts = vec![self.training_part(&objective, draw, share)?];
         if self.config.uses_prior() {
             parts.push(self.class_part(&objective, draw, share)?);
         }
         for part in parts {
             self.refuse_not_finite(&part.terms, &part.batch)?;
-            self.bank.extend(part.base_predictions);
+            self.cached.extend(part.base_predictions);
             gradients.accumulate(&part.gradients)?;
             terms.extend(part.terms);
         }
         Ok(())
     }
 
-    /// Denoising of the artist's pictures, and the CAT term where this batch has it.
-    fn artist_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part, TrainError> {
-        let picked = self.orders.artist(self.lessons, draw, self.config.batch);
-        let places = self.places(&picked, draw);
-        let lessons: Vec<&Lesson> = picked.iter().map(|(_, lesson)| *lesson).collect();
-        let batch = self.batch(&lessons, &places, &ARTIST)?;
+    /// Denoising of the training images, and the CAT term where this batch has it.
+    fn training_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
+        let picked = self.sampler.samples(self.dataset, draw, self.config.batch);
+        let indices = self.draw_indices(&picked, draw);
+        let samples: Vec<&EncodedSample> = picked.iter().map(|(_, sample)| *sample).collect();
+        let batch = self.batch(&samples, &indices, &TRAINING)?;
         let Some(cat_weight) = self.config.cat_weight_at(draw) else {
             let (denoising, gradients) = objective.denoising(&batch, share)?;
             let terms = Terms { denoising, ..Terms::default() };
             return Ok(Part { batch, terms, gradients, base_predictions: vec![] });
         };
-        let target = self.cat_target(&lessons, &places, draw)?;
+        let target = self.cat_target(&samples, &indices, draw)?;
         let both = objective.denoising_and_cat(&batch, &target, share, share * cat_weight)?;
-        let base_predictions = self.for_the_bank(&places, &both.noise_pred_base)?;
+        let base_predictions = self.predictions_to_cache(&indices, &both.noise_pred_base)?;
         let terms = Terms { denoising: both.denoising, cat: both.cat, prior: vec![] };
         Ok(Part { batch, terms, gradients: both.gradients, base_predictions })
     }
 
-    /// Denoising of class pictures.
-    fn class_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part, TrainError> {
-        let picked = self.orders.class(self.lessons, draw, self.config.batch);
-        let places: Vec<_> = (0..picked.len() as u64).map(|sample| Place { draw: draw as u64, sample }).collect();
-        let batch = self.batch(&picked, &places, &CLASS)?;
+    /// Denoising of class images.
+    fn class_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
+        let picked = self.sampler.class_samples(self.dataset, draw, self.config.batch);
+        let indices: Vec<_> = (0..picked.len() as u64).map(|sample| DrawIndex { draw: draw as u64, sample }).collect();
+        let batch = self.batch(&picked, &indices, &CLASS)?;
         let (prior, gradients) = objective.denoising(&batch, share * self.config.prior_weight)?;
         Ok(Part { batch, terms: Terms { prior, ..Terms::default() }, gradients, base_predictions: vec![] })
     }
@@ -326,77 +350,96 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Where the draws of each picked lesson are found: numbered by batch and sample, or, from a bank, by its entry and
-    /// the lesson.
-    fn places(&self, picked: &[(usize, &Lesson)], draw: usize) -> Vec<Place> {
-        let place = |(sample, (lesson, _)): (u64, &(usize, &Lesson))| match self.config.cat_bank {
-            0 => Place { draw: draw as u64, sample },
-            size => {
-                let uniform = self.noise.uniforms(BANK, draw as u64, sample, 1)[0];
-                Place { draw: ((uniform * size as f64) as u64).min(size as u64 - 1), sample: *lesson as u64 }
-            }
-        };
-        (0..).zip(picked).map(place).collect()
+    /// The text encoders, where the run trains them.
+    fn trained_encoders(&self) -> Option<&'a TextEncoders> {
+        self.config.train_text_encoder.then_some(&self.base.text)
     }
 
-    /// Latents, noise, timesteps and captions of the `picked` lessons, drawn from `streams` at their `places`.
-    fn batch(&self, picked: &[&Lesson], places: &[Place], streams: &Streams) -> Result<Batch, TrainError> {
+    /// Which draw each picked sample gets: numbered by batch and place in the batch; of cached draws, by a draw chosen at
+    /// random and the sample's index in the dataset.
+    fn draw_indices(&self, picked: &[(usize, &EncodedSample)], draw: usize) -> Vec<DrawIndex> {
+        let index = |(place, (sample, _)): (u64, &(usize, &EncodedSample))| match self.config.cat_cached_draws {
+            0 => DrawIndex { draw: draw as u64, sample: place },
+            count => {
+                let uniform = self.noise.uniforms(CACHED_DRAW, draw as u64, place, 1)[0];
+                let draw = ((uniform * count as f64) as u64).min(count as u64 - 1);
+                DrawIndex { draw, sample: *sample as u64 }
+            }
+        };
+        (0..).zip(picked).map(index).collect()
+    }
+
+    /// Latents, noise, timesteps and captions of the `picked` samples, drawn from `streams` at their `indices`.
+    fn batch(
+        &self,
+        picked: &[&EncodedSample],
+        indices: &[DrawIndex],
+        streams: &Streams,
+    ) -> Result<Batch<'a>, TrainError> {
         let (mut latents, mut noise) = (vec![], vec![]);
-        for (place, lesson) in places.iter().zip(picked) {
-            let shape = lesson.moments.mean.shape();
-            let normal = |stream| self.noise.normal(stream, place.draw, place.sample, shape, self.base.device());
+        for (index, sample) in indices.iter().zip(picked) {
+            let shape = sample.moments.mean.shape();
+            let normal = |stream| self.noise.normal(stream, index.draw, index.sample, shape, self.base.device());
             let drawn = match self.config.latents {
-                LatentDraw::Mode => lesson.moments.mode(),
-                LatentDraw::Sample => lesson.moments.sample(&normal(streams.latent)?)?,
+                LatentDraw::Mode => sample.moments.mode(),
+                LatentDraw::Sample => sample.moments.sample(&normal(streams.latent)?)?,
             };
             latents.push(self.base.vae.scale(&drawn)?);
             noise.push(normal(streams.noise)?);
         }
-        let captions: Vec<&Caption> = picked.iter().map(|lesson| &lesson.with_trigger).collect();
-        let (condition, keys) = Caption::cat(&captions)?;
+        let captions: Vec<&EncodedCaption> = picked.iter().map(|sample| &sample.with_trigger).collect();
         Ok(Batch {
             latents: Tensor::cat(&latents, 0)?,
             noise: Tensor::cat(&noise, 0)?,
-            timesteps: self.timesteps(places, streams.timestep),
-            condition,
-            keys,
-            names: picked.iter().map(|lesson| lesson.name.clone()).collect(),
+            timesteps: self.timesteps(indices, streams.timestep),
+            captions: Captions::cat(&captions, self.trained_encoders())?,
+            names: picked.iter().map(|sample| sample.name.clone()).collect(),
         })
     }
 
-    fn timesteps(&self, places: &[Place], stream: Stream) -> Vec<u32> {
+    fn timesteps(&self, indices: &[DrawIndex], stream: Stream) -> Vec<u32> {
         let (schedule, sampling) = (&self.base.schedule, self.config.timestep_sampling);
         let draw = |draw, samples| sampling.draw(schedule, &self.noise, stream, draw, samples);
-        match (self.config.cat_bank, places) {
-            (0, [first, ..]) => draw(first.draw, 0..places.len() as u64),
-            _ => places.iter().flat_map(|place| draw(place.draw, place.sample..place.sample + 1)).collect(),
+        match (self.config.cat_cached_draws, indices) {
+            // Stratified timesteps are drawn for the whole batch at once.
+            (0, [first, ..]) => draw(first.draw, 0..indices.len() as u64),
+            _ => indices.iter().flat_map(|index| draw(index.draw, index.sample..index.sample + 1)).collect(),
         }
     }
 
-    /// What the CAT term holds to the base: each lesson's caption without the trigger, or, for the asked share of
+    /// What the CAT term holds to the base: each sample's caption without the trigger, or, for the asked share of
     /// samples, the empty caption.
-    fn cat_target(&self, picked: &[&'a Lesson], places: &[Place], draw: usize) -> Result<CatTarget, TrainError> {
-        let choose = |(sample, lesson): (usize, &&'a Lesson)| {
-            let uniform = self.noise.uniforms(EMPTY, draw as u64, sample as u64, 1)[0];
-            if uniform < self.config.cat_empty_share { &self.lessons.empty } else { &lesson.without_trigger }
+    fn cat_target(
+        &self,
+        picked: &[&'a EncodedSample],
+        indices: &[DrawIndex],
+        draw: usize,
+    ) -> Result<CatTarget<'a>, TrainError> {
+        let choose = |(place, sample): (usize, &&'a EncodedSample)| {
+            let uniform = self.noise.uniforms(EMPTY, draw as u64, place as u64, 1)[0];
+            if uniform < self.config.cat_empty_share { &self.dataset.empty } else { &sample.without_trigger }
         };
-        let captions: Vec<&Caption> = picked.iter().enumerate().map(choose).collect();
-        let known: Option<Vec<&Tensor>> = places.iter().map(|place| self.bank.get(place)).collect();
-        let (condition, keys) = Caption::cat(&captions)?;
-        let noise_pred_base = known.map(|rows| Tensor::cat(&rows, 0)).transpose()?;
-        Ok(CatTarget { condition, keys, noise_pred_base })
+        let captions: Vec<&EncodedCaption> = picked.iter().enumerate().map(choose).collect();
+        let cached: Option<Vec<&Tensor>> = indices.iter().map(|index| self.cached.get(index)).collect();
+        let captions = Captions::cat(&captions, self.trained_encoders())?;
+        let noise_pred_base = cached.map(|rows| Tensor::cat(&rows, 0)).transpose()?;
+        Ok(CatTarget { captions, noise_pred_base })
     }
 
-    /// The base's predictions that are worth keeping for the next time these places of the bank are drawn.
-    fn for_the_bank(&self, places: &[Place], noise_pred_base: &Tensor) -> Result<Vec<(Place, Tensor)>, TrainError> {
-        if self.config.cat_bank == 0 {
+    /// The base's predictions of cached draws that are seen for the first time.
+    fn predictions_to_cache(
+        &self,
+        indices: &[DrawIndex],
+        noise_pred_base: &Tensor,
+    ) -> Result<Vec<(DrawIndex, Tensor)>, TrainError> {
+        if self.config.cat_cached_draws == 0 {
             return Ok(vec![]);
         }
-        let new = places.iter().enumerate().filter(|(_, place)| !self.bank.contains_key(place));
-        new.map(|(row, place)| Ok((*place, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
+        let new = indices.iter().enumerate().filter(|(_, index)| !self.cached.contains_key(index));
+        new.map(|(row, index)| Ok((*index, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
     }
 
-    fn refuse_not_finite(&mut self, terms: &Terms, batch: &Batch) -> Result<(), TrainError> {
+    fn refuse_not_finite(&self, terms: &Terms, batch: &Batch<'_>) -> Result<(), TrainError> {
         let samples = terms.offenders(batch);
         if samples.is_empty() {
             return Ok(());
@@ -408,16 +451,5 @@ impl<'a> Trainer<'a> {
     fn drift(&self) -> Result<Option<f64>, TrainError> {
         let adapters = AdapterSet::single(&self.adapter()?, 1.0);
         self.probe.as_ref().map(|probe| probe.drift(self.base, &adapters)).transpose()
-    }
-
-    fn run_state(&mut self) -> RunState<'_> {
-        RunState { parameters: &self.parameters, optimizer: &mut self.optimizer, average: self.average.as_mut() }
-    }
-
-    /// What a resumed run must share with the saved one: all but the number of steps.
-    fn identity(&self) -> String {
-        let config = TrainConfig { steps: 0, ..self.config.clone() };
-        let config = serde_json::to_string(&config).unwrap_or_default();
-        format!("{} {} {}", self.base.fingerprint, self.lessons.digest(), config)
     }
 }

@@ -1,35 +1,26 @@
 //! Everything of a run that outlives a step, on disk.
 //!
 //! A state is one safetensors file `step-000120.safetensors`, written beside and then renamed, so that a crash at any
-//! byte leaves the previous one whole. Noise and picture order are functions of (seed, step) and need no saving.
+//! byte leaves the previous one whole. Noise and the order of images are functions of (seed, step) and need no saving.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use catelier_numerics::ema::Ema;
-use catelier_numerics::optim::AdamW;
-use catelier_numerics::params::Parameters;
 use catelier_numerics::tensor_file::{self, TensorFile};
 
-use super::TrainError;
+use super::fingerprint::RunFingerprint;
+use super::{Optimizer, TrainError};
 
 const FORMAT: &str = "catelier-train-state";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// The newest two are kept: the older one serves if the disk damages the newer.
 const KEPT: usize = 2;
 
 /// The saved states of one run.
 #[derive(Debug, Clone)]
 pub struct StateFolder(PathBuf);
-
-/// The parts of a run that change from step to step.
-pub(crate) struct RunState<'a> {
-    pub(crate) parameters: &'a Parameters,
-    pub(crate) optimizer: &'a mut AdamW,
-    pub(crate) average: Option<&'a mut Ema>,
-}
 
 impl StateFolder {
     /// The states in `folder`, which need not exist yet.
@@ -42,31 +33,29 @@ impl StateFolder {
         self.newest_first().map(|files| files.is_empty()).unwrap_or(true)
     }
 
-    /// Saves the state after `step`, then forgets all but the newest states.
-    ///
-    /// `identity` is what a resumed run must share: settings, base and pictures.
-    pub(crate) fn save(&self, step: usize, identity: &str, run: &RunState) -> Result<(), TrainError> {
+    /// Saves the state after `step`, then removes all but the newest states.
+    pub(super) fn save(
+        &self,
+        step: usize,
+        fingerprint: &RunFingerprint,
+        optimizer: &Optimizer,
+    ) -> Result<(), TrainError> {
         fs::create_dir_all(&self.0).map_err(|source| self.folder_error(source))?;
-        let metadata = BTreeMap::from(
-            [
-                ("format", FORMAT.to_string()),
-                ("version", VERSION.to_string()),
-                ("step", step.to_string()),
-                ("identity", identity.to_string()),
-                ("average_updates", run.average.as_ref().map_or(0, |average| average.updates()).to_string()),
-            ]
-            .map(|(key, value)| (key.to_string(), value)),
-        );
-        tensor_file::write(self.path_of(step), &run.tensors(), &metadata)?;
-        self.forget_old()
+        let updates = optimizer.average.as_ref().map_or(0, |average| average.updates());
+        let (step_text, updates) = (step.to_string(), updates.to_string());
+        let own = [("format", FORMAT), ("version", VERSION), ("step", &step_text), ("average_updates", &updates)];
+        let metadata: BTreeMap<String, String> =
+            own.into_iter().chain(fingerprint.parts()).map(|(key, value)| (key.into(), value.into())).collect();
+        tensor_file::write(self.path_of(step), &optimizer.tensors(), &metadata)?;
+        self.remove_old()
     }
 
     /// Restores the newest readable state and returns its step.
     ///
     /// # Errors
     /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`] with every reason, or
-    /// [`TrainError::StateMismatch`] if `identity` differs.
-    pub(crate) fn restore(&self, identity: &str, run: &mut RunState) -> Result<usize, TrainError> {
+    /// [`TrainError::StateMismatch`] if it is the state of a run with another fingerprint.
+    pub(super) fn restore(&self, fingerprint: &RunFingerprint, optimizer: &mut Optimizer) -> Result<usize, TrainError> {
         let files = self.newest_first()?;
         if files.is_empty() {
             return Err(TrainError::NothingToResume { folder: self.0.clone() });
@@ -74,7 +63,7 @@ impl StateFolder {
         let mut reasons = Vec::new();
         for path in files {
             match TensorFile::open(&path) {
-                Ok(file) => return restore_from(&path, &file, identity, run),
+                Ok(file) => return restore_from(&path, &file, fingerprint, optimizer),
                 Err(error) => reasons.push(error.to_string()),
             }
         }
@@ -98,7 +87,7 @@ impl StateFolder {
         Ok(files)
     }
 
-    fn forget_old(&self) -> Result<(), TrainError> {
+    fn remove_old(&self) -> Result<(), TrainError> {
         for path in self.newest_first()?.into_iter().skip(KEPT) {
             fs::remove_file(path).map_err(|source| self.folder_error(source))?;
         }
@@ -116,10 +105,15 @@ fn step_of(path: &Path) -> Option<usize> {
     name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
-fn restore_from(path: &Path, file: &TensorFile, identity: &str, run: &mut RunState) -> Result<usize, TrainError> {
+fn restore_from(
+    path: &Path,
+    file: &TensorFile,
+    fingerprint: &RunFingerprint,
+    optimizer: &mut Optimizer,
+) -> Result<usize, TrainError> {
     let mismatch = |reason: String| TrainError::StateMismatch { path: path.to_path_buf(), reason };
     let value = |key: &str| file.metadata().get(key).map(String::as_str).unwrap_or("absent");
-    for (key, expected) in [("format", FORMAT), ("version", VERSION), ("identity", identity)] {
+    for (key, expected) in [("format", FORMAT), ("version", VERSION)].into_iter().chain(fingerprint.parts()) {
         if value(key) != expected {
             let found = value(key);
             return Err(mismatch(format!("expected {key} `{expected}`, found `{found}`")));
@@ -127,17 +121,17 @@ fn restore_from(path: &Path, file: &TensorFile, identity: &str, run: &mut RunSta
     }
     let step =
         value("step").parse().map_err(|_| mismatch(format!("expected a step number, found `{}`", value("step"))))?;
-    run.restore(file, &mismatch)?;
+    optimizer.restore(file, &mismatch)?;
     Ok(step)
 }
 
-impl RunState<'_> {
+impl Optimizer {
     fn tensors(&self) -> BTreeMap<String, Tensor> {
         let mut tensors = BTreeMap::new();
         for (name, parameter) in self.parameters.iter() {
             tensors.insert(format!("parameter/{name}"), parameter.as_tensor().clone());
         }
-        for (name, tensor) in self.optimizer.state() {
+        for (name, tensor) in self.adamw.state() {
             tensors.insert(format!("optimizer/{name}"), tensor);
         }
         for (name, tensor) in self.average.iter().flat_map(|average| average.average()) {
@@ -155,7 +149,7 @@ impl RunState<'_> {
             }
             parameter.set(&saved)?;
         }
-        self.optimizer.restore(&section(file, "optimizer/")?)?;
+        self.adamw.restore(&section(file, "optimizer/")?)?;
         if let Some(average) = &mut self.average {
             let updates = file.metadata().get("average_updates").and_then(|updates| updates.parse().ok());
             average.restore(&section(file, "average/")?, updates.unwrap_or(0))?;

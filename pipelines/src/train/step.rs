@@ -1,18 +1,20 @@
 //! One forward and backward pass of the training objective.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::backward;
 use catelier_numerics::params::{Gradients, Parameters};
 
-use super::TrainError;
+use super::{Captions, TrainError};
 use crate::diffusion::NoiseSchedule;
 use crate::loss;
 use crate::model::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 
 /// What one forward pass is computed from, already on the device.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// Clean latents, `[batch, 4, height/8, width/8]`.
     pub latents: Tensor,
     /// Unit normal noise of the same shape.
@@ -20,9 +22,7 @@ pub struct Batch {
     /// One timestep per sample.
     pub timesteps: Vec<u32>,
     /// Captions to denoise under.
-    pub condition: Condition,
-    /// The base's cross-attention keys and values of them, where they are known.
-    pub keys: Option<CrossAttentionKv>,
+    pub captions: Captions<'a>,
     /// One name per sample, for messages.
     pub names: Vec<String>,
 }
@@ -37,51 +37,51 @@ pub(crate) struct Terms {
 
 /// The objective for one model: which passes are made and how they are weighted.
 pub struct Objective<'a> {
-    /// The frozen base.
+    /// The frozen UNet.
     pub unet: &'a UNet,
-    /// Its noise schedule.
+    /// The noise that it was trained with.
     pub schedule: &'a NoiseSchedule,
-    /// The adapter that is trained.
+    /// The adapter that is trained, at full strength, with dropout if the run has any.
     pub adapters: &'a AdapterSet,
-    /// The adapter's parameters, which get the gradients.
+    /// Its parameters.
     pub parameters: &'a Parameters,
-    /// γ of min-SNR weighting; `None` weighs all timesteps the same.
+    /// Min-SNR gamma; `None` weights all timesteps alike.
     pub min_snr_gamma: Option<f64>,
 }
 
 /// What the CAT term holds the adapter to.
 #[derive(Debug)]
-pub struct CatTarget {
+pub struct CatTarget<'a> {
     /// The captions without the trigger.
-    pub condition: Condition,
-    /// The base's cross-attention keys and values of them, where they are known.
-    pub keys: Option<CrossAttentionKv>,
-    /// The base's prediction, where it is known.
+    pub captions: Captions<'a>,
+    /// The base's prediction under them, where it is known.
     pub noise_pred_base: Option<Tensor>,
 }
 
 /// Values of both terms, one per sample, their gradient, and the base's prediction.
 pub struct DenoisingAndCat {
-    /// The denoising term of each sample.
+    /// Denoising loss of each sample.
     pub denoising: Vec<f64>,
-    /// The CAT term of each sample.
+    /// CAT term of each sample before weighting.
     pub cat: Vec<f64>,
-    /// Gradients of the weighted sum of both means.
+    /// Gradient of the weighted sum of both means.
     pub gradients: Gradients,
-    /// The base's prediction without the trigger, `[batch, channels, height, width]`, without a graph.
+    /// The frozen base's prediction without the trigger, `[batch, 4, height/8, width/8]`, without a graph.
     pub noise_pred_base: Tensor,
 }
 
 impl Objective<'_> {
-    /// Denoising of `batch` under its own captions, and its gradient times `weight`.
-    ///
-    /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
+    /// Denoising loss of each sample of `batch` under its own captions, and the gradient of `weight` times their mean.
     ///
     /// # Errors
-    /// Those of the tensor operations, and [`TrainError::Numerics`] where a parameter gets no finite gradient.
-    pub fn denoising(&self, batch: &Batch, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
-        let prefix = self.unet.prefix(&self.shared_prefix(batch)?, batch.condition.added.as_ref())?;
-        let noise_pred = self.adapted(&prefix, &batch.condition, batch.keys.as_ref())?;
+    /// [`TrainError::Numerics`] naming every parameter without a finite gradient; anything that the model refuses.
+    ///
+    /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
+    pub fn denoising(&self, batch: &Batch<'_>, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
+        let input = self.input(&self.shared_prefix(batch)?, &batch.captions, None)?;
+        let noise_pred = self.adapted(&input)?;
+        // What only the forward pass needs is not kept through the backward pass.
+        drop(input);
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
@@ -89,95 +89,111 @@ impl Objective<'_> {
 
     /// The same with the CAT term on the very latents, noise and timesteps of `batch`, times `cat_weight`.
     ///
-    /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's.
-    ///
     /// # Errors
     /// Those of [`denoising`](Self::denoising).
+    ///
+    /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's. Where the
+    /// text encoders are trained, the base's prediction takes the base's own condition.
     pub fn denoising_and_cat(
         &self,
-        batch: &Batch,
-        target: &CatTarget,
+        batch: &Batch<'_>,
+        target: &CatTarget<'_>,
         weight: f64,
         cat_weight: f64,
     ) -> Result<DenoisingAndCat, TrainError> {
         let shared = self.shared_prefix(batch)?;
-        let [prefix, prefix_without] =
-            [&batch.condition, &target.condition].map(|condition| self.unet.prefix(&shared, condition.added.as_ref()));
-        let (prefix, prefix_without) = (prefix?, prefix_without?);
+        let without = &target.captions;
+        let prefix_base = self.unet.prefix(&shared, without.condition.added.as_ref())?;
         let noise_pred_base = match &target.noise_pred_base {
             Some(known) => known.clone(),
             None => {
-                let (context, keys) = (&target.condition.context, target.keys.as_ref());
-                self.unet.predict_from(&prefix_without, context, keys, &AdapterSet::base())?.detach()
+                let (context, keys) = (&without.condition.context, without.keys.as_ref());
+                self.unet.predict_from(&prefix_base, context, keys, &AdapterSet::base())?.detach()
             }
         };
-        let predictions = Predictions { batch, prefix, target, prefix_without, noise_pred_base: &noise_pred_base };
+        let passes =
+            Passes { shared: &shared, batch, without, prefix_base: &prefix_base, noise_pred_base: &noise_pred_base };
         let (batches, _, height, width) = batch.latents.dims4()?;
         let channels = self.unet.config().levels[0].channels;
         let ([denoising, cat], gradients) = match conditions_together(batches * height * width, channels) {
-            true => self.together(&predictions, weight, cat_weight)?,
-            false => self.one_after_the_other(&predictions, weight, cat_weight)?,
+            true => self.together(&passes, weight, cat_weight)?,
+            false => self.one_after_the_other(&passes, weight, cat_weight)?,
         };
         Ok(DenoisingAndCat { denoising, cat, gradients, noise_pred_base })
     }
 
     /// Both terms from one batch of twice the size, and one backward pass.
-    fn together(&self, given: &Predictions<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, prefix, target, prefix_without, .. } = given;
-        let keys = batch.keys.as_ref().zip(target.keys.as_ref());
-        let keys = keys.map(|(with, without)| CrossAttentionKv::cat(&[with, without])).transpose()?;
-        let both = Condition::cat(&[&batch.condition, &target.condition])?;
-        let noise_pred = self.adapted(&prefix.cat(prefix_without)?, &both, keys.as_ref())?;
+    fn together(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        let noise_pred = self.both_adapted(passes)?;
         let rows = noise_pred.dim(0)? / 2;
-        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, batch)?;
-        let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, given.noise_pred_base)?;
-        self.backward([(&denoising, weight), (&cat, cat_weight)], &batch.timesteps)
+        let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, passes.batch)?;
+        let cat = loss::cat(&noise_pred.narrow(0, rows, rows)?, passes.noise_pred_base)?;
+        self.backward([(&denoising, weight), (&cat, cat_weight)], &passes.batch.timesteps)
     }
 
-    /// Each term goes backward by itself, so only one graph is alive at a time.
-    fn one_after_the_other(
-        &self,
-        given: &Predictions<'_>,
-        weight: f64,
-        cat_weight: f64,
-    ) -> Result<Valued<2>, TrainError> {
-        let Predictions { batch, prefix, target, prefix_without, noise_pred_base } = given;
-        let noise_pred = self.adapted(prefix, &batch.condition, batch.keys.as_ref())?;
+    /// The adapted predictions with the trigger, then those without it, as one batch.
+    fn both_adapted(&self, passes: &Passes<'_>) -> Result<Tensor, TrainError> {
+        let with = self.input(passes.shared, &passes.batch.captions, None)?;
+        let without = self.input(passes.shared, passes.without, Some(passes.prefix_base))?;
+        let keys = with.keys.zip(without.keys);
+        let keys = keys.map(|(with, without)| CrossAttentionKv::cat(&[with, without])).transpose()?;
+        self.adapted(&Input {
+            prefix: Cow::Owned(with.prefix.cat(&without.prefix)?),
+            condition: Cow::Owned(Condition::cat(&[&with.condition, &without.condition])?),
+            keys: keys.as_ref(),
+        })
+    }
+
+    /// Each term has a backward pass of its own, so only one graph is alive at a time.
+    fn one_after_the_other(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        let Passes { shared, batch, without, prefix_base, noise_pred_base } = passes;
+        let noise_pred = self.adapted(&self.input(shared, &batch.captions, None)?)?;
         let values = self.denoising_values(&noise_pred, batch)?;
         drop(noise_pred);
         let ([denoising], mut gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         drop(values);
-        let noise_pred = self.adapted(prefix_without, &target.condition, target.keys.as_ref())?;
+        let noise_pred = self.adapted(&self.input(shared, without, Some(prefix_base))?)?;
         let values = loss::cat(&noise_pred, noise_pred_base)?;
         let ([cat], more) = self.backward([(&values, cat_weight)], &batch.timesteps)?;
         gradients.accumulate(&more)?;
         Ok(([denoising, cat], gradients))
     }
 
-    /// The adapted prediction; `keys`, the base's cross-attention keys and values of the condition, are used where the
-    /// adapter leaves those layers alone.
-    fn adapted(
+    /// What the adapted prediction under `captions` is computed from; `prefix_base` is the prefix under their condition by the
+    /// base's encoders, where it has been computed.
+    fn input<'b>(
         &self,
-        prefix: &Prefix,
-        condition: &Condition,
-        keys: Option<&CrossAttentionKv>,
-    ) -> Result<Tensor, TrainError> {
-        let keys = keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
-        Ok(self.unet.predict_from(prefix, &condition.context, keys, self.adapters)?)
+        shared: &SharedPrefix,
+        captions: &'b Captions<'_>,
+        prefix_base: Option<&'b Prefix>,
+    ) -> Result<Input<'b>, TrainError> {
+        let (condition, keys) = captions.adapted(self.adapters)?;
+        let prefix = match prefix_base {
+            Some(prefix) if captions.prompts.is_none() => Cow::Borrowed(prefix),
+            _ => Cow::Owned(self.unet.prefix(shared, condition.added.as_ref())?),
+        };
+        Ok(Input { prefix, condition, keys })
     }
 
-    fn shared_prefix(&self, batch: &Batch) -> Result<SharedPrefix, TrainError> {
+    /// The adapted prediction. The base's cross-attention keys and values serve it where the adapter leaves the layers that
+    /// compute them as they are.
+    fn adapted(&self, input: &Input<'_>) -> Result<Tensor, TrainError> {
+        let keys = input.keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
+        Ok(self.unet.predict_from(&input.prefix, &input.condition.context, keys, self.adapters)?)
+    }
+
+    fn shared_prefix(&self, batch: &Batch<'_>) -> Result<SharedPrefix, TrainError> {
         let noisy = self.schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps)?;
         let timesteps = Tensor::new(batch.timesteps.as_slice(), noisy.device())?;
         Ok(self.unet.shared_prefix(&noisy, &timesteps, &[self.adapters])?)
     }
 
-    fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
+    fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch<'_>) -> Result<Tensor, TrainError> {
         let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
         Ok(loss::denoising(noise_pred, &target)?)
     }
 
-    /// Values per sample of each term as numbers, and the gradient of the sum of `weight * mean(w(t) * values)`.
+    /// The values of each term, one per sample, and the gradient of the sum of `weight * mean(w(t) * values)`.
     fn backward<const N: usize>(&self, terms: [(&Tensor, f64); N], timesteps: &[u32]) -> Result<Valued<N>, TrainError> {
         let mut numbers = [const { Vec::new() }; N];
         let mut objective: Option<Tensor> = None;
@@ -209,20 +225,30 @@ impl Objective<'_> {
     }
 }
 
-/// What both terms are computed from.
-struct Predictions<'a> {
-    batch: &'a Batch,
-    prefix: Prefix,
-    target: &'a CatTarget,
-    prefix_without: Prefix,
+/// What the passes of both terms are computed from.
+struct Passes<'a> {
+    shared: &'a SharedPrefix,
+    batch: &'a Batch<'a>,
+    /// The captions without the trigger.
+    without: &'a Captions<'a>,
+    /// The prefix of the base's prediction under them.
+    prefix_base: &'a Prefix,
     noise_pred_base: &'a Tensor,
+}
+
+/// What an adapted prediction is computed from.
+struct Input<'a> {
+    prefix: Cow<'a, Prefix>,
+    condition: Cow<'a, Condition>,
+    /// The base's cross-attention keys and values of the condition, where they are known.
+    keys: Option<&'a CrossAttentionKv>,
 }
 
 /// Values of some terms, one per sample, and their gradient.
 type Valued<const N: usize> = ([Vec<f64>; N], Gradients);
 
 impl Terms {
-    /// The weighted objective, one number; samples without a CAT term count as 0.
+    /// The weighted objective as a scalar; samples without a CAT term count as 0.
     pub(crate) fn total(&self, cat_weight: f64, prior_weight: f64) -> f64 {
         let cat_share = self.cat.len() as f64 / self.denoising.len().max(1) as f64;
         mean(&self.denoising) + cat_weight * cat_share * mean(&self.cat) + prior_weight * mean(&self.prior)
@@ -235,7 +261,7 @@ impl Terms {
     }
 
     /// Every sample whose value is not finite, described for a person.
-    pub(crate) fn offenders(&self, batch: &Batch) -> Vec<String> {
+    pub(crate) fn offenders(&self, batch: &Batch<'_>) -> Vec<String> {
         let of = |term: &str, values: &[f64]| -> Vec<String> {
             let bad = values.iter().enumerate().filter(|(_, value)| !value.is_finite());
             bad.map(|(index, value)| {

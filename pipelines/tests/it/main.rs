@@ -13,6 +13,7 @@ mod golden;
 mod hub;
 mod models;
 mod rounding;
+mod training;
 
 /// The golden tests of this program run on whatever this processor does best.
 fn choose_kernels() {}

@@ -180,13 +180,32 @@ fn a_fresh_adapter_is_identity() {
 fn latent_sides_that_do_not_divide_evenly_work() {
     for model in MODELS {
         let unet = unet(model);
+        let condition = condition(&unet, 1);
+        let predict =
+            |latents: &Tensor| unet.predict(latents, &timesteps(&[1]), &condition, &AdapterSet::base()).unwrap();
         for (height, width) in [(7, 9), (5, 6), (1, 3)] {
             let latents = normal("latents", &[1, 4, height, width]);
-            let condition = condition(&unet, 1);
-            let out = unet.predict(&latents, &timesteps(&[1]), &condition, &AdapterSet::base()).unwrap();
+            let out = predict(&latents);
             assert_eq!(out.dims(), [1, 4, height, width], "{model}");
+            let values = out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(values.iter().all(|value| value.is_finite()), "{model}, {height} x {width}");
+            // Each output position depends on the input there, those past the last even row and column too.
+            for (row, column) in [(0, 0), (height - 1, 0), (0, width - 1), (height - 1, width - 1)] {
+                let change = (predict(&nudged(&latents, row, column)) - &out).unwrap().abs().unwrap();
+                let there = change.narrow(2, row, 1).unwrap().narrow(3, column, 1).unwrap();
+                let largest = |tensor: &Tensor| tensor.max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(largest(&there) > 0.1 * largest(&change), "{model}, {height} x {width} at ({row}, {column})");
+            }
         }
     }
+}
+
+/// `latents: [1, 4, height, width]` with 1 added to all channels at one position.
+fn nudged(latents: &Tensor, row: usize, column: usize) -> Tensor {
+    let (_, _, height, width) = latents.dims4().unwrap();
+    let at = |index: usize| if index % (height * width) == row * width + column { 1f32 } else { 0.0 };
+    let nudge: Vec<f32> = (0..latents.elem_count()).map(at).collect();
+    (latents + Tensor::from_vec(nudge, latents.shape(), &Device::Cpu).unwrap()).unwrap()
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Every default of every setting.
 
+use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::generate::GenerateRequest;
-use catelier_pipelines::train::{Curve, LossKind};
+use catelier_pipelines::train::LossKind;
 use catelier_prompts::CatCondition;
 
 use super::train::required;
@@ -88,8 +89,10 @@ impl TrainSettings {
             alpha: self.alpha.unwrap_or(rank as f64),
             dropout: self.dropout.unwrap_or(0.0),
             targets: self.targets.unwrap_or_default(),
+            train_text_encoder: self.train_text_encoder.unwrap_or(false),
             steps: self.steps.unwrap_or(steps),
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
+            text_encoder_learning_rate: self.text_encoder_learning_rate,
             schedule: self.schedule.unwrap_or(Curve::Constant),
             warmup_steps: self.warmup_steps.unwrap_or(0),
             batch: self.batch.unwrap_or(batch),

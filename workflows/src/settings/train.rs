@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use catelier_adapters::file::Format;
+use catelier_numerics::schedule::Curve;
 use catelier_adapters::{Targets, UpdateKind};
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
-use catelier_pipelines::train::{Curve, LatentDraw, LossKind, TrainConfig};
+use catelier_pipelines::train::{LatentDraw, LossKind, TrainConfig};
 use catelier_prompts::CatCondition;
 
 #[cfg(feature = "clap")]
@@ -82,12 +83,19 @@ settings! {
         /// attention, linears, convolutions, everything, or patterns separated by commas [default: attention]
         #[arg(long, value_name = "NAMES")]
         targets: Targets => Targets,
+        /// Also train the adapter in the text encoder (of SDXL, in both), on the modules there that the targets name [default:
+        /// false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        train_text_encoder: bool => bool,
         /// Optimizer steps [default: 120 for the embedded base, 900 for others]
         #[arg(long, value_name = "N")]
         steps: usize => usize,
         /// Peak learning rate [default: 2e-3 for the embedded base, 1e-4 for others]
         #[arg(long, value_name = "F")]
         learning_rate: f64 => f64,
+        /// Peak learning rate of the text encoder's parameters [default: the learning rate]
+        #[arg(long, value_name = "F")]
+        text_encoder_learning_rate: f64 => Option<f64>,
         /// Shape of the learning rate after the warm-up [default: constant]
         #[arg(long, value_parser = named::<Curve>(), value_name = "NAME")]
         schedule: Curve => Curve,
@@ -203,7 +211,7 @@ impl ResolvedTrain {
             cat_condition: self.cat_condition,
             cat_empty_share: self.cat_empty_share,
             cat_every: self.cat_every,
-            cat_bank: self.cat_cached_draws,
+            cat_cached_draws: self.cat_cached_draws,
             prior_weight: self.prior_weight,
             min_snr_gamma: self.min_snr_gamma,
             kind: self.kind,
@@ -211,10 +219,12 @@ impl ResolvedTrain {
             alpha: self.alpha,
             dropout: self.dropout,
             targets: self.targets.clone(),
+            train_text_encoder: self.train_text_encoder,
             steps: self.steps,
             batch: self.batch,
             accumulation: self.accumulation,
             learning_rate: self.learning_rate,
+            text_encoder_learning_rate: self.text_encoder_learning_rate,
             schedule: self.schedule,
             warmup_steps: self.warmup_steps,
             weight_decay: self.weight_decay,

@@ -2,8 +2,7 @@
 
 use catelier_adapters::AdapterSet;
 use catelier_pipelines::data::{TrainingPicture, TrainingPictures};
-use catelier_pipelines::model::Condition;
-use catelier_pipelines::train::{Lessons, LossKind, TrainConfig};
+use catelier_pipelines::train::{EncodedDataset, HeldOutPrompts, LossKind, TrainConfig};
 use catelier_prompts::PromptSet;
 use image::RgbImage;
 
@@ -27,9 +26,9 @@ const DRIFT_PROMPTS: usize = 8;
 /// dreambooth loss.
 #[derive(Debug, Clone)]
 pub struct TrainingData {
-    lessons: Lessons,
+    dataset: EncodedDataset,
     /// `None` where the settings asked for no drift.
-    drift_prompts: Option<Condition>,
+    drift_prompts: Option<HeldOutPrompts>,
 }
 
 impl TrainingData {
@@ -55,24 +54,24 @@ impl TrainingData {
         warn_of_cut_captions(base, &images, session);
         let class = settings.class.as_deref();
         let mut encoded = |done, total| session.progress(Stage::Encode, done, total, "");
-        let lessons = Lessons::encode(&base.model, &images, settings.cat_condition, class, &mut encoded)
+        let dataset = EncodedDataset::encode(&base.model, &images, settings.cat_condition, class, &mut encoded)
             .user_error("cannot encode the images")?;
         drop(images);
-        let lessons = match settings.loss {
-            LossKind::Dreambooth => with_class_images(lessons, base, settings, session)?,
-            _ => lessons,
+        let dataset = match settings.loss {
+            LossKind::Dreambooth => with_class_images(dataset, base, settings, session)?,
+            _ => dataset,
         };
         let drift_prompts = (settings.drift_every > 0).then(|| drift_prompts(base)).transpose()?;
-        Ok(Self { lessons, drift_prompts })
+        Ok(Self { dataset, drift_prompts })
     }
 
     /// The images and captions as a run with `config` takes them.
-    pub(super) fn lessons(&self, base: &Base, config: &TrainConfig) -> Result<Lessons> {
-        self.lessons.clone().with_keys(&base.model, config).user_error("cannot train")
+    pub(super) fn dataset(&self, base: &Base, config: &TrainConfig) -> Result<EncodedDataset> {
+        self.dataset.clone().with_keys(&base.model, config).user_error("cannot train")
     }
 
     /// The prompts whose predictions should not drift, encoded.
-    pub(super) fn drift_prompts(&self, base: &Base) -> Result<Condition> {
+    pub(super) fn drift_prompts(&self, base: &Base) -> Result<HeldOutPrompts> {
         self.drift_prompts.clone().map_or_else(|| drift_prompts(base), Ok)
     }
 }
@@ -91,14 +90,14 @@ fn warn_of_cut_captions(base: &Base, images: &TrainingPictures, session: &Sessio
 
 /// With images of the class as the base generates them.
 fn with_class_images(
-    lessons: Lessons,
+    dataset: EncodedDataset,
     base: &Base,
     settings: &ResolvedTrain,
     session: &Session<'_>,
-) -> Result<Lessons> {
+) -> Result<EncodedDataset> {
     let class = required("class", settings.class.clone())?;
     let images = class_images(base, &class, settings, session)?;
-    lessons.with_class_pictures(&base.model, &class, &images).failed("cannot encode the class images")
+    dataset.with_class_images(&base.model, &class, &images).failed("cannot encode the class images")
 }
 
 fn class_images(base: &Base, class: &str, settings: &ResolvedTrain, session: &Session<'_>) -> Result<Vec<RgbImage>> {
@@ -116,10 +115,10 @@ pub(super) fn sampling_of(base: &Base, settings: &ResolvedTrain) -> ResolvedSamp
     asked.resolve(&base.defaults())
 }
 
-fn drift_prompts(base: &Base) -> Result<Condition> {
+fn drift_prompts(base: &Base) -> Result<HeldOutPrompts> {
     let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the held-out prompts")?;
     let rendered = set.render(Default::default()).failed("cannot use the held-out prompts")?;
     let prompts: Vec<&str> = rendered.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let spread: Vec<&str> = prompts.iter().copied().step_by(prompts.len().div_ceil(DRIFT_PROMPTS)).collect();
-    base.model.text.encode(&spread).failed("cannot encode the held-out prompts")
+    HeldOutPrompts::encode(&base.model, &spread).failed("cannot encode the held-out prompts")
 }

@@ -115,10 +115,10 @@ impl Run<'_> {
         session.check_cancelled()?;
         let Self { base, data, folder, start } = self;
         let config = settings.config();
-        let lessons = data.lessons(base, &config)?;
+        let dataset = data.dataset(base, &config)?;
         let mut trainer = match start {
-            Start::From(adapter) => Trainer::from_adapter(&base.model, config, &lessons, folder.states(), adapter),
-            Start::Fresh | Start::Resume => Trainer::new(&base.model, config, &lessons, folder.states()),
+            Start::From(adapter) => Trainer::from_adapter(&base.model, config, &dataset, folder.states(), adapter),
+            Start::Fresh | Start::Resume => Trainer::new(&base.model, config, &dataset, folder.states()),
         }
         .user_error("cannot train")?;
         folder.save_settings(&settings)?;

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use catelier_adapters::AdapterSet;
+use catelier_adapters::{Adapter, AdapterSet};
 use catelier_pipelines::picture_file;
-use catelier_pipelines::train::{StepReport, TrainError, TrainObserver};
+use catelier_pipelines::train::{Control, StepReport, TrainError, TrainObserver};
 use catelier_prompts::template;
 
 use super::data::sampling_of;
@@ -63,7 +63,7 @@ impl<'a, 's> Watch<'a, 's> {
 }
 
 impl TrainObserver for Watch<'_, '_> {
-    fn on_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError> {
         let (seconds, peak_memory) = (self.started.elapsed().as_secs_f64(), self.session.peak_memory());
         self.folder.add_metrics(report, seconds, peak_memory).map_err(TrainError::observer)?;
         self.session.report(Event::Step(report.clone()));
@@ -71,32 +71,34 @@ impl TrainObserver for Watch<'_, '_> {
         let note = format!("loss {:.4}{cat}", report.denoising);
         let _ = self.session.progress(Stage::Train, report.step, report.steps, note);
         self.reports.push(report.clone());
-        Ok(())
+        let asked = self.asked();
+        Ok(if due(report.step, self.save_every) { Control::Save.or(asked) } else { asked })
     }
 
     fn wants_drift(&self, step: usize) -> bool {
         due(step, self.drift_every) || (self.drift_every > 0 && step == self.steps)
     }
 
-    fn wants_save(&self, step: usize) -> bool {
-        due(step, self.save_every)
-    }
-
-    fn stop_requested(&self) -> bool {
-        self.session.is_cancelled()
-    }
-
     fn wants_adapter(&self, step: usize) -> bool {
         self.previews.as_ref().is_some_and(|previews| due(step, previews.every))
     }
 
-    fn on_adapter(&mut self, step: usize, adapters: &AdapterSet) -> Result<(), TrainError> {
-        let Some(previews) = &mut self.previews else { return Ok(()) };
-        match previews.generate(adapters, &self.folder.preview(step), self.session) {
-            // The run stops after this step, and must be saved first.
-            Err(Error::Cancelled) => Ok(()),
-            result => result.map_err(TrainError::observer),
+    fn on_adapter(&mut self, step: usize, adapter: &Adapter) -> Result<Control, TrainError> {
+        if let Some(previews) = &mut self.previews {
+            let adapters = AdapterSet::single(adapter, 1.0);
+            match previews.generate(&adapters, &self.folder.preview(step), self.session) {
+                // The run stops after this step, and must be saved first.
+                Err(Error::Cancelled) => {}
+                result => result.map_err(TrainError::observer)?,
+            }
         }
+        Ok(self.asked())
+    }
+}
+
+impl Watch<'_, '_> {
+    fn asked(&self) -> Control {
+        if self.session.is_cancelled() { Control::Stop("interrupted".into()) } else { Control::Continue }
     }
 }
 

@@ -1,4 +1,4 @@
-//! CLIP text encoders, and the one or two of them that a base model reads prompts with.
+//! CLIP text encoders, and the one or two of them that encode the prompts of a base model.
 
 mod layers;
 mod layout;
@@ -21,6 +21,8 @@ pub use prompts::TextEncoders;
 #[derive(Debug)]
 pub struct TextEncoder {
     config: TextEncoderConfig,
+    /// Module path of the network: `text_encoder.text_model`.
+    path: String,
     modules: Vec<ModuleInfo>,
     frozen_layers: FrozenLayers,
     /// `[vocabulary, width]`
@@ -34,7 +36,7 @@ pub struct TextEncoder {
     text_projection: Option<FrozenLinear>,
 }
 
-/// What a text encoder makes of a batch of prompts.
+/// A batch of prompts, encoded.
 #[derive(Debug, Clone)]
 pub struct TextOutput {
     /// The embeddings, then the output of each layer, without the final norm: each `[batch, tokens, width]`.
@@ -89,6 +91,7 @@ impl TextEncoder {
             layers,
             final_layer_norm: builder.layer_norm(&layout.final_layer_norm, config.layer_norm_eps)?,
             text_projection: load_projection(&LayerBuilder::new(component, weights.clone()), &layout.text_projection)?,
+            path: format!("{component}.text_model"),
             modules: layout.modules(),
             frozen_layers: builder.frozen_layers(),
             dtype: weights.activation_dtype(),
@@ -101,9 +104,14 @@ impl TextEncoder {
         &self.config
     }
 
-    /// Every linear layer an adapter can reach, in the order the data meets them.
+    /// Every linear layer that an adapter can change, in the order of the forward pass.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
+    }
+
+    /// The module path of its last layer, with the dot that ends it.
+    pub(super) fn last_layer_path(&self) -> String {
+        format!("{}.encoder.layers.{}.", self.path, self.config.num_hidden_layers.saturating_sub(1))
     }
 
     /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.

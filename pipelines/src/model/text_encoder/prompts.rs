@@ -16,7 +16,7 @@ use crate::model::{AddedCondition, Condition, ImageSizes, TextEncoderConfig};
 pub struct TextEncoders {
     readers: Vec<Reader>,
     modules: Vec<ModuleInfo>,
-    /// Height and width SDXL's picture sizes are filled with until the caller knows better.
+    /// Height and width that SDXL's image sizes have until the caller sets others.
     native_size: u32,
 }
 
@@ -27,7 +27,7 @@ struct Reader {
     encoder: TextEncoder,
 }
 
-/// Side of the pictures SDXL was made for, in pixels.
+/// Side of the images that SDXL was trained on, in pixels.
 const SDXL_SIDE: u32 = 1024;
 
 impl TextEncoders {
@@ -66,6 +66,22 @@ impl TextEncoders {
         &self.modules
     }
 
+    /// Every linear layer that a condition depends on, which are those that can be trained: all of them, except the last
+    /// layer of SDXL's first encoder, whose output nothing uses.
+    pub fn conditioning_modules(&self) -> Vec<ModuleInfo> {
+        let unused = match self.readers.as_slice() {
+            [first, _] => first.encoder.last_layer_path(),
+            _ => return self.modules.clone(),
+        };
+        self.modules.iter().filter(|module| !module.path.starts_with(&unused)).cloned().collect()
+    }
+
+    /// Whether conditions with `adapters` differ from the base's: whether one of them has a module in an encoder.
+    pub fn adapted_by(&self, adapters: &AdapterSet) -> bool {
+        let components = [Component::TextEncoder, Component::TextEncoder2];
+        components.iter().any(|component| !adapters.parameters_under(component.name()).is_empty())
+    }
+
     /// The tokenizer of the first encoder.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.readers[0].tokenizer
@@ -79,10 +95,18 @@ impl TextEncoders {
         Ok(self.tokenizer().encode(prompt)?)
     }
 
+    /// The token ids of `prompts`, encoder by encoder, each by the encoder's own tokenizer, cut or padded to its length.
+    ///
+    /// # Errors
+    /// [`Error::Prompts`].
+    pub fn token_ids(&self, prompts: &[&str]) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.readers.iter().map(|reader| reader.token_ids(prompts)).collect()
+    }
+
     /// The condition for each prompt, as the base model was trained: the last hidden states after the final norm,
     /// or for SDXL the penultimate ones of both encoders and the pooled output of the second.
     ///
-    /// SDXL's picture sizes are those of an uncropped 1024x1024 picture; [`Condition::with_sizes`] sets others.
+    /// SDXL's image sizes are those of an uncropped 1024x1024 image; [`Condition::with_sizes`] sets others.
     ///
     /// # Errors
     /// [`Error::Prompts`] for a prompt that cannot be tokenized, [`Error::InvalidInput`] for no prompts.
@@ -91,7 +115,9 @@ impl TextEncoders {
     }
 
     /// The same as [`encode`](Self::encode), leaving out the last `clip_skip` layers (counted as diffusers does: 0
-    /// is the model's own choice, 1 what other programs call clip skip 2) and with `adapters` in the encoders.
+    /// is the model's own choice, 1 is called clip skip 2 by other programs) and with `adapters` in the encoders.
+    ///
+    /// **Gradient** flows to the adapters in the encoders.
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode), and [`Error::InvalidInput`] when there are not that many layers.
@@ -117,7 +143,7 @@ impl TextEncoders {
             found: "weights without `text_projection.weight`".into(),
         })?;
         let sizes = vec![ImageSizes::uncropped(self.native_size, self.native_size); pooled.dim(0)?];
-        // Not in bf16, which knows only every fourth number from 512 on.
+        // Not in bf16, whose values are 4 apart from 512 on.
         let time_ids = ImageSizes::time_ids(&sizes, DType::F32, pooled.device())?;
         Ok(Condition { context, added: Some(AddedCondition { pooled, time_ids }) })
     }
@@ -145,9 +171,12 @@ impl Reader {
         Ok(Self { tokenizer, encoder })
     }
 
+    fn token_ids(&self, prompts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        prompts.iter().map(|prompt| Ok(self.tokenizer.encode(prompt)?.ids)).collect()
+    }
+
     fn read(&self, prompts: &[&str], adapters: &AdapterSet) -> Result<TextOutput> {
-        let ids = prompts.iter().map(|prompt| Ok(self.tokenizer.encode(prompt)?.ids)).collect::<Result<Vec<_>>>()?;
-        self.encoder.encode(&ids, adapters)
+        self.encoder.encode(&self.token_ids(prompts)?, adapters)
     }
 
     /// The hidden states `skip` layers before the last, after the final norm.

@@ -5,7 +5,8 @@ use catelier_adapters::{Adapter, AdapterSet};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, Recompute, TextEncoders, UNet};
+use catelier_pipelines::model::{Condition, ImageSizes, Recompute, TextEncoders, UNet};
+use catelier_pipelines::train::{Batch, Captions, CatTarget, Objective, Prompts};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::GRADIENT;
 
@@ -13,14 +14,14 @@ use super::adapted::{adapter_of, assert_all_close, trainable};
 use super::{assert_output, condition, files, load_unet, reference};
 
 /// A model with the stored adapter as trainable parameters.
-struct Lesson {
+struct Trained {
     fixture: Fixture,
     unet: UNet,
     adapter: Adapter,
     parameters: Parameters,
 }
 
-impl Lesson {
+impl Trained {
     fn open(topic: &str, model: &str) -> Self {
         let fixture = reference().fixture(topic);
         let (adapter, parameters) = trainable(&fixture, "weight.", fixture.facts()["alpha"].as_f64().unwrap());
@@ -45,6 +46,26 @@ impl Lesson {
             assert_output(&self.fixture, "train.pred", &pred);
         }
         loss::denoising(&pred, &self.fixture.tensor(target)).unwrap().mean_all().unwrap()
+    }
+
+    /// The stored draw under `captions`, as a training step takes it.
+    fn batch<'a>(&self, captions: Captions<'a>) -> Batch<'a> {
+        Batch {
+            latents: self.fixture.tensor("train.x0"),
+            noise: self.fixture.tensor("train.noise"),
+            timesteps: self.fixture.whole_numbers("train.timesteps"),
+            captions,
+            names: vec!["first".into(), "second".into()],
+        }
+    }
+
+    fn objective<'a>(
+        &'a self,
+        schedule: &'a NoiseSchedule,
+        adapters: &'a AdapterSet,
+        parameters: &'a Parameters,
+    ) -> Objective<'a> {
+        Objective { unet: &self.unet, schedule, adapters, parameters, min_snr_gamma: None }
     }
 
     fn assert_gradients(&self, loss: &Tensor, prefix: &str) {
@@ -73,15 +94,15 @@ impl Lesson {
 
 #[test]
 fn the_adapter_changes_outputs_by_its_strength() {
-    let lesson = Lesson::open("lora_sd1", "tiny-sd1");
+    let trained = Trained::open("lora_sd1", "tiny-sd1");
     let inputs = reference().fixture("unet");
     let sets = [
         ("out_base", AdapterSet::base()),
-        ("out", lesson.adapted()),
-        ("out_scale_0.6", AdapterSet::single(&lesson.adapter, 0.6)),
+        ("out", trained.adapted()),
+        ("out_scale_0.6", AdapterSet::single(&trained.adapter, 0.6)),
     ];
     for (name, adapters) in sets {
-        let out = lesson
+        let out = trained
             .unet
             .predict(
                 &inputs.tensor("sd1.latents"),
@@ -90,88 +111,120 @@ fn the_adapter_changes_outputs_by_its_strength() {
                 &adapters,
             )
             .unwrap();
-        assert_output(&lesson.fixture, name, &out);
+        assert_output(&trained.fixture, name, &out);
     }
 }
 
 #[test]
 fn sd1_loss_and_gradients_agree() {
-    let lesson = Lesson::open("lora_sd1", "tiny-sd1");
-    let loss = lesson.train_loss("train.noise");
-    assert_output(&lesson.fixture, "train.loss", &loss);
-    lesson.assert_gradients(&loss, "train.grad.");
+    let trained = Trained::open("lora_sd1", "tiny-sd1");
+    let loss = trained.train_loss("train.noise");
+    assert_output(&trained.fixture, "train.loss", &loss);
+    trained.assert_gradients(&loss, "train.grad.");
 }
 
 #[test]
 fn sd1_min_snr_loss_agrees() {
     const GAMMA: f64 = 5.0;
-    let lesson = Lesson::open("lora_sd1", "tiny-sd1");
+    let trained = Trained::open("lora_sd1", "tiny-sd1");
     let schedule = NoiseSchedule::load(&files("tiny-sd1")).unwrap();
-    let timesteps = lesson.fixture.whole_numbers("train.timesteps");
+    let timesteps = trained.fixture.whole_numbers("train.timesteps");
     let weights: Vec<f32> =
         loss::min_snr_weight(&schedule, &timesteps, GAMMA).into_iter().map(|weight| weight as f32).collect();
-    let pred = lesson.predict("train.", &condition(&lesson.fixture, "train."), &lesson.adapted());
-    let rows = loss::denoising(&pred, &lesson.fixture.tensor("train.noise")).unwrap();
+    let pred = trained.predict("train.", &condition(&trained.fixture, "train."), &trained.adapted());
+    let rows = loss::denoising(&pred, &trained.fixture.tensor("train.noise")).unwrap();
     let weighted = (rows * Tensor::new(weights.as_slice(), &Device::Cpu).unwrap()).unwrap();
-    assert_output(&lesson.fixture, "train.loss_min_snr_5", &weighted.mean_all().unwrap());
+    assert_output(&trained.fixture, "train.loss_min_snr_5", &weighted.mean_all().unwrap());
 }
 
 #[test]
 fn cat_on_the_same_draw_agrees() {
-    Lesson::open("lora_sd1", "tiny-sd1").assert_cat("shared", "train.");
+    Trained::open("lora_sd1", "tiny-sd1").assert_cat("shared", "train.");
 }
 
 #[test]
 fn cat_on_a_draw_of_its_own_agrees() {
-    Lesson::open("lora_sd1", "tiny-sd1").assert_cat("own", "cat.own.");
+    Trained::open("lora_sd1", "tiny-sd1").assert_cat("own", "cat.own.");
 }
 
 #[test]
 fn sd2_velocity_loss_and_gradients_agree() {
-    let lesson = Lesson::open("lora_sd2", "tiny-sd2");
-    let loss = lesson.train_loss("train.target");
-    assert_output(&lesson.fixture, "train.loss", &loss);
-    lesson.assert_gradients(&loss, "train.grad.");
+    let trained = Trained::open("lora_sd2", "tiny-sd2");
+    let loss = trained.train_loss("train.target");
+    assert_output(&trained.fixture, "train.loss", &loss);
+    trained.assert_gradients(&loss, "train.grad.");
 }
 
 #[test]
 fn sdxl_loss_and_gradients_agree() {
-    let lesson = Lesson::open("lora_sdxl", "tiny-sdxl");
-    let loss = lesson.train_loss("train.target");
-    assert_output(&lesson.fixture, "train.loss", &loss);
-    lesson.assert_gradients(&loss, "train.grad.");
+    let trained = Trained::open("lora_sdxl", "tiny-sdxl");
+    let loss = trained.train_loss("train.target");
+    assert_output(&trained.fixture, "train.loss", &loss);
+    trained.assert_gradients(&loss, "train.grad.");
 }
 
 #[test]
 fn gradients_agree_with_checkpointing_too() {
-    let mut lesson = Lesson::open("lora_sd1", "tiny-sd1");
-    lesson.unet.recompute(Recompute::All);
-    lesson.assert_cat("shared", "train.");
+    let mut trained = Trained::open("lora_sd1", "tiny-sd1");
+    trained.unet.recompute(Recompute::All);
+    trained.assert_cat("shared", "train.");
 }
 
+/// The objective of a training step, both of its terms on one draw, with both conditions of the fixture.
+#[test]
+fn the_objective_of_a_cat_step_agrees() {
+    let trained = Trained::open("lora_sd1", "tiny-sd1");
+    let weight = trained.fixture.facts()["lambda"].as_f64().unwrap();
+    let class = Condition { context: trained.fixture.tensor("cat.context_class"), added: None };
+    let captions = |condition| Captions { condition, keys: None, prompts: None };
+    let target = CatTarget { captions: captions(class), noise_pred_base: None };
+    let batch = trained.batch(captions(condition(&trained.fixture, "train.")));
+    let schedule = NoiseSchedule::load(&files("tiny-sd1")).unwrap();
+    let adapters = trained.adapted();
+    let both = trained.objective(&schedule, &adapters, &trained.parameters);
+    let both = both.denoising_and_cat(&batch, &target, 1.0, weight).unwrap();
+    assert_output(&trained.fixture, "cat.shared.base_pred", &both.noise_pred_base);
+    for (name, values) in [("loss_instance", &both.denoising), ("loss_preserve", &both.cat)] {
+        assert_mean(&trained.fixture, &format!("cat.shared.{name}"), values);
+    }
+    assert_all_close("unet", both.gradients.iter().collect(), &trained.fixture, "cat.shared.grad.", GRADIENT);
+}
+
+/// A training step with the text encoder: conditions from captions, inside the step.
 #[test]
 fn text_encoder_and_unet_train_together() {
-    let lesson = Lesson::open("lora_sd1", "tiny-sd1");
+    let trained = Trained::open("lora_sd1", "tiny-sd1");
     let fixture = reference().fixture("lora_text_sd1");
-    let alpha = lesson.fixture.facts()["alpha"].as_f64().unwrap();
-    let text_adapter = adapter_of("text_encoder", &fixture, "weight.", alpha);
-    let (text_adapter, text_parameters) = text_adapter.trainable(&Device::Cpu).unwrap();
+    let alpha = trained.fixture.facts()["alpha"].as_f64().unwrap();
+    let text = adapter_of("text_encoder", &fixture, "weight.", alpha);
+    let both = text.iter().chain(trained.adapter.iter());
+    let both: Adapter = both.map(|(path, factors)| (path.to_owned(), factors.clone())).collect();
+    let (adapter, parameters) = both.trainable(&Device::Cpu).unwrap();
+    let adapters = AdapterSet::single(&adapter, 1.0);
+
     let encoders = TextEncoders::load(&files("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
     let prompts = reference().fixture("text").facts()["prompts"].clone();
     let prompts = [prompts[0].as_str().unwrap(), prompts[1].as_str().unwrap()];
-    let text_set = AdapterSet::single(&text_adapter, 1.0);
-    let hidden = encoders.encode_with(&prompts, 0, &text_set).unwrap();
-    assert_output(&fixture, "hidden", &hidden.context);
+    assert_output(&fixture, "hidden", &encoders.encode_with(&prompts, 0, &adapters).unwrap().context);
 
-    let instance = lesson.fixture.facts()["train_prompt"].as_str().unwrap();
-    let condition = encoders.encode_with(&[instance, instance], 0, &text_set).unwrap();
-    let pred = lesson.predict("train.", &condition, &lesson.adapted());
-    let target = lesson.fixture.tensor("train.noise");
-    let loss = loss::denoising(&pred, &target).unwrap().mean_all().unwrap();
-    assert_output(&fixture, "train.loss", &loss);
-    let store = loss.backward().unwrap();
-    let gradients = text_parameters.collect_gradients(&store).unwrap();
-    assert_all_close("text_encoder", gradients.iter().collect(), &fixture, "train.grad.text.", GRADIENT);
-    let gradients = lesson.parameters.collect_gradients(&store).unwrap();
-    assert_all_close("unet", gradients.iter().collect(), &fixture, "train.grad.unet.", GRADIENT);
+    let caption = trained.fixture.facts()["train_prompt"].as_str().unwrap();
+    let prompts =
+        Prompts { encoders: &encoders, texts: vec![caption.into(); 2], sizes: vec![ImageSizes::uncropped(64, 64); 2] };
+    // The base's condition must not matter to an adapted prediction.
+    let condition = encoders.encode(&["", ""]).unwrap();
+    let batch = trained.batch(Captions { condition, keys: None, prompts: Some(prompts) });
+    let schedule = NoiseSchedule::load(&files("tiny-sd1")).unwrap();
+    let (losses, gradients) = trained.objective(&schedule, &adapters, &parameters).denoising(&batch, 1.0).unwrap();
+    assert_mean(&fixture, "train.loss", &losses);
+    for (component, prefix) in [("text_encoder", "train.grad.text."), ("unet", "train.grad.unet.")] {
+        let of_component = |(path, _): &(&str, &Tensor)| path.split('.').next() == Some(component);
+        let found = gradients.iter().filter(of_component).collect();
+        assert_all_close(component, found, &fixture, prefix, GRADIENT);
+    }
+}
+
+/// Asserts that the mean of `values` is the fixture's scalar `name`.
+fn assert_mean(fixture: &Fixture, name: &str, values: &[f64]) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    assert_output(fixture, name, &Tensor::new(mean as f32, &Device::Cpu).unwrap());
 }
