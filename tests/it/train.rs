@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::LoraFactors;
 use catelier_numerics::tensor_file::TensorFile;
+use catelier_workflows::adapters::LoraFactors;
 
 use crate::catelier::Studio;
 

@@ -8,7 +8,7 @@ use catelier_pipelines::train::TrainConfig;
 use serde::Serialize;
 
 use crate::base::BaseSource;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::images::load_training;
 use crate::session::Session;
 use crate::settings::{ResolvedTrain, TrainSettings};

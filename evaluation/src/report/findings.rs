@@ -188,11 +188,12 @@ pub(super) fn summary(scores: &Scores) -> String {
 
 #[cfg(test)]
 mod tests {
+    use catelier_features::Extractor;
+
     use super::*;
-    use crate::protocol::Generation;
+    use crate::kps;
     use crate::report::TrainingCurves;
-    use crate::scores::{Counts, FORMAT, VERSION};
-    use crate::{Extractor, kps};
+    use crate::scores::{Counts, FORMAT, Generation, VERSION};
 
     fn score(mean: f64) -> Score {
         Score { mean, low: mean - 0.01, high: mean + 0.01, n: 20 }

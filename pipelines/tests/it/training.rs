@@ -1,6 +1,7 @@
 //! Training runs on the tiny models: text encoders, starts, observers, states.
 
 use std::error::Error as _;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -52,7 +53,8 @@ fn pictures() -> TrainingPictures {
 }
 
 fn dataset(base: &BaseModel) -> EncodedDataset {
-    EncodedDataset::encode(base, &pictures(), CatCondition::Caption, None, &mut |_, _| {}).unwrap()
+    EncodedDataset::encode(base, &pictures(), CatCondition::Caption, None, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap()
 }
 
 fn config() -> TrainConfig {
@@ -301,7 +303,7 @@ fn generation_encodes_with_the_adapter_and_the_base_without() {
         ..GenerateRequest::default()
     };
     let mut generator = Generator::new(&base);
-    let mut draw = |set: &AdapterSet| generator.generate(&request, set, &mut |_| {}).unwrap();
+    let mut draw = |set: &AdapterSet| generator.generate(&request, set, &mut |_| ControlFlow::Continue(())).unwrap();
     let before = draw(&AdapterSet::base());
     assert_ne!(draw(&AdapterSet::single(&adapter, 1.0)), before, "the adapter is in the text encoder alone");
     assert_eq!(draw(&AdapterSet::base()), before);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use catelier_adapters::file::Format;
-use catelier_numerics::schedule::Curve;
 use catelier_adapters::{Targets, UpdateKind};
+use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::train::{LatentDraw, LossKind, TrainConfig};

@@ -88,18 +88,18 @@ proptest! {
         }
         let (weight, bias) = (normal(1, &[out, width], dtype), normal(2, &[out], dtype));
         let layer = FrozenLinear::new(&weight, Some(&bias)).unwrap();
-        let elsewhere = FrozenLinear::new(&weight, Some(&bias)).unwrap().elsewhere(&weight, &bias);
+        let on_device = FrozenLinear::new(&weight, Some(&bias)).unwrap().on_device(&weight, &bias);
         let (x, magnitude) = (normal(0, &[batch, rows, width], dtype), normal(5, &[out], dtype));
         let inputs = [x, normal(3, &[rank, width], dtype), normal(4, &[out, rank], dtype), magnitude.clone()];
-        agree(&inputs, &|t| elsewhere.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
+        agree(&inputs, &|t| on_device.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
             layer.forward_decomposed(&t[0], of(&update(t)), None)
         })?;
         let weight = normal(1, &[out, width, kernel, kernel], dtype);
         let layer = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap();
-        let elsewhere = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap().elsewhere(&weight, &bias);
+        let on_device = FrozenConv2d::new(&weight, Some(&bias), stride, padding).unwrap().on_device(&weight, &bias);
         let (down, up) = (normal(3, &[rank, width, kernel, kernel], dtype), normal(4, &[out, rank, 1, 1], dtype));
         let inputs = [normal(0, &[batch, width, 4, 5], dtype), down, up, magnitude];
-        agree(&inputs, &|t| elsewhere.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
+        agree(&inputs, &|t| on_device.forward_decomposed(&t[0], of(&update(t)), None), &|t| {
             layer.forward_decomposed(&t[0], of(&update(t)), None)
         })?;
     }
