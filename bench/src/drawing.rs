@@ -3,11 +3,11 @@
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
 use catelier_pipelines::Result;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::generate::{GenerateRequest, generate};
-use catelier_pipelines::sampler::SamplerKind;
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::diffusion::sampler::SamplerKind;
+use catelier_pipelines::generation::{GenerateRequest, generate};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::training::TrainError;
 
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, check_range};

@@ -1,7 +1,7 @@
 //! What can go wrong before the work is measured.
 
-use catelier_pipelines::plan::DoesNotFit;
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::training::TrainError;
+use catelier_pipelines::training::plan::DoesNotFit;
 
 /// The result of everything here that loads a model.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, TextEncoderConfig, UNet, UNetConfig};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{AddedCondition, Condition, ImageSizes, TextEncoderConfig, UNet, UNetConfig};
 use catelier_pipelines::{Error, Result};
 
 /// Where all inputs come from; their seed is fixed, so that two runs of a workload do the same.
@@ -12,7 +12,7 @@ const LATENTS: Stream = Stream("workload/latents");
 const NOISE: Stream = Stream("workload/noise");
 const CONTEXT: Stream = Stream("workload/context");
 const POOLED: Stream = Stream("workload/pooled");
-const IMAGE: Stream = Stream("workload/picture");
+const IMAGE: Stream = Stream("workload/image");
 
 /// Beyond this no machine has the memory.
 const LARGEST: usize = 1024;

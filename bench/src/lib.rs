@@ -14,7 +14,7 @@ mod shape;
 mod training;
 mod work;
 
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::training::TrainError;
 
 pub use drawing::Drawing;
 pub use encoding::{Autoencoding, TextEncoding};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use catelier_numerics::work;
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::training::TrainError;
 
 use crate::process::{self, cpu_seconds};
 use crate::{Rate, Workload};

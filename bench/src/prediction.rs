@@ -4,9 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_pipelines::Result;
 use catelier_pipelines::diffusion::NoiseSchedule;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{Condition, UNet};
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Condition, UNet};
+use catelier_pipelines::training::TrainError;
 
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, condition};

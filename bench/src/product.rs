@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::ops::FrozenLinear;
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::training::TrainError;
 use serde::Serialize;
 
 use crate::{Rate, Workload, measure};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
+use catelier_pipelines::models::files::{EmbeddedFile, ModelFiles};
 
 /// A well-known base, of which only the shape matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,7 +77,7 @@ impl fmt::Display for Shape {
 mod tests {
     use super::*;
     use catelier_pipelines::diffusion::NoiseSchedule;
-    use catelier_pipelines::model::{TextEncoderConfig, UNetConfig, VaeConfig};
+    use catelier_pipelines::models::{TextEncoderConfig, UNetConfig, VaeConfig};
 
     #[test]
     fn every_shape_is_a_configuration_that_the_models_follow() {

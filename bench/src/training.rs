@@ -5,10 +5,10 @@ use catelier_adapters::{Adapter, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::{AdamW, AdamWConfig};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{Recompute, UNet};
-use catelier_pipelines::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
-use catelier_pipelines::train::{Batch, Captions, CatTarget, Objective, TrainError};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Recompute, UNet};
+use catelier_pipelines::training::plan::{DoesNotFit, Footprint, MemoryPlan, StepSizes};
+use catelier_pipelines::training::{Batch, Captions, CatTarget, Objective, TrainError};
 
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, condition};

@@ -1,7 +1,7 @@
 //! Which work is repeated, and how it is loaded.
 
 use candle_core::{DType, Device};
-use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::models::files::ModelFiles;
 use serde::Serialize;
 
 use crate::error::Result;

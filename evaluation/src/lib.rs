@@ -19,6 +19,6 @@ pub mod similarity;
 
 pub use error::{Error, Result};
 pub use metrics::{METRICS, Metric};
-pub use protocol::{Baseline, Evaluation, PicturePair, TriggerPicture};
+pub use protocol::{Baseline, Evaluation, ImagePair, TriggerImage};
 pub use score::Score;
 pub use scores::{Generation, Scores};

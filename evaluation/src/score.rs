@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The smallest similarity that enters a harmonic mean, so that one opposite picture gives a score
+/// The smallest similarity that enters a harmonic mean, so that one opposite image gives a score
 /// next to 0 and not an undefined one.
 pub const SMALLEST_SIMILARITY: f64 = 1e-9;
 
 /// A score with the 95 % bootstrap interval of its mean.
 ///
-/// Pictures are drawn again with replacement, each independently; pictures of one prompt with
+/// Images are drawn again with replacement, each independently; images of one prompt with
 /// several seeds are more alike than that, so read the interval as a lower bound on the doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -41,7 +41,7 @@ impl Score {
 
     /// The arithmetic mean of `values`; their order does not matter.
     pub(crate) fn arithmetic(score: &'static str, values: &[f64], seed: u64) -> Result<Self> {
-        require(score, "pictures", 1, values.len())?;
+        require(score, "images", 1, values.len())?;
         let interval = stats::bootstrap_interval(&sorted(values), seed)
             .map_err(|source| Error::Statistics { score, source: Box::new(source) })?;
         Ok(Self { mean: interval.mean, low: interval.low, high: interval.high, n: interval.n })

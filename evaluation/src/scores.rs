@@ -46,7 +46,8 @@ pub struct Scores {
     /// `kps_no_token` by class, the largest drop first.
     pub classes: Vec<Group>,
     /// Each image without the trigger, in the order given.
-    pub pictures: Vec<PictureScore>,
+    #[serde(rename = "pictures")]
+    pub images: Vec<ImageScore>,
     /// How many images of each sort were scored.
     pub counts: Counts,
     /// The seeds of the start noise, each once, in order.
@@ -61,7 +62,7 @@ pub struct Scores {
 
 /// One image without the trigger, compared with the base's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PictureScore {
+pub struct ImageScore {
     /// Its prompt.
     pub prompt: String,
     /// Its kind of prompt.

@@ -38,14 +38,13 @@ pub fn paired<F: AsRef<[f32]>>(left: &[F], right: &[F]) -> Result<Vec<f64>> {
     left.iter().zip(right).map(|(left, right)| similarity(left.as_ref(), right.as_ref())).collect()
 }
 
-/// For each of `pictures`, its [`similarity`] to each of `references`.
+/// For each of `images`, its [`similarity`] to each of `references`.
 ///
 /// # Errors
 /// As [`cosine`].
-pub fn against<F: AsRef<[f32]>>(pictures: &[F], references: &[F]) -> Result<Vec<Vec<f64>>> {
-    let row =
-        |picture: &F| references.iter().map(|reference| similarity(picture.as_ref(), reference.as_ref())).collect();
-    pictures.iter().map(row).collect()
+pub fn against<F: AsRef<[f32]>>(images: &[F], references: &[F]) -> Result<Vec<Vec<f64>>> {
+    let row = |image: &F| references.iter().map(|reference| similarity(image.as_ref(), reference.as_ref())).collect();
+    images.iter().map(row).collect()
 }
 
 fn dot(left: &[f32], right: &[f32]) -> f64 {

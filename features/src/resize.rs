@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrored_pictures_give_mirrored_results() {
+    fn mirrored_images_give_mirrored_results() {
         let image = ramp(16, 9);
         let mirror = image::imageops::flip_horizontal;
         for filter in [Filter::Bicubic, Filter::Lanczos, Filter::Bilinear] {

@@ -11,9 +11,9 @@ use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::ops::backward;
 use catelier_numerics::params::{Gradients, Parameters};
 use catelier_numerics::work;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::loss::{cat, denoising};
-use catelier_pipelines::model::{Condition, CrossAttentionKv, UNet};
+use catelier_pipelines::diffusion::loss::{cat, denoising};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Condition, CrossAttentionKv, UNet};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// As in the program.

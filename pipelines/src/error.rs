@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::files::{TensorOffence, UnsupportedSetting};
+use crate::models::files::{TensorOffence, UnsupportedSetting};
 
 /// This room's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a model folder and a picture.
+/// What can go wrong between a model folder and an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     Prompts(#[from] catelier_prompts::Error),
 
-    /// Training pictures were refused.
+    /// Training images were refused.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
 
@@ -138,12 +138,12 @@ pub enum Error {
         rule: String,
     },
 
-    /// A generation produced numbers that are no picture.
-    #[error("the picture of prompt `{prompt}` (seed {seed}) is not finite after step {step} of {steps}")]
-    PictureNotFinite {
+    /// A generation produced numbers that are no image.
+    #[error("the image of prompt `{prompt}` (seed {seed}) is not finite after step {step} of {steps}")]
+    ImageNotFinite {
         /// The prompt.
         prompt: String,
-        /// The picture's seed.
+        /// The image's seed.
         seed: u64,
         /// The sampler step after which NaN or infinity was found, counted from 1; one more than
         /// `steps` for the decoder.
@@ -152,9 +152,9 @@ pub enum Error {
         steps: usize,
     },
 
-    /// A picture could not be written.
-    #[error("cannot write the picture `{}`", .path.display())]
-    WritePicture {
+    /// An image could not be written.
+    #[error("cannot write the image `{}`", .path.display())]
+    WriteImage {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -273,7 +273,7 @@ impl Error {
             Self::HubFailed { .. } => {
                 Some("check the connection and HF_ENDPOINT; a second try goes on where this one stopped".into())
             }
-            Self::PictureNotFinite { .. } => {
+            Self::ImageNotFinite { .. } => {
                 Some("use a lower guidance or adapter strength; with f16, try bf16 or f32".into())
             }
             Self::NotCached { .. } => Some("fetch the model once while online (unset HF_HUB_OFFLINE)".into()),

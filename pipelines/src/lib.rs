@@ -8,19 +8,11 @@
     )
 )]
 
-pub mod base;
 pub mod data;
 pub mod diffusion;
 pub mod error;
-pub mod files;
-pub mod generate;
-pub mod hub;
-pub mod loss;
-pub mod model;
-pub mod picture_file;
-pub mod plan;
-pub mod sampler;
-pub mod sheet;
-pub mod train;
+pub mod generation;
+pub mod models;
+pub mod training;
 
 pub use error::{Error, Result};

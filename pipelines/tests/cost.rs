@@ -11,8 +11,8 @@ use candle_core::{DType, Device};
 use catelier_bench::{Prediction, StepLoss, TrainingStep, Workload, WorkloadSizes};
 use catelier_numerics::cpu::{Kernels, kernels, multiplies_bf16, use_portable_kernels};
 use catelier_numerics::work;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::Recompute;
+use catelier_pipelines::models::Recompute;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::allocations::CountingAllocator;
 
 #[global_allocator]

@@ -7,9 +7,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
-use catelier_pipelines::plan::{Footprint, StepSizes};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
+use catelier_pipelines::training::plan::{Footprint, StepSizes};
 use catelier_testkit::allocations::CountingAllocator;
 
 #[global_allocator]

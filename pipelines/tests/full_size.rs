@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::Path;
 
 use catelier_adapters::{BaseFamily, Component, ModuleInfo, Targets};
-use catelier_pipelines::base::BaseConfig;
-use catelier_pipelines::files::ModelFiles;
+use catelier_pipelines::models::base::BaseConfig;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::allocations::CountingAllocator;
 use serde_json::{Map, Value, json};
 

@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use catelier_bench::Shape;
 use catelier_numerics::cpu::use_portable_kernels;
 use catelier_numerics::noise::{Noise, Stream};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{Tiling, Vae};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Tiling, Vae};
 use catelier_testkit::allocations::CountingAllocator;
 
 #[global_allocator]
@@ -32,7 +32,7 @@ fn the_autoencoder_takes_the_memory_it_says_and_less_in_tiles() {
     });
 }
 
-/// Holds what is said of a picture of `size` pixels, height before width, to what is counted; returns the counts.
+/// Holds what is said of an image of `size` pixels, height before width, to what is counted; returns the counts.
 fn check(vae: &Vae, size: (usize, usize)) -> (u64, u64) {
     let counted = peaks(vae, size);
     for (what, counted, said) in
@@ -46,8 +46,8 @@ fn check(vae: &Vae, size: (usize, usize)) -> (u64, u64) {
 
 /// Of decoding and of encoding.
 fn peaks(vae: &Vae, (height, width): (usize, usize)) -> (u64, u64) {
-    let (picture, latents) = (normal((1, 3, height, width)), normal((1, 4, height / 8, width / 8)));
-    (peak(|| vae.decode(&latents).unwrap()), peak(|| vae.encode(&picture).unwrap()))
+    let (image, latents) = (normal((1, 3, height, width)), normal((1, 4, height / 8, width / 8)));
+    (peak(|| vae.decode(&latents).unwrap()), peak(|| vae.encode(&image).unwrap()))
 }
 
 fn normal(shape: (usize, usize, usize, usize)) -> Tensor {

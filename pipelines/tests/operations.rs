@@ -11,10 +11,10 @@ use catelier_bench::{Prediction, Shape, Workload, WorkloadSizes};
 use catelier_numerics::cpu::{Kernels, kernels, use_portable_kernels};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::work;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::generate::{GenerateRequest, Generator};
-use catelier_pipelines::model::{Condition, UNet};
+use catelier_pipelines::generation::{GenerateRequest, Generator};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Condition, UNet};
 use catelier_testkit::golden::Golden;
 
 /// Held by the test whose turn it is.
@@ -51,12 +51,12 @@ struct Sizes {
 }
 
 #[test]
-fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() {
+fn a_generator_reads_each_prompt_once_whatever_the_steps_images_and_batches() {
     let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
     let base = BaseModel::load(&golden("tiny-sd1"), DType::F32, &Device::Cpu).unwrap();
-    let request = |steps, pictures| GenerateRequest {
-        prompts: vec!["a red teapot".into(); pictures],
-        seeds: (1..=pictures as u64).collect(),
+    let request = |steps, images| GenerateRequest {
+        prompts: vec!["a red teapot".into(); images],
+        seeds: (1..=images as u64).collect(),
         steps,
         width: 32,
         height: 32,
@@ -66,14 +66,14 @@ fn a_generator_reads_each_prompt_once_whatever_the_steps_pictures_and_batches() 
     // The prompt and the empty one that guidance leads away from.
     let reading = counted(|| ["a red teapot", ""].map(|prompt| base.text.encode(&[prompt]).unwrap()));
     assert!(reading > 0);
-    for (steps, pictures) in [(1, 1), (3, 1), (2, 5)] {
+    for (steps, images) in [(1, 1), (3, 1), (2, 5)] {
         let mut generator = Generator::new(&base);
         let mut draw = || {
-            let request = request(steps, pictures);
+            let request = request(steps, images);
             counted(|| generator.generate(&request, &AdapterSet::base(), &mut |_| ControlFlow::Continue(())).unwrap())
         };
         let (first, again) = (draw(), draw());
-        assert_eq!(first - again, reading, "{steps} steps of {pictures} pictures");
+        assert_eq!(first - again, reading, "{steps} steps of {images} images");
     }
 }
 

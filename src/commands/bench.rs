@@ -1,8 +1,8 @@
 //! `catelier bench`: what the parts cost on this machine.
 
 use catelier_bench::{Precision, Report, Request, Shape, StepLoss, Work, measure, product_rates};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::UNetConfig;
+use catelier_pipelines::models::UNetConfig;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_workflows::value::MemoryLimit;
 use catelier_workflows::{Context, Error, Session, embedded};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::Device;
 use catelier_bench::product_rate;
-use catelier_pipelines::plan::Bytes;
+use catelier_pipelines::training::plan::Bytes;
 use catelier_workflows::plan::{PlanReport, PlannedMemory};
 use catelier_workflows::{Context, Result, Session, WeightType, plan};
 
@@ -23,13 +23,13 @@ pub(super) fn run(args: PlanArgs, session: &Session<'_>) -> Outcome<()> {
 }
 
 fn table(report: &PlanReport) -> String {
-    let PlanReport { pictures, base, resolution, batch, steps, epochs, .. } = report;
+    let PlanReport { images, base, resolution, batch, steps, epochs, .. } = report;
     let at_least = report.seconds_per_step_at_least;
     let at_least = at_least.map_or_else(String::new, |seconds| format!(", at least {seconds:.2} s on this CPU"));
     let memory = report.memory.as_ref();
     let memory = memory.map_or_else(|| "not planned on this device".into(), |memory| Memory(memory).to_string());
     [
-        format!("images    {pictures}"),
+        format!("images    {images}"),
         format!("base      {base}, {resolution} px, batch {batch}"),
         format!("steps     {steps}, each image {epochs:.1} times"),
         format!("work      {:.1} GFLOP a step{at_least}", report.gflop_per_step),

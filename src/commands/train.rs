@@ -1,6 +1,6 @@
 //! `catelier train`: images in, adapter out.
 
-use catelier_workflows::pipelines::train::Ending;
+use catelier_workflows::pipelines::training::Ending;
 use catelier_workflows::settings::{self, Settings, TrainSettings};
 use catelier_workflows::{Result, Session, TrainRequest, train};
 

@@ -32,29 +32,29 @@ fn a_missing_trigger() {
 fn a_missing_folder() {
     let studio = Studio::new();
     let message = refused(&studio.run("train --images nowhere --trigger shs --out run"));
-    assert_eq!(message, "error: cannot train on these pictures\ncause: no such folder: `nowhere`");
+    assert_eq!(message, "error: cannot train on these images\ncause: no such folder: `nowhere`");
 }
 
 #[test]
 fn an_empty_folder() {
     assert_eq!(
         training_on(&[]),
-        "error: cannot train on these pictures\ncause: no images in `art`: files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff are read; the folder is empty\nhint: put the images directly into this folder"
+        "error: cannot train on these images\ncause: no images in `art`: files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff are read; the folder is empty\nhint: put the images directly into this folder"
     );
 }
 
 #[test]
-fn a_picture_without_a_caption() {
+fn a_image_without_a_caption() {
     let studio = studio();
     fs::remove_file(studio.path("art/0002.txt")).unwrap();
     assert_eq!(
         refused(&studio.run("train --images art --trigger shs --out run")),
-        "error: cannot train on these pictures\ncause: 1 of 4 images in `art` cannot be used: `0002.png` has no caption\nhint: write a .txt file of the same name beside each, or give one caption for all with `--caption`"
+        "error: cannot train on these images\ncause: 1 of 4 images in `art` cannot be used: `0002.png` has no caption\nhint: write a .txt file of the same name beside each, or give one caption for all with `--caption`"
     );
 }
 
 #[test]
-fn pictures_that_cannot_be_read_are_all_named() {
+fn images_that_cannot_be_read_are_all_named() {
     let studio = studio();
     let whole = fs::read(studio.path("art/0001.png")).unwrap();
     studio.write("art/0001.png", &whole[..whole.len() / 2]);
@@ -63,7 +63,7 @@ fn pictures_that_cannot_be_read_are_all_named() {
     studio.write("art/0004.png", large_png(30_000, 30_000));
     assert_eq!(
         refused(&studio.run("train --images art --trigger shs --out run")),
-        "error: cannot train on these pictures\ncause: 4 of 4 pictures in `art` cannot be used: `0001.png` is cut off before its end; `0002.png` is empty (0 bytes); `0003.png` is not a picture; `0004.png` is 30000x30000 pixels, at most 20000 on a side are read\nhint: open these files in a picture program and save them again, or move them out of the folder"
+        "error: cannot train on these images\ncause: 4 of 4 images in `art` cannot be used: `0001.png` is cut off before its end; `0002.png` is empty (0 bytes); `0003.png` is not an image; `0004.png` is 30000x30000 pixels, at most 20000 on a side are read\nhint: open these files in an image program and save them again, or move them out of the folder"
     );
 }
 

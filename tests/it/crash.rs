@@ -141,7 +141,7 @@ fn a_full_disk_while_saving_is_told_and_loses_nothing() {
 }
 
 #[test]
-fn a_run_that_diverges_stops_names_the_picture_and_keeps_the_last_good_state() {
+fn a_run_that_diverges_stops_names_the_image_and_keeps_the_last_good_state() {
     let studio = studio();
     let ran =
         studio.run(&format!("{SHORT} --learning-rate 1e30 --out run").replace("--save-every 2", "--save-every 1"));

@@ -15,7 +15,7 @@ fn plan(studio: &Studio, flags: &str) -> serde_json::Value {
 fn a_plan_says_what_a_run_will_take() {
     let studio = studio();
     let plan = plan(&studio, "--memory-limit 8GB");
-    assert_eq!((&plan["pictures"], &plan["steps"], &plan["epochs"]), (&4.into(), &4.into(), &1.0.into()));
+    assert_eq!((&plan["images"], &plan["steps"], &plan["epochs"]), (&4.into(), &4.into(), &1.0.into()));
     assert!(plan["gflop_per_step"].as_f64().unwrap() > 1.0);
     assert!(plan["seconds_per_step_at_least"].as_f64().unwrap() > 0.0);
     assert_eq!(plan["memory"]["limit_bytes"], 8_000_000_000u64);

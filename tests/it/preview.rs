@@ -1,4 +1,4 @@
-//! Pictures from the outside.
+//! Images from the outside.
 
 use std::fs;
 
@@ -44,7 +44,7 @@ fn a_fresh_adapter_of_strength_zero_draws_what_the_base_draws() {
 }
 
 #[test]
-fn a_picture_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
+fn a_image_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
     let studio = Studio::new();
     let draw = |out: &str, flags: &str| {
         let mut command = studio.command(&format!("preview --steps 1 {flags} --out {out}"));
@@ -54,7 +54,7 @@ fn a_picture_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
     };
     // A tile of the embedded base is 256 pixels wide.
     let whole = draw("large-off", "--size 320x64 --tile-vae off");
-    assert!(draw("large-auto", "--size 320x64") == whole, "this machine has the memory for so small a picture");
+    assert!(draw("large-auto", "--size 320x64") == whole, "this machine has the memory for so small an image");
     assert!(draw("large-on", "--size 320x64 --tile-vae on") != whole);
     assert!(draw("small-on", "--tile-vae on") == draw("small-off", "--tile-vae off"));
 }
@@ -69,7 +69,7 @@ fn a_sheet_shows_base_and_adapter_without_and_with_the_trigger() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let sheet = fs::read(studio.path("sheets/compare-000.png")).unwrap();
     let info = png::Decoder::new(std::io::Cursor::new(sheet)).read_info().unwrap();
-    assert!(info.info().width > 4 * 256, "four columns of enlarged pictures");
+    assert!(info.info().width > 4 * 256, "four columns of enlarged images");
 }
 
 #[test]

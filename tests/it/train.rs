@@ -9,7 +9,7 @@ use catelier_workflows::adapters::LoraFactors;
 
 use crate::catelier::Studio;
 
-/// A folder of drawn pictures and the flags of a run that takes a second.
+/// A folder of drawn images and the flags of a run that takes a second.
 pub(crate) fn studio() -> Studio {
     let studio = Studio::new();
     studio.done("gallery draw --artist goldleaf --count 4 --seed 1 --out art");
@@ -136,9 +136,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn dreambooth_learns_from_class_pictures_that_the_base_draws() {
+fn dreambooth_learns_from_class_images_that_the_base_draws() {
     let studio = studio();
-    let flags = SHORT.replace("train", "train --loss dreambooth --class-pictures 2");
+    let flags = SHORT.replace("train", "train --loss dreambooth --class-images 2");
     let mut command = studio.command(&format!("{flags} --out run"));
     let output = command.args(["--class", "a red house"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use catelier_adapters::file::{self, Format, LoadedAdapter, MatchReport};
 use catelier_adapters::{AdapterSet, Fingerprint};
-use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::models::base::BaseModel;
 use catelier_prompts::Trigger;
 
 use crate::base::BaseSource;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::{Component, ModuleInfo, Prediction, Targets};
-use catelier_pipelines::base::{BaseConfig, BaseModel};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecision};
-use catelier_pipelines::model::Tiling;
+use catelier_pipelines::models::Tiling;
+use catelier_pipelines::models::base::{BaseConfig, BaseModel};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecision};
 use serde::Serialize;
 
 use crate::device::{DeviceChoice, WeightType};

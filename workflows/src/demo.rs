@@ -10,7 +10,7 @@ use catelier_evaluation::report::{
     AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Run as PageRun, Setting, TrainingCurves,
 };
 use catelier_gallery::Artist;
-use catelier_pipelines::train::{Ending, LossKind, StepReport};
+use catelier_pipelines::training::{Ending, LossKind, StepReport};
 use catelier_prompts::{PromptSet, Trigger};
 use image::RgbImage;
 

@@ -2,7 +2,7 @@
 
 use catelier_features::Clip;
 use catelier_features::clip::ClipFiles;
-use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
+use catelier_pipelines::models::files::{EmbeddedFile, ModelFiles};
 
 use crate::error::{Context, Result};
 

@@ -1,6 +1,6 @@
 //! Why a workflow did not succeed: whose turn it is, the chain of causes, and what to do next.
 
-use catelier_pipelines::train::TrainError;
+use catelier_pipelines::training::TrainError;
 
 /// This crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn overflow() -> catelier_pipelines::Error {
-        catelier_pipelines::Error::PictureNotFinite { prompt: "a house".into(), seed: 1, step: 2, steps: 3 }
+        catelier_pipelines::Error::ImageNotFinite { prompt: "a house".into(), seed: 1, step: 2, steps: 3 }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use catelier_evaluation::Scores;
-use catelier_pipelines::train::StepReport;
+use catelier_pipelines::training::StepReport;
 
 /// What happened just now.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,9 +2,9 @@
 
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::Generation;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::generate::{GenerateRequest, Generator};
-use catelier_pipelines::picture_file::PictureParameters;
+use catelier_pipelines::generation::image_file::ImageParameters;
+use catelier_pipelines::generation::{GenerateRequest, Generator};
+use catelier_pipelines::models::base::BaseModel;
 use image::RgbImage;
 
 use crate::base::Base;
@@ -66,14 +66,14 @@ impl<'a> ImageGenerator<'a> {
         session.check_cancelled()?;
         let request = GenerateRequest { prompts: prompts.to_vec(), seeds: seeds.to_vec(), ..self.settings.clone() };
         let generated = self.generator.generate(&request, adapters, &mut |at| {
-            session.progress(stage, at.pictures_done + at.batch * at.call / at.calls, prompts.len(), "")
+            session.progress(stage, at.images_done + at.batch * at.call / at.calls, prompts.len(), "")
         });
         generated.failed("cannot generate images")
     }
 
     /// What the PNG of an image says about it.
-    pub fn parameters(&self, prompt: &str, seed: u64, adapters: &[(String, String)]) -> PictureParameters {
-        PictureParameters {
+    pub fn parameters(&self, prompt: &str, seed: u64, adapters: &[(String, String)]) -> ImageParameters {
+        ImageParameters {
             prompt: prompt.to_string(),
             negative: self.settings.negative.clone(),
             steps: self.settings.steps,

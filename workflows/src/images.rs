@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use catelier_pipelines::data::{DataNotice, Mirror, Picture, PictureOptions, Resolution, TrainingPictures};
+use catelier_pipelines::data::{DataNotice, DecodedImage, ImageOptions, Mirror, Resolution, TrainingImages};
 use catelier_prompts::Trigger;
 use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS};
 use image::RgbImage;
@@ -15,9 +15,9 @@ use crate::settings::ResolvedTrain;
 ///
 /// # Errors
 /// [`Error::User`] for a folder without images, and names every image that cannot be used.
-pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingPictures> {
+pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingImages> {
     let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
-    let options = PictureOptions {
+    let options = ImageOptions {
         captions: CaptionOptions { shared_caption: settings.caption.clone() },
         resolution: Resolution::square(settings.resolution as u32).user_error("cannot use `resolution`")?,
         crop: settings.crop,
@@ -25,17 +25,17 @@ pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<
         seed: settings.seed,
     };
     let images =
-        TrainingPictures::load(&settings.images, &trigger, &options).user_error("cannot train on these pictures")?;
+        TrainingImages::load(&settings.images, &trigger, &options).user_error("cannot train on these images")?;
     for notice in &images.notices {
         match notice {
             DataNotice::TriggerInserted { trigger, names } => {
-                let (some, all) = (names.len(), images.pictures.len());
+                let (some, all) = (names.len(), images.images.len());
                 session.note(format!("put the trigger `{trigger}` in front of {some} of {all} captions"));
             }
             _ => session.warn(notice.to_string()),
         }
     }
-    session.note(format!("{} images from {}", images.pictures.len(), settings.images.display()));
+    session.note(format!("{} images from {}", images.images.len(), settings.images.display()));
     Ok(images)
 }
 
@@ -52,7 +52,8 @@ pub fn read_references(folder: Option<&Path>) -> Result<Vec<RgbImage>> {
             format!("images end in {}", IMAGE_EXTENSIONS.join(", ")),
         ));
     }
-    let open = |path: &PathBuf| Picture::open(path).map(|image| image.pixels).user_error("cannot read a reference");
+    let open =
+        |path: &PathBuf| DecodedImage::open(path).map(|image| image.pixels).user_error("cannot read a reference");
     images.iter().map(open).collect()
 }
 

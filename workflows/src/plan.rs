@@ -1,10 +1,10 @@
 //! What a training run will need, from the base's configurations alone.
 
 use candle_core::Device;
-use catelier_pipelines::base::BaseConfig;
-use catelier_pipelines::model::{Recompute, encoding_bytes};
-use catelier_pipelines::plan::{Bytes, DoesNotFit, Footprint, MemoryPlan, StepSizes, weight_bytes};
-use catelier_pipelines::train::TrainConfig;
+use catelier_pipelines::models::base::BaseConfig;
+use catelier_pipelines::models::{Recompute, encoding_bytes};
+use catelier_pipelines::training::TrainConfig;
+use catelier_pipelines::training::plan::{Bytes, DoesNotFit, Footprint, MemoryPlan, StepSizes, weight_bytes};
 use serde::Serialize;
 
 use crate::base::BaseSource;
@@ -110,7 +110,7 @@ fn too_much(error: &DoesNotFit) -> Error {
 #[derive(Debug, Clone, Serialize)]
 pub struct PlanReport {
     /// Training images, mirrored ones counted.
-    pub pictures: usize,
+    pub images: usize,
     /// The base's name.
     pub base: String,
     /// Side of the training images, in pixels.
@@ -157,7 +157,7 @@ pub fn plan(asked: TrainSettings, session: &Session<'_>) -> Result<(PlanReport, 
     let plan = TrainPlan::new(&base.config, &settings, &session.open_device(settings.device)?)?;
     let seen = (settings.steps * settings.batch * settings.accumulation) as f64;
     let report = PlanReport {
-        pictures: images,
+        images,
         base: base.files.name().to_owned(),
         resolution: settings.resolution,
         batch: settings.batch,

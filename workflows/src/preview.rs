@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::picture_file;
-use catelier_pipelines::sheet::{Sheet, SheetRow};
+use catelier_pipelines::generation::image_file;
+use catelier_pipelines::generation::sheet::{Sheet, SheetRow};
 use catelier_prompts::{PromptSet, Trigger};
 use image::RgbImage;
 use serde::Serialize;
@@ -142,7 +142,7 @@ impl Work<'_, '_> {
         for (index, (image, (prompt, seed))) in images.iter().zip(prompts.into_iter().zip(seeds)).enumerate() {
             let file = self.request.out.join(format!("{:03}-seed{seed}.png", index / self.request.count));
             let parameters = self.generator.parameters(&prompt, seed, &names);
-            picture_file::write_png(&file, image, Some(&parameters)).failed("cannot save an image")?;
+            image_file::write_png(&file, image, Some(&parameters)).failed("cannot save an image")?;
             self.session.written(ArtefactKind::Image, &file);
             previews.push(Preview { file, prompt, seed });
         }
@@ -165,7 +165,7 @@ impl Work<'_, '_> {
         for (index, first) in (0..seeds.len()).step_by(self.request.count).enumerate() {
             let rows = (first..first + self.request.count).map(|row| SheetRow {
                 label: format!("seed {}", seeds[row]),
-                pictures: sheet_row(&columns, row, references),
+                images: sheet_row(&columns, row, references),
             });
             let sheet = Sheet {
                 title: without[first].clone(),
@@ -177,7 +177,7 @@ impl Work<'_, '_> {
             let file = self.request.out.join(format!("compare-{index:03}.png"));
             let parameters = self.generator.parameters(&with[first], seeds[first], &names);
             let image = sheet.compose().failed("cannot compose the sheet")?;
-            picture_file::write_png(&file, &image, Some(&parameters)).failed("cannot save a sheet")?;
+            image_file::write_png(&file, &image, Some(&parameters)).failed("cannot save a sheet")?;
             self.session.written(ArtefactKind::Sheet, &file);
             previews.push(Preview { file, prompt: without[first].clone(), seed: seeds[first] });
         }
@@ -210,6 +210,6 @@ fn sheet_row(columns: &[Vec<RgbImage>], row: usize, references: &[RgbImage]) -> 
 fn headings(trigger: &Trigger, with_reference: bool) -> Vec<String> {
     let mut headings =
         vec!["base".to_string(), "adapter, no trigger".to_string(), format!("adapter, \"{}\"", trigger.word())];
-    headings.extend(with_reference.then(|| "training picture".to_string()));
+    headings.extend(with_reference.then(|| "training image".to_string()));
     headings
 }

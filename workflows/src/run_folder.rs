@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use catelier_adapters::Adapter;
 use catelier_adapters::file::{self, Format, Metadata, TrainedOn};
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::train::{StateFolder, StepReport};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::training::{StateFolder, StepReport};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use catelier_adapters::AdapterSet;
-use catelier_evaluation::{Evaluation, Generation, PicturePair, Scores, TriggerPicture};
+use catelier_evaluation::{Evaluation, Generation, ImagePair, Scores, TriggerImage};
 use catelier_features::Clip;
-use catelier_pipelines::picture_file;
+use catelier_pipelines::generation::image_file;
 use catelier_prompts::{Prompt, PromptKind, PromptSet, Trigger};
 use image::RgbImage;
 use serde::Serialize;
@@ -121,7 +121,7 @@ impl EvaluationPrompts {
         let mut lines = String::new();
         for (index, ((prompt, seed), image)) in self.items.iter().zip(images).enumerate() {
             let file_name = format!("{index:04}.png");
-            picture_file::write_png(&folder.join(&file_name), image, None).failed("cannot save an image")?;
+            image_file::write_png(&folder.join(&file_name), image, None).failed("cannot save an image")?;
             let line = ImageLine { file_name, text: &prompt.text, kind: prompt.kind, seed: *seed };
             lines += &serde_json::to_string(&line).failed("cannot describe an image")?;
             lines.push('\n');
@@ -143,7 +143,7 @@ impl Scorer<'_> {
                 .map(|(((prompt, seed), base), adapted)| pair(prompt, *seed, base, adapted))
                 .collect(),
             with_trigger: triggered
-                .map(|((prompt, seed), adapted)| TriggerPicture { prompt: prompt.text.clone(), seed: *seed, adapted })
+                .map(|((prompt, seed), adapted)| TriggerImage { prompt: prompt.text.clone(), seed: *seed, adapted })
                 .collect(),
             references: self.references.iter().collect(),
             generation,
@@ -172,6 +172,6 @@ struct ImageLine<'a> {
     seed: u64,
 }
 
-fn pair<'p>(prompt: &Prompt, seed: u64, base: &'p RgbImage, adapted: &'p RgbImage) -> PicturePair<'p> {
-    PicturePair { prompt: prompt.text.clone(), kind: prompt.kind, class: None, seed, base, adapted }
+fn pair<'p>(prompt: &Prompt, seed: u64, base: &'p RgbImage, adapted: &'p RgbImage) -> ImagePair<'p> {
+    ImagePair { prompt: prompt.text.clone(), kind: prompt.kind, class: None, seed, base, adapted }
 }

@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
     }
 
     /// The same with a lookup of environment variables. Only bases on a hub need one: they are found by the variables
-    /// of [`HubSettings::resolve`](catelier_pipelines::hub::HubSettings::resolve).
+    /// of [`HubSettings::resolve`](catelier_pipelines::models::hub::HubSettings::resolve).
     #[must_use]
     pub fn with_variables(self, variables: fn(&str) -> Option<String>) -> Self {
         Self { variables, ..self }

@@ -9,7 +9,7 @@ use catelier_adapters::{Adapter, AdapterSet};
 use catelier_features::Clip;
 use catelier_federation::{Client, Contribution, RoundObserver, RoundPlan, RoundReport, State, Strategy, run_rounds};
 use catelier_gallery::Artist;
-use catelier_pipelines::train::Ending;
+use catelier_pipelines::training::Ending;
 use catelier_prompts::{PromptSet, Trigger};
 use image::RgbImage;
 use serde::Serialize;

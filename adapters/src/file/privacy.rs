@@ -1,4 +1,4 @@
-//! What a file may tell about the machine and the pictures it was made with.
+//! What a file may tell about the machine and the images it was made with.
 
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ pub enum Disclosure {
     /// What loaders need, and nothing else: no trigger, no date, no settings.
     None,
     /// What the adapter is and how it was made, without local paths and without anything about
-    /// single pictures: the default.
+    /// single images: the default.
     #[default]
     Minimal,
     /// Everything known, folder names and caption statistics included.

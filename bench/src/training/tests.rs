@@ -8,9 +8,9 @@ use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 
 use super::*;
-use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, UNetConfig, conditions_together};
-use catelier_pipelines::train::DenoisingAndCat;
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::{Condition, UNetConfig, conditions_together};
+use catelier_pipelines::training::DenoisingAndCat;
 
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;

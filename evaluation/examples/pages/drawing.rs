@@ -17,11 +17,11 @@ const SETTINGS: [(&str, [u8; 3], [u8; 3]); 3] = [
     ("at night", [28, 34, 66], [40, 52, 58]),
 ];
 
-/// A scene: its words, what it shows, and its picture.
+/// A scene: its words, what it shows, and its image.
 pub(crate) struct Scene {
     pub(crate) prompt: String,
     pub(crate) class: &'static str,
-    pub(crate) picture: RgbImage,
+    pub(crate) image: RgbImage,
 }
 
 /// The `index`th scene, its object shifted a little by `seed`.
@@ -30,7 +30,7 @@ pub(crate) fn scene(index: usize, seed: u64) -> Scene {
     let (colour_name, colour) = COLOURS[index % COLOURS.len()];
     let (setting, sky, ground) = SETTINGS[(index / 2) % SETTINGS.len()];
     let shift = (seed % 7) as i32 - 3;
-    let picture = RgbImage::from_fn(SIDE, SIDE, |x, y| {
+    let image = RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let (x, y) = (x as i32 - 32 - shift, y as i32 - 34);
         Rgb(match within(class, x, y) {
             Some(true) => [24, 22, 26],
@@ -39,7 +39,7 @@ pub(crate) fn scene(index: usize, seed: u64) -> Scene {
             None => sky,
         })
     });
-    Scene { prompt: format!("a {colour_name} {class} {setting}"), class, picture }
+    Scene { prompt: format!("a {colour_name} {class} {setting}"), class, image }
 }
 
 /// Whether a point lies on an object's outline (true), inside it (false) or beside it.
@@ -66,9 +66,9 @@ fn within(class: &str, x: i32, y: i32) -> Option<bool> {
 }
 
 /// The artist's hand: ochre paper, ink hatching where it is dark.
-pub(crate) fn by_artist(picture: &RgbImage) -> RgbImage {
-    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let Rgb([r, g, b]) = *picture.get_pixel(x, y);
+pub(crate) fn by_artist(image: &RgbImage) -> RgbImage {
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let Rgb([r, g, b]) = *image.get_pixel(x, y);
         let light = (u32::from(r) * 3 + u32::from(g) * 5 + u32::from(b) * 2) / 10;
         let ink = match light {
             0..70 => (x + y) % 3 < 2,

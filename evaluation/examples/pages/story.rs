@@ -4,7 +4,7 @@ use catelier_evaluation::report::{
     AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting, TradeOff,
     TrainingCurves,
 };
-use catelier_evaluation::{Evaluation, Generation, PicturePair, Result, Scores, TriggerPicture};
+use catelier_evaluation::{Evaluation, Generation, ImagePair, Result, Scores, TriggerImage};
 use catelier_features::{Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pages::chart::Tone;
 use catelier_prompts::PromptKind;
@@ -13,9 +13,9 @@ use image::RgbImage;
 use crate::drawing::{Scene, blend, by_artist, scene};
 
 const PROMPTS: usize = 12;
-const ARTIST_PICTURES: usize = 10;
+const ARTIST_IMAGES: usize = 10;
 
-/// All pictures of a made-up demonstration.
+/// All images of a made-up demonstration.
 pub(crate) struct Story {
     artist: Vec<Scene>,
     prompts: Vec<Scene>,
@@ -29,12 +29,12 @@ struct Adapter {
 }
 
 impl Adapter {
-    /// Adapted pictures that take on `leak` of the style unasked and `style` of it when asked.
+    /// Adapted images that take on `leak` of the style unasked and `style` of it when asked.
     fn new(prompts: &[Scene], leak: f64, style: f64) -> Self {
         let styled = |amount: f64| {
             let paint = |(index, scene): (usize, &Scene)| {
                 let uneven = amount * (0.55 + 0.15 * (index % 5) as f64);
-                blend(&scene.picture, &by_artist(&scene.picture), uneven.min(1.0))
+                blend(&scene.image, &by_artist(&scene.image), uneven.min(1.0))
             };
             prompts.iter().enumerate().map(paint).collect()
         };
@@ -47,9 +47,9 @@ impl Adapter {
         Evaluation {
             without_trigger: pairs.map(|(index, (scene, adapted))| pair(index, scene, adapted)).collect(),
             with_trigger: triggered
-                .map(|(scene, adapted)| TriggerPicture { prompt: scene.prompt.clone(), seed: 7, adapted })
+                .map(|(scene, adapted)| TriggerImage { prompt: scene.prompt.clone(), seed: 7, adapted })
                 .collect(),
-            references: artist.iter().map(|scene| &scene.picture).collect(),
+            references: artist.iter().map(|scene| &scene.image).collect(),
             generation: Generation {
                 base: "embedded".to_owned(),
                 adapter: Some("ink-and-ochre.safetensors".to_owned()),
@@ -65,14 +65,14 @@ impl Adapter {
     }
 }
 
-fn pair<'a>(index: usize, scene: &'a Scene, adapted: &'a RgbImage) -> PicturePair<'a> {
+fn pair<'a>(index: usize, scene: &'a Scene, adapted: &'a RgbImage) -> ImagePair<'a> {
     let kinds = [PromptKind::SameClass, PromptKind::Unrelated, PromptKind::Generic];
-    PicturePair {
+    ImagePair {
         prompt: scene.prompt.clone(),
         kind: kinds[index % kinds.len()],
         class: Some(scene.class.to_owned()),
         seed: 7,
-        base: &scene.picture,
+        base: &scene.image,
         adapted,
     }
 }
@@ -82,11 +82,11 @@ impl Story {
     pub(crate) fn new(cat_leak: f64, lora_leak: f64, cat_style: f64) -> Self {
         let paint = |index| {
             let plain = scene(index * 3 + 1, index as u64);
-            Scene { picture: by_artist(&plain.picture), ..plain }
+            Scene { image: by_artist(&plain.image), ..plain }
         };
         let prompts: Vec<Scene> = (0..PROMPTS).map(|index| scene(index, index as u64 + 2)).collect();
         Self {
-            artist: (0..ARTIST_PICTURES).map(paint).collect(),
+            artist: (0..ARTIST_IMAGES).map(paint).collect(),
             cat: Adapter::new(&prompts, cat_leak, cat_style),
             lora: Adapter::new(&prompts, lora_leak, 1.0),
             prompts,
@@ -120,7 +120,7 @@ impl Story {
         let page = DemoPage {
             artist: "Ink and Ochre",
             trigger: "sks",
-            artist_images: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.picture)).collect(),
+            artist_images: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.image)).collect(),
             prompts,
             run: run("CAT", "CAT also had to leave everything else alone.", &cat, 0.02, 118.0),
             baseline: run("plain LoRA", "Plain LoRA only learned to draw the style.", &lora, 0.4, 64.0),
@@ -145,7 +145,7 @@ impl Story {
         DemoPrompt {
             prompt: &self.prompts[index].prompt,
             seed: 7,
-            base: &self.prompts[index].picture,
+            base: &self.prompts[index].image,
             adapted: adapters.iter().map(images).collect(),
         }
     }
@@ -190,8 +190,8 @@ fn settings() -> Vec<Setting> {
 fn commands() -> Vec<Command<'static>> {
     vec![
         Command {
-            explanation: "Train on a folder of your pictures, each with its caption in a .txt file beside it.",
-            line: "catelier train --images my-pictures --trigger mystyle \\\n  --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-style",
+            explanation: "Train on a folder of your images, each with its caption in a .txt file beside it.",
+            line: "catelier train --images my-images --trigger mystyle \\\n  --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-style",
         },
         Command {
             explanation: "Look at what it learned, and at what it left alone.",
@@ -199,12 +199,12 @@ fn commands() -> Vec<Command<'static>> {
         },
         Command {
             explanation: "Measure it.",
-            line: "catelier evaluate --adapter my-style/adapter.safetensors \\\n  --references my-pictures --out evaluation",
+            line: "catelier evaluate --adapter my-style/adapter.safetensors \\\n  --references my-images --out evaluation",
         },
     ]
 }
 
-/// Measures a picture by its coarse colours: enough for made-up pictures.
+/// Measures an image by its coarse colours: enough for made-up images.
 struct ByPixels {
     extractor: Extractor,
 }
@@ -221,10 +221,10 @@ impl ImageFeatures for ByPixels {
         &self.extractor
     }
 
-    fn image_features(&self, pictures: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
+    fn image_features(&self, images: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
         let centred = |level: &u8| f32::from(*level) - 127.5;
-        let coarse = |picture: &&RgbImage| image::imageops::thumbnail(*picture, 8, 8);
-        Ok(pictures.iter().map(|picture| coarse(picture).as_raw().iter().map(centred).collect()).collect())
+        let coarse = |image: &&RgbImage| image::imageops::thumbnail(*image, 8, 8);
+        Ok(images.iter().map(|image| coarse(image).as_raw().iter().map(centred).collect()).collect())
     }
 }
 

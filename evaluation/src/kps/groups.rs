@@ -6,7 +6,7 @@ use super::kps_no_token;
 use crate::error::{Error, Result};
 use crate::score::Score;
 
-/// What became of the pictures of one kind or class.
+/// What became of the images of one kind or class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// The kind or class.
@@ -15,13 +15,13 @@ pub struct Group {
     pub kept: Score,
     /// `1 - kept.mean`, in [0, 1].
     pub drop: f64,
-    /// The similarity of the group's most changed picture.
+    /// The similarity of the group's most changed image.
     pub worst: f64,
 }
 
 /// Splits similarities by their label and scores each group, the largest drop first.
 ///
-/// `labels[i]` is the group of `similarities[i]`; pictures without a label are left out.
+/// `labels[i]` is the group of `similarities[i]`; images without a label are left out.
 ///
 /// # Errors
 /// When the lists differ in length or a similarity lies outside [0, 1].

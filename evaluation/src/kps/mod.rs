@@ -8,20 +8,20 @@
 //! with the paper's table**.
 //!
 //! With `sim(a, b) = (cos(CLIP(a), CLIP(b)) + 1) / 2` in [0, 1], `base(p, s)` and `adapted(p, s)`
-//! the pictures of prompt `p` and seed `s` without and with the adapter:
+//! the images of prompt `p` and seed `s` without and with the adapter:
 //!
 //! | name | definition | range |
 //! |---|---|---|
 //! | [`kps_no_token`] | harmonic mean over prompts **without** the trigger and seeds of `sim(adapted, base)` | 0 to 1 |
 //! | [`identity`] | mean over prompts **with** the trigger, seeds and references of `sim(adapted, reference)` | 0 to 1 |
 //! | [`kps_joint`] | harmonic mean of the two | 0 to 1 |
-//! | [`prompt_similarity`] | mean cosine of a picture and its prompt's text | -1 to 1 |
-//! | [`pair_similarity`] | mean similarity of two different pictures of a list: what unrelated pictures score | 0 to 1 |
-//! | [`collapse`] | mean similarity of two adapted pictures, minus that of two base pictures | -1 to 1 |
+//! | [`prompt_similarity`] | mean cosine of an image and its prompt's text | -1 to 1 |
+//! | [`pair_similarity`] | mean similarity of two different images of a list: what unrelated images score | 0 to 1 |
+//! | [`collapse`] | mean similarity of two adapted images, minus that of two base images | -1 to 1 |
 //!
 //! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on
 //! `identity`. The harmonic mean is never above the arithmetic one, so a few badly changed
-//! pictures weigh more.
+//! images weigh more.
 
 mod groups;
 
@@ -31,7 +31,7 @@ use crate::error::Result;
 use crate::score::{SMALLEST_SIMILARITY, Score, require, require_range};
 use crate::similarity::similarity;
 
-/// Harmonic mean of the similarities of adapted to base pictures, over prompts without the
+/// Harmonic mean of the similarities of adapted to base images, over prompts without the
 /// trigger and seeds: 1 when the adapter changed nothing it was not asked to.
 ///
 /// `seed` fixes the bootstrap.
@@ -43,17 +43,17 @@ pub fn kps_no_token(similarities: &[f64], seed: u64) -> Result<Score> {
     Score::harmonic("kps_no_token", similarities, seed)
 }
 
-/// Identity similarity (CAT's IS, taken over pictures with the trigger): how near the adapted
-/// pictures come to the references.
+/// Identity similarity (CAT's IS, taken over images with the trigger): how near the adapted
+/// images come to the references.
 ///
-/// `by_picture[i]` holds the similarity of picture `i` to each reference. References are averaged
-/// within a picture first, so the interval counts pictures and not pairs.
+/// `by_image[i]` holds the similarity of image `i` to each reference. References are averaged
+/// within an image first, so the interval counts images and not pairs.
 ///
 /// # Errors
-/// When there is no picture, a picture without references, or a similarity outside [0, 1].
-pub fn identity(by_picture: &[Vec<f64>], seed: u64) -> Result<Score> {
-    let mut means = Vec::with_capacity(by_picture.len());
-    for similarities in by_picture {
+/// When there is no image, an image without references, or a similarity outside [0, 1].
+pub fn identity(by_image: &[Vec<f64>], seed: u64) -> Result<Score> {
+    let mut means = Vec::with_capacity(by_image.len());
+    for similarities in by_image {
         require("identity", "references", 1, similarities.len())?;
         require_range("identity", similarities, (0.0, 1.0))?;
         means.push(mean(similarities));
@@ -65,7 +65,7 @@ pub fn identity(by_picture: &[Vec<f64>], seed: u64) -> Result<Score> {
 /// the rest was kept.
 ///
 /// Its interval joins the two lower and the two upper ends, which is wider than either sample
-/// alone would justify; `n` counts the pictures of both.
+/// alone would justify; `n` counts the images of both.
 #[must_use]
 pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
     Score {
@@ -76,7 +76,7 @@ pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
     }
 }
 
-/// Prompt similarity (CAT's PS): mean raw cosine of pictures and the texts of their prompts.
+/// Prompt similarity (CAT's PS): mean raw cosine of images and the texts of their prompts.
 ///
 /// Small numbers are normal (0.2 to 0.35 for CLIP ViT-B/32), and small differences mean little.
 ///
@@ -87,35 +87,35 @@ pub fn prompt_similarity(cosines: &[f64], seed: u64) -> Result<Score> {
     Score::arithmetic("prompt_similarity", cosines, seed)
 }
 
-/// How alike the pictures of a list are among themselves: the mean [`similarity`] of all pairs of
-/// different pictures.
+/// How alike the images of a list are among themselves: the mean [`similarity`] of all pairs of
+/// different images.
 ///
-/// For base pictures this is the floor below which [`kps_no_token`] means that nothing was kept.
-/// The interval draws pictures, not pairs.
+/// For base images this is the floor below which [`kps_no_token`] means that nothing was kept.
+/// The interval draws images, not pairs.
 ///
 /// # Errors
-/// When there are fewer than two pictures or a feature has no direction.
-pub fn pair_similarity<F: AsRef<[f32]>>(pictures: &[F], seed: u64) -> Result<Score> {
-    require("pair_similarity", "pictures", 2, pictures.len())?;
-    Score::arithmetic("pair_similarity", &mean_similarity_to_others(pictures)?, seed)
+/// When there are fewer than two images or a feature has no direction.
+pub fn pair_similarity<F: AsRef<[f32]>>(images: &[F], seed: u64) -> Result<Score> {
+    require("pair_similarity", "images", 2, images.len())?;
+    Score::arithmetic("pair_similarity", &mean_similarity_to_others(images)?, seed)
 }
 
-/// Class collapse: how much more alike the adapted pictures are among themselves than the base
-/// pictures are. Positive means lost variety.
+/// Class collapse: how much more alike the adapted images are among themselves than the base
+/// images are. Positive means lost variety.
 ///
 /// The lists are aligned: `adapted[i]` and `base[i]` come from one prompt and seed. The mean runs
-/// over all pairs of different pictures; the interval draws pictures, not pairs.
+/// over all pairs of different images; the interval draws images, not pairs.
 ///
 /// # Errors
-/// When there are fewer than two pictures, the lists differ in length, or a feature has no
+/// When there are fewer than two images, the lists differ in length, or a feature has no
 /// direction.
 pub fn collapse<F: AsRef<[f32]>>(adapted: &[F], base: &[F], seed: u64) -> Result<Score> {
-    require("class_collapse", "pictures", 2, adapted.len())?;
+    require("class_collapse", "images", 2, adapted.len())?;
     let adapted = mean_similarity_to_others(adapted)?;
     let base = mean_similarity_to_others(base)?;
     if adapted.len() != base.len() {
         return Err(crate::Error::LengthMismatch {
-            what: "adapted and base pictures",
+            what: "adapted and base images",
             expected: adapted.len(),
             found: base.len(),
         });

@@ -37,7 +37,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_pictures_does_not_matter(
+    fn the_order_of_images_does_not_matter(
         (values, shuffled) in similarities()
             .prop_flat_map(|values| (Just(values.clone()), Just(values).prop_shuffle())),
     ) {
@@ -45,8 +45,8 @@ proptest! {
     }
 
     #[test]
-    fn identical_pictures_reach_the_maximum(pictures in features(5)) {
-        let score = kps_no_token(&paired(&pictures, &pictures).unwrap(), 1).unwrap();
+    fn identical_images_reach_the_maximum(images in features(5)) {
+        let score = kps_no_token(&paired(&images, &images).unwrap(), 1).unwrap();
         prop_assert_eq!((score.mean, score.low, score.high), (1.0, 1.0, 1.0));
     }
 
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn collapse_is_zero_for_unchanged_pictures_and_changes_sign_when_exchanged(
+    fn collapse_is_zero_for_unchanged_images_and_changes_sign_when_exchanged(
         adapted in features(5),
         base in features(5),
     ) {
@@ -97,7 +97,7 @@ fn kps_is_the_harmonic_mean_by_hand() {
 }
 
 #[test]
-fn one_opposite_picture_ruins_the_score_without_breaking_it() {
+fn one_opposite_image_ruins_the_score_without_breaking_it() {
     let score = kps_no_token(&[1.0, 1.0, 0.0], 0).unwrap();
     assert!(score.mean > 0.0 && score.mean < 1e-8, "{score:?}");
     assert!(score.low.is_finite() && score.high <= 1.0);
@@ -124,7 +124,7 @@ fn pair_similarity_by_hand() {
 
 #[test]
 fn collapse_by_hand() {
-    // Base pictures perpendicular (0.5), adapted ones the same (1.0).
+    // Base images perpendicular (0.5), adapted ones the same (1.0).
     let base = [[1.0_f32, 0.0], [0.0, 1.0]];
     let adapted = [[1.0_f32, 1.0], [2.0, 2.0]];
     let score = collapse(&adapted, &base, 0).unwrap();
@@ -153,7 +153,7 @@ fn scores_of_nothing_and_values_out_of_range_are_errors() {
 }
 
 #[test]
-fn identity_averages_references_within_a_picture_and_counts_pictures() {
+fn identity_averages_references_within_a_image_and_counts_images() {
     let score = identity(&[vec![0.2, 0.4], vec![0.6, 0.8]], 0).unwrap();
     assert!((score.mean - 0.5).abs() < 1e-12);
     assert_eq!(score.n, 2);

@@ -10,7 +10,7 @@ use super::findings;
 use super::score_table::cards;
 use crate::error::{Error, Result};
 use crate::kps::Group;
-use crate::protocol::{Evaluation, PicturePair, kind_name};
+use crate::protocol::{Evaluation, ImagePair, kind_name};
 use crate::scores::Scores;
 
 /// How many of the most changed pairs, of images with the trigger and of references a page shows
@@ -58,8 +58,8 @@ impl<'a> EvaluationPage<'a> {
     }
 
     /// The pairs with their similarities, the most changed first.
-    fn by_damage(&self) -> Result<Vec<(&PicturePair<'a>, f64)>> {
-        let (pairs, scores) = (&self.evaluation.without_trigger, &self.scores.pictures);
+    fn by_damage(&self) -> Result<Vec<(&ImagePair<'a>, f64)>> {
+        let (pairs, scores) = (&self.evaluation.without_trigger, &self.scores.images);
         if pairs.len() != scores.len() {
             return Err(Error::LengthMismatch {
                 what: "images and their scores",
@@ -100,7 +100,7 @@ impl<'a> EvaluationPage<'a> {
         let adapted = adapted.collect::<Result<Vec<_>>>()?;
         let references = self.evaluation.references.iter().take(self.shown).enumerate();
         let references = references
-            .map(|(index, picture)| Ok((EmbeddedImage::new(picture, format!("Reference {}", index + 1))?, "")))
+            .map(|(index, image)| Ok((EmbeddedImage::new(image, format!("Reference {}", index + 1))?, "")))
             .collect::<Result<Vec<_>>>()?;
         let body = html! {
             @if !references.is_empty() {
@@ -169,7 +169,7 @@ pub(super) fn measured_with(extractor: &Extractor) -> String {
     format!("{}, SHA-256 {start}\u{2026}", extractor.name)
 }
 
-fn pair_cell(pair: &PicturePair<'_>, kept: f64) -> Result<Markup> {
+fn pair_cell(pair: &ImagePair<'_>, kept: f64) -> Result<Markup> {
     let base = EmbeddedImage::new(pair.base, format!("The base: {}, seed {}", pair.prompt, pair.seed))?;
     let adapted = EmbeddedImage::new(pair.adapted, format!("With the adapter: {}, seed {}", pair.prompt, pair.seed))?;
     let exact = Estimate { value: kept, low: 0.0, high: kept };

@@ -217,7 +217,7 @@ mod tests {
             class_collapse: Some(score(0.0)),
             kinds: vec![],
             classes: kps::by_group(&[Some("boat")], &[kept], 0).unwrap(),
-            pictures: vec![],
+            images: vec![],
             counts: Counts { without_trigger: 20, with_trigger: 20, references: 10 },
             seeds: vec![1, 2],
             bootstrap_seed: 0,

@@ -11,5 +11,5 @@ mod score_table;
 pub use demo_page::{AdaptedImages, Command, Curve, DemoPage, DemoPrompt, Run, Setting, TradeOff, TrainingCurves};
 pub use evaluation_page::EvaluationPage;
 
-/// What every page with pictures of the embedded base must say.
-pub const EMBEDDED_BASE_NOTICE: &str = "These pictures come from the tiny model that is built into the program. It was made so that everything can be shown and tested in a minute without a download: it knows a handful of drawn things at 64 pixels. It is for demonstration and is not a model for artists' work.";
+/// What every page with images of the embedded base must say.
+pub const EMBEDDED_BASE_NOTICE: &str = "These images come from the tiny model that is built into the program. It was made so that everything can be shown and tested in a minute without a download: it knows a handful of drawn things at 64 pixels. It is for demonstration and is not a model for artists' work.";

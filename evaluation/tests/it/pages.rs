@@ -33,7 +33,7 @@ fn assert_accessible(html: &str) {
 }
 
 #[test]
-fn both_pages_load_nothing_and_describe_every_picture() {
+fn both_pages_load_nothing_and_describe_every_image() {
     for html in [&*DEMO, &*EVALUATION] {
         assert_loads_nothing(html);
         assert_accessible(html);
@@ -76,7 +76,7 @@ fn the_demo_shows_every_chart_and_command() {
     for title in ["Denoising loss", "CAT term", "Drift", "Learning rate", "Style against preservation"] {
         assert!(html.contains(title), "{title}");
     }
-    assert!(html.contains("catelier train --images my-pictures"));
+    assert!(html.contains("catelier train --images my-images"));
 }
 
 /// Pairs stand in the order of damage, and what is not shown is counted.
@@ -105,11 +105,11 @@ fn words_of_strangers_stay_words() {
 }
 
 #[test]
-fn scores_of_other_pictures_do_not_make_a_page() {
+fn scores_of_other_images_do_not_make_a_page() {
     let world = World::new(RED, GREEN, BLUE);
     let evaluation = world.evaluation();
     let scores = evaluation.score(&ByColour::new()).unwrap();
-    let fewer = Scores { pictures: vec![], ..scores };
+    let fewer = Scores { images: vec![], ..scores };
     assert!(EvaluationPage::new("ours", &evaluation, &fewer).html().is_err());
 }
 

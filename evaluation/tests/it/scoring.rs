@@ -1,4 +1,4 @@
-//! Whole evaluations on made-up pictures.
+//! Whole evaluations on made-up images.
 
 use catelier_evaluation::{Baseline, Error, METRICS, Scores};
 
@@ -24,9 +24,9 @@ fn a_leaking_adapter_loses_and_its_worst_class_is_named() {
     assert!(scores.kps_no_token.mean < 0.8);
     assert_eq!(scores.worst_class().unwrap().name, "house");
     assert_eq!(scores.kinds[0].name, "same-class");
-    assert!(scores.pictures[0].similarity < 0.6);
+    assert!(scores.images[0].similarity < 0.6);
     assert!(scores.base_pair_similarity.unwrap().mean < 0.6);
-    assert_eq!(scores.pictures[1].similarity, 1.0);
+    assert_eq!(scores.images[1].similarity, 1.0);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn painting_everything_alike_is_collapse() {
 }
 
 #[test]
-fn pictures_that_follow_their_words_have_high_prompt_similarity() {
+fn images_that_follow_their_words_have_high_prompt_similarity() {
     let follows = score(&World::new(RED, GREEN, BLUE));
     let ignores = score(&World::new(GREEN, RED, RED));
     assert!(follows.prompt_similarity.mean > 0.9);
@@ -76,7 +76,7 @@ fn assert_same(read: &Scores, written: &Scores) {
     }
     assert_eq!((&read.extractor, &read.generation), (&written.extractor, &written.generation));
     assert_eq!((&read.counts, &read.seeds), (&written.counts, &written.seeds));
-    assert_eq!(read.pictures.len(), written.pictures.len());
+    assert_eq!(read.images.len(), written.images.len());
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn another_format_or_a_newer_version_is_refused() {
 }
 
 #[test]
-fn the_same_pictures_and_seed_give_the_same_bytes() {
+fn the_same_images_and_seed_give_the_same_bytes() {
     let world = World::new(BLUE, GREEN, BLUE);
     assert_eq!(score(&world).to_json(), score(&world).to_json());
 }

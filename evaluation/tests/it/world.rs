@@ -1,13 +1,13 @@
-//! Made-up pictures and an extractor that measures colour, for tests that need no model.
+//! Made-up images and an extractor that measures colour, for tests that need no model.
 
 use std::cell::Cell;
 
-use catelier_evaluation::{Evaluation, Generation, PicturePair, TriggerPicture};
+use catelier_evaluation::{Evaluation, Generation, ImagePair, TriggerImage};
 use catelier_features::{Extractor, Feature, ImageFeatures, Result, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::{Rgb, RgbImage};
 
-/// Measures a picture by its mean colour, and a text by the colour word in it.
+/// Measures an image by its mean colour, and a text by the colour word in it.
 pub(crate) struct ByColour {
     extractor: Extractor,
     images: Cell<usize>,
@@ -32,9 +32,9 @@ impl ImageFeatures for ByColour {
         &self.extractor
     }
 
-    fn image_features(&self, pictures: &[&RgbImage]) -> Result<Vec<Feature>> {
-        self.images.set(self.images.get() + pictures.len());
-        Ok(pictures.iter().map(|picture| mean_colour(picture)).collect())
+    fn image_features(&self, images: &[&RgbImage]) -> Result<Vec<Feature>> {
+        self.images.set(self.images.get() + images.len());
+        Ok(images.iter().map(|image| mean_colour(image)).collect())
     }
 }
 
@@ -49,9 +49,9 @@ impl TextFeatures for ByColour {
     }
 }
 
-fn mean_colour(picture: &RgbImage) -> Feature {
+fn mean_colour(image: &RgbImage) -> Feature {
     let mut sums = vec![0.0_f32; 3];
-    for pixel in picture.pixels() {
+    for pixel in image.pixels() {
         for (sum, level) in sums.iter_mut().zip(pixel.0) {
             *sum += f32::from(level);
         }
@@ -67,7 +67,7 @@ pub(crate) fn flat(colour: Rgb<u8>) -> RgbImage {
     RgbImage::from_pixel(8, 8, colour)
 }
 
-/// Two pairs, a red house and a green boat, whose adapted pictures are given, and one picture with
+/// Two pairs, a red house and a green boat, whose adapted images are given, and one image with
 /// the trigger.
 pub(crate) struct World {
     pub(crate) house: RgbImage,
@@ -97,7 +97,7 @@ impl World {
                 pair("a red house", "house", PromptKind::SameClass, &self.house, &self.adapted_house),
                 pair("a green boat", "boat", PromptKind::Unrelated, &self.boat, &self.adapted_boat),
             ],
-            with_trigger: vec![TriggerPicture { prompt: "a blue cat".to_owned(), seed: 1, adapted: &self.triggered }],
+            with_trigger: vec![TriggerImage { prompt: "a blue cat".to_owned(), seed: 1, adapted: &self.triggered }],
             references: vec![&self.reference],
             generation: Generation {
                 base: "made up".to_owned(),
@@ -114,6 +114,6 @@ impl World {
     }
 }
 
-fn pair<'a>(prompt: &str, class: &str, kind: PromptKind, base: &'a RgbImage, adapted: &'a RgbImage) -> PicturePair<'a> {
-    PicturePair { prompt: prompt.to_owned(), kind, class: Some(class.to_owned()), seed: 1, base, adapted }
+fn pair<'a>(prompt: &str, class: &str, kind: PromptKind, base: &'a RgbImage, adapted: &'a RgbImage) -> ImagePair<'a> {
+    ImagePair { prompt: prompt.to_owned(), kind, class: Some(class.to_owned()), seed: 1, base, adapted }
 }

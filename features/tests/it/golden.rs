@@ -20,7 +20,7 @@ fn fixture() -> Fixture {
     Golden::open().fixture("clip")
 }
 
-fn picture() -> RgbImage {
+fn image() -> RgbImage {
     image::open(Golden::open().file("picture.png")).unwrap().to_rgb8()
 }
 
@@ -74,14 +74,14 @@ fn token_ids_agree() {
 /// Every level is Pillow's; only the float32 normalisation may round differently.
 #[test]
 fn pixels_agree_with_pillow_to_the_last_level() {
-    let pixels = clip().images.preprocessing().pixels(&[&picture()], &Device::Cpu).unwrap();
+    let pixels = clip().images.preprocessing().pixels(&[&image()], &Device::Cpu).unwrap();
     assert_close("pixel_values", &pixels, &fixture().tensor("pixel_values"), Tolerance::Absolute(1e-6));
 }
 
-/// From the picture file to the feature, through our own resize.
+/// From the image file to the feature, through our own resize.
 #[test]
-fn whole_way_from_picture_to_feature_agrees() {
-    let features = clip().image_features(&[&picture()]).unwrap();
+fn whole_way_from_image_to_feature_agrees() {
+    let features = clip().image_features(&[&image()]).unwrap();
     let features = Tensor::new(features, &Device::Cpu).unwrap();
     assert_output(&fixture(), "image_embeds", &features);
 }
@@ -98,7 +98,7 @@ fn files_from_memory_give_the_same_model() {
     let from_memory = Clip::from_files(files, &Device::Cpu).unwrap();
     let from_folder = clip();
     assert_eq!(from_memory.extractor(), from_folder.extractor());
-    assert_eq!(from_memory.image_features(&[&picture()]).unwrap(), from_folder.image_features(&[&picture()]).unwrap());
+    assert_eq!(from_memory.image_features(&[&image()]).unwrap(), from_folder.image_features(&[&image()]).unwrap());
 }
 
 /// The fixture's weights after `change`, written back into a file's bytes.
@@ -146,7 +146,7 @@ fn all_offending_tensors_are_listed_at_once() {
 #[test]
 fn an_image_keeps_its_feature_to_the_bit_whatever_stands_beside_it() {
     let clip = clip();
-    let (one, two) = (picture(), image::imageops::flip_horizontal(&picture()));
+    let (one, two) = (image(), image::imageops::flip_horizontal(&image()));
     let together = clip.image_features(&[&one, &two]).unwrap();
     assert_eq!(together[1], clip.image_features(&[&two]).unwrap()[0]);
     assert_ne!(together[0], together[1]);
@@ -155,7 +155,7 @@ fn an_image_keeps_its_feature_to_the_bit_whatever_stands_beside_it() {
 #[test]
 fn an_empty_image_is_named_by_its_position() {
     let empty = RgbImage::new(0, 5);
-    let error = clip().image_features(&[&picture(), &empty]).unwrap_err();
+    let error = clip().image_features(&[&image(), &empty]).unwrap_err();
     assert!(matches!(error, Error::EmptyImage { index: 1, .. }), "{error}");
 }
 
@@ -213,7 +213,7 @@ fn siglip_without_a_tokenizer_measures_images_and_says_what_texts_need() {
     let mut files = ClipFiles::folder(&folder).unwrap();
     files.tokenizer.clear();
     let images = ImageEncoder::from_files(files, &Device::Cpu).unwrap();
-    assert_eq!(images.image_features(&[&picture()]).unwrap(), siglip().image_features(&[&picture()]).unwrap());
+    assert_eq!(images.image_features(&[&image()]).unwrap(), siglip().image_features(&[&image()]).unwrap());
 }
 
 /// The folder behind the references of `ours()`, whatever folder the other tests read.
@@ -238,7 +238,7 @@ fn clip_with_openclips_settings_agrees() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let images = [picture(), image::imageops::flip_horizontal(&picture()), image::imageops::rotate90(&picture())];
+    let images = [image(), image::imageops::flip_horizontal(&image()), image::imageops::rotate90(&image())];
     let images: Vec<&RgbImage> = images.iter().collect();
     let features = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

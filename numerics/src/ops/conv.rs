@@ -155,7 +155,7 @@ impl FrozenConv2d {
         with_backward(x, &y, Arc::new(backward))
     }
 
-    /// Made once: turning the weight costs as much as a small convolution, and a picture needs no way back.
+    /// Made once: turning the weight costs as much as a small convolution, and an image needs no way back.
     fn turned(&self, weight: &Tensor) -> Result<Tensor> {
         if let Some(turned) = self.turned.get() {
             return Ok(turned.clone());

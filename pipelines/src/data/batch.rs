@@ -1,10 +1,10 @@
-//! Which pictures a step sees.
+//! Which images a step sees.
 
 use catelier_numerics::noise::{Noise, Stream};
 
 use super::DataError;
 
-/// An endless order of pictures: epoch after epoch, each a shuffle in which every picture appears as often as it
+/// An endless order of images: epoch after epoch, each a shuffle in which every image appears as often as it
 /// repeats. What a step sees is a function of the seed and the step, so a resumed run needs nothing saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -14,48 +14,48 @@ pub struct Order {
 }
 
 impl Order {
-    /// Pictures are numbered from 0 in the order of `repeats`; `stream` keeps two orders of one seed apart.
+    /// Images are numbered from 0 in the order of `repeats`; `stream` keeps two orders of one seed apart.
     ///
     /// # Errors
     /// [`DataError::NothingToShow`] when nothing repeats even once.
     pub fn new(repeats: impl IntoIterator<Item = usize>, stream: Stream, seed: u64) -> Result<Self, DataError> {
         let numbered = repeats.into_iter().enumerate();
-        let slots: Vec<usize> = numbered.flat_map(|(picture, times)| std::iter::repeat_n(picture, times)).collect();
+        let slots: Vec<usize> = numbered.flat_map(|(image, times)| std::iter::repeat_n(image, times)).collect();
         match slots.is_empty() {
             true => Err(DataError::NothingToShow),
             false => Ok(Self { slots, stream, noise: Noise::new(seed) }),
         }
     }
 
-    /// Number of pictures shown in an epoch, repeats counted.
+    /// Number of images shown in an epoch, repeats counted.
     pub fn epoch_length(&self) -> usize {
         self.slots.len()
     }
 
-    /// The pictures of one epoch in their order (Fisher and Yates' shuffle).
+    /// The images of one epoch in their order (Fisher and Yates' shuffle).
     pub fn epoch(&self, epoch: u64) -> Vec<usize> {
-        let mut pictures = self.slots.clone();
-        let draws = self.noise.uniforms(self.stream, epoch, 0, pictures.len());
-        for last in (1..pictures.len()).rev() {
+        let mut images = self.slots.clone();
+        let draws = self.noise.uniforms(self.stream, epoch, 0, images.len());
+        for last in (1..images.len()).rev() {
             let other = (draws[last] * (last + 1) as f64) as usize;
-            pictures.swap(last, other);
+            images.swap(last, other);
         }
-        pictures
+        images
     }
 
-    /// The `size` pictures of batch `step`, counted from 0. Batches go on over the end of an epoch.
+    /// The `size` images of batch `step`, counted from 0. Batches go on over the end of an epoch.
     pub fn batch(&self, step: u64, size: usize) -> Vec<usize> {
         let length = self.slots.len() as u64;
         let first = step * size as u64;
         let mut epoch = (first / length, self.epoch(first / length));
-        let mut pictures = Vec::with_capacity(size);
+        let mut images = Vec::with_capacity(size);
         for position in first..first + size as u64 {
             if position / length != epoch.0 {
                 epoch = (position / length, self.epoch(position / length));
             }
-            pictures.push(epoch.1[(position % length) as usize]);
+            images.push(epoch.1[(position % length) as usize]);
         }
-        pictures
+        images
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     fn nothing_to_show_is_an_error() {
         for repeats in [vec![], vec![0, 0]] {
             let error = Order::new(repeats, STREAM, 1).unwrap_err();
-            assert_eq!(error.to_string(), "no picture is shown even once in an epoch");
+            assert_eq!(error.to_string(), "no image is shown even once in an epoch");
         }
     }
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_comes_first_about_equally_often() {
+    fn every_image_comes_first_about_equally_often() {
         let order = order(&[1; 4], 3);
         let mut firsts = [0; 4];
         for epoch in 0..4000 {
@@ -102,13 +102,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn every_picture_appears_as_often_as_it_repeats(
+        fn every_image_appears_as_often_as_it_repeats(
             repeats in prop::collection::vec(0..5usize, 1..12), seed: u64, epoch in 0..1000u64,
         ) {
             prop_assume!(repeats.iter().any(|times| *times > 0));
-            let pictures = order(&repeats, seed).epoch(epoch);
-            for (picture, times) in repeats.iter().enumerate() {
-                prop_assert_eq!(pictures.iter().filter(|shown| **shown == picture).count(), *times);
+            let images = order(&repeats, seed).epoch(epoch);
+            for (image, times) in repeats.iter().enumerate() {
+                prop_assert_eq!(images.iter().filter(|shown| **shown == image).count(), *times);
             }
         }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::model::Condition;
+use crate::models::Condition;
 
 /// Encoded texts: one row each, detached.
 #[derive(Debug, Clone, Default)]

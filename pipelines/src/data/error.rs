@@ -1,37 +1,37 @@
-//! What can be wrong with pictures.
+//! What can be wrong with images.
 
 use std::io;
 use std::path::PathBuf;
 
+use super::decode::{LARGEST_MEBIBYTES, LONGEST_SIDE_PX};
 use super::frame::Resolution;
-use super::picture::{LARGEST_MEBIBYTES, LONGEST_SIDE_PX};
 
-/// Why one picture file cannot be used.
+/// Why one image file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PictureFault {
+pub enum ImageFault {
     /// The file cannot be read.
     #[error("cannot be read ({0})")]
     Read(io::Error),
     /// The file has no bytes.
     #[error("is empty (0 bytes)")]
     Empty,
-    /// The bytes do not start like any picture format.
-    #[error("is not a picture")]
-    NotAPicture,
-    /// A picture format that is recognised but not read.
-    #[error("is a {format} picture, which is not read")]
+    /// The bytes do not start like any image format.
+    #[error("is not an image")]
+    NotAnImage,
+    /// An image format that is recognised but not read.
+    #[error("is a {format} image, which is not read")]
     UnsupportedFormat {
         /// The format's name.
         format: String,
     },
-    /// A picture that starts well and has something wrong further on.
+    /// An image that starts well and has something wrong further on.
     #[error("is broken ({reason})")]
     Broken {
         /// What the decoder says.
         reason: String,
     },
-    /// The file ends before the picture does.
+    /// The file ends before the image does.
     #[error("is cut off before its end")]
     Truncated,
     /// A side is too long.
@@ -42,7 +42,7 @@ pub enum PictureFault {
         /// Height in pixels.
         height: u32,
     },
-    /// The file, or the picture when decoded, takes too much memory.
+    /// The file, or the image when decoded, takes too much memory.
     #[error("takes {mebibytes} MiB, at most {LARGEST_MEBIBYTES} MiB are read")]
     TooLarge {
         /// Size in MiB, rounded up.
@@ -50,27 +50,27 @@ pub enum PictureFault {
     },
 }
 
-/// What can be wrong with a folder of pictures or what is asked of it.
+/// What can be wrong with a folder of images or what is asked of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// Some pictures cannot be used; all of them are named.
-    #[error("{} of {total} pictures in `{}` cannot be used: {}", faults.len(), folder.display(), named(faults))]
-    Pictures {
+    /// Some images cannot be used; all of them are named.
+    #[error("{} of {total} images in `{}` cannot be used: {}", faults.len(), folder.display(), named(faults))]
+    Images {
         /// The folder.
         folder: PathBuf,
-        /// Number of pictures looked at.
+        /// Number of images looked at.
         total: usize,
-        /// Each offending picture, relative to the folder, and its fault.
-        faults: Vec<(String, PictureFault)>,
+        /// Each offending image, relative to the folder, and its fault.
+        faults: Vec<(String, ImageFault)>,
     },
-    /// One picture cannot be used.
+    /// One image cannot be used.
     #[error("`{}` {fault}", path.display())]
-    Picture {
+    Image {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        fault: PictureFault,
+        fault: ImageFault,
     },
     /// The resolution does not fit the model.
     #[error(
@@ -84,8 +84,8 @@ pub enum DataError {
         /// Height in pixels.
         height: u32,
     },
-    /// A picture could not be resized.
-    #[error("cannot resize a picture of {width}x{height} pixels ({reason})")]
+    /// An image could not be resized.
+    #[error("cannot resize an image of {width}x{height} pixels ({reason})")]
     Resize {
         /// Width in pixels.
         width: u32,
@@ -95,7 +95,7 @@ pub enum DataError {
         reason: String,
     },
     /// There is nothing to draw batches from.
-    #[error("no picture is shown even once in an epoch")]
+    #[error("no image is shown even once in an epoch")]
     NothingToShow,
 }
 
@@ -103,16 +103,16 @@ impl DataError {
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Pictures { .. } => {
-                Some("open these files in a picture program and save them again, or move them out of the folder".into())
+            Self::Images { .. } => {
+                Some("open these files in an image program and save them again, or move them out of the folder".into())
             }
-            Self::Picture { .. } => Some("open the file in a picture program and save it again".into()),
+            Self::Image { .. } => Some("open the file in an image program and save it again".into()),
             Self::Resolution { width, height } => Some(format!(
                 "use a multiple of 64, such as {}x{}",
                 nearest_multiple_of_64(*width),
                 nearest_multiple_of_64(*height)
             )),
-            Self::NothingToShow => Some("give at least one picture a repeat count of 1 or more".into()),
+            Self::NothingToShow => Some("give at least one image a repeat count of 1 or more".into()),
             Self::Resize { .. } => None,
         }
     }
@@ -122,7 +122,7 @@ fn nearest_multiple_of_64(px: u32) -> u32 {
     (px.saturating_add(32) / 64).max(1) * 64
 }
 
-fn named(faults: &[(String, PictureFault)]) -> String {
+fn named(faults: &[(String, ImageFault)]) -> String {
     let texts: Vec<String> = faults.iter().map(|(name, fault)| format!("`{name}` {fault}")).collect();
     texts.join("; ")
 }

@@ -1,4 +1,4 @@
-//! A folder of captioned pictures, decoded and framed.
+//! A folder of captioned images, decoded and framed.
 
 use std::fmt;
 use std::path::Path;
@@ -11,19 +11,19 @@ use catelier_prompts::captions::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::decode::{DecodedImage, ImageNotice};
 use super::frame::{Crop, Frame, Mirror, Resolution};
-use super::picture::{Picture, PictureNotice};
-use super::{DataError, PictureFault};
+use super::{DataError, ImageFault};
 use crate::error::Result;
 
-/// How a folder's pictures are prepared.
+/// How a folder's images are prepared.
 #[derive(Debug, Clone)]
-pub struct PictureOptions {
+pub struct ImageOptions {
     /// Where captions come from.
     pub captions: CaptionOptions,
     /// What the model sees.
     pub resolution: Resolution,
-    /// Which part of a picture is kept.
+    /// Which part of an image is kept.
     pub crop: Crop,
     /// Whether mirror images are learned too.
     pub mirror: Mirror,
@@ -31,9 +31,9 @@ pub struct PictureOptions {
     pub seed: u64,
 }
 
-/// One picture, ready to be encoded.
+/// One image, ready to be encoded.
 #[derive(Debug, Clone)]
-pub struct TrainingPicture {
+pub struct TrainingImage {
     /// Its path relative to the folder.
     pub name: String,
     /// Its caption with and without the trigger.
@@ -42,7 +42,7 @@ pub struct TrainingPicture {
     pub source: CaptionSource,
     /// How often it is shown in an epoch, at least 1.
     pub repeats: usize,
-    /// The picture, and its mirror image if asked for.
+    /// The image, and its mirror image if asked for.
     pub frames: Vec<Frame>,
 }
 
@@ -52,23 +52,23 @@ pub struct TrainingPicture {
 pub enum DataNotice {
     /// Something was left out.
     Folder(CaptionNotice),
-    /// A picture was changed.
-    Picture {
+    /// An image was changed.
+    Image {
         /// Its path relative to the folder.
         name: String,
         /// What was done.
-        notice: PictureNotice,
+        notice: ImageNotice,
     },
     /// Captions that lacked the trigger got it in front.
     TriggerInserted {
         /// The trigger.
         trigger: String,
-        /// The pictures, relative to the folder.
+        /// The images, relative to the folder.
         names: Vec<String>,
     },
     /// A pair of captions deserves a look.
     Captions {
-        /// The picture's path relative to the folder.
+        /// The image's path relative to the folder.
         name: String,
         /// What was noticed.
         notice: PairNotice,
@@ -79,7 +79,7 @@ impl fmt::Display for DataNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(notice) => notice.fmt(f),
-            Self::Picture { name, notice } => write!(f, "`{name}`: {notice}"),
+            Self::Image { name, notice } => write!(f, "`{name}`: {notice}"),
             Self::TriggerInserted { trigger, names } => {
                 write!(f, "put the trigger `{trigger}` in front of {} captions: {}", names.len(), names.join(", "))
             }
@@ -88,45 +88,45 @@ impl fmt::Display for DataNotice {
     }
 }
 
-/// The pictures of a folder, framed, with their captions.
+/// The images of a folder, framed, with their captions.
 #[derive(Debug, Clone)]
-pub struct TrainingPictures {
+pub struct TrainingImages {
     /// Sorted by path; at least one.
-    pub pictures: Vec<TrainingPicture>,
+    pub images: Vec<TrainingImage>,
     /// What their owner should know.
     pub notices: Vec<DataNotice>,
 }
 
-impl TrainingPictures {
-    /// Finds captions, decodes all pictures (on all cores) and frames them.
+impl TrainingImages {
+    /// Finds captions, decodes all images (on all cores) and frames them.
     ///
     /// # Errors
-    /// Those of [`captions::collect`] and [`captions::pair`]; [`DataError::Pictures`] names every picture that cannot be
+    /// Those of [`captions::collect`] and [`captions::pair`]; [`DataError::Images`] names every image that cannot be
     /// decoded.
-    pub fn load(folder: &Path, trigger: &Trigger, options: &PictureOptions) -> Result<Self> {
+    pub fn load(folder: &Path, trigger: &Trigger, options: &ImageOptions) -> Result<Self> {
         let collected = captions::collect(folder, &options.captions)?;
         let pairs = captions::pair(&collected.images, trigger)?;
         let decoded = decode_all(folder, &collected.images, options)?;
         let mut notices: Vec<DataNotice> = collected.notices.into_iter().map(DataNotice::Folder).collect();
-        let mut pictures = Vec::with_capacity(pairs.len());
+        let mut images = Vec::with_capacity(pairs.len());
         for ((image, captions), (frames, changes)) in collected.images.into_iter().zip(pairs).zip(decoded) {
             let name = relative(&image.path, folder);
-            let change = |notice| DataNotice::Picture { name: name.clone(), notice };
+            let change = |notice| DataNotice::Image { name: name.clone(), notice };
             notices.extend(changes.into_iter().map(change));
             let look = |notice: &PairNotice| DataNotice::Captions { name: name.clone(), notice: notice.clone() };
             notices.extend(captions.notices.iter().map(look));
-            pictures.push(TrainingPicture { name, captions, source: image.source, repeats: image.repeats, frames });
+            images.push(TrainingImage { name, captions, source: image.source, repeats: image.repeats, frames });
         }
-        notices.extend(inserted(&pictures, trigger));
-        Ok(Self { pictures, notices })
+        notices.extend(inserted(&images, trigger));
+        Ok(Self { images, notices })
     }
 
-    /// Number of frames of all pictures, mirror images counted.
+    /// Number of frames of all images, mirror images counted.
     pub fn frame_count(&self) -> usize {
-        self.pictures.iter().map(|picture| picture.frames.len()).sum()
+        self.images.iter().map(|image| image.frames.len()).sum()
     }
 
-    /// SHA-256 over every picture's name, captions, repeats and pixels, in hexadecimal: equal for runs that learn from
+    /// SHA-256 over every image's name, captions, repeats and pixels, in hexadecimal: equal for runs that learn from
     /// the same.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
@@ -134,12 +134,12 @@ impl TrainingPictures {
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         };
-        for picture in &self.pictures {
-            add(picture.name.as_bytes());
-            add(picture.captions.with_trigger.as_bytes());
-            add(picture.captions.without_trigger.as_bytes());
-            add(&(picture.repeats as u64).to_le_bytes());
-            for frame in &picture.frames {
+        for image in &self.images {
+            add(image.name.as_bytes());
+            add(image.captions.with_trigger.as_bytes());
+            add(image.captions.without_trigger.as_bytes());
+            add(&(image.repeats as u64).to_le_bytes());
+            for frame in &image.frames {
                 let (width, height) = frame.pixels.dimensions();
                 add(&[width.to_le_bytes(), height.to_le_bytes()].concat());
                 add(frame.pixels.as_raw());
@@ -149,10 +149,10 @@ impl TrainingPictures {
     }
 }
 
-type Decoded = (Vec<Frame>, Vec<PictureNotice>);
+type Decoded = (Vec<Frame>, Vec<ImageNotice>);
 
-/// Decodes and frames every picture; all that cannot be decoded are in one error.
-fn decode_all(folder: &Path, images: &[CaptionedImage], options: &PictureOptions) -> Result<Vec<Decoded>> {
+/// Decodes and frames every image; all that cannot be decoded are in one error.
+fn decode_all(folder: &Path, images: &[CaptionedImage], options: &ImageOptions) -> Result<Vec<Decoded>> {
     let numbered = images.par_iter().enumerate();
     let decoded: Vec<std::result::Result<Decoded, FrameFault>> =
         numbered.map(|(number, image)| decode(image, number, options)).collect();
@@ -161,26 +161,26 @@ fn decode_all(folder: &Path, images: &[CaptionedImage], options: &PictureOptions
     for (image, decoded) in images.iter().zip(decoded) {
         match decoded {
             Ok(decoded) => whole.push(decoded),
-            Err(FrameFault::Picture(fault)) => faults.push((relative(&image.path, folder), fault)),
+            Err(FrameFault::Image(fault)) => faults.push((relative(&image.path, folder), fault)),
             Err(FrameFault::Resize(error)) => return Err(error.into()),
         }
     }
     match faults.is_empty() {
         true => Ok(whole),
-        false => Err(DataError::Pictures { folder: folder.to_owned(), total: images.len(), faults }.into()),
+        false => Err(DataError::Images { folder: folder.to_owned(), total: images.len(), faults }.into()),
     }
 }
 
 enum FrameFault {
-    Picture(PictureFault),
+    Image(ImageFault),
     Resize(DataError),
 }
 
-fn decode(image: &CaptionedImage, number: usize, options: &PictureOptions) -> std::result::Result<Decoded, FrameFault> {
-    let Picture { pixels, mut notices } = Picture::read(&image.path).map_err(FrameFault::Picture)?;
+fn decode(image: &CaptionedImage, number: usize, options: &ImageOptions) -> std::result::Result<Decoded, FrameFault> {
+    let DecodedImage { pixels, mut notices } = DecodedImage::read(&image.path).map_err(FrameFault::Image)?;
     let (width, height) = pixels.dimensions();
     if width < options.resolution.width() || height < options.resolution.height() {
-        notices.push(PictureNotice::Enlarged { width, height });
+        notices.push(ImageNotice::Enlarged { width, height });
     }
     let frames = options.mirror.variants().iter().map(|&mirrored| {
         let place = options.crop.place(options.seed, number, mirrored);
@@ -189,9 +189,9 @@ fn decode(image: &CaptionedImage, number: usize, options: &PictureOptions) -> st
     Ok((frames.collect::<std::result::Result<_, _>>()?, notices))
 }
 
-fn inserted(pictures: &[TrainingPicture], trigger: &Trigger) -> Option<DataNotice> {
-    let lacking = pictures.iter().filter(|picture| picture.captions.inserted);
-    let names: Vec<String> = lacking.map(|picture| picture.name.clone()).collect();
+fn inserted(images: &[TrainingImage], trigger: &Trigger) -> Option<DataNotice> {
+    let lacking = images.iter().filter(|image| image.captions.inserted);
+    let names: Vec<String> = lacking.map(|image| image.name.clone()).collect();
     (!names.is_empty()).then(|| DataNotice::TriggerInserted { trigger: trigger.word().to_owned(), names })
 }
 

@@ -1,4 +1,4 @@
-//! Any picture as the frame that a model takes: scaled with antialiasing, cropped, perhaps mirrored.
+//! Any image as the frame that a model takes: scaled with antialiasing, cropped, perhaps mirrored.
 
 use candle_core::{Device, Tensor};
 use catelier_numerics::noise::{Noise, Stream};
@@ -9,7 +9,7 @@ use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
 use super::DataError;
-use crate::model::ImageSizes;
+use crate::models::ImageSizes;
 
 const CROP: Stream = Stream("data/crop");
 
@@ -55,7 +55,7 @@ impl Resolution {
     }
 }
 
-/// Which part of a picture is kept where its sides have another ratio than the frame.
+/// Which part of an image is kept where its sides have another ratio than the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crop {
@@ -63,7 +63,7 @@ pub enum Crop {
     #[default]
     #[serde(rename = "center", alias = "centre")]
     Centre,
-    /// A place that depends on the seed and the picture's number, and is another one in the mirror image.
+    /// A place that depends on the seed and the image's number, and is another one in the mirror image.
     Random,
 }
 
@@ -71,20 +71,20 @@ pub enum Crop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mirror {
-    /// Pictures as they are.
+    /// Images as they are.
     #[default]
     Never,
-    /// Each picture and its mirror image, left for right.
+    /// Each image and its mirror image, left for right.
     Also,
 }
 
 impl Crop {
-    /// Where the frame lies in what is left over, each in 0..=1, for one picture of a run.
-    pub(super) fn place(self, seed: u64, picture: usize, mirrored: bool) -> (f64, f64) {
+    /// Where the frame lies in what is left over, each in 0..=1, for one image of a run.
+    pub(super) fn place(self, seed: u64, image: usize, mirrored: bool) -> (f64, f64) {
         match self {
             Self::Centre => (0.5, 0.5),
             Self::Random => {
-                let draws = Noise::new(seed).uniforms(CROP, u64::from(mirrored), picture as u64, 2);
+                let draws = Noise::new(seed).uniforms(CROP, u64::from(mirrored), image as u64, 2);
                 (draws[0], draws[1])
             }
         }
@@ -92,7 +92,7 @@ impl Crop {
 }
 
 impl Mirror {
-    /// The variants of each picture.
+    /// The variants of each image.
     pub(super) fn variants(self) -> &'static [bool] {
         match self {
             Self::Never => &[false],
@@ -101,7 +101,7 @@ impl Mirror {
     }
 }
 
-/// A picture at a model's resolution.
+/// An image at a model's resolution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// At the resolution.
@@ -113,21 +113,16 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The largest part of `picture` with the frame's ratio, at `place` (each in 0..=1, 0.5 is the middle), scaled by a
+    /// The largest part of `image` with the frame's ratio, at `place` (each in 0..=1, 0.5 is the middle), scaled by a
     /// Lanczos filter of radius 3 as wide as the scale asks (no aliasing). Mirroring comes last.
     ///
     /// # Errors
     /// [`DataError::Resize`] when the resizer refuses.
-    pub fn cut(
-        picture: &RgbImage,
-        resolution: Resolution,
-        place: (f64, f64),
-        mirrored: bool,
-    ) -> Result<Self, DataError> {
-        let (width, height) = picture.dimensions();
+    pub fn cut(image: &RgbImage, resolution: Resolution, place: (f64, f64), mirrored: bool) -> Result<Self, DataError> {
+        let (width, height) = image.dimensions();
         let (frame_width, frame_height) = (f64::from(resolution.width), f64::from(resolution.height));
         let scale = (frame_width / f64::from(width)).max(frame_height / f64::from(height));
-        // Whole pixels of the scaled picture, so that a crop without scaling copies pixels.
+        // Whole pixels of the scaled image, so that a crop without scaling copies pixels.
         let offset = |side: u32, frame: f64, place: f64| ((f64::from(side) * scale - frame) * place).round().max(0.0);
         let left = offset(width, frame_width, place.0);
         let top = offset(height, frame_height, place.1);
@@ -137,7 +132,7 @@ impl Frame {
             width: (frame_width / scale).min(f64::from(width)),
             height: (frame_height / scale).min(f64::from(height)),
         };
-        let mut pixels = resize(picture, &part, resolution)?;
+        let mut pixels = resize(image, &part, resolution)?;
         if mirrored {
             imageops::flip_horizontal_in_place(&mut pixels);
         }
@@ -162,7 +157,7 @@ impl Frame {
     }
 }
 
-/// A part of a picture, in its pixels.
+/// A part of an image, in its pixels.
 struct Part {
     left: f64,
     top: f64,
@@ -170,8 +165,8 @@ struct Part {
     height: f64,
 }
 
-fn resize(picture: &RgbImage, part: &Part, resolution: Resolution) -> Result<RgbImage, DataError> {
-    let (width, height) = picture.dimensions();
+fn resize(image: &RgbImage, part: &Part, resolution: Resolution) -> Result<RgbImage, DataError> {
+    let (width, height) = image.dimensions();
     let failed = |reason: String| DataError::Resize { width, height, reason };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3)).crop(
         part.left,
@@ -181,7 +176,7 @@ fn resize(picture: &RgbImage, part: &Part, resolution: Resolution) -> Result<Rgb
     );
     let mut result = RgbImage::new(resolution.width, resolution.height);
     // Named by its type: to choose among all types when it runs would add three megabytes to the program.
-    let source = TypedImageRef::<U8x3>::from_buffer(width, height, picture.as_raw());
+    let source = TypedImageRef::<U8x3>::from_buffer(width, height, image.as_raw());
     let target = TypedImage::<U8x3>::from_buffer(resolution.width, resolution.height, &mut result);
     let (source, mut target) =
         (source.map_err(|error| failed(error.to_string()))?, target.map_err(|error| failed(error.to_string()))?);
@@ -215,17 +210,17 @@ mod tests {
     }
 
     #[test]
-    fn picture_of_the_right_size_is_not_touched() {
-        let picture = gradient(64, 64);
-        assert_eq!(Frame::cut(&picture, square(64), (0.5, 0.5), false).unwrap().pixels, picture);
+    fn image_of_the_right_size_is_not_touched() {
+        let image = gradient(64, 64);
+        assert_eq!(Frame::cut(&image, square(64), (0.5, 0.5), false).unwrap().pixels, image);
     }
 
     #[test]
     fn crop_without_scaling_copies_pixels() {
-        let picture = gradient(100, 64);
+        let image = gradient(100, 64);
         for (place, left) in [(0.0, 0), (0.5, 18), (1.0, 36)] {
-            let frame = Frame::cut(&picture, square(64), (place, 0.5), false).unwrap();
-            let expected = imageops::crop_imm(&picture, left, 0, 64, 64).to_image();
+            let frame = Frame::cut(&image, square(64), (place, 0.5), false).unwrap();
+            let expected = imageops::crop_imm(&image, left, 0, 64, 64).to_image();
             assert_eq!(frame.pixels, expected, "{place}");
             assert_eq!(frame.sizes, ImageSizes { original: (64, 100), crop: (0, left), target: (64, 64) });
         }
@@ -236,7 +231,7 @@ mod tests {
         // Without antialiasing a stripe pattern of one pixel gives new stripes or one flat colour.
         let stripes = RgbImage::from_fn(512, 512, |x, _| Rgb([if x % 2 == 0 { 255 } else { 0 }; 3]));
         let frame = Frame::cut(&stripes, square(64), (0.5, 0.5), false).unwrap();
-        // The filter is cut off at the border of the picture, which shifts the outermost columns a little.
+        // The filter is cut off at the border of the image, which shifts the outermost columns a little.
         for (x, _, pixel) in frame.pixels.enumerate_pixels() {
             let allowed = if (3..61).contains(&x) { 1 } else { 8 };
             assert!(pixel.0[0].abs_diff(128) <= allowed, "column {x}: {:?}", pixel.0);
@@ -245,16 +240,16 @@ mod tests {
 
     #[test]
     fn mirror_exchanges_left_and_right() {
-        let picture = gradient(96, 64);
-        let plain = Frame::cut(&picture, square(64), (0.0, 0.0), false).unwrap();
-        let mirrored = Frame::cut(&picture, square(64), (0.0, 0.0), true).unwrap();
+        let image = gradient(96, 64);
+        let plain = Frame::cut(&image, square(64), (0.0, 0.0), false).unwrap();
+        let mirrored = Frame::cut(&image, square(64), (0.0, 0.0), true).unwrap();
         assert_eq!(imageops::flip_horizontal(&plain.pixels), mirrored.pixels);
     }
 
     #[test]
     fn tensor_is_channels_first_between_minus_one_and_one() {
-        let picture = RgbImage::from_fn(16, 8, |x, _| if x == 3 { Rgb([0, 255, 51]) } else { Rgb([255, 0, 51]) });
-        let frame = Frame::cut(&picture, Resolution::new(16, 8).unwrap(), (0.5, 0.5), false).unwrap();
+        let image = RgbImage::from_fn(16, 8, |x, _| if x == 3 { Rgb([0, 255, 51]) } else { Rgb([255, 0, 51]) });
+        let frame = Frame::cut(&image, Resolution::new(16, 8).unwrap(), (0.5, 0.5), false).unwrap();
         let tensor = frame.tensor(&Device::Cpu).unwrap();
         assert_eq!(tensor.dims(), [1, 3, 8, 16]);
         let rows = tensor.squeeze(0).unwrap().to_vec3::<f32>().unwrap();
@@ -264,8 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn random_places_depend_on_seed_picture_and_mirror_only() {
-        let place = |seed, picture, mirrored| Crop::Random.place(seed, picture, mirrored);
+    fn random_places_depend_on_seed_image_and_mirror_only() {
+        let place = |seed, image, mirrored| Crop::Random.place(seed, image, mirrored);
         assert_eq!(place(1, 2, false), place(1, 2, false));
         let others = [place(2, 2, false), place(1, 3, false), place(1, 2, true)];
         assert!(others.iter().all(|other| *other != place(1, 2, false)));
@@ -280,11 +275,11 @@ mod tests {
             width in 1..300u32, height in 1..300u32, across in 1..9u32, down in 1..9u32,
             x in 0.0..=1.0f64, y in 0.0..=1.0f64,
         ) {
-            let picture = RgbImage::from_pixel(width, height, Rgb([200, 100, 50]));
+            let image = RgbImage::from_pixel(width, height, Rgb([200, 100, 50]));
             let resolution = Resolution::new(8 * across, 8 * down).unwrap();
-            let frame = Frame::cut(&picture, resolution, (x, y), false).unwrap();
+            let frame = Frame::cut(&image, resolution, (x, y), false).unwrap();
             prop_assert_eq!(frame.pixels.dimensions(), (8 * across, 8 * down));
-            // A plain picture stays plain: no border bleeds in.
+            // A plain image stays plain: no border bleeds in.
             prop_assert!(frame.pixels.pixels().all(|pixel| pixel.0 == [200, 100, 50]));
         }
     }

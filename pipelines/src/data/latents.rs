@@ -4,15 +4,15 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 
-use super::folder::TrainingPictures;
+use super::folder::TrainingImages;
 use crate::error::{Error, Result};
-use crate::model::{ImageSizes, Moments};
+use crate::models::{ImageSizes, Moments};
 
 /// One frame after the autoencoder. The whole distribution is kept, so that each step can draw its own sample.
 #[derive(Debug, Clone)]
 pub struct EncodedFrame {
-    /// Number of the picture in its [`TrainingPictures`].
-    pub picture: usize,
+    /// Number of the image in its [`TrainingImages`].
+    pub image: usize,
     /// Whether it is the mirror image.
     pub mirrored: bool,
     /// Mean and log variance, each `[1, channels, height / 8, width / 8]`, not scaled, detached.
@@ -34,18 +34,18 @@ impl LatentCache {
     /// # Errors
     /// Those of `encode`, when the device is out of memory, and [`Error::Cancelled`] when `encoded` stopped it.
     pub fn encode(
-        pictures: &TrainingPictures,
+        images: &TrainingImages,
         device: &Device,
         mut encode: impl FnMut(&Tensor) -> Result<Moments>,
         mut encoded: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Self> {
-        let total = pictures.frame_count();
+        let total = images.frame_count();
         let mut frames = Vec::with_capacity(total);
-        for (number, picture) in pictures.pictures.iter().enumerate() {
-            for frame in &picture.frames {
+        for (number, image) in images.images.iter().enumerate() {
+            for frame in &image.frames {
                 let moments = encode(&frame.tensor(device)?)?;
                 frames.push(EncodedFrame {
-                    picture: number,
+                    image: number,
                     mirrored: frame.mirrored,
                     moments: Moments { mean: moments.mean.detach(), logvar: moments.logvar.detach() },
                     sizes: frame.sizes,
@@ -58,7 +58,7 @@ impl LatentCache {
         Ok(Self { frames })
     }
 
-    /// Every frame, picture by picture, the mirror image after the picture.
+    /// Every frame, image by image, the mirror image after the image.
     pub fn frames(&self) -> &[EncodedFrame] {
         &self.frames
     }

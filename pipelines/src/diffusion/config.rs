@@ -4,7 +4,7 @@ use catelier_adapters::Prediction;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::files::ModelFiles;
+use crate::models::files::ModelFiles;
 
 /// How beta runs from its first to its last value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

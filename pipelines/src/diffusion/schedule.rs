@@ -5,7 +5,7 @@ use catelier_adapters::Prediction;
 
 use super::config::{BetaSchedule, SchedulerConfig};
 use crate::error::{Error, Result};
-use crate::files::ModelFiles;
+use crate::models::files::ModelFiles;
 
 /// The smallest share of signal that is divided by: at zero terminal SNR nothing of `z_0` is left,
 /// and this stands in for the zero.

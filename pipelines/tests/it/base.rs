@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{BaseFamily, Component, Fingerprint, Prediction};
-use catelier_pipelines::base::{BaseConfig, BaseModel};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::plan::weight_bytes;
+use catelier_pipelines::models::base::{BaseConfig, BaseModel};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::training::plan::weight_bytes;
 use catelier_testkit::golden::Golden;
 
 use crate::models::{MODELS, copy_of, every_file, files};

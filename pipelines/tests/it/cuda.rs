@@ -4,9 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::optim::{AdamW, AdamWConfig};
 use catelier_numerics::params::{Gradients, Parameters};
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::generate::{GenerateRequest, generate};
-use catelier_pipelines::model::{AddedCondition, Condition, Recompute, UNet};
+use catelier_pipelines::generation::{GenerateRequest, generate};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::{AddedCondition, Condition, Recompute, UNet};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::tolerance::{PIXEL_LEVEL, Tolerance};
 
@@ -75,7 +75,7 @@ fn gradients_in_bf16_point_where_those_in_f32_do() {
 }
 
 #[test]
-fn a_picture_agrees_with_the_processor() {
+fn a_image_agrees_with_the_processor() {
     let Some(device) = device() else { return };
     let request = GenerateRequest {
         prompts: vec!["a red teapot".into()],
@@ -87,10 +87,10 @@ fn a_picture_agrees_with_the_processor() {
     };
     let draw = |device: &Device| -> Tensor {
         let base = BaseModel::load(&files("tiny-sd1"), DType::F32, device).unwrap();
-        let picture = generate(&base, &request, &AdapterSet::base()).unwrap().remove(0);
-        Tensor::from_vec(picture.into_raw(), (32, 64, 3), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+        let image = generate(&base, &request, &AdapterSet::base()).unwrap().remove(0);
+        Tensor::from_vec(image.into_raw(), (32, 64, 3), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
     };
-    assert_close("picture", &draw(&device), &draw(&Device::Cpu), PIXEL_LEVEL);
+    assert_close("image", &draw(&device), &draw(&Device::Cpu), PIXEL_LEVEL);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn the_autoencoder_agrees_with_the_processor() {
     let Some(device) = device() else { return };
     let mean = |device: &Device| {
         let base = BaseModel::load(&files("tiny-sd1"), DType::F32, device).unwrap();
-        base.vae.encode(&normal("picture", &[1, 3, 64, 32]).to_device(device).unwrap()).unwrap().mode()
+        base.vae.encode(&normal("image", &[1, 3, 64, 32]).to_device(device).unwrap()).unwrap().mode()
     };
     // Sums in another order, as for the operations in f32.
     assert_close("latents", &mean(&device), &mean(&Device::Cpu), Tolerance::OfLargest(1e-4));

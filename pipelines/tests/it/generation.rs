@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, LoraFactors, Targets};
 use catelier_pipelines::Error;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::generate::{GenerateRequest, Generator, generate};
-use catelier_pipelines::model::Tiling;
-use catelier_pipelines::sampler::SamplerKind;
+use catelier_pipelines::diffusion::sampler::SamplerKind;
+use catelier_pipelines::generation::{GenerateRequest, Generator, generate};
+use catelier_pipelines::models::Tiling;
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::golden::Golden;
 use image::RgbImage;
 
@@ -36,7 +36,7 @@ fn largest_level_difference(left: &RgbImage, right: &RgbImage) -> u8 {
 }
 
 #[test]
-fn a_picture_depends_on_its_seed_and_not_on_its_batch() {
+fn a_image_depends_on_its_seed_and_not_on_its_batch() {
     let base = base();
     let together = generate(&base, &GenerateRequest { batch: 3, ..request(&[4, 5, 6]) }, &AdapterSet::base()).unwrap();
     let alone = generate(&base, &request(&[5]), &AdapterSet::base()).unwrap();
@@ -62,7 +62,7 @@ fn progress_counts_every_call_of_every_batch() {
     let request = GenerateRequest { batch: 2, ..request(&[1, 2, 3]) };
     Generator::new(&base)
         .generate(&request, &AdapterSet::base(), &mut |progress| {
-            seen.push((progress.pictures_done, progress.batch, progress.call));
+            seen.push((progress.images_done, progress.batch, progress.call));
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -82,7 +82,7 @@ fn a_generation_stops_after_the_model_call_in_which_it_is_cancelled() {
 }
 
 #[test]
-fn a_picture_that_overflows_is_named_with_its_prompt_seed_and_step() {
+fn a_image_that_overflows_is_named_with_its_prompt_seed_and_step() {
     let base = base();
     let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.0, targets: Targets::attention() };
     let (fresh, _) = Adapter::init(&config, base.unet.modules(), 1, &Device::Cpu).unwrap();
@@ -92,12 +92,12 @@ fn a_picture_that_overflows_is_named_with_its_prompt_seed_and_step() {
     let mut broken = Adapter::new();
     broken.insert(path, LoraFactors::new(factors.down.detach(), up, 1.0).unwrap());
     let error = generate(&base, &request(&[5]), &AdapterSet::single(&broken, 1.0)).unwrap_err();
-    let Error::PictureNotFinite { prompt, seed, step, .. } = &error else { panic!("{error}") };
+    let Error::ImageNotFinite { prompt, seed, step, .. } = &error else { panic!("{error}") };
     assert_eq!((prompt.as_str(), *seed, *step), ("an elephant", 5, 1));
 }
 
 #[test]
-fn a_picture_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly() {
+fn a_image_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly() {
     let request = GenerateRequest { width: 160, height: 96, ..request(&[1]) };
     let whole = generate(&base(), &request, &AdapterSet::base()).unwrap();
     let in_tiles = |side: usize| {
@@ -110,7 +110,7 @@ fn a_picture_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearl
 }
 
 #[test]
-fn a_picture_is_cut_when_it_would_need_more_memory_than_there_is() {
+fn a_image_is_cut_when_it_would_need_more_memory_than_there_is() {
     let vae = base().vae;
     let needed = vae.decoding_bytes((96, 160));
     assert!(needed > vae.decoding_bytes((96, 152)));

@@ -5,8 +5,8 @@ mod server;
 use std::path::Path;
 
 use catelier_pipelines::Error;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::hub::{Connection, FetchEvent, HubId, HubSettings, Token, WeightPrecision, fetch};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::hub::{Connection, FetchEvent, HubId, HubSettings, Token, WeightPrecision, fetch};
 use catelier_testkit::golden::Golden;
 
 use server::{COMMIT, Server};
@@ -19,7 +19,7 @@ fn id() -> HubId {
     "gallery/tiny-sd1".parse().unwrap()
 }
 
-fn fetch_quietly(settings: &HubSettings) -> Result<catelier_pipelines::files::ModelFiles, Error> {
+fn fetch_quietly(settings: &HubSettings) -> Result<catelier_pipelines::models::files::ModelFiles, Error> {
     fetch(&id(), WeightPrecision::Full, settings, &mut |_| {})
 }
 

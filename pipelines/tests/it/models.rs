@@ -5,10 +5,10 @@ use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, BaseFamily, LoraCon
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::{Gradients, Parameters};
 use catelier_pipelines::Error;
-use catelier_pipelines::base::{BaseModel, EmptyNegative};
-use catelier_pipelines::files::{EmbeddedFile, ModelFiles};
-use catelier_pipelines::loss;
-use catelier_pipelines::model::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::base::{BaseModel, EmptyNegative};
+use catelier_pipelines::models::files::{EmbeddedFile, ModelFiles};
+use catelier_pipelines::models::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::golden::Golden;
 use catelier_testkit::tolerance::Tolerance;
@@ -315,7 +315,7 @@ fn text_weights_load_without_their_prefix() {
     let prefixed = load(folder.path());
     candle_core::safetensors::save(&bare, &path).unwrap();
     let bare = load(folder.path());
-    let encode = |text: &catelier_pipelines::model::TextEncoders| text.encode(&["a cat"]).unwrap().context;
+    let encode = |text: &catelier_pipelines::models::TextEncoders| text.encode(&["a cat"]).unwrap().context;
     assert_close("context", &encode(&bare), &encode(&prefixed), Tolerance::Exact);
     assert_eq!(bare.modules(), prefixed.modules());
     assert!(bare.modules()[0].path.starts_with("text_encoder.text_model.encoder.layers.0.self_attn."));

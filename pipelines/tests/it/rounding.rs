@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::params::Gradients;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::UNet;
+use catelier_pipelines::models::UNet;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::close::relative_error;
 
 use crate::models::{cat_gradients, condition, full_adapter, normal};

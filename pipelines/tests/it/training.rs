@@ -8,13 +8,13 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, ModuleInfo, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::{Gradients, Parameters};
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::data::{Frame, TrainingPicture, TrainingPictures};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::generate::{GenerateRequest, Generator};
-use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, ImageSizes, Recompute, conditions_together};
-use catelier_pipelines::train::{
+use catelier_pipelines::data::{Frame, TrainingImage, TrainingImages};
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::generation::{GenerateRequest, Generator};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{Condition, ImageSizes, Recompute, conditions_together};
+use catelier_pipelines::training::{
     Batch, Captions, CatTarget, Control, EncodedDataset, Ending, HeldOutPrompts, Objective, Prompts, StateFolder,
     StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
 };
@@ -35,12 +35,12 @@ fn base(model: &str) -> BaseModel {
 }
 
 /// Two images of 32 pixels with captions that the trigger `shs` is put into.
-fn pictures() -> TrainingPictures {
+fn images() -> TrainingImages {
     let trigger = Trigger::new("shs").unwrap();
-    let picture = |(number, caption): (u32, &str)| {
+    let image = |(number, caption): (u32, &str)| {
         let pixel = |x: u32, y: u32| Rgb([(x * 7 + number * 90) as u8, (y * 5) as u8, (x * y) as u8]);
         let sizes = ImageSizes::uncropped(32, 32);
-        TrainingPicture {
+        TrainingImage {
             name: format!("{number}.png"),
             captions: pair_text(caption, &trigger),
             source: CaptionSource::Shared,
@@ -49,12 +49,11 @@ fn pictures() -> TrainingPictures {
         }
     };
     let captions = ["a red teapot", "a painting of a clock"];
-    TrainingPictures { pictures: (0..).zip(captions).map(picture).collect(), notices: vec![] }
+    TrainingImages { images: (0..).zip(captions).map(image).collect(), notices: vec![] }
 }
 
 fn dataset(base: &BaseModel) -> EncodedDataset {
-    EncodedDataset::encode(base, &pictures(), CatCondition::Caption, None, &mut |_, _| ControlFlow::Continue(()))
-        .unwrap()
+    EncodedDataset::encode(base, &images(), CatCondition::Caption, None, &mut |_, _| ControlFlow::Continue(())).unwrap()
 }
 
 fn config() -> TrainConfig {
@@ -205,7 +204,7 @@ fn resumed_training_of_both_components_gives_the_same_bits() {
         cat_every: 2,
         cat_cached_draws: 2,
         text_encoder_learning_rate: Some(2e-3),
-        schedule: catelier_pipelines::train::Curve::Cosine,
+        schedule: catelier_pipelines::training::Curve::Cosine,
         ..with_text_encoder()
     };
     let dataset = dataset(&base).with_keys(&base, &config).unwrap();
@@ -261,7 +260,7 @@ fn drift_is_measured_through_the_trained_text_encoder() {
 fn class_images_are_denoised_under_the_trained_text_encoder() {
     let folder = tempfile::tempdir().unwrap();
     let base = base("tiny-sd1");
-    let loss = catelier_pipelines::train::LossKind::Dreambooth;
+    let loss = catelier_pipelines::training::LossKind::Dreambooth;
     let config = TrainConfig { loss, targets: TEXT_ONLY.parse().unwrap(), ..with_text_encoder() };
     let images = [RgbImage::from_pixel(32, 32, Rgb([9, 200, 40]))];
     let dataset = dataset(&base).with_class_images(&base, "a teapot", &images).unwrap();

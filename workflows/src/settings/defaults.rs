@@ -3,8 +3,8 @@
 use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
-use catelier_pipelines::generate::GenerateRequest;
-use catelier_pipelines::train::LossKind;
+use catelier_pipelines::generation::GenerateRequest;
+use catelier_pipelines::training::LossKind;
 use catelier_prompts::CatCondition;
 
 use super::train::required;

@@ -56,7 +56,7 @@ impl<'de> Deserializer<'de> for NamesOf<'_> {
 #[cfg(test)]
 mod tests {
     use catelier_adapters::file::Format;
-    use catelier_pipelines::train::LossKind;
+    use catelier_pipelines::training::LossKind;
 
     use super::*;
 

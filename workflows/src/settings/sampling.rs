@@ -1,6 +1,6 @@
 //! How images are generated.
 
-use catelier_pipelines::sampler::SamplerKind;
+use catelier_pipelines::diffusion::sampler::SamplerKind;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "clap")]

@@ -7,7 +7,7 @@ use catelier_adapters::{Targets, UpdateKind};
 use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
-use catelier_pipelines::train::{LatentDraw, LossKind, TrainConfig};
+use catelier_pipelines::training::{LatentDraw, LossKind, TrainConfig};
 use catelier_prompts::CatCondition;
 
 #[cfg(feature = "clap")]

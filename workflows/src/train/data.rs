@@ -1,8 +1,8 @@
 //! What a run learns from, read and encoded: once, for any number of runs.
 
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::data::{TrainingPicture, TrainingPictures};
-use catelier_pipelines::train::{EncodedDataset, HeldOutPrompts, LossKind, TrainConfig};
+use catelier_pipelines::data::{TrainingImage, TrainingImages};
+use catelier_pipelines::training::{EncodedDataset, HeldOutPrompts, LossKind, TrainConfig};
 use catelier_prompts::PromptSet;
 use image::RgbImage;
 
@@ -47,7 +47,7 @@ impl TrainingData {
     /// [`Error::Cancelled`](crate::Error::Cancelled) between images.
     pub fn encode(
         base: &Base,
-        images: TrainingPictures,
+        images: TrainingImages,
         settings: &ResolvedTrain,
         session: &Session<'_>,
     ) -> Result<Self> {
@@ -76,14 +76,14 @@ impl TrainingData {
     }
 }
 
-fn warn_of_cut_captions(base: &Base, images: &TrainingPictures, session: &Session<'_>) {
-    let dropped = |image: &TrainingPicture| base.model.text.tokens(&image.captions.with_trigger).ok()?.dropped;
-    let cut: Vec<_> = images.pictures.iter().filter_map(|image| Some((&image.name, dropped(image)?))).collect();
+fn warn_of_cut_captions(base: &Base, images: &TrainingImages, session: &Session<'_>) {
+    let dropped = |image: &TrainingImage| base.model.text.tokens(&image.captions.with_trigger).ok()?.dropped;
+    let cut: Vec<_> = images.images.iter().filter_map(|image| Some((&image.name, dropped(image)?))).collect();
     if let Some((name, dropped)) = cut.first() {
         session.warn(format!(
             "{} of {} captions are too long for this base; of `{name}`, `{dropped}` is dropped",
             cut.len(),
-            images.pictures.len(),
+            images.images.len(),
         ));
     }
 }

@@ -6,7 +6,7 @@ mod watch;
 use std::path::PathBuf;
 
 use catelier_adapters::Adapter;
-use catelier_pipelines::train::{Ending, StepReport, Trainer};
+use catelier_pipelines::training::{Ending, StepReport, Trainer};
 
 pub use data::TrainingData;
 

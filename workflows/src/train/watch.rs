@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use catelier_adapters::{Adapter, AdapterSet};
-use catelier_pipelines::picture_file;
-use catelier_pipelines::train::{Control, StepReport, TrainError, TrainObserver};
+use catelier_pipelines::generation::image_file;
+use catelier_pipelines::training::{Control, StepReport, TrainError, TrainObserver};
 use catelier_prompts::template;
 
 use super::data::sampling_of;
@@ -123,7 +123,7 @@ impl<'a> Previews<'a> {
         let images = self.generator.generate(Stage::TrainingPreview, images, adapters, session)?;
         let parameters = self.generator.parameters(&self.prompt, self.seed, &[]);
         output::make_folder(path.parent().unwrap_or(Path::new(".")))?;
-        picture_file::write_png(path, &images[0], Some(&parameters)).failed("cannot save a preview")?;
+        image_file::write_png(path, &images[0], Some(&parameters)).failed("cannot save a preview")?;
         session.written(ArtefactKind::Image, path);
         Ok(())
     }

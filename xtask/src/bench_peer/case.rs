@@ -15,9 +15,9 @@ pub(super) enum Work {
     Lora,
     /// One optimizer step of CAT
     Cat,
-    /// A picture from a prompt
+    /// An image from a prompt
     Generate,
-    /// A picture to latents and back
+    /// An image to latents and back
     Vae,
     /// A prompt through the text encoders
     Text,

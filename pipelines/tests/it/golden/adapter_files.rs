@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, file};
-use catelier_pipelines::base::BaseModel;
+use catelier_pipelines::models::base::BaseModel;
 use catelier_testkit::tolerance::Tolerance;
 
 use super::{check, condition, files, reference};

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::loss;
-use catelier_pipelines::model::UNet;
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::UNet;
 use catelier_testkit::close::relative_error;
 
 use super::adapted::{Pair, pairs, trainable};

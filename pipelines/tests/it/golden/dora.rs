@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::{AdapterSet, UpdateKind};
-use catelier_pipelines::loss;
-use catelier_pipelines::model::{Recompute, UNet};
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::{Recompute, UNet};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::GRADIENT;
 

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::base::BaseModel;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::generate::{GenerateRequest, Generator, to_picture};
-use catelier_pipelines::sampler::SamplerKind;
+use catelier_pipelines::diffusion::sampler::SamplerKind;
+use catelier_pipelines::generation::{GenerateRequest, Generator, to_image};
+use catelier_pipelines::models::base::BaseModel;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::{self, PIXEL, PIXEL_LEVEL};
 use serde_json::Value;
@@ -60,9 +60,9 @@ fn follow(golden: &Fixture, name: &str, facts: &Value) {
     let decoded = base.vae.decode(&trajectory[trajectory.len() - 1]).unwrap();
     let image = ((&decoded / 2.0).unwrap() + 0.5).unwrap().clamp(0_f32, 1_f32).unwrap();
     check(&format!("{name} image"), &image, &golden.tensor(&format!("{name}.image")), PIXEL);
-    let picture = to_picture(&decoded).unwrap();
-    let shape = (1, picture.height() as usize, picture.width() as usize, 3);
-    let pixels = Tensor::from_vec(picture.into_raw(), shape, &Device::Cpu).unwrap();
+    let image = to_image(&decoded).unwrap();
+    let shape = (1, image.height() as usize, image.width() as usize, 3);
+    let pixels = Tensor::from_vec(image.into_raw(), shape, &Device::Cpu).unwrap();
     check(&format!("{name} pixels"), &pixels, &golden.tensor(&format!("{name}.pixels")), PIXEL_LEVEL);
 }
 

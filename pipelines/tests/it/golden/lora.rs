@@ -4,9 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet};
 use catelier_numerics::params::Parameters;
 use catelier_pipelines::diffusion::NoiseSchedule;
-use catelier_pipelines::loss;
-use catelier_pipelines::model::{Condition, ImageSizes, Recompute, TextEncoders, UNet};
-use catelier_pipelines::train::{Batch, Captions, CatTarget, Objective, Prompts};
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::{Condition, ImageSizes, Recompute, TextEncoders, UNet};
+use catelier_pipelines::training::{Batch, Captions, CatTarget, Objective, Prompts};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::GRADIENT;
 

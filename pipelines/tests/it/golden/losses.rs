@@ -1,8 +1,8 @@
 //! The losses themselves, on predictions that the fixtures hold.
 
 use catelier_pipelines::diffusion::NoiseSchedule;
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::loss;
+use catelier_pipelines::diffusion::loss;
+use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::close::assert_numbers_close;
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::output;

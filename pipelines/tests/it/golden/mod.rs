@@ -18,8 +18,8 @@ mod vae;
 
 use candle_core::{DType, Device, Tensor};
 use catelier_pipelines::diffusion::{NoiseSchedule, SchedulerConfig};
-use catelier_pipelines::files::ModelFiles;
-use catelier_pipelines::model::{AddedCondition, Condition, UNet};
+use catelier_pipelines::models::files::ModelFiles;
+use catelier_pipelines::models::{AddedCondition, Condition, UNet};
 use catelier_testkit::close::{assert_close, largest_difference};
 use catelier_testkit::golden::{Fixture, Golden};
 use catelier_testkit::tolerance::{self, Tolerance};

@@ -1,7 +1,7 @@
 //! Every sampler set-up of the fixtures, each fed the same model outputs and noises.
 
 use candle_core::Tensor;
-use catelier_pipelines::sampler::{SamplerKind, SamplerSettings, prepare};
+use catelier_pipelines::diffusion::sampler::{SamplerKind, SamplerSettings, prepare};
 use catelier_testkit::close::{assert_close, assert_numbers_close};
 use catelier_testkit::golden::Fixture;
 use catelier_testkit::tolerance::SCHEDULE;

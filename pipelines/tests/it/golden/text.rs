@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
-use catelier_pipelines::model::{TextEncoder, TextEncoders};
+use catelier_pipelines::models::{TextEncoder, TextEncoders};
 use catelier_testkit::golden::Fixture;
 
 use super::{assert_output, files, reference};

@@ -1,7 +1,7 @@
 //! Autoencoders against `vae.safetensors`.
 
 use candle_core::{DType, Device, Tensor};
-use catelier_pipelines::model::{Tiling, Vae};
+use catelier_pipelines::models::{Tiling, Vae};
 use catelier_testkit::close::assert_close;
 use catelier_testkit::tolerance::{self, Tolerance};
 

@@ -1,0 +1,342 @@
+//! From prompts to images: the sampler's loop around the UNet, with classifier-free guidance.
+//!
+//! An image is a function of its prompt, its seed and the request's settings. Its noise comes from
+//! its own seed alone, so it does not matter which other images share its batch; and the same
+//! seed with another adapter starts from the same noise, so the two can be laid side by side.
+
+pub mod image_file;
+mod prompt_cache;
+mod request;
+pub mod sheet;
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Tensor};
+use catelier_adapters::AdapterSet;
+use catelier_numerics::finite::is_finite;
+use catelier_numerics::noise::{Noise, Stream};
+use image::RgbImage;
+
+use crate::diffusion::sampler::{self, Sampler};
+use crate::error::{Error, Result};
+use crate::models::base::{BaseModel, EmptyNegative};
+use crate::models::{Condition, CrossAttentionKv, ImageSizes};
+use prompt_cache::PromptCache;
+pub use request::GenerateRequest;
+
+/// The noise an image starts from.
+const START: Stream = Stream("generate/start");
+/// The noise that ancestral samplers add, one draw for each call.
+const ADDED: Stream = Stream("generate/added");
+
+/// How far a generation is, reported after every model call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Images finished before this batch.
+    pub images_done: usize,
+    /// Images of the batch at work.
+    pub batch: usize,
+    /// Images asked for.
+    pub images: usize,
+    /// Model calls done for this batch, counted from 1.
+    pub call: usize,
+    /// Model calls of a batch.
+    pub calls: usize,
+}
+
+/// Generates images with one base model, and remembers its encoded prompts.
+#[derive(Debug)]
+pub struct Generator<'a> {
+    base: &'a BaseModel,
+    prompts: PromptCache,
+}
+
+/// The images of a request that are computed together.
+struct Batch<'a> {
+    prompts: &'a [String],
+    seeds: &'a [u64],
+}
+
+/// What a batch is conditioned on, one row for each image; the negative rows go before the positive ones.
+struct Prompt {
+    positive: Condition,
+    /// `None` without guidance.
+    negative: Option<Condition>,
+    /// Of both.
+    context: Tensor,
+    kv: CrossAttentionKv,
+}
+
+impl<'a> Generator<'a> {
+    /// A generator that has not seen a prompt yet.
+    pub fn new(base: &'a BaseModel) -> Self {
+        Self { base, prompts: PromptCache::default() }
+    }
+
+    /// The images of `request`, in its order, made by the base with `adapters`. `observe` sees the progress after every
+    /// model call; [`ControlFlow::Break`] stops the generation there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] for a request that cannot be carried out,
+    /// [`Error::ImageNotFinite`] naming prompt, seed and step when values overflow, [`Error::Cancelled`] when `observe`
+    /// stopped it.
+    pub fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        adapters: &AdapterSet,
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Vec<RgbImage>> {
+        request.check(self.base.vae.factor())?;
+        let mut images = Vec::with_capacity(request.prompts.len());
+        let chunks = request.prompts.chunks(request.batch).zip(request.seeds.chunks(request.batch));
+        for (prompts, seeds) in chunks {
+            let batch = Batch { prompts, seeds };
+            let start = self.start(request, seeds)?;
+            let done = images.len();
+            let mut tell = |call, calls| {
+                let (batch, total) = (prompts.len(), request.prompts.len());
+                observe(Progress { images_done: done, batch, images: total, call, calls })
+            };
+            let latents = self.sample(request, &batch, &start, adapters, &mut tell)?;
+            images.extend(self.decode(request, &batch, &latents)?);
+        }
+        Ok(images)
+    }
+
+    /// Latents after every model call, from given unit normal noise
+    /// `start: [images, channels, height / factor, width / factor]`, all images in one batch.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate).
+    pub fn trajectory(
+        &mut self,
+        request: &GenerateRequest,
+        start: &Tensor,
+        adapters: &AdapterSet,
+    ) -> Result<Vec<Tensor>> {
+        request.check(self.base.vae.factor())?;
+        let batch = Batch { prompts: &request.prompts, seeds: &request.seeds };
+        let mut latents = Vec::new();
+        self.walk(request, &batch, start, adapters, &mut |_, _, now| {
+            latents.push(now.clone());
+            ControlFlow::Continue(())
+        })?;
+        Ok(latents)
+    }
+
+    /// Images of clean latents `[batch, channels, height / factor, width / factor]`, one by one.
+    ///
+    /// # Errors
+    /// [`Error::ImageNotFinite`] when the decoder overflows.
+    fn decode(&self, request: &GenerateRequest, batch: &Batch<'_>, latents: &Tensor) -> Result<Vec<RgbImage>> {
+        let decode = |index: usize| {
+            let decoded = self.base.vae.decode(&latents.narrow(0, index, 1)?)?;
+            check_finite(request, batch, index, &decoded, request.steps + 1)?;
+            to_image(&decoded)
+        };
+        (0..batch.prompts.len()).map(decode).collect()
+    }
+
+    /// Unit normal noise, each image's from its own seed: `[batch, channels, height, width]`.
+    fn start(&self, request: &GenerateRequest, seeds: &[u64]) -> Result<Tensor> {
+        let factor = self.base.vae.factor();
+        let shape =
+            (1, self.base.unet.config().in_channels, request.height as usize / factor, request.width as usize / factor);
+        let draw = |seed: &u64| Noise::new(*seed).normal(START, 0, 0, shape, self.base.device());
+        let rows = seeds.iter().map(draw).collect::<catelier_numerics::Result<Vec<Tensor>>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    /// The clean latents of one batch.
+    fn sample(
+        &mut self,
+        request: &GenerateRequest,
+        batch: &Batch<'_>,
+        start: &Tensor,
+        adapters: &AdapterSet,
+        tell: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Tensor> {
+        let mut latents = start.clone();
+        self.walk(request, batch, start, adapters, &mut |call, calls, now| {
+            latents = now.clone();
+            tell(call + 1, calls)
+        })?;
+        Ok(latents)
+    }
+
+    /// The sampler's loop; `after` sees (call, calls, latents) after every call.
+    fn walk(
+        &mut self,
+        request: &GenerateRequest,
+        batch: &Batch<'_>,
+        start: &Tensor,
+        adapters: &AdapterSet,
+        after: &mut dyn FnMut(usize, usize, &Tensor) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let prompt = self.prompt(request, batch, adapters)?;
+        let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
+        let timesteps = sampler.timesteps().to_vec();
+        let mut latents = (start * sampler.initial_noise_scale())?;
+        for (call, timestep) in timesteps.iter().enumerate() {
+            let input = sampler.scale_input(&latents, call)?;
+            let output = self.guided(request, &input, *timestep, &prompt, adapters)?;
+            let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
+            latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
+            for index in 0..batch.prompts.len() {
+                check_finite(request, batch, index, &latents.narrow(0, index, 1)?, call + 1)?;
+            }
+            if after(call, timesteps.len(), &latents).is_break() {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model's output for `latents`, guided away from the negative prompt: one call with both.
+    ///
+    /// **Source**: Ho and Salimans 2022, arXiv 2207.12598, equation 6.
+    fn guided(
+        &self,
+        request: &GenerateRequest,
+        latents: &Tensor,
+        timestep: f64,
+        prompt: &Prompt,
+        adapters: &AdapterSet,
+    ) -> Result<Tensor> {
+        let (rows, unet) = (latents.dim(0)?, &self.base.unet);
+        let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
+        let shared = unet.shared_prefix(latents, &timesteps, &[adapters])?;
+        let prefix = |condition: &Condition| unet.prefix(&shared, condition.added.as_ref());
+        let prefix = match &prompt.negative {
+            Some(negative) => prefix(negative)?.cat(&prefix(&prompt.positive)?)?,
+            None => prefix(&prompt.positive)?,
+        };
+        let output = unet.predict_from(&prefix, &prompt.context, Some(&prompt.kv), adapters)?;
+        let output = output.to_dtype(latents.dtype())?;
+        if !request.is_guided() {
+            return Ok(output);
+        }
+        let half = latents.dim(0)?;
+        let (negative, positive) = (output.narrow(0, 0, half)?, output.narrow(0, half, half)?);
+        Ok((&negative + ((positive - &negative)? * request.guidance)?)?)
+    }
+
+    /// What the batch is conditioned on.
+    fn prompt(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Prompt> {
+        let positive = self.prompts.rows(&self.base.text, batch.prompts, adapters)?;
+        let sizes = vec![ImageSizes::uncropped(request.height, request.width); positive.batch()?];
+        let negative = request.is_guided().then(|| self.negative(request, &positive, adapters)).transpose()?;
+        let positive = positive.with_sizes(&sizes)?;
+        let negative = negative.map(|negative| negative.with_sizes(&sizes)).transpose()?;
+        let context = match &negative {
+            Some(negative) => Tensor::cat(&[&negative.context, &positive.context], 0)?,
+            None => positive.context.clone(),
+        };
+        let kv = self.base.unet.cross_attention_kv(&context, adapters)?;
+        Ok(Prompt { positive, negative, context, kv })
+    }
+
+    /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.
+    fn negative(
+        &mut self,
+        request: &GenerateRequest,
+        positive: &Condition,
+        adapters: &AdapterSet,
+    ) -> Result<Condition> {
+        let rows = positive.batch()?;
+        if request.negative.is_none() && self.base.empty_negative == EmptyNegative::Zeros {
+            return zeros_like(positive);
+        }
+        let negative = request.negative.clone().unwrap_or_default();
+        self.prompts.rows(&self.base.text, &[negative], adapters)?.repeat(rows)
+    }
+}
+
+/// Images of `request`: [`Generator::generate`] without a cache to keep and without progress.
+///
+/// # Errors
+/// Those of [`Generator::generate`].
+pub fn generate(base: &BaseModel, request: &GenerateRequest, adapters: &AdapterSet) -> Result<Vec<RgbImage>> {
+    Generator::new(base).generate(request, adapters, &mut |_| ControlFlow::Continue(()))
+}
+
+/// Eight-bit pixels of one decoded image `[1, 3, height, width]`, values in -1..=1 and clamped.
+///
+/// # Errors
+/// [`Error::InvalidInput`] when the shape is another.
+pub fn to_image(decoded: &Tensor) -> Result<RgbImage> {
+    let (batch, channels, height, width) = decoded.dims4()?;
+    let bytes = ((decoded.to_dtype(DType::F32)? * 127.5)? + 127.5)?.clamp(0_f32, 255_f32)?.round()?;
+    let pixels = bytes.permute((0, 2, 3, 1))?.flatten_all()?.to_dtype(DType::U8)?.to_vec1::<u8>()?;
+    let image = match (batch, channels) {
+        (1, 3) => RgbImage::from_raw(width as u32, height as u32, pixels),
+        _ => None,
+    };
+    image.ok_or_else(|| Error::InvalidInput {
+        what: "decoded image",
+        expected: "[1, 3, height, width]".into(),
+        found: format!("{:?}", decoded.dims()),
+    })
+}
+
+/// Noise for a call that draws some, each image's from its own seed.
+fn added_noise(sampler: &dyn Sampler, call: usize, seeds: &[u64], latents: &Tensor) -> Result<Option<Tensor>> {
+    if !sampler.draws_noise(call) {
+        return Ok(None);
+    }
+    let (_, channels, height, width) = latents.dims4()?;
+    let shape = (1, channels, height, width);
+    let draw = |seed: &u64| Noise::new(*seed).normal(ADDED, call as u64, 0, shape, latents.device());
+    let rows = seeds.iter().map(draw).collect::<catelier_numerics::Result<Vec<Tensor>>>()?;
+    Ok(Some(Tensor::cat(&rows, 0)?.to_dtype(latents.dtype())?))
+}
+
+fn check_finite(
+    request: &GenerateRequest,
+    batch: &Batch<'_>,
+    index: usize,
+    values: &Tensor,
+    step: usize,
+) -> Result<()> {
+    if is_finite(values)? {
+        return Ok(());
+    }
+    Err(Error::ImageNotFinite {
+        prompt: batch.prompts[index].clone(),
+        seed: batch.seeds[index],
+        step,
+        steps: request.steps,
+    })
+}
+
+fn zeros_like(condition: &Condition) -> Result<Condition> {
+    let mut zeros = condition.clone();
+    zeros.context = zeros.context.zeros_like()?;
+    if let Some(added) = &mut zeros.added {
+        added.pooled = added.pooled.zeros_like()?;
+    }
+    Ok(zeros)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn decoded_values_become_eight_bits_and_are_clamped() {
+        let values = [[-1.0_f32, 1.0], [0.0, 3.0]];
+        let channel = Tensor::new(&values, &Device::Cpu).unwrap();
+        let decoded = Tensor::stack(&[&channel, &channel, &channel], 0).unwrap().unsqueeze(0).unwrap();
+        let image = to_image(&decoded).unwrap();
+        let red: Vec<u8> = image.pixels().map(|pixel| pixel[0]).collect();
+        assert_eq!(red, [0, 255, 128, 255]);
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_no_image() {
+        let two = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(matches!(to_image(&two), Err(Error::InvalidInput { .. })));
+    }
+}

@@ -1,0 +1,113 @@
+//! What is asked of a generation.
+
+use crate::diffusion::Spacing;
+use crate::diffusion::sampler::{SamplerKind, SamplerSettings};
+use crate::error::{Error, Result};
+
+/// Images to make, all with the same settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// One prompt for each image.
+    pub prompts: Vec<String>,
+    /// One seed for each image.
+    pub seeds: Vec<u64>,
+    /// What to steer away from; `None` is the empty prompt, or zeros where SDXL was trained so.
+    pub negative: Option<String>,
+    /// Sampler steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance; at 1 or below there is none, and half the work.
+    pub guidance: f64,
+    /// Which sampler.
+    pub sampler: SamplerKind,
+    /// Which timesteps it visits; `None` follows the model.
+    pub spacing: Option<Spacing>,
+    /// Karras sigmas, for samplers that have them; `None` follows the model.
+    pub karras: Option<bool>,
+    /// Width in pixels, a multiple of the autoencoder's factor (8).
+    pub width: u32,
+    /// Height in pixels, a multiple of the autoencoder's factor (8).
+    pub height: u32,
+    /// Images computed together, at least 1; the images do not depend on it.
+    pub batch: usize,
+}
+
+impl Default for GenerateRequest {
+    /// No images yet; 25 steps of DDIM at guidance 7.5, 512 times 512 pixels, one at a time.
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            seeds: Vec::new(),
+            negative: None,
+            steps: 25,
+            guidance: 7.5,
+            sampler: SamplerKind::Ddim,
+            spacing: None,
+            karras: None,
+            width: 512,
+            height: 512,
+            batch: 1,
+        }
+    }
+}
+
+impl GenerateRequest {
+    /// Whether every model call is made twice, with and without the prompt.
+    pub fn is_guided(&self) -> bool {
+        self.guidance > 1.0
+    }
+
+    pub(super) fn sampler_settings(&self) -> SamplerSettings {
+        SamplerSettings { spacing: self.spacing, karras: self.karras, ..SamplerSettings::new(self.sampler, self.steps) }
+    }
+
+    /// Refuses what cannot be carried out; `factor` is the pixels of one latent cell.
+    pub(super) fn check(&self, factor: usize) -> Result<()> {
+        let refuse = |setting, value: String, rule: String| Err(Error::InvalidSetting { setting, value, rule });
+        if self.seeds.len() != self.prompts.len() {
+            let rule = format!("must be one for each of the {} prompts", self.prompts.len());
+            return refuse("seeds", self.seeds.len().to_string(), rule);
+        }
+        if self.batch == 0 {
+            return refuse("batch", "0".into(), "must be at least 1".into());
+        }
+        if !self.guidance.is_finite() {
+            return refuse("guidance", self.guidance.to_string(), "must be a finite number".into());
+        }
+        for (setting, side) in [("width", self.width), ("height", self.height)] {
+            if side == 0 || !(side as usize).is_multiple_of(factor) {
+                return refuse(setting, side.to_string(), format!("must be a multiple of {factor} pixels"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> GenerateRequest {
+        let (prompts, seeds) = (vec!["a teapot".into()], vec![7]);
+        GenerateRequest { prompts, seeds, ..GenerateRequest::default() }
+    }
+
+    #[test]
+    fn a_complete_request_is_accepted() {
+        request().check(8).unwrap();
+    }
+
+    #[test]
+    fn requests_that_cannot_be_carried_out_name_the_setting() {
+        let bad = [
+            (GenerateRequest { seeds: vec![], ..request() }, "`seeds`"),
+            (GenerateRequest { batch: 0, ..request() }, "`batch`"),
+            (GenerateRequest { guidance: f64::NAN, ..request() }, "`guidance`"),
+            (GenerateRequest { width: 500, ..request() }, "`width`"),
+            (GenerateRequest { height: 0, ..request() }, "`height`"),
+        ];
+        for (request, setting) in bad {
+            let error = request.check(8).unwrap_err().to_string();
+            assert!(error.contains(setting), "{error}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A short name for the content of a base model, whatever the precision of its weights.
+
+use catelier_adapters::Fingerprint;
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::BaseConfig;
+use super::config::EmptyNegative;
+use crate::error::Result;
+use crate::models::files::{ModelFiles, StoredTensor};
+
+/// Components with weights, in the order they are hashed.
+const NETWORKS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "vae"];
+
+/// Elements taken from each of three places of every weight.
+const SAMPLE: usize = 256;
+
+/// Bytes of SHA-256 that each part of the fingerprint shows.
+const SHOWN: usize = 16;
+
+/// The two parts of the fingerprint while the weights are read.
+///
+/// Rounding to nearest keeps the sign bit, of zeros that were small numbers too, so the signs are the same in every copy. A copy
+/// in f16 holds the values of a copy in f32 rounded to f16, so the rounded values are the same in both. They are not known to a
+/// copy in bf16: rounding twice is not rounding once.
+struct Parts {
+    signs: Sha256,
+    values: Sha256,
+    /// Whether the bits that `values` needs are there.
+    has_values: bool,
+}
+
+/// The fingerprint of the model of this configuration in `files`.
+pub(super) fn of(config: &BaseConfig, files: &ModelFiles) -> Result<String> {
+    let mut parts = Parts { signs: Sha256::new(), values: Sha256::new(), has_values: true };
+    add(&mut parts.signs, described(config).as_bytes());
+    if let Some(seed) = files.random_seed() {
+        add(&mut parts.signs, format!("random weights from seed {seed}").as_bytes());
+    }
+    for network in NETWORKS.iter().filter(|network| files.exists(&format!("{network}/config.json"))) {
+        let mut tensors: Vec<(String, StoredTensor)> = files
+            .stored_tensors(network)?
+            .into_iter()
+            .map(|tensor| (canonical(network, &tensor.name), tensor))
+            .collect();
+        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
+        tensors.iter().try_for_each(|(name, tensor)| parts.add_tensor(name, tensor))?;
+    }
+    Ok(parts.finish())
+}
+
+/// The configurations as far as they change a prediction, with defaults filled in: a file that was saved again by another version
+/// of its library may spell out more.
+fn described(config: &BaseConfig) -> String {
+    let scheduler = &config.scheduler;
+    let text_encoders: Vec<_> = config.text_encoders.values().collect();
+    json!({
+        "unet": config.unet,
+        "vae": config.vae,
+        "text_encoders": text_encoders,
+        "prediction": scheduler.prediction_type,
+        "timesteps": scheduler.num_train_timesteps,
+        "betas": [scheduler.beta_start, scheduler.beta_end],
+        "beta_schedule": scheduler.beta_schedule,
+        "trained_betas": scheduler.trained_betas,
+        "zero_snr": scheduler.rescale_betas_zero_snr,
+        "zeros_for_empty_prompt": config.empty_negative == EmptyNegative::Zeros,
+    })
+    .to_string()
+}
+
+/// The name of a tensor, `network/name`, in the spelling of newer files.
+fn canonical(network: &str, name: &str) -> String {
+    let mut name = name.strip_prefix("text_model.").unwrap_or(name).to_owned();
+    if network == "vae" {
+        for (old, new) in [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")] {
+            name = name.replace(&format!(".attentions.0.{old}."), &format!(".attentions.0.{new}."));
+        }
+    }
+    format!("{network}/{name}")
+}
+
+impl Parts {
+    /// Adds name, shape and samples of a weight; tables of numbers that are no weights, such as position ids, are left out.
+    fn add_tensor(&mut self, name: &str, tensor: &StoredTensor) -> Result<()> {
+        if !matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Ok(());
+        }
+        let sampled = sampled(tensor)?;
+        add(&mut self.signs, format!("{name} {:?}", tensor.shape).as_bytes());
+        add(&mut self.signs, &sampled.iter().map(|value| u8::from(value.is_sign_negative())).collect::<Vec<u8>>());
+        let rounded = sampled.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes());
+        add(&mut self.values, &rounded.collect::<Vec<u8>>());
+        self.has_values &= tensor.dtype != Dtype::BF16;
+        Ok(())
+    }
+
+    fn finish(self) -> String {
+        let [signs, values] = [self.signs, self.values].map(|hash| hexadecimal(&hash.finalize()[..SHOWN]));
+        Fingerprint::V2 { signs: &signs, values: self.has_values.then_some(&values) }.to_string()
+    }
+}
+
+/// Elements from the beginning, the middle and the end; some of them more than once where there are few.
+fn sampled(tensor: &StoredTensor) -> Result<Vec<f32>> {
+    let count = tensor.element_count();
+    let sample = SAMPLE.min(count);
+    let mut values = Vec::with_capacity(3 * sample);
+    for start in [0, (count - sample) / 2, count - sample] {
+        let bytes = tensor.read(start..start + sample)?;
+        values.extend(bytes.chunks_exact(tensor.dtype.bitsize() / 8).map(|bytes| value(bytes, tensor.dtype)));
+    }
+    Ok(values)
+}
+
+fn value(bytes: &[u8], dtype: Dtype) -> f32 {
+    match *bytes {
+        [a, b] if dtype == Dtype::F16 => f16::from_le_bytes([a, b]).to_f32(),
+        [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => bytes.try_into().map_or(f32::NAN, |bytes| f64::from_le_bytes(bytes) as f32),
+    }
+}
+
+/// Adds `bytes` with their length, so that no two sequences of parts run together.
+fn add(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,456 @@
+//! The training loop: an adapter on a frozen base, held to it by the CAT term.
+//!
+//! One step reads: next images; noise and timesteps as functions of (seed, step, sample); the denoising term with the
+//! trigger; the CAT term without it on the same noisy latents; backward; every trained parameter must have a finite
+//! gradient; clip; AdamW; average; report. Where the text encoders are trained, the step encodes the captions of its
+//! adapted predictions itself.
+
+mod captions;
+mod config;
+mod dataset;
+mod drift;
+mod error;
+mod fingerprint;
+mod modules;
+mod observer;
+mod optimizer;
+pub mod plan;
+mod state;
+mod step;
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, Component};
+use catelier_numerics::noise::{Noise, Stream};
+use catelier_numerics::params::{Gradients, Parameters};
+pub use catelier_numerics::schedule::Curve;
+
+pub use captions::{Captions, EncodedCaption, Prompts};
+pub use config::{LatentDraw, LossKind, TrainConfig};
+pub use dataset::{EncodedDataset, EncodedSample};
+pub use drift::HeldOutPrompts;
+pub use error::TrainError;
+pub use observer::{Control, StepReport, TrainObserver};
+pub use optimizer::Optimizer;
+pub use state::StateFolder;
+pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
+
+use crate::models::TextEncoders;
+use crate::models::base::BaseModel;
+use dataset::BatchSampler;
+use drift::DriftProbe;
+use fingerprint::RunFingerprint;
+use step::{Terms, mean};
+
+/// Where the draws of one batch come from.
+struct Streams {
+    latent: Stream,
+    noise: Stream,
+    timestep: Stream,
+}
+
+const TRAINING: Streams =
+    Streams { latent: Stream("train/latent"), noise: Stream("train/noise"), timestep: Stream("train/timestep") };
+const CLASS: Streams = Streams {
+    latent: Stream("train/class-latent"),
+    noise: Stream("train/class-noise"),
+    timestep: Stream("train/class-timestep"),
+};
+const EMPTY: Stream = Stream("train/empty-caption");
+const CACHED_DRAW: Stream = Stream("train/bank");
+
+/// Which draw of the streams a sample gets: the same index gives the same noise and timestep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct DrawIndex {
+    draw: u64,
+    sample: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// The observer asked to stop; the state after this step is saved.
+    Stopped {
+        /// Optimizer steps done.
+        step: usize,
+        /// The observer's reason.
+        reason: String,
+    },
+}
+
+/// What one forward pass of the run contributes.
+struct Part<'a> {
+    batch: Batch<'a>,
+    terms: Terms,
+    gradients: Gradients,
+    base_predictions: Vec<(DrawIndex, Tensor)>,
+}
+
+/// A training run: one base, one adapter, one dataset.
+pub struct Trainer<'a> {
+    base: &'a BaseModel,
+    config: TrainConfig,
+    dataset: &'a EncodedDataset,
+    sampler: BatchSampler,
+    adapter: Adapter,
+    optimizer: Optimizer,
+    states: StateFolder,
+    fingerprint: RunFingerprint,
+    probe: Option<DriftProbe>,
+    /// The base's predictions of the cached draws that have been seen.
+    cached: BTreeMap<DrawIndex, Tensor>,
+    noise: Noise,
+    step: usize,
+    last_loss: f64,
+}
+
+impl<'a> Trainer<'a> {
+    /// A run at step 0, its adapter freshly initialised, so that it changes nothing yet.
+    ///
+    /// # Errors
+    /// A setting is out of range, no module matches the targets, or the objective lacks what it needs.
+    pub fn new(
+        base: &'a BaseModel,
+        config: TrainConfig,
+        dataset: &'a EncodedDataset,
+        states: StateFolder,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        let modules = modules::trained_modules(base, &config)?;
+        let row_norms = |path: &str| base.row_norms(path);
+        let trainable =
+            Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?;
+        let fingerprint = RunFingerprint::new(base, dataset, None, &config)?;
+        Self::with_adapter(base, config, dataset, states, fingerprint, trainable)
+    }
+
+    /// A run at step 0 that goes on from `start`, as a federation's next round does. Its kinds, ranks and alphas are those of
+    /// `start`, whatever `config` says; its modules must be those that the targets select.
+    ///
+    /// # Errors
+    /// [`TrainError::StartMismatch`] for other modules, and those of [`Trainer::new`].
+    pub fn from_adapter(
+        base: &'a BaseModel,
+        config: TrainConfig,
+        dataset: &'a EncodedDataset,
+        states: StateFolder,
+        start: &Adapter,
+    ) -> Result<Self, TrainError> {
+        let config = TrainConfig {
+            kind: start.uniform_kind().unwrap_or(config.kind),
+            rank: start.uniform_rank().unwrap_or(config.rank),
+            alpha: start.uniform_alpha().unwrap_or(config.alpha),
+            ..config
+        };
+        config.validate()?;
+        modules::check_start(base, &config, start)?;
+        let fingerprint = RunFingerprint::new(base, dataset, Some(start), &config)?;
+        Self::with_adapter(base, config, dataset, states, fingerprint, start.trainable(base.device())?)
+    }
+
+    fn with_adapter(
+        base: &'a BaseModel,
+        config: TrainConfig,
+        dataset: &'a EncodedDataset,
+        states: StateFolder,
+        fingerprint: RunFingerprint,
+        (adapter, parameters): (Adapter, Parameters),
+    ) -> Result<Self, TrainError> {
+        Ok(Self {
+            sampler: BatchSampler::new(dataset, &config)?,
+            optimizer: Optimizer::new(parameters, &config)?,
+            noise: Noise::new(config.seed),
+            base,
+            config,
+            dataset,
+            adapter,
+            states,
+            fingerprint,
+            probe: None,
+            cached: BTreeMap::new(),
+            step: 0,
+            last_loss: f64::NAN,
+        })
+    }
+
+    /// Measures the drift of predictions under `prompts` whenever the observer wants it.
+    ///
+    /// # Errors
+    /// Anything that the model refuses.
+    pub fn measure_drift(&mut self, prompts: &HeldOutPrompts) -> Result<(), TrainError> {
+        self.probe = Some(DriftProbe::new(self.base, self.dataset, prompts, self.config.seed)?);
+        Ok(())
+    }
+
+    /// Goes on from the newest saved state; training then gives the same bits as if it had never stopped.
+    ///
+    /// # Errors
+    /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`], [`TrainError::StateMismatch`].
+    pub fn resume(&mut self) -> Result<usize, TrainError> {
+        self.step = self.states.restore(&self.fingerprint, &mut self.optimizer)?;
+        Ok(self.step)
+    }
+
+    /// Optimizer steps done so far.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// The settings of the run; kind, rank and alpha are the adapter's.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The adapter as it would be saved now, without a graph: the average where there is one.
+    ///
+    /// # Errors
+    /// [`TrainError::Adapters`] when the average does not fit the adapter.
+    pub fn adapter(&self) -> Result<Adapter, TrainError> {
+        match self.optimizer.average() {
+            None => Ok(self.adapter.detached()),
+            Some(average) => Ok(self.adapter.with_parameters(average)?.detached()),
+        }
+    }
+
+    /// Trains until the last step or until the observer asks to stop, saving the state on the way.
+    ///
+    /// # Errors
+    /// [`TrainError::LossNotFinite`] after saving the last good state; anything that the model, the optimizer, the disk or
+    /// the observer refuses.
+    pub fn run(&mut self, observer: &mut dyn TrainObserver) -> Result<Ending, TrainError> {
+        while self.step < self.config.steps {
+            let mut report = self.optimizer_step()?;
+            if observer.wants_drift(self.step) {
+                report.drift = self.drift()?;
+            }
+            let mut control = observer.on_step(&report)?;
+            if observer.wants_adapter(self.step) {
+                control = control.or(observer.on_adapter(self.step, &self.adapter()?)?);
+            }
+            if control != Control::Continue {
+                self.save()?;
+            }
+            match control {
+                Control::Stop(reason) if self.step < self.config.steps => {
+                    return Ok(Ending::Stopped { step: self.step, reason });
+                }
+                _ => {}
+            }
+        }
+        Ok(Ending::Finished)
+    }
+
+    /// Saves the full state after the current step.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be written.
+    pub fn save(&self) -> Result<(), TrainError> {
+        self.states.save(self.step, &self.fingerprint, &self.optimizer)
+    }
+
+    fn optimizer_step(&mut self) -> Result<StepReport, TrainError> {
+        let (terms, gradients) = self.gradients()?;
+        let loss = terms.total(self.config.cat_weight * self.config.cat_every as f64, self.config.prior_weight);
+        let rate_of = |component| self.optimizer.learning_rate(component, self.step);
+        let learning_rate = rate_of(Component::Unet);
+        let text_encoder_learning_rate = self.config.train_text_encoder.then(|| rate_of(Component::TextEncoder));
+        let gradient_norm = self.optimizer.step(self.step, gradients)?;
+        self.step += 1;
+        self.last_loss = loss;
+        Ok(StepReport {
+            step: self.step,
+            steps: self.config.steps,
+            loss,
+            denoising: mean(&terms.denoising),
+            cat: (!terms.cat.is_empty()).then(|| mean(&terms.cat)),
+            prior: self.config.uses_prior().then(|| mean(&terms.prior)),
+            drift: None,
+            gradient_norm,
+            learning_rate,
+            text_encoder_learning_rate,
+        })
+    }
+
+    /// The objective and its gradient, averaged over the accumulation.
+    fn gradients(&mut self) -> Result<(Terms, Gradients), TrainError> {
+        let share = 1.0 / self.config.accumulation as f64;
+        let mut terms = Terms::default();
+        let mut gradients = Gradients::default();
+        for micro_step in 0..self.config.accumulation {
+            let draw = self.step * self.config.accumulation + micro_step;
+            self.accumulate(draw, share, &mut terms, &mut gradients)?;
+        }
+        Ok((terms, gradients))
+    }
+
+    fn accumulate(
+        &mut self,
+        draw: usize,
+        share: f64,
+        terms: &mut Terms,
+        gradients: &mut Gradients,
+    ) -> Result<(), TrainError> {
+        let adapters = self.adapters(draw);
+        let objective = Objective {
+            unet: &self.base.unet,
+            schedule: &self.base.schedule,
+            adapters: &adapters,
+            parameters: self.optimizer.parameters(),
+            min_snr_gamma: self.config.min_snr_gamma,
+        };
+        let mut parts = vec![self.training_part(&objective, draw, share)?];
+        if self.config.uses_prior() {
+            parts.push(self.class_part(&objective, draw, share)?);
+        }
+        for part in parts {
+            self.refuse_not_finite(&part.terms, &part.batch)?;
+            self.cached.extend(part.base_predictions);
+            gradients.accumulate(&part.gradients)?;
+            terms.extend(part.terms);
+        }
+        Ok(())
+    }
+
+    /// Denoising of the training images, and the CAT term where this batch has it.
+    fn training_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
+        let picked = self.sampler.samples(self.dataset, draw, self.config.batch);
+        let indices = self.draw_indices(&picked, draw);
+        let samples: Vec<&EncodedSample> = picked.iter().map(|(_, sample)| *sample).collect();
+        let batch = self.batch(&samples, &indices, &TRAINING)?;
+        let Some(cat_weight) = self.config.cat_weight_at(draw) else {
+            let (denoising, gradients) = objective.denoising(&batch, share)?;
+            let terms = Terms { denoising, ..Terms::default() };
+            return Ok(Part { batch, terms, gradients, base_predictions: vec![] });
+        };
+        let target = self.cat_target(&samples, &indices, draw)?;
+        let both = objective.denoising_and_cat(&batch, &target, share, share * cat_weight)?;
+        let base_predictions = self.predictions_to_cache(&indices, &both.noise_pred_base)?;
+        let terms = Terms { denoising: both.denoising, cat: both.cat, prior: vec![] };
+        Ok(Part { batch, terms, gradients: both.gradients, base_predictions })
+    }
+
+    /// Denoising of class images.
+    fn class_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
+        let picked = self.sampler.class_samples(self.dataset, draw, self.config.batch);
+        let indices: Vec<_> = (0..picked.len() as u64).map(|sample| DrawIndex { draw: draw as u64, sample }).collect();
+        let batch = self.batch(&picked, &indices, &CLASS)?;
+        let (prior, gradients) = objective.denoising(&batch, share * self.config.prior_weight)?;
+        Ok(Part { batch, terms: Terms { prior, ..Terms::default() }, gradients, base_predictions: vec![] })
+    }
+
+    fn adapters(&self, draw: usize) -> AdapterSet {
+        let adapters = AdapterSet::single(&self.adapter, 1.0);
+        match self.config.dropout {
+            0.0 => adapters,
+            probability => {
+                adapters.with_dropout(AdapterDropout { probability, seed: self.config.seed, step: draw as u64 })
+            }
+        }
+    }
+
+    /// The text encoders, where the run trains them.
+    fn trained_encoders(&self) -> Option<&'a TextEncoders> {
+        self.config.train_text_encoder.then_some(&self.base.text)
+    }
+
+    /// Which draw each picked sample gets: numbered by batch and place in the batch; of cached draws, by a draw chosen at
+    /// random and the sample's index in the dataset.
+    fn draw_indices(&self, picked: &[(usize, &EncodedSample)], draw: usize) -> Vec<DrawIndex> {
+        let index = |(place, (sample, _)): (u64, &(usize, &EncodedSample))| match self.config.cat_cached_draws {
+            0 => DrawIndex { draw: draw as u64, sample: place },
+            count => {
+                let uniform = self.noise.uniforms(CACHED_DRAW, draw as u64, place, 1)[0];
+                let draw = ((uniform * count as f64) as u64).min(count as u64 - 1);
+                DrawIndex { draw, sample: *sample as u64 }
+            }
+        };
+        (0..).zip(picked).map(index).collect()
+    }
+
+    /// Latents, noise, timesteps and captions of the `picked` samples, drawn from `streams` at their `indices`.
+    fn batch(
+        &self,
+        picked: &[&EncodedSample],
+        indices: &[DrawIndex],
+        streams: &Streams,
+    ) -> Result<Batch<'a>, TrainError> {
+        let (mut latents, mut noise) = (vec![], vec![]);
+        for (index, sample) in indices.iter().zip(picked) {
+            let shape = sample.moments.mean.shape();
+            let normal = |stream| self.noise.normal(stream, index.draw, index.sample, shape, self.base.device());
+            let drawn = match self.config.latents {
+                LatentDraw::Mode => sample.moments.mode(),
+                LatentDraw::Sample => sample.moments.sample(&normal(streams.latent)?)?,
+            };
+            latents.push(self.base.vae.scale(&drawn)?);
+            noise.push(normal(streams.noise)?);
+        }
+        let captions: Vec<&EncodedCaption> = picked.iter().map(|sample| &sample.with_trigger).collect();
+        Ok(Batch {
+            latents: Tensor::cat(&latents, 0)?,
+            noise: Tensor::cat(&noise, 0)?,
+            timesteps: self.timesteps(indices, streams.timestep),
+            captions: Captions::cat(&captions, self.trained_encoders())?,
+            names: picked.iter().map(|sample| sample.name.clone()).collect(),
+        })
+    }
+
+    fn timesteps(&self, indices: &[DrawIndex], stream: Stream) -> Vec<u32> {
+        let (schedule, sampling) = (&self.base.schedule, self.config.timestep_sampling);
+        let draw = |draw, samples| sampling.draw(schedule, &self.noise, stream, draw, samples);
+        match (self.config.cat_cached_draws, indices) {
+            // Stratified timesteps are drawn for the whole batch at once.
+            (0, [first, ..]) => draw(first.draw, 0..indices.len() as u64),
+            _ => indices.iter().flat_map(|index| draw(index.draw, index.sample..index.sample + 1)).collect(),
+        }
+    }
+
+    /// What the CAT term holds to the base: each sample's caption without the trigger, or, for the asked share of
+    /// samples, the empty caption.
+    fn cat_target(
+        &self,
+        picked: &[&'a EncodedSample],
+        indices: &[DrawIndex],
+        draw: usize,
+    ) -> Result<CatTarget<'a>, TrainError> {
+        let choose = |(place, sample): (usize, &&'a EncodedSample)| {
+            let uniform = self.noise.uniforms(EMPTY, draw as u64, place as u64, 1)[0];
+            if uniform < self.config.cat_empty_share { &self.dataset.empty } else { &sample.without_trigger }
+        };
+        let captions: Vec<&EncodedCaption> = picked.iter().enumerate().map(choose).collect();
+        let cached: Option<Vec<&Tensor>> = indices.iter().map(|index| self.cached.get(index)).collect();
+        let captions = Captions::cat(&captions, self.trained_encoders())?;
+        let noise_pred_base = cached.map(|rows| Tensor::cat(&rows, 0)).transpose()?;
+        Ok(CatTarget { captions, noise_pred_base })
+    }
+
+    /// The base's predictions of cached draws that are seen for the first time.
+    fn predictions_to_cache(
+        &self,
+        indices: &[DrawIndex],
+        noise_pred_base: &Tensor,
+    ) -> Result<Vec<(DrawIndex, Tensor)>, TrainError> {
+        if self.config.cat_cached_draws == 0 {
+            return Ok(vec![]);
+        }
+        let new = indices.iter().enumerate().filter(|(_, index)| !self.cached.contains_key(index));
+        new.map(|(row, index)| Ok((*index, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
+    }
+
+    fn refuse_not_finite(&self, terms: &Terms, batch: &Batch<'_>) -> Result<(), TrainError> {
+        let samples = terms.offenders(batch);
+        if samples.is_empty() {
+            return Ok(());
+        }
+        self.save()?;
+        Err(TrainError::LossNotFinite { step: self.step + 1, samples, last_finite: self.last_loss })
+    }
+
+    fn drift(&self) -> Result<Option<f64>, TrainError> {
+        let adapters = AdapterSet::single(&self.adapter()?, 1.0);
+        self.probe.as_ref().map(|probe| probe.drift(self.base, &adapters)).transpose()
+    }
+}

@@ -1,0 +1,95 @@
+//! How far the adapter has moved predictions that nobody asked it to move.
+
+use candle_core::Tensor;
+use catelier_adapters::AdapterSet;
+use catelier_numerics::noise::{Noise, Stream};
+
+use super::{EncodedDataset, TrainError};
+use crate::diffusion::loss;
+use crate::models::Condition;
+use crate::models::base::BaseModel;
+
+const STREAM: Stream = Stream("train/drift");
+
+/// Prompts that no training image has, encoded by the frozen base.
+#[derive(Debug, Clone)]
+pub struct HeldOutPrompts {
+    texts: Vec<String>,
+    /// A row for each prompt.
+    condition: Condition,
+}
+
+impl HeldOutPrompts {
+    /// Encodes `prompts`, at least one, for any number of runs on `base`.
+    ///
+    /// # Errors
+    /// Those of [`TextEncoders::encode`](crate::models::TextEncoders::encode).
+    pub fn encode(base: &BaseModel, prompts: &[&str]) -> crate::Result<Self> {
+        let texts = prompts.iter().map(|prompt| (*prompt).to_owned()).collect();
+        Ok(Self { texts, condition: base.text.encode(prompts)?.detach() })
+    }
+
+    /// The condition of prompt `row` for a prediction with `adapters`: encoded anew where they reach into the text encoders.
+    fn condition(&self, base: &BaseModel, row: usize, adapters: &AdapterSet) -> crate::Result<Condition> {
+        match base.text.adapted_by(adapters) {
+            true => Ok(base.text.encode_with(&[&self.texts[row]], 0, adapters)?.detach()),
+            false => self.condition.rows(&[row]),
+        }
+    }
+}
+
+/// Fixed noisy latents under held-out prompts, with the base's predictions of them.
+///
+/// The timesteps are spread evenly; the latents are those of the training images in turn.
+/// **Source** an image-free proxy of knowledge preservation: mean of |e_adapted - e_base|² without the trigger.
+pub(super) struct DriftProbe {
+    noisy: Tensor,
+    timesteps: Tensor,
+    prompts: HeldOutPrompts,
+    noise_pred_base: Tensor,
+}
+
+impl DriftProbe {
+    pub(super) fn new(
+        base: &BaseModel,
+        dataset: &EncodedDataset,
+        prompts: &HeldOutPrompts,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let count = prompts.texts.len();
+        let train_timesteps = base.schedule.len();
+        let timesteps: Vec<u32> =
+            (0..count).map(|index| ((2 * index + 1) * train_timesteps / (2 * count)) as u32).collect();
+        let (mut latents, mut noise) = (vec![], vec![]);
+        for row in 0..count {
+            let moments = &dataset.samples[row % dataset.samples.len()].moments;
+            latents.push(base.vae.scale(&moments.mode())?);
+            let shape = moments.mean.shape();
+            noise.push(Noise::new(seed).normal(STREAM, 0, row as u64, shape, base.device())?);
+        }
+        let noisy = base.schedule.add_noise(&Tensor::cat(&latents, 0)?, &Tensor::cat(&noise, 0)?, &timesteps)?;
+        let timesteps = Tensor::new(timesteps.as_slice(), base.device())?;
+        let noise_pred_base = noisy.zeros_like()?;
+        let mut probe = Self { noisy, timesteps, prompts: prompts.clone(), noise_pred_base };
+        probe.noise_pred_base = probe.predict(base, &AdapterSet::base())?;
+        Ok(probe)
+    }
+
+    /// Mean over prompts, channels and space of the squared distance to the base's prediction.
+    pub(super) fn drift(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<f64, TrainError> {
+        let noise_pred = self.predict(base, adapters)?;
+        let values = loss::cat(&noise_pred, &self.noise_pred_base)?;
+        Ok(values.detach().mean_all()?.to_scalar::<f32>()?.into())
+    }
+
+    /// One prompt after another: together they would need more memory than a training step.
+    fn predict(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
+        let predict = |row: usize| -> Result<Tensor, TrainError> {
+            let (noisy, timestep) = (self.noisy.narrow(0, row, 1)?, self.timesteps.narrow(0, row, 1)?);
+            let condition = self.prompts.condition(base, row, adapters)?;
+            Ok(base.unet.predict(&noisy, &timestep, &condition, adapters)?.detach())
+        };
+        let rows = (0..self.noisy.dim(0)?).map(predict).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+}

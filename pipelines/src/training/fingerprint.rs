@@ -1,0 +1,87 @@
+//! What a resumed run must share with the saved one.
+
+use candle_core::DType;
+use catelier_adapters::Adapter;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{EncodedDataset, TrainConfig, TrainError};
+use crate::models::base::BaseModel;
+
+/// A run apart from how long it goes on: two runs of one fingerprint have the same bits after every step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunFingerprint([(&'static str, String); 4]);
+
+impl RunFingerprint {
+    /// Of a run on `base` and `dataset` from the adapter `start`, or from a fresh one.
+    ///
+    /// # Errors
+    /// [`TrainError::Fingerprint`] when the settings cannot be serialized.
+    pub(super) fn new(
+        base: &BaseModel,
+        dataset: &EncodedDataset,
+        start: Option<&Adapter>,
+        config: &TrainConfig,
+    ) -> Result<Self, TrainError> {
+        let start = start.map(digest).transpose()?.unwrap_or_else(|| "fresh".into());
+        Ok(Self([
+            ("base", base.fingerprint.clone()),
+            ("dataset", dataset.digest().to_owned()),
+            ("start", start),
+            ("settings", json(&TrainConfig { steps: 0, ..config.clone() })?),
+        ]))
+    }
+
+    /// Its parts by name.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+}
+
+/// The settings as text. There is no stand-in for settings that do not serialize: all runs would have it.
+fn json(settings: &impl Serialize) -> Result<String, TrainError> {
+    serde_json::to_string(settings).map_err(TrainError::Fingerprint)
+}
+
+/// SHA-256 over the parameters of `adapter` as training starts from them, and over their scales, in hexadecimal.
+fn digest(adapter: &Adapter) -> Result<String, TrainError> {
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (path, update) in adapter.iter() {
+        add(path.as_bytes());
+        add(&update.scale().to_le_bytes());
+    }
+    let (_, parameters) = adapter.trainable(&candle_core::Device::Cpu)?;
+    for (name, parameter) in parameters.iter() {
+        add(name.as_bytes());
+        add(format!("{:?}", parameter.dims()).as_bytes());
+        let values = parameter.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        add(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serializer;
+
+    use super::*;
+
+    /// Settings of which nothing can be written.
+    struct Unwritable;
+
+    impl Serialize for Unwritable {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no settings"))
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_serialize_are_an_error_and_not_the_same_run() {
+        let error = json(&Unwritable).unwrap_err();
+        assert!(matches!(error, TrainError::Fingerprint(_)), "{error}");
+    }
+}

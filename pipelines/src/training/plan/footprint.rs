@@ -1,0 +1,371 @@
+//! The memory that one training step keeps, block by block, from the configuration alone.
+//!
+//! A walk over the UNet's layout with sizes in place of tensors: the graph keeps the input of every node until the
+//! backward pass (`catelier_numerics::ops::Fusion` lists the layers that share a node).
+
+use candle_core::DType;
+use catelier_adapters::{ModuleInfo, Targets, UpdateKind};
+use catelier_numerics::ops::weight_bytes;
+
+use crate::models::{
+    Conv2dShape, LayerLayout, LevelLayout, LinearShape, MlpLayout, ProjectionShape, ResnetLayout,
+    TransformerBlockLayout, TransformerLayout, UNetConfig, UNetLayout, conditions_together, keeps_wide,
+};
+
+/// Bytes of an activation.
+const ACTIVATION: u64 = 4;
+
+/// Settings of a training step that decide its size, besides the base.
+#[derive(Debug, Clone)]
+pub struct StepSizes {
+    /// Height and width of the latents.
+    pub latent: (usize, usize),
+    /// Images per forward pass.
+    pub batch: usize,
+    /// Tokens of a prompt.
+    pub tokens: usize,
+    /// Kind of the adapter's updates.
+    pub kind: UpdateKind,
+    /// Rank of the adapter.
+    pub rank: usize,
+    /// Which modules it adapts.
+    pub targets: Targets,
+    /// Whether the objective has the CAT term.
+    pub cat: bool,
+    /// Whether the adapter's inputs are dropped out, which keeps masks and takes nodes apart.
+    pub dropout: bool,
+    /// Type that the frozen weights are loaded as.
+    pub weights: DType,
+}
+
+/// Memory and operations of a step besides the frozen weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes kept between the blocks.
+    pub between: u64,
+    /// Bytes that come and go, at most.
+    pub passing: u64,
+    /// Bytes of the adapter, its gradient and the optimizer's state.
+    pub adapter: u64,
+    /// The blocks, in the order the data meets them.
+    pub blocks: Vec<BlockFootprint>,
+    /// Operations of the blocks in one forward pass of a batch.
+    pub forward_flops: u64,
+    /// Bytes of the UNet's frozen weights on the CPU.
+    pub weights: u64,
+}
+
+/// Memory of one block, or of a feed-forward layer apart from its block, kept or recomputed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockFootprint {
+    /// Its module path.
+    pub path: String,
+    /// Bytes kept inside it, unless it is recomputed.
+    pub inside: u64,
+    /// Bytes kept instead if it is recomputed: its inputs side by side, where several have a gradient.
+    pub packed: u64,
+    /// Bytes held while it is recomputed.
+    pub recomputing: u64,
+    /// Operations of recomputing it.
+    pub flops: u64,
+}
+
+impl Footprint {
+    /// The footprint of one step on a UNet of this configuration.
+    pub fn of_step(config: &UNetConfig, sizes: &StepSizes) -> Self {
+        let cells = sizes.latent.0 * sizes.latent.1;
+        let together = sizes.cat && conditions_together(sizes.batch * cells, config.levels[0].channels);
+        let mut walk = Walk {
+            sizes,
+            rows: (sizes.batch * if together { 2 } else { 1 }) as u64,
+            tracked: false,
+            time_tracked: false,
+            trained: 0,
+            largest: 0,
+            footprint: Self { between: 0, passing: 0, adapter: 0, blocks: Vec::new(), forward_flops: 0, weights: 0 },
+        };
+        walk.unet(&UNetLayout::new(config));
+        walk.finish()
+    }
+}
+
+/// Where the walk is.
+struct Walk<'a> {
+    sizes: &'a StepSizes,
+    /// Samples that go through the model at once.
+    rows: u64,
+    /// Whether an adapted layer has been met: activations are kept from there on.
+    tracked: bool,
+    /// Whether an adapted layer has been met on the way of the timestep.
+    time_tracked: bool,
+    /// Elements that are trained.
+    trained: u64,
+    /// Elements of the largest tensor.
+    largest: u64,
+    footprint: Footprint,
+}
+
+impl Walk<'_> {
+    fn unet(&mut self, unet: &UNetLayout) {
+        for mlp in [&unet.time_embedding].into_iter().chain(&unet.added_embedding) {
+            self.embedding(mlp);
+        }
+        self.time_tracked = self.tracked;
+        self.between_blocks(&unet.conv_in, [self.sizes.latent; 2]);
+        self.skip(unet.conv_in.convolution.outputs, self.sizes.latent);
+        for level in &unet.down {
+            self.down(level);
+        }
+        let size = self.size(unet.middle.halvings);
+        unet.middle.layers.iter().for_each(|layer| self.layer(layer, size));
+        for level in &unet.up {
+            self.up(level);
+        }
+        self.between_blocks(&unet.conv_out, [self.sizes.latent; 2]);
+    }
+
+    fn embedding(&mut self, mlp: &MlpLayout) {
+        self.tracked |= self.linear(&mlp.linear_1);
+        self.tracked |= self.linear(&mlp.linear_2);
+    }
+
+    fn down(&mut self, level: &LevelLayout) {
+        let size = self.size(level.halvings);
+        for layer in &level.layers {
+            self.layer(layer, size);
+            self.add_gradient_of_skip(layer.resnet.outputs, size);
+        }
+        if let Some(conv) = &level.resample {
+            let halved = self.size(level.halvings + 1);
+            self.between_blocks(conv, [size, halved]);
+            self.skip(conv.convolution.outputs, halved);
+        }
+    }
+
+    fn up(&mut self, level: &LevelLayout) {
+        let size = self.size(level.halvings);
+        for layer in &level.layers {
+            self.between(layer.resnet.inputs, size);
+            self.layer(layer, size);
+        }
+        if let Some(conv) = &level.resample {
+            let doubled = self.size(level.halvings - 1);
+            self.between_blocks(conv, [doubled; 2]);
+            (0..2).for_each(|_| self.between(conv.convolution.outputs, doubled));
+        }
+    }
+
+    /// A residual block and, with attention, a transformer.
+    fn layer(&mut self, layer: &LayerLayout, size: Size) {
+        self.resnet(&layer.resnet, size);
+        if let Some(transformer) = &layer.attention {
+            self.transformer(transformer, size);
+        }
+    }
+
+    fn resnet(&mut self, resnet: &ResnetLayout, size: Size) {
+        let first = self.conv2d(&resnet.conv1);
+        let time = self.linear(&resnet.time_emb_proj);
+        let second = self.conv2d(&resnet.conv2);
+        let shortcut = resnet.conv_shortcut.as_ref().map(|conv| self.conv2d(conv));
+        let shortcut_adapted = shortcut == Some(true);
+        self.tracked |= first || time || second || shortcut_adapted;
+        let &ResnetLayout { inputs, outputs, .. } = resnet;
+        let (wide, narrow) = (self.elements(inputs, size), self.elements(outputs, size));
+        let mut inside = narrow;
+        inside += if shortcut.is_some() { narrow } else { 0 };
+        let apart = first || time || self.time_tracked;
+        inside += if apart { wide + narrow } else { 0 };
+        inside += if second { 2 * narrow } else { 0 };
+        if self.sizes.dropout {
+            inside += [(first, wide), (second, narrow), (shortcut_adapted, wide)]
+                .into_iter()
+                .map(|(adapted, inputs)| if adapted { 2 * inputs + 2 * narrow } else { 0 })
+                .sum::<u64>();
+        }
+        let products = 9 * (inputs + outputs) * outputs + if shortcut.is_some() { inputs * outputs } else { 0 };
+        let packed = if self.time_tracked { wide } else { 0 };
+        inside += [first, second, shortcut_adapted]
+            .into_iter()
+            .map(|adapted| self.kept_by_update(adapted, narrow))
+            .sum::<u64>();
+        self.block(&resnet.path, inside, packed, 2 * self.rows * area(size) * products as u64);
+        self.between(outputs, size);
+    }
+
+    fn transformer(&mut self, transformer: &TransformerLayout, size: Size) {
+        let channels = transformer.channels;
+        for shape in [&transformer.proj_in, &transformer.proj_out] {
+            let adapted = match shape {
+                ProjectionShape::Linear(linear) => self.linear(linear),
+                ProjectionShape::Conv2d(conv) => self.conv2d(conv),
+            };
+            if adapted {
+                self.tracked = true;
+                // Its input and result on their own; with dropout the mask and the masked input too, and the update.
+                let maps = if self.sizes.dropout { 6 } else { 2 } + self.maps_of_update();
+                (0..maps).for_each(|_| self.between(channels, size));
+            }
+            self.between(channels, size);
+        }
+        for block in &transformer.blocks {
+            self.transformer_block(block, size);
+            self.between(channels, size);
+        }
+    }
+
+    fn transformer_block(&mut self, block: &TransformerBlockLayout, size: Size) {
+        let &TransformerBlockLayout { width, context_width, .. } = block;
+        let (tokens, prompt) = (self.elements(width, size), self.rows * (self.sizes.tokens * width) as u64);
+        let (mut attention_adapted, mut dropped, mut decomposed) = (false, 0, 0);
+        let cross_attention_kv = [&block.attn2.to_k, &block.attn2.to_v];
+        for linear in block.attn1.projections().into_iter().chain(block.attn2.projections()) {
+            if self.linear(linear) {
+                attention_adapted = true;
+                let outputs = if cross_attention_kv.contains(&linear) { prompt } else { tokens };
+                // The mask, the masked input, and the update beside the layer's own result.
+                dropped += 4 * outputs;
+                decomposed += self.kept_by_update(true, outputs);
+            }
+        }
+        let widen = self.linear(&block.feed_forward.widen);
+        let narrow = self.linear(&block.feed_forward.narrow);
+        self.tracked |= attention_adapted || widen || narrow;
+        // Twice: norm, query, mixture, sum; and keys and values of the map itself.
+        let mut inside = 10 * tokens + 2 * prompt;
+        inside += if widen { tokens } else { 0 } + if narrow { 5 * tokens } else { 0 };
+        let wide = 8 * tokens;
+        if widen || narrow {
+            inside += wide;
+        }
+        inside += decomposed + self.kept_by_update(widen, wide) + self.kept_by_update(narrow, tokens);
+        inside += 4 * self.rows * area(size) * block.heads as u64;
+        if self.sizes.dropout {
+            dropped += if widen { 18 * tokens } else { 0 } + if narrow { 10 * tokens } else { 0 };
+            inside += dropped;
+        }
+        let linear = area(size) * (6 * width * width + 12 * width * width) as u64;
+        let prompt = (self.sizes.tokens * 2 * context_width * width) as u64;
+        let scores = 2 * area(size) * (area(size) + self.sizes.tokens as u64) * width as u64;
+        self.block(&block.path, inside, 0, 2 * self.rows * (linear + prompt + scores));
+        if !widen && !narrow && keeps_wide(wide, self.sizes.weights) {
+            self.feed_forward(&block.feed_forward.path, width, wide, size);
+        }
+    }
+
+    /// A feed-forward layer that can be recomputed apart from its block: in pieces, of which none is large.
+    fn feed_forward(&mut self, path: &str, width: usize, wide: u64, size: Size) {
+        let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
+        let inside = if self.tracked { ACTIVATION * wide } else { 0 };
+        self.largest = self.largest.max(wide);
+        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed: 0, recomputing: 0, flops });
+    }
+
+    /// Elements that the update of a module with this many `outputs` keeps besides what a LoRA keeps.
+    fn kept_by_update(&self, adapted: bool, outputs: u64) -> u64 {
+        if adapted { outputs * self.maps_of_update() } else { 0 }
+    }
+
+    /// The same in maps of a module's result: a DoRA keeps the result before its gain, and where dropout takes the layer
+    /// apart, both products before and after their gains.
+    fn maps_of_update(&self) -> u64 {
+        match (self.sizes.kind, self.sizes.dropout) {
+            (UpdateKind::Lora, _) => 0,
+            (UpdateKind::Dora, false) => 1,
+            (UpdateKind::Dora, true) => 4,
+        }
+    }
+
+    /// Elements of a module's update that are trained.
+    fn trained_elements(&self, inputs: usize, outputs: usize) -> usize {
+        let low_rank = self.sizes.rank * (inputs + outputs);
+        match self.sizes.kind {
+            UpdateKind::Lora => low_rank,
+            UpdateKind::Dora => low_rank + outputs,
+        }
+    }
+
+    /// Counts a layer; whether the adapter changes it.
+    fn linear(&mut self, linear: &LinearShape) -> bool {
+        self.module(&linear.module())
+    }
+
+    fn conv2d(&mut self, conv: &Conv2dShape) -> bool {
+        self.module(&conv.module())
+    }
+
+    /// A convolution outside the blocks, from a map of one size to one of another.
+    fn between_blocks(&mut self, conv: &Conv2dShape, [from, to]: [Size; 2]) {
+        let adapted = self.conv2d(conv);
+        self.tracked |= adapted;
+        if adapted {
+            (0..self.maps_of_update()).for_each(|_| self.between(conv.convolution.outputs, to));
+        }
+        if adapted && self.sizes.dropout {
+            (0..2).for_each(|_| self.between(conv.convolution.inputs, from));
+            (0..2).for_each(|_| self.between(conv.convolution.outputs, to));
+        }
+    }
+
+    fn module(&mut self, module: &ModuleInfo) -> bool {
+        let (inputs, outputs) = (module.kind.fan_in(), module.kind.up_shape(1)[0]);
+        self.footprint.weights += weight_bytes((inputs * outputs) as u64, self.sizes.weights);
+        let adapted = self.sizes.targets.chooses(module);
+        self.trained += if adapted { self.trained_elements(inputs, outputs) as u64 } else { 0 };
+        adapted
+    }
+
+    fn block(&mut self, path: &str, inside: u64, packed: u64, flops: u64) {
+        let [inside, packed] = [inside, packed].map(|elements| if self.tracked { ACTIVATION * elements } else { 0 });
+        self.footprint.forward_flops += flops;
+        self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, recomputing: inside, flops });
+    }
+
+    /// A map that stays between blocks.
+    fn between(&mut self, channels: usize, size: Size) {
+        let elements = self.elements(channels, size);
+        self.largest = self.largest.max(elements);
+        self.footprint.between += ACTIVATION * elements;
+    }
+
+    /// A map between blocks that is a skip connection too.
+    fn skip(&mut self, channels: usize, size: Size) {
+        self.between(channels, size);
+        self.add_gradient_of_skip(channels, size);
+    }
+
+    /// The gradient of a skip connection, which waits for the way down.
+    fn add_gradient_of_skip(&mut self, channels: usize, size: Size) {
+        self.footprint.passing += ACTIVATION * self.elements(channels, size);
+    }
+
+    /// Elements of a map.
+    fn elements(&self, channels: usize, size: Size) -> u64 {
+        self.rows * channels as u64 * area(size)
+    }
+
+    /// Sides of the latents after so many `halvings`, each rounded up.
+    fn size(&self, halvings: usize) -> Size {
+        (0..halvings).fold(self.sizes.latent, |(height, width), _| (height.div_ceil(2), width.div_ceil(2)))
+    }
+
+    fn finish(self) -> Footprint {
+        /// Gradients, laid-out operands and what the allocator cannot use again, in the size of the largest tensor, as
+        /// measured by `bench step`.
+        const AT_THE_LARGEST: u64 = 10;
+        /// Factors, their gradients twice while they are added up, and both moments of AdamW.
+        const OF_A_FACTOR: u64 = 5;
+        let mut footprint = self.footprint;
+        footprint.passing += AT_THE_LARGEST * ACTIVATION * self.largest;
+        footprint.adapter = OF_A_FACTOR * 4 * self.trained;
+        footprint.forward_flops = footprint.forward_flops / self.rows * self.sizes.batch as u64;
+        footprint
+    }
+}
+
+/// Height and width.
+type Size = (usize, usize);
+
+fn area(size: Size) -> u64 {
+    (size.0 * size.1) as u64
+}
