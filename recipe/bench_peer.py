@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
     "embedded": ROOT / "base",
-    **{name: ROOT / "pipelines/src/workload/shapes" / name for name in ("sd15", "sd21", "sdxl")},
+    **{name: ROOT / "bench/src/shapes" / name for name in ("sd15", "sd21", "sdxl")},
 }
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 # Sides of the matrices whose product shows how fast a device is, as in `catelier bench`.
