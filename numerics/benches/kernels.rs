@@ -1,6 +1,6 @@
 //! How fast the kernels are at the shapes of Stable Diffusion 1.5: `cargo bench -p catelier-numerics`.
 //!
-//! Figures are per second of work that was counted, so that they compare with the processor's peak; a kernel without
+//! Figures are per second of work that was counted, so that they compare with the CPU's peak; a kernel without
 //! products, such as upsampling, may count none and is one element then. One thread.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 

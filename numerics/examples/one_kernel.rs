@@ -18,7 +18,7 @@ use cases::Case;
 
 type Prepare = fn() -> Case;
 
-/// Names, and kernels at the proportions of Stable Diffusion, small enough for a simulated processor. Such a processor
+/// Names, and kernels at the proportions of Stable Diffusion, small enough for a simulated CPU. Such a CPU
 /// has no products of bf16, so all weights are f32; `attention-rounded` is there to see that it costs no more.
 const KERNELS: &[(&str, Prepare)] = &[
     ("conv-3x3", || cases::convolution(F32, (64, 64), (3, 1), 16)),

@@ -22,7 +22,7 @@ use Kernels::{Portable, Wide};
 use Kind::{Cat, CatBf16, Lora, LoraAgain, LoraBf16, Predict};
 
 /// The figures of a warm repetition on one thread, the same on every machine with such kernels. **An intended change is
-/// recorded here**: a failing test prints the rows to put in their place, all of them on a processor with wide vectors
+/// recorded here**: a failing test prints the rows to put in their place, all of them on a CPU with wide vectors
 /// and the portable ones on others.
 #[rustfmt::skip]
 const EXPECTED: &[Cost] = &[
@@ -120,7 +120,7 @@ fn a_warm_repetition_costs_what_the_table_says() {
     );
 }
 
-/// Every work with every kind of kernels that the processor has.
+/// Every work with every kind of kernels that the CPU has.
 fn measure_all() -> Vec<Cost> {
     let mut costs = Vec::new();
     for portable in [true, false] {

@@ -20,7 +20,7 @@ use catelier_testkit::golden::Golden;
 /// Held by the test whose turn it is.
 static COUNTER: Mutex<()> = Mutex::new(());
 
-/// Runs `test` with every kind of kernels that the processor has, when its turn comes.
+/// Runs `test` with every kind of kernels that the CPU has, when its turn comes.
 fn with_all_kernels(test: impl Fn()) {
     let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
     for portable in [true, false] {

@@ -1,4 +1,4 @@
-//! The same numbers as diffusers, transformers and PEFT on processors that have no 512-bit vectors: the golden tests again, in
+//! The same numbers as diffusers, transformers and PEFT on CPUs that have no 512-bit vectors: the golden tests again, in
 //! a process that leaves them alone.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -44,7 +44,7 @@ fn an_empty_folder() {
 }
 
 #[test]
-fn a_image_without_a_caption() {
+fn an_image_without_a_caption() {
     let studio = studio();
     fs::remove_file(studio.path("art/0002.txt")).unwrap();
     assert_eq!(

@@ -44,7 +44,7 @@ fn a_fresh_adapter_of_strength_zero_draws_what_the_base_draws() {
 }
 
 #[test]
-fn a_image_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
+fn an_image_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
     let studio = Studio::new();
     let draw = |out: &str, flags: &str| {
         let mut command = studio.command(&format!("preview --steps 1 {flags} --out {out}"));

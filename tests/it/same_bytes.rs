@@ -21,7 +21,7 @@ const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/same_bytes.tx
 /// Set to anything, the sums in the table are replaced by those of this program.
 const BLESS: &str = "CATELIER_BLESS";
 
-/// Stands in place of a kind of processor where the bits do not depend on it.
+/// Stands in place of a kind of CPU where the bits do not depend on it.
 const ANY: &str = "any";
 
 /// One entry of the table, in its order.
@@ -33,7 +33,7 @@ enum Entry {
     /// What the command before it wrote: a file, a folder of PNG files or `stdout`, and the JSON fields that count.
     Output {
         name: String,
-        /// SHA-256 by kind of processor.
+        /// SHA-256 by kind of CPU.
         sums: BTreeMap<String, String>,
     },
 }
@@ -62,7 +62,7 @@ fn commands_write_the_same_bytes_as_before() {
              says how to add them",
             compared.len(),
             found.len(),
-            processor(),
+            cpu_name(),
         ));
     }
     let differing: Vec<_> = compared.into_iter().filter_map(|(found, before)| found.difference(before)).collect();
@@ -82,8 +82,8 @@ fn parse(text: &str) -> Vec<Entry> {
             entries.push(Entry::Command(command.to_string()));
         } else if let Some(row) = line.strip_prefix("    ") {
             let Some(Entry::Output { sums, .. }) = entries.last_mut() else { panic!("`{line}` follows no output") };
-            let (processor, sum) = row.split_once(' ').unwrap_or_else(|| panic!("`{line}` has no sum"));
-            sums.insert(processor.to_string(), sum.to_string());
+            let (cpu, sum) = row.split_once(' ').unwrap_or_else(|| panic!("`{line}` has no sum"));
+            sums.insert(cpu.to_string(), sum.to_string());
         } else if line.is_empty() || line.starts_with('#') {
             entries.push(Entry::Note(line.to_string()));
         } else {
@@ -100,7 +100,7 @@ impl fmt::Display for Entry {
             Self::Command(line) => writeln!(f, "$ {line}"),
             Self::Output { name, sums } => {
                 writeln!(f, "{name}")?;
-                sums.iter().try_for_each(|(processor, sum)| writeln!(f, "    {processor} {sum}"))
+                sums.iter().try_for_each(|(CPU, sum)| writeln!(f, "    {CPU} {sum}"))
             }
         }
     }
@@ -129,10 +129,10 @@ fn run(table: &[Entry]) -> Vec<Found<'_>> {
 }
 
 impl Found<'_> {
-    /// The sum in the table, if there is one for this kind of processor.
+    /// The sum in the table, if there is one for this kind of CPU.
     fn expected(&self) -> Option<&str> {
         assert!(!self.before.is_empty(), "`{}` has no sum yet; {BLESS}=1 adds it", self.output);
-        let sum = self.before.get(ANY).or_else(|| self.before.get(&processor()));
+        let sum = self.before.get(ANY).or_else(|| self.before.get(&cpu_name()));
         sum.map(String::as_str)
     }
 
@@ -142,14 +142,14 @@ impl Found<'_> {
     }
 }
 
-/// Puts the sums of this run into the table. Where one changes, those of other kinds of processor are out of date too.
+/// Puts the sums of this run into the table. Where one changes, those of other kinds of CPU are out of date too.
 fn bless(table: &mut [Entry], found: Vec<String>) {
     let outputs = table.iter_mut().filter_map(|entry| match entry {
         Entry::Output { sums, .. } => Some(sums),
         _ => None,
     });
     for (sums, now) in outputs.zip(found) {
-        let kind = if sums.contains_key(ANY) { ANY.to_string() } else { processor() };
+        let kind = if sums.contains_key(ANY) { ANY.to_string() } else { cpu_name() };
         if sums.get(&kind).is_some_and(|before| *before != now) {
             sums.clear();
         }
@@ -226,8 +226,8 @@ fn pixels_of_folder(folder: &Path) -> Vec<u8> {
     files.iter().flat_map(file_bytes).collect()
 }
 
-/// The kind of processor: whatever the kernels, the `gemm` crate or the mathematics library of the system look for.
-fn processor() -> String {
+/// The kind of CPU: whatever the kernels, the `gemm` crate or the mathematics library of the system look for.
+fn cpu_name() -> String {
     let mut kind = vec![std::env::consts::OS, std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
     kind.extend(

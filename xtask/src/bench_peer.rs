@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Measure this, such as "cat --shape sd15 --latent 64 --rounds 2"; may be repeated [default: the standard table]
     #[arg(long = "case", value_name = "CASE")]
     cases: Vec<Case>,
-    /// Threads of both programs; with one, processor time can be compared on a busy machine
+    /// Threads of both programs; with one, CPU time can be compared on a busy machine
     #[arg(long, default_value_t = 1, value_name = "N")]
     threads: usize,
     /// The page to write; what stands below its marker is kept

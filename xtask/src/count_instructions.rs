@@ -1,4 +1,4 @@
-//! Counts the instructions of the hot kernels on a simulated processor: figures that the machine's load does not move.
+//! Counts the instructions of the hot kernels on a simulated CPU: figures that the machine's load does not move.
 
 mod callgrind;
 mod table;
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 const EXAMPLE: &str = "one_kernel";
 
 const NOTE: &str = "\
-Instructions per call on one thread, counted by callgrind. Valgrind's processor has no 512-bit vectors, so these are the
+Instructions per call on one thread, counted by callgrind. Valgrind's CPU has no 512-bit vectors, so these are the
 portable kernels.
 ";
 

@@ -27,7 +27,7 @@ pub struct FrozenConv2d {
 
 impl FrozenConv2d {
     /// From `weight: [out, in, kh, kw]`, `bias: [out]`, the step between windows and the zeros added on each side.
-    /// On the processor, bf16 weights stay bf16 if it has instructions for them (products of bf16, but of f32 in most 3 × 3 convolutions; sums in f32); other
+    /// On the CPU, bf16 weights stay bf16 if it has instructions for them (products of bf16, but of f32 in most 3 × 3 convolutions; sums in f32); other
     /// half-precision weights are widened to f32.
     ///
     /// **Errors** for other shapes, and for stride 0.

@@ -102,7 +102,7 @@ pub(super) struct Constants {
     pub(super) shift: Option<Tensor>,
 }
 
-/// `residual + constants + product(prologue(x))`, on the processor, in f32 or f64.
+/// `residual + constants + product(prologue(x))`, on the CPU, in f32 or f64.
 pub(super) fn frozen_layer<P: Product>(
     x: &Tensor,
     product: P,
@@ -212,7 +212,7 @@ pub(super) trait LowRank: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A frozen layer and a trainable update of it as one node: `residual + product + bias + update`, on the processor.
+/// A frozen layer and a trainable update of it as one node: `residual + product + bias + update`, on the CPU.
 pub(super) fn adapted_layer<P: Product, U: LowRank>(
     [x, down, up]: [&Tensor; 3],
     product: P,

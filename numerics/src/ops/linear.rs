@@ -24,7 +24,7 @@ pub struct FrozenLinear {
 }
 
 impl FrozenLinear {
-    /// From `weight: [out, in]` and `bias: [out]`. On the processor, bf16 weights stay bf16 if it has instructions for
+    /// From `weight: [out, in]` and `bias: [out]`. On the CPU, bf16 weights stay bf16 if it has instructions for
     /// them (products of bf16, sums in f32); other half-precision weights are widened to f32.
     ///
     /// **Errors** for other shapes.
@@ -141,7 +141,7 @@ impl FrozenLinear {
     }
 }
 
-/// Detached, contiguous, and f32 where the processor would have to compute in half precision.
+/// Detached, contiguous, and f32 where the CPU would have to compute in half precision.
 pub(super) fn stored(weight: &Tensor) -> Result<Tensor> {
     let weight = weight.detach();
     match weight.dtype() {

@@ -88,7 +88,7 @@ pub(super) fn low_rank_sizes(
     Ok(sizes)
 }
 
-/// Runs `f` in the element type of `x`, except that half precision on the processor is computed in f32.
+/// Runs `f` in the element type of `x`, except that half precision on the CPU is computed in f32.
 fn together(
     x: &Tensor,
     down: &Tensor,

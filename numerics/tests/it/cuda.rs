@@ -1,4 +1,4 @@
-//! Every operation on a CUDA device against the processor. Where there is none, these tests say so and compare nothing.
+//! Every operation on a CUDA device against the CPU. Where there is none, these tests say so and compare nothing.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn assert_agree(here: &Case, there: &Case, allowed: f64) {
 }
 
 #[test]
-fn every_operation_agrees_with_the_processor() {
+fn every_operation_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     for (dtype, allowed) in PRECISIONS {
         for size in [4, 19] {
@@ -41,7 +41,7 @@ fn every_operation_agrees_with_the_processor() {
 
 /// Scores of 512 mebibytes, four blocks.
 #[test]
-fn attention_over_several_blocks_agrees_with_the_processor() {
+fn attention_over_several_blocks_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     for (dtype, allowed) in PRECISIONS {
         for mask in [AttentionMask::None, AttentionMask::Causal] {
@@ -57,7 +57,7 @@ fn attention_over_several_blocks_agrees_with_the_processor() {
 }
 
 #[test]
-fn a_checkpoint_without_parameters_agrees_with_the_processor() {
+fn a_checkpoint_without_parameters_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     let case = |device: &Device| Case {
         name: "checkpoint",

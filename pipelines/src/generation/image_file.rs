@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_image_without_negative_prompt_has_no_such_line() {
+    fn an_image_without_negative_prompt_has_no_such_line() {
         let text = ImageParameters { negative: None, ..parameters() }.to_string();
         assert_eq!(text.lines().count(), 2);
         assert!(!text.contains("Negative"));

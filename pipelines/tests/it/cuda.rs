@@ -1,4 +1,4 @@
-//! Whole models on a CUDA device against the processor. Where there is none, these tests say so and compare nothing.
+//! Whole models on a CUDA device against the CPU. Where there is none, these tests say so and compare nothing.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
@@ -38,7 +38,7 @@ fn step(model: &str, dtype: DType, device: &Device, checkpointing: bool) -> (Gra
 }
 
 #[test]
-fn a_training_step_agrees_with_the_processor() {
+fn a_training_step_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     for model in MODELS {
         for checkpointing in [false, true] {
@@ -75,7 +75,7 @@ fn gradients_in_bf16_point_where_those_in_f32_do() {
 }
 
 #[test]
-fn a_image_agrees_with_the_processor() {
+fn an_image_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     let request = GenerateRequest {
         prompts: vec!["a red teapot".into()],
@@ -94,7 +94,7 @@ fn a_image_agrees_with_the_processor() {
 }
 
 #[test]
-fn the_autoencoder_agrees_with_the_processor() {
+fn the_autoencoder_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     let mean = |device: &Device| {
         let base = BaseModel::load(&files("tiny-sd1"), DType::F32, device).unwrap();

@@ -36,7 +36,7 @@ fn largest_level_difference(left: &RgbImage, right: &RgbImage) -> u8 {
 }
 
 #[test]
-fn a_image_depends_on_its_seed_and_not_on_its_batch() {
+fn an_image_depends_on_its_seed_and_not_on_its_batch() {
     let base = base();
     let together = generate(&base, &GenerateRequest { batch: 3, ..request(&[4, 5, 6]) }, &AdapterSet::base()).unwrap();
     let alone = generate(&base, &request(&[5]), &AdapterSet::base()).unwrap();
@@ -82,7 +82,7 @@ fn a_generation_stops_after_the_model_call_in_which_it_is_cancelled() {
 }
 
 #[test]
-fn a_image_that_overflows_is_named_with_its_prompt_seed_and_step() {
+fn an_image_that_overflows_is_named_with_its_prompt_seed_and_step() {
     let base = base();
     let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.0, targets: Targets::attention() };
     let (fresh, _) = Adapter::init(&config, base.unet.modules(), 1, &Device::Cpu).unwrap();
@@ -97,7 +97,7 @@ fn a_image_that_overflows_is_named_with_its_prompt_seed_and_step() {
 }
 
 #[test]
-fn a_image_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly() {
+fn an_image_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly() {
     let request = GenerateRequest { width: 160, height: 96, ..request(&[1]) };
     let whole = generate(&base(), &request, &AdapterSet::base()).unwrap();
     let in_tiles = |side: usize| {
@@ -110,7 +110,7 @@ fn a_image_no_larger_than_a_tile_is_the_same_with_tiles_and_a_larger_one_nearly(
 }
 
 #[test]
-fn a_image_is_cut_when_it_would_need_more_memory_than_there_is() {
+fn an_image_is_cut_when_it_would_need_more_memory_than_there_is() {
     let vae = base().vae;
     let needed = vae.decoding_bytes((96, 160));
     assert!(needed > vae.decoding_bytes((96, 152)));

@@ -15,5 +15,5 @@ mod models;
 mod rounding;
 mod training;
 
-/// The golden tests of this program run on whatever this processor does best.
+/// The golden tests of this program run on whatever this CPU does best.
 fn choose_kernels() {}

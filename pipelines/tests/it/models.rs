@@ -78,7 +78,7 @@ pub(crate) fn cat_gradients(
     parameters.collect_gradients(&terms.mean_all().unwrap().backward().unwrap()).unwrap()
 }
 
-/// Types meet in the loss, in the adapters and in the embedding of timesteps; on the processor only f64 shows it.
+/// Types meet in the loss, in the adapters and in the embedding of timesteps; on the CPU only f64 shows it.
 #[test]
 fn latents_and_factors_may_have_another_precision_than_the_model() {
     for model in MODELS {

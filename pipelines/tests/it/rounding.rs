@@ -1,4 +1,4 @@
-//! What weights in bf16 cost in accuracy on the processor: one step of the embedded base beside the same step in f32.
+//! What weights in bf16 cost in accuracy on the CPU: one step of the embedded base beside the same step in f32.
 //! `cargo test -p catelier-pipelines --test it rounding -- --nocapture` prints the figures.
 
 use std::path::Path;

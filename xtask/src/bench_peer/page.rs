@@ -11,7 +11,7 @@ use super::spread::Spread;
 /// How to read the table.
 const READING: &str = "\
 Numbers are Catelier ÷ Python: the median of the rounds, with the lowest and the highest in brackets. Below 1, Catelier
-needs less. Time is processor time (user and system) of a warm iteration; memory is the most that the whole process holds
+needs less. Time is CPU time (user and system) of a warm iteration; memory is the most that the whole process holds
 during the iterations. Weights are random, of full shape, made in memory.
 
 `unet` is a forward pass. `lora` and `cat` are optimizer steps on the attention of the UNet, of rank 8 and with one sample
@@ -28,7 +28,7 @@ the speed.
 ";
 
 const PRODUCTS_HEAD: &str = "\
-Products of two 1024 × 1024 matrices in the same runs, GFLOP per second of processor time, median (lowest–highest):
+Products of two 1024 × 1024 matrices in the same runs, GFLOP per second of CPU time, median (lowest–highest):
 
 | program | element type | rate |
 |---|---|---|
@@ -69,7 +69,7 @@ impl Page {
         [
             format!("# Speed and memory beside the Python stack\n\n{}\n\n{READING}", self.subject()),
             format!("{HEAD}{rows}"),
-            format!("## The machine\n{}.\n\n{PRODUCTS_HEAD}{}", processor(), self.products()),
+            format!("## The machine\n{}.\n\n{PRODUCTS_HEAD}{}", cpu_name(), self.products()),
             format!("## Commands\nThis page:\n```\n{}\n```\nIts rows:\n```\n{commands}```\n", self.command),
         ]
         .join("\n")
@@ -79,7 +79,7 @@ impl Page {
     fn subject(&self) -> String {
         let threads = if self.threads == 1 { "one thread".to_string() } else { format!("{} threads", self.threads) };
         let (version, libraries) = (self.version(), self.libraries());
-        format!("Catelier {version} and {libraries},\nin turn, on {threads} of the processor each.")
+        format!("Catelier {version} and {libraries},\nin turn, on {threads} of the CPU each.")
     }
 
     fn version(&self) -> String {
@@ -121,11 +121,11 @@ pub(super) fn below_marker(path: &Path) -> Result<String> {
     Ok(below.to_string())
 }
 
-/// What the system calls the processor.
-fn processor() -> String {
+/// What the system calls the CPU.
+fn cpu_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let name = name.map_or("Unknown processor", |(_, name)| name.trim());
+    let name = name.map_or("Unknown CPU", |(_, name)| name.trim());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{name}, {cores} logical cores")
 }

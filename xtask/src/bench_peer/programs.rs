@@ -39,16 +39,16 @@ struct Memory {
     peak: Option<u64>,
 }
 
-/// Operations in units of 10⁹ per second of processor time.
+/// Operations in units of 10⁹ per second of CPU time.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct Rate {
     gflop_per_cpu_second: Option<f64>,
 }
 
 impl Answer {
-    /// Median processor time of an iteration.
+    /// Median CPU time of an iteration.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        let seconds = self.cpu_seconds.as_ref().context("this system does not tell processor time")?.median;
+        let seconds = self.cpu_seconds.as_ref().context("this system does not tell CPU time")?.median;
         anyhow::ensure!(seconds > 0.0, "the work took no measurable time; choose a larger one");
         Ok(seconds)
     }

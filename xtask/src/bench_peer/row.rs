@@ -8,7 +8,7 @@ use super::spread::Spread;
 
 /// Names of what [`Row::markdown`] tells.
 pub(super) const HEAD: &str = "\
-| work | shape | latent | precision | rounds | processor time | peak memory | share of an f32 product |
+| work | shape | latent | precision | rounds | CPU time | peak memory | share of an f32 product |
 |---|---|---|---|---|---|---|---|
 ";
 
@@ -18,7 +18,7 @@ pub(super) struct Row {
     /// Catelier's over Python's, one for each round.
     cpu_ratios: Vec<f64>,
     memory_ratios: Vec<f64>,
-    /// Catelier's operations per second of processor time, in units of 10⁹.
+    /// Catelier's operations per second of CPU time, in units of 10⁹.
     rates: Vec<f64>,
     /// Catelier's and Python's, one pair for each round.
     pub(super) answers: Vec<(Answer, Answer)>,
@@ -54,7 +54,7 @@ impl Row {
         format!("catelier {}\npython recipe/bench_peer.py {}\n", case.ours(threads), case.theirs(threads))
     }
 
-    /// Catelier's rate beside the fastest f32 product of the same rounds: the processor's speed changes from hour to hour.
+    /// Catelier's rate beside the fastest f32 product of the same rounds: the CPU's speed changes from hour to hour.
     fn share(&self) -> String {
         let answers = self.answers.iter().flat_map(|(ours, theirs)| [ours, theirs]);
         let best = answers.filter_map(|answer| answer.product_rate("f32")).max_by(f64::total_cmp);
