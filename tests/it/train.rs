@@ -80,7 +80,7 @@ fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
     }
     let refused = studio.run(&format!("{SHORT} --kind loha --out other"));
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("`lora` or `dora`"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("[possible values: lora, dora]"), "{}", refused.stderr);
 }
 
 #[test]
@@ -104,12 +104,13 @@ fn runs_and_run_files_of_programs_that_wrote_no_version_go_on() {
 #[test]
 fn a_preview_that_fails_in_training_keeps_its_causes_and_its_hint() {
     let studio = studio();
+    // One step of this length overflows the preview; the next step would find its loss not finite.
     let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --preview-every 1 --out run"));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let message = ran.message();
     assert!(
         message.starts_with(
-            "error: training stopped\ncause: cannot record the run\ncause: cannot generate images\ncause: "
+            "error: training stopped\ncause: cannot report on the run\ncause: cannot generate images\ncause: "
         ),
         "{message}"
     );
@@ -165,17 +166,6 @@ fn the_text_encoder_is_trained_saved_and_previewed_with() {
     assert!(tensors(&studio, "whole") == tensors(&studio, "parts"));
     let ran = studio.done("preview --adapter whole/adapter.safetensors --prompt shs --steps 2 --out previews");
     assert!(ran.stderr.contains("text_encoder"), "{}", ran.stderr);
-}
-
-#[test]
-fn a_preview_that_fails_on_the_way_says_why() {
-    let studio = studio();
-    // One step of this length overflows the preview; the next step would find its loss not finite.
-    let ran = studio.run(&format!("{SHORT} --learning-rate 1e30 --preview-every 1 --out run"));
-    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    let message = ran.message();
-    assert!(message.contains("\ncause: cannot draw\n") && message.contains("is not finite after step"), "{message}");
-    assert!(message.contains("hint: use a lower guidance or adapter strength"), "{message}");
 }
 
 /// The whole adapter file, header included.
