@@ -135,7 +135,7 @@ mod tests {
         let preview = Err::<(), _>(overflow()).failed("cannot generate images").unwrap_err();
         let training = Err::<(), _>(TrainError::observer(preview)).failed("training stopped").unwrap_err();
         let told: Vec<String> = chain(&training).map(ToString::to_string).collect();
-        assert_eq!(told[..3], ["training stopped", "cannot record the run", "cannot generate images"]);
+        assert_eq!(told[..3], ["training stopped", "cannot report on the run", "cannot generate images"]);
         assert!(told[3].contains("a house") && !training.is_user_error(), "{told:?}");
         assert_eq!(training.hint(), overflow().hint());
     }
