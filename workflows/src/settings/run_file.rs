@@ -115,7 +115,7 @@ mod tests {
             ("line 3: unknown key `learing_rate`", "the key may be `learning_rate`")
         );
         let (_, hint) = refused("zzz = 1");
-        assert!(hint.contains("min_snr_gamma, rank"), "{hint}");
+        assert!(hint.contains("min_snr_gamma, kind, rank"), "{hint}");
     }
 
     #[test]
