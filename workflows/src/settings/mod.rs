@@ -24,8 +24,10 @@ pub use names::named;
 
 /// Settings as a user states them: each may be left out.
 pub trait Settings: serde::de::DeserializeOwned {
-    /// Every key of a run file, old names included.
+    /// Every key of a run file.
     const KEYS: &'static [&'static str];
+    /// Keys of earlier versions that are still read.
+    const OLD_KEYS: &'static [&'static str];
 
     /// The keys that are stated.
     fn stated(&self) -> Vec<&'static str>;
@@ -80,7 +82,8 @@ macro_rules! settings {
         }
 
         impl $crate::settings::Settings for $optional {
-            const KEYS: &'static [&'static str] = &["version", $(stringify!($name), $($alias,)?)+];
+            const KEYS: &'static [&'static str] = &["version", $(stringify!($name),)+];
+            const OLD_KEYS: &'static [&'static str] = &[$($($alias,)?)+];
 
             fn stated(&self) -> Vec<&'static str> {
                 let mut stated = Vec::new();
