@@ -9,7 +9,7 @@ use crate::textures::texture;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
 /// Name of the random stream that images take their seeds from: another name would draw other images.
-const IMAGES: &str = "image";
+const IMAGES: &str = "picture";
 
 /// One image to be painted: a scene in the house style or by an artist, or a texture.
 pub(super) struct Job {
