@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use catelier_adapters::Fingerprint;
 use catelier_adapters::file::{self, Format, LoadedAdapter, Metadata, TrainedOn};
 use catelier_federation::{Contribution, Strategy, TargetRank};
 use serde::{Deserialize, Serialize};
@@ -153,13 +154,10 @@ fn common_base(loaded: &[(&AdapterSource, LoadedAdapter)]) -> Result<TrainedOn> 
     let mut common = Common::default();
     for (source, file) in loaded {
         let base = &file.metadata.base;
-        common.agree(source, "family", base.family.map(|family| family.to_string()))?;
-        common.agree(
-            source,
-            "prediction",
-            base.prediction.map(|prediction| format!("{prediction:?}").to_lowercase()),
-        )?;
-        common.agree(source, "fingerprint", base.fingerprint.clone())?;
+        let prediction = base.prediction.map(|prediction| format!("{prediction:?}").to_lowercase());
+        common.agree(source, "family", base.family.map(|family| family.to_string()), str::eq)?;
+        common.agree(source, "prediction", prediction, str::eq)?;
+        common.agree(source, "fingerprint", base.fingerprint.clone(), is_same_base)?;
     }
     let bases = || loaded.iter().map(|(_, file)| &file.metadata.base);
     let resolutions: Vec<_> = bases().filter_map(|base| base.resolution).collect();
@@ -172,26 +170,33 @@ fn common_base(loaded: &[(&AdapterSource, LoadedAdapter)]) -> Result<TrainedOn> 
     })
 }
 
-/// What the files so far say about their base: the part, the first file that names it, and its value.
+/// Whether two fingerprints can be of one base: those of different versions cannot be compared.
+fn is_same_base(one: &str, other: &str) -> bool {
+    Fingerprint::parse(one).agrees_with(Fingerprint::parse(other))
+}
+
+/// Statements of the files so far about their base: the part, the file, and the value.
 #[derive(Default)]
 struct Common(Vec<(&'static str, String, String)>);
 
 impl Common {
-    /// Refuses a value that is not the one of an earlier file.
-    fn agree(&mut self, source: &AdapterSource, part: &'static str, value: Option<String>) -> Result<()> {
+    /// Refuses a value that is not `same` as those of earlier files.
+    fn agree(
+        &mut self,
+        source: &AdapterSource,
+        part: &'static str,
+        value: Option<String>,
+        same: fn(&str, &str) -> bool,
+    ) -> Result<()> {
         let Some(value) = value else { return Ok(()) };
-        match self.0.iter().find(|(known, ..)| *known == part) {
-            None => self.0.push((part, source.to_string(), value)),
-            Some((_, first, expected)) if *expected != value => {
-                return Err(Error::user(
-                    format!(
-                        "`{source}` and `{first}` were trained on different bases: {part} `{value}` and `{expected}`"
-                    ),
-                    "aggregate adapters of one base",
-                ));
-            }
-            Some(_) => {}
+        let differs = |(known, _, expected): &&(&str, String, String)| *known == part && !same(expected, &value);
+        if let Some((_, other, expected)) = self.0.iter().find(differs) {
+            return Err(Error::user(
+                format!("`{source}` and `{other}` were trained on different bases: {part} `{value}` and `{expected}`"),
+                "aggregate adapters of one base",
+            ));
         }
+        self.0.push((part, source.to_string(), value));
         Ok(())
     }
 }
