@@ -13,7 +13,7 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// Minus infinity.
     const NEG_INFINITY: Self;
 
-    /// eˣ. NaN stays NaN; in f32, the result is 0 below the normal range and saturates above e⁸⁸.
+    /// eˣ. NaN stays NaN; in f32, the result is 0 below the normal range and saturates for x above 88.
     fn exp<S: Simd>(self) -> Self;
 
     /// Natural logarithm.
@@ -162,7 +162,7 @@ fn exp_f32<S: Simd>(x: f32) -> f32 {
     if x < EXP_LOWEST { 0.0 } else { fraction * power }
 }
 
-/// Slope in the variable `t = 1 / (1 + SLOPE · |x|)`, in which the tail is a polynomial.
+/// Factor of `|x|` in `t = 1 / (1 + SLOPE · |x|)`, the variable in which the tail is a polynomial.
 const SLOPE: f32 = 0.34;
 /// `Φ(−a) · exp(a²/2) / t` as a polynomial in `t`, highest power first: Chebyshev fit on `0 ≤ a ≤ 14.5`, relative
 /// error 1.4e-8 before rounding (fitted with mpmath's `chebyfit`).

@@ -76,7 +76,7 @@ impl<'a, T> MatrixMut<'a, T> {
 impl<'a, T: Float> Matrix<'a, T> {
     /// A dense copy of the transpose, in row-major order, of a matrix with contiguous rows.
     pub fn transposed(self) -> Vec<T> {
-        /// Elements copied together: those of one cache line.
+        /// Elements copied together: one cache line of f32.
         const LINE: usize = 16;
         let mut result = vec![T::ZERO; self.rows * self.columns];
         for first in (0..self.rows).step_by(LINE) {

@@ -165,7 +165,7 @@ impl Gradients {
         Ok(norm)
     }
 
-    /// Adds the gradients of `other` to those of the same name; an empty set becomes a copy of `other`.
+    /// Adds the gradients of `other` to the gradients of the same name; an empty set becomes a copy of `other`.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the names or shapes differ.
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn huge_finite_gradients_are_finite() {
-        // The square of the first overflows in f32, that of the second in f64.
+        // The first square overflows in f32, the second in f64.
         let huge = [Tensor::new(&[3e38f32], &Device::Cpu), Tensor::new(&[1e200f64], &Device::Cpu)];
         for slope in huge.map(|tensor| tensor.unwrap()) {
             let variable = Var::zeros(1, slope.dtype(), &Device::Cpu).unwrap();

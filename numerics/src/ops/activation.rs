@@ -215,7 +215,7 @@ impl<T: Float> Loop<(&[T], &[T], &mut [T])> for Gated {
     }
 }
 
-/// Backward pass of [`geglu`]: `dx` holds the gradient of the value, then that of the gate.
+/// Backward pass of [`geglu`]: `dx` holds the gradient of the value, then the gradient of the gate.
 struct GatedBackward;
 
 impl<T: Float> Loop<(&[T], &[T], &[T], &mut [T])> for GatedBackward {

@@ -46,7 +46,7 @@ pub(super) enum Frozen {
     Bf16(Arc<Packed<bf16>>),
 }
 
-/// The left operand, before it is laid out for a kernel.
+/// The left operand, before it is converted to a kernel's layout.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source<'a> {
     /// `[batch · height · width, channels]`, in samples of `size`.

@@ -130,6 +130,7 @@ impl FrozenLinear {
         let Frozen::Device(weight) = &self.weight else {
             return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default()));
         };
+        // Detached, because candle would also compute a gradient of the frozen weight.
         let y = device::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();
         let backward: Backward = Arc::new(move |grad| device::linear(grad, &weight.t()?, None));

@@ -97,6 +97,7 @@ impl CustomOp1 for Node<Backward> {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        // Detached, because a gradient with a graph would keep that graph in memory.
         (self.backward)(&grad.detach()).map(|gradient| Some(gradient.detach()))
     }
 }

@@ -107,7 +107,7 @@ impl ScaledOutputs {
 
     /// `Σ grad ⊙ y` for each of the `count` outputs; sums are in f64 and in a fixed order at any number of threads.
     fn scale_gradient<T: Float>(&self, y: View<'_, T>, grad: &[T], count: usize) -> Vec<T> {
-        /// Rows summed by one task.
+        /// Rows summed by one task; fixed, so that bits do not depend on the number of threads.
         const ROWS: usize = 128;
         let stride = self.stride(y.dims);
         let partial: Vec<Vec<f64>> = match self.outputs {

@@ -366,7 +366,7 @@ proptest! {
             let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
             let apart = norm(&mut rounded.iter().zip(&exact).map(|(x, y)| x - y));
             // bf16 has eight bits; errors of many terms partly cancel, but so do the terms where a query sees few keys.
-            // A few values may all have large errors: about one random case in a thousand did.
+            // A few values may all have large errors: one random case in some thousand did.
             let scale = norm(&mut exact.iter().copied()) + (exact.len().max(64) as f64).sqrt();
             prop_assert!(apart <= 0.02 * scale, "{apart} of {scale}");
         }
