@@ -183,9 +183,9 @@ impl<'a, E: Element> Work<'a, E> {
         let walk = Walk { pitch: stride * channels, taps: &self.taps, channels, add: false };
         assert!(panels.iter().all(|panel| panel.len() == self.panel_len()), "size of the panels");
         let (x, panels) = (self.field.data[start..].as_ptr(), panels.map(Panel::as_ptr));
-        // SAFETY: the field and the panels were made where their instructions exist, as their constructors assert. The last
-        // pixel's last tap lies inside the field, because `new` asserted that the window does for every output and that the
-        // field has its full size; the panels' size was asserted above, and they are aligned.
+        // SAFETY: the field and the panels were made where their instructions exist, as their constructors assert. The
+        // last pixel's last tap lies inside the field, because `new` asserted that the window does for every output and
+        // that the field has its full size; the panels' size was asserted above, and they are aligned.
         unsafe { tile::<E, P>(columns.len(), x, walk, panels, sums) }
     }
 }

@@ -257,9 +257,9 @@ impl Work<'_> {
         let kernels = std::array::from_fn::<_, P, _>(|panel| {
             kernels[(panel * PLACES + place) * kernel_pitch(self.grid.field.channels)..][..depth.len()].as_ptr().cast()
         });
-        // SAFETY: the panels were made where the instructions for f32 exist, as `Packed::new` asserts; `x` reaches to the last
-        // channel of the last tile, all of which `spread` has written, and the kernels, in aligned blocks of one channel each, to
-        // the last channel.
+        // SAFETY: the panels were made where the instructions for f32 exist, as `Packed::new` asserts; `x` reaches to
+        // the last channel of the last tile, all of which `spread` has written, and the kernels, in aligned blocks of
+        // one channel each, to the last channel.
         unsafe { tile::<f32, P>(tiles, x.as_ptr().cast(), walk, kernels, sums) }
     }
 

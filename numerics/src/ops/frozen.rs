@@ -21,8 +21,8 @@ pub fn weight_bytes(elements: u64, dtype: DType) -> u64 {
     if has_wide_vectors() && bytes <= KEPT_TRANSPOSED as u64 { 2 * bytes } else { bytes }
 }
 
-/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on this CPU, in addition to its padded input and its
-/// result, for one map of `pixels` pixels, with `inputs` channels before and `outputs` channels after it.
+/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on this CPU for one map of `pixels` pixels,
+/// from `inputs` to `outputs` channels, in addition to its padded input and its result.
 pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -> u64 {
     let threads = rayon::current_num_threads();
     let bytes = match has_wide_vectors() {
