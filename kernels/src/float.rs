@@ -1,10 +1,10 @@
-//! The two element types that kernels compute in, with elementary functions that vectorise.
+//! The two element types of the kernels, with elementary functions that vectorise.
 
 use candle_core::WithDType;
 
 use super::Simd;
 
-/// f32, in which everything runs, and f64, in which gradients are proven.
+/// f32, in which models run, and f64, in which tests prove gradients.
 pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// 0.
     const ZERO: Self;
@@ -13,7 +13,7 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// Minus infinity.
     const NEG_INFINITY: Self;
 
-    /// eˣ; NaN stays NaN, below the normal range it is 0, above e⁸⁸ it saturates (f32).
+    /// eˣ. NaN stays NaN; in f32, the result is 0 below the normal range and saturates for x above 88.
     fn exp<S: Simd>(self) -> Self;
 
     /// Natural logarithm.
@@ -22,13 +22,13 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
     /// Distribution function and density of the standard normal distribution, accurate in the tails.
     fn normal<S: Simd>(self) -> (Self, Self);
 
-    /// The same slice if this is f32.
+    /// The slice, if this type is f32; else `None`.
     fn as_f32(values: &[Self]) -> Option<&[f32]>;
 
-    /// The same slice if this is f32.
+    /// The slice, if this type is f32; else `None`.
     fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]>;
 
-    /// The values in this type: moved for f32, widened for f64.
+    /// Converts f32 values to this type: f32 moves them, f64 widens them.
     fn from_f32s(values: Vec<f32>) -> Vec<Self>;
 
     /// `1 / (1 + e⁻ˣ)`.
@@ -40,13 +40,13 @@ pub trait Float: WithDType + Default + std::ops::Neg<Output = Self> {
 
 const NOT_SINGLE: &str = "only kernels of f32 ask for f32 values";
 
-/// `values` as f32, for kernels that run in f32 alone.
+/// `values` as f32, for kernels that compute only in f32.
 pub(crate) fn single<T: Float>(values: &[T]) -> &[f32] {
     let Some(values) = T::as_f32(values) else { unreachable!("{NOT_SINGLE}") };
     values
 }
 
-/// [`single`] for values that are written.
+/// [`single`] for a mutable slice.
 pub(crate) fn single_mut<T: Float>(values: &mut [T]) -> &mut [f32] {
     let Some(values) = T::as_f32_mut(values) else { unreachable!("{NOT_SINGLE}") };
     values
@@ -119,13 +119,13 @@ impl Float for f32 {
     }
 }
 
-/// `a · b + c`, rounded once where the CPU of `S` has one instruction for it.
+/// `a · b + c`, rounded once where the CPU of `S` has an instruction for it.
 #[inline(always)]
 fn multiply_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     if S::IS_SCALAR { a * b + c } else { a.mul_add(b, c) }
 }
 
-/// A polynomial, highest power first.
+/// Evaluates a polynomial; coefficients from the highest power down.
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
     let mut value = coefficients[0];
@@ -135,22 +135,23 @@ fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
     value
 }
 
-/// Below this, eˣ is not a normal f32.
+/// For `x` below this, eˣ is not a normal f32.
 const EXP_LOWEST: f32 = -87.3;
 const EXP_HIGHEST: f32 = 88.0;
 /// ln 2 in two parts; the first has so few bits that its multiples are exact (Cody and Waite).
 #[expect(clippy::excessive_precision, reason = "the exact decimal of a number with few bits")]
 const LN_2_HIGH: f32 = 0.693_359_375;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
-/// 1.5 · 2²³: adding it rounds to an integer and leaves that integer in the low bits.
+/// 1.5 · 2²³: adding it rounds a value to an integer and leaves that integer in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
-/// Of `(e^r − 1 − r) / r²`.
+/// Coefficients of `(e^r − 1 − r) / r²`.
 const EXP_SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
 
-/// `2ⁿ · e^r` with |r| ≤ ln 2 / 2, e^r by its series to the seventh power; error below 2 units in the last place.
+/// `2ⁿ · e^r` with |r| ≤ ln 2 / 2, where a series to the seventh power gives e^r; error below 2 units in the last
+/// place.
 #[inline(always)]
 fn exp_f32<S: Simd>(x: f32) -> f32 {
-    // Comparisons instead of max and min, which would replace NaN by a bound.
+    // Comparisons, because max and min would replace NaN by a bound.
     let bounded = if x < EXP_LOWEST { EXP_LOWEST } else { x };
     let bounded = if bounded > EXP_HIGHEST { EXP_HIGHEST } else { bounded };
     let shifted = multiply_add::<S>(bounded, std::f32::consts::LOG2_E, ROUNDER);
@@ -161,7 +162,7 @@ fn exp_f32<S: Simd>(x: f32) -> f32 {
     if x < EXP_LOWEST { 0.0 } else { fraction * power }
 }
 
-/// Slope of the variable `t = 1 / (1 + SLOPE · |x|)` in which the tail is a polynomial.
+/// Factor of `|x|` in `t = 1 / (1 + SLOPE · |x|)`, the variable in which the tail is a polynomial.
 const SLOPE: f32 = 0.34;
 /// `Φ(−a) · exp(a²/2) / t` as a polynomial in `t`, highest power first: Chebyshev fit on `0 ≤ a ≤ 14.5`, relative
 /// error 1.4e-8 before rounding (fitted with mpmath's `chebyfit`).
@@ -178,7 +179,7 @@ const TAIL: [f32; 9] = [
     0.135_616_07,
 ];
 
-/// Φ and φ through the tail `exp(−a²/2) · polynomial`, so that both keep their relative accuracy far out.
+/// Φ and φ by the tail `exp(−a²/2) · polynomial`, so that both keep their relative accuracy far from 0.
 #[inline(always)]
 fn normal_f32<S: Simd>(x: f32) -> (f32, f32) {
     let a = x.abs();
@@ -189,10 +190,10 @@ fn normal_f32<S: Simd>(x: f32) -> (f32, f32) {
     (cdf, bell * 0.398_942_3)
 }
 
-/// `exp(−a²/2)`; the square is split in two, for rounding it would cost `a²/2` units in the last place.
+/// `exp(−a²/2)`. The square is split in two, because rounding it would cost `a²/2` units in the last place.
 #[inline(always)]
 fn half_square_exp<S: Simd>(a: f32) -> f32 {
-    // Beyond, the result is 0 anyway, and infinity minus infinity must not appear below.
+    // Beyond 14 the result is 0, and infinity minus infinity below would give NaN.
     let a = if a > 14.0 { 14.0 } else { a };
     let high = f32::from_bits(a.to_bits() & 0xffff_f000);
     let rest = -0.5 * (a - high) * (a + high);
@@ -202,7 +203,8 @@ fn half_square_exp<S: Simd>(a: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    /// `Scalar` rounds every product, the other every sum of products, if slowly where there is no instruction for it.
+    /// `Scalar` rounds every product; `Fused` rounds every sum of products, slowly where the CPU has no instruction for
+    /// it.
     use pulp::{Scalar, Scalar128b as Fused};
 
     use super::*;

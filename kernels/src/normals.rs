@@ -1,9 +1,9 @@
-//! Values for tests.
+//! Random values for tests.
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// `count` standard normal values, the same for the same `seed`: Box and Muller's transform of ChaCha12's uniforms.
+/// `count` standard normal values that depend only on `seed`: Box and Muller's transform of ChaCha12's uniform values.
 pub(crate) fn normals(seed: u64, count: usize) -> Vec<f32> {
     let mut bits = ChaCha12Rng::seed_from_u64(seed);
     // In (0, 1], where the logarithm is finite.

@@ -1,4 +1,4 @@
-//! From a kernel written for slices to a node of candle's graph.
+//! Turns a kernel on slices into a node of candle's graph.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -10,44 +10,47 @@ use candle_core::{
 
 use super::{Float, release};
 
-/// A contiguous tensor as a kernel sees it.
+/// A contiguous tensor: its elements and dimensions.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T> {
-    /// The elements, the last dimension fastest.
+    /// The elements, in row-major order.
     pub data: &'a [T],
     /// The dimensions.
     pub dims: &'a [usize],
 }
 
 impl<T> View<'_, T> {
-    /// Size of the last dimension (1 for a scalar), and how many there are of them.
+    /// Size of the last dimension (1 for a scalar), and the number of rows of that size.
     pub fn rows(&self) -> (usize, usize) {
         let width = self.dims.last().copied().unwrap_or(1);
         (self.dims.iter().rev().skip(1).product(), width)
     }
 }
 
-/// A differentiable function of one tensor. Its fields are constant: never in the graph, never differentiated.
+/// A differentiable function of one tensor. Its fields are constants outside the graph and get no gradient.
 pub trait Kernel1: Send + Sync + 'static {
-    /// Name of the node, for errors.
+    /// Name of the node, for error messages.
     const NAME: &'static str;
 
     /// The result and its shape.
     fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradient of `x`, from `x`, the result and its gradient.
+    /// Gradient of `x`, from `x`, the result `y` and the result's gradient.
     fn backward<T: Float>(&self, x: View<'_, T>, y: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>>;
 }
 
-/// A differentiable function of one tensor that adds its result to a second one, the residual, if there is one.
+/// A differentiable function of one tensor that adds its result to a residual, if there is one.
 pub trait AddedKernel: Send + Sync + 'static {
-    /// Name of the node, for errors.
+    /// Name of the node, for error messages.
     const NAME: &'static str;
 
-    /// `residual + f(x)` and its shape. **Errors** for a residual of another shape.
+    /// `residual + f(x)` and its shape.
+    ///
+    /// # Errors
+    /// For a residual of another shape.
     fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradient of `x`. The residual's gradient is the result's own.
+    /// Gradient of `x`. The residual's gradient equals the result's gradient.
     fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>>;
 }
 
@@ -56,13 +59,13 @@ pub type NeedsGrad = [bool; 3];
 
 /// A differentiable function of three tensors.
 pub trait Kernel3: Send + Sync + 'static {
-    /// Name of the node, for errors.
+    /// Name of the node, for error messages.
     const NAME: &'static str;
 
     /// The result and its shape.
     fn forward<T: Float>(&self, arguments: [View<'_, T>; 3]) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradients of the arguments; one that is not needed may be left empty.
+    /// Gradients of the arguments; a gradient that is not needed may be empty.
     fn backward<T: Float>(
         &self,
         arguments: [View<'_, T>; 3],
@@ -72,15 +75,19 @@ pub trait Kernel3: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A differentiable function of two tensors that adds its result to a third one, the residual, if there is one.
+/// A differentiable function of two tensors that adds its result to a residual, if there is one.
 pub trait AddedKernel2: Send + Sync + 'static {
-    /// Name of the node, for errors.
+    /// Name of the node, for error messages.
     const NAME: &'static str;
 
-    /// `residual + f(x, y)` and its shape. **Errors** for a residual of another shape.
+    /// `residual + f(x, y)` and its shape.
+    ///
+    /// # Errors
+    /// For a residual of another shape.
     fn forward<T: Float>(&self, arguments: [View<'_, T>; 2], residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradients of `x` and `y`; one that is not needed may be left empty. The residual's gradient is the result's own.
+    /// Gradients of `x` and `y`; a gradient that is not needed may be empty. The residual's gradient equals the
+    /// result's gradient.
     fn backward<T: Float>(
         &self,
         arguments: [View<'_, T>; 2],
@@ -89,7 +96,7 @@ pub trait AddedKernel2: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 2]>;
 }
 
-/// Applies a kernel to a CPU tensor of f32 or f64.
+/// Applies a kernel to an f32 or f64 CPU tensor.
 pub fn apply1<K: Kernel1>(x: &Tensor, kernel: K) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Node(kernel))
 }
@@ -99,7 +106,7 @@ pub fn apply3<K: Kernel3>(x: &Tensor, y: &Tensor, z: &Tensor, kernel: K) -> Resu
     x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, Node(kernel))
 }
 
-/// Applies a kernel to a CPU tensor of f32 or f64, on top of `residual`, of the same type.
+/// Applies a kernel to an f32 or f64 CPU tensor and adds `residual`, of the same type.
 pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
     match residual {
         None => x.contiguous()?.apply_op1(Added(kernel)),
@@ -107,7 +114,7 @@ pub fn apply_added<K: AddedKernel>(x: &Tensor, residual: Option<&Tensor>, kernel
     }
 }
 
-/// Applies a kernel to two CPU tensors on top of `residual`, all of the same type, f32 or f64.
+/// Applies a kernel to two CPU tensors and adds `residual`, all of the same type, f32 or f64.
 pub fn apply_added2<K: AddedKernel2>(x: &Tensor, y: &Tensor, residual: Option<&Tensor>, kernel: K) -> Result<Tensor> {
     let (x, y, kernel) = (x.contiguous()?, y.contiguous()?, Added2(kernel));
     match residual {
@@ -158,7 +165,7 @@ fn view<'a, T: Float>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<Vie
     Ok(View { data, dims: layout.dims() })
 }
 
-/// Runs `$body` with `$type` standing for the element type.
+/// Runs `$body` with `$type` as the element type `$dtype`.
 macro_rules! for_dtype {
     ($dtype:expr, $name:expr, $type:ident => $body:expr) => {
         match $dtype {
@@ -225,7 +232,7 @@ impl<K: AddedKernel> Added<K> {
     }
 }
 
-/// The result of a forward pass, as candle takes it.
+/// The result of a forward pass, in candle's form.
 type Forwarded = Result<(CpuStorage, Shape)>;
 
 impl<K: AddedKernel> CustomOp1 for Added<K> {
@@ -377,7 +384,7 @@ impl<K: Kernel3> CustomOp3 for Node<K> {
     }
 }
 
-/// The gradient of an argument that needs one.
+/// The gradient of an argument, if it needs one.
 fn gradient_of(needs_grad: bool, values: CpuStorage, like: &Tensor) -> Result<Option<Tensor>> {
     needs_grad.then(|| tensor(values, like.shape())).transpose()
 }

@@ -1,4 +1,4 @@
-//! Matrix products, with the bounds checked that the kernel below relies on.
+//! Matrix products, with all bounds checked before the `gemm` crate receives pointers.
 
 use gemm::Parallelism;
 
@@ -16,29 +16,29 @@ pub struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Dense, row after row.
+    /// A dense matrix in row-major order.
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         Self::rows_apart(data, rows, columns, columns)
     }
 
-    /// Rows of adjacent elements that begin `row_stride` apart.
+    /// A matrix whose contiguous rows begin `row_stride` elements apart.
     pub fn rows_apart(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
-    /// Rows and columns.
+    /// Number of rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
 
-    /// Row `index`, of a matrix whose rows are of adjacent elements.
+    /// Row `index` of a matrix with contiguous rows.
     pub fn row(&self, index: usize) -> &'a [T] {
         assert_eq!(self.column_stride, 1, "a row of adjacent elements");
         &self.data[index * self.row_stride..][..self.columns]
     }
 
-    /// The transpose, without moving anything.
+    /// The transpose, without a copy.
     pub fn t(self) -> Self {
         Self {
             rows: self.columns,
@@ -50,7 +50,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// A writable matrix: rows of adjacent elements that do not overlap.
+/// A writable matrix with contiguous rows that do not overlap.
 #[derive(Debug)]
 pub struct MatrixMut<'a, T> {
     pub(super) data: &'a mut [T],
@@ -60,12 +60,12 @@ pub struct MatrixMut<'a, T> {
 }
 
 impl<'a, T> MatrixMut<'a, T> {
-    /// Dense, row after row.
+    /// A dense matrix in row-major order.
     pub fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
         Self::rows_apart(data, rows, columns, columns)
     }
 
-    /// Rows that begin `row_stride` apart.
+    /// A matrix whose rows begin `row_stride` elements apart.
     pub fn rows_apart(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix reaches beyond its data");
         assert!(rows <= 1 || row_stride >= columns, "rows of the result overlap");
@@ -74,9 +74,9 @@ impl<'a, T> MatrixMut<'a, T> {
 }
 
 impl<'a, T: Float> Matrix<'a, T> {
-    /// The transpose, moved, of a matrix whose rows are of adjacent elements: dense, row after row.
+    /// A dense copy of the transpose, in row-major order, of a matrix with contiguous rows.
     pub fn transposed(self) -> Vec<T> {
-        /// Elements that are moved together: those of one cache line.
+        /// Elements copied together: one cache line of f32.
         const LINE: usize = 16;
         let mut result = vec![T::ZERO; self.rows * self.columns];
         for first in (0..self.rows).step_by(LINE) {
@@ -88,7 +88,7 @@ impl<'a, T: Float> Matrix<'a, T> {
         result
     }
 
-    /// The same matrix, which is of f32.
+    /// The matrix as f32; `T` must be f32.
     pub fn single(self) -> Matrix<'a, f32> {
         let Self { rows, columns, row_stride, column_stride, .. } = self;
         Matrix { data: single(self.data), rows, columns, row_stride, column_stride }
@@ -96,33 +96,33 @@ impl<'a, T: Float> Matrix<'a, T> {
 }
 
 impl<'a, T: Float> MatrixMut<'a, T> {
-    /// The same matrix, which is of f32.
+    /// The matrix as f32; `T` must be f32.
     pub fn single(self) -> MatrixMut<'a, f32> {
         let Self { rows, columns, row_stride, .. } = self;
         MatrixMut { data: single_mut(self.data), rows, columns, row_stride }
     }
 }
 
-/// Elements from the first to the last, both included.
+/// Number of elements from the first to the last, both included.
 fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns }
 }
 
-/// Whether the result is replaced.
+/// How a product updates its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
-    /// It is forgotten.
+    /// The product replaces the old values.
     Replace,
-    /// The product is added to it.
+    /// The product is added to the old values.
     Add,
 }
 
-/// The threads that work on one product; the bits are the same.
+/// The threads that compute one product; the result's bits do not depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
-    /// The calling one: for callers that are parallel themselves.
+    /// The calling thread only, for callers that are parallel themselves.
     One,
-    /// All of the current pool.
+    /// All threads of the current pool.
     All,
 }
 

@@ -1,4 +1,4 @@
-//! The transforms of F(4 × 4, 3 × 3), lane by lane.
+//! The transforms of Winograd's F(4 × 4, 3 × 3), lane by lane.
 
 use std::mem::MaybeUninit;
 use std::ops::{Add, Sub};
@@ -7,11 +7,11 @@ use super::Simd;
 
 /// Side of a tile of results.
 pub(crate) const SIDE: usize = 4;
-/// Side of the pixels that it looks at.
+/// Side of a tile's input pixels.
 pub(crate) const SPAN: usize = 6;
 /// Places of a transformed tile or kernel.
 pub(crate) const PLACES: usize = SPAN * SPAN;
-/// Elements that are transformed at a time.
+/// Elements transformed at a time.
 pub(crate) const LANES: usize = 16;
 
 /// One vector register of `S`.
@@ -22,34 +22,34 @@ pub(crate) struct Lanes<S: Simd> {
 }
 
 impl<S: Simd> Lanes<S> {
-    /// Elements of a register: a divisor of [`LANES`].
+    /// Elements of a register; it divides [`LANES`].
     pub(crate) const COUNT: usize = S::F32_LANES;
 
-    /// Zeros.
+    /// A register of zeros.
     #[inline(always)]
     pub(crate) fn zeros(simd: S) -> Self {
         Self { simd, register: simd.splat_f32s(0.0) }
     }
 
-    /// The first elements of `from`, and zeros where `from` is shorter than a register.
+    /// Loads the first elements of `from`; lanes beyond its end are 0.
     #[inline(always)]
     pub(crate) fn load(simd: S, from: &[f32]) -> Self {
         Self { simd, register: simd.partial_load_f32s(from) }
     }
 
-    /// The first elements of `from`, which fill a register: without the mask that a partial load needs.
+    /// Loads the first elements of `from`, which must fill a register; this needs no mask.
     #[inline(always)]
     pub(crate) fn load_whole(simd: S, from: &[f32]) -> Self {
         Self { simd, register: S::as_simd_f32s(from).0[0] }
     }
 
-    /// Writes all elements to the beginning of `into`.
+    /// Writes all lanes to the beginning of `into`.
     #[inline(always)]
     pub(crate) fn store(self, into: &mut [f32]) {
         S::as_mut_simd_f32s(into).0[0] = self.register;
     }
 
-    /// [`store`](Self::store) to memory that holds nothing yet.
+    /// [`store`](Self::store) to uninitialised memory.
     #[inline(always)]
     pub(crate) fn store_new(self, into: &mut [MaybeUninit<f32>]) {
         S::as_uninit_mut_simd_f32s(into).0[0].write(self.register);
@@ -89,17 +89,18 @@ impl<S: Simd> Sub for Lanes<S> {
 
 /// A transform in one dimension, from `I` registers to `O`.
 pub(crate) trait Transform<const I: usize, const O: usize> {
-    /// Must be marked `#[inline(always)]`.
+    /// Transforms one column. Implementations must be marked `#[inline(always)]`.
     fn column<S: Simd>(x: [Lanes<S>; I]) -> [Lanes<S>; O];
 
-    /// `M · x · Mᵀ`, from and to registers at a row and a column. The arguments must be marked `#[inline(always)]`.
+    /// `M · x · Mᵀ`; the closures load and store the register at a row and a column, and must be marked
+    /// `#[inline(always)]`.
     #[inline(always)]
     fn square<S: Simd>(
         simd: S,
         load: impl Fn(usize, usize) -> Lanes<S>,
         mut store: impl FnMut(usize, usize, Lanes<S>),
     ) {
-        // One dimension after the other: the columns first, then the rows of their results.
+        // The columns first, then the rows of the transformed columns.
         let mut columns = [[Lanes::zeros(simd); I]; O];
         let mut inputs = [Lanes::zeros(simd); I];
         for column in 0..I {
@@ -117,7 +118,7 @@ pub(crate) trait Transform<const I: usize, const O: usize> {
         }
     }
 
-    /// [`square`](Self::square) in every lane of arrays.
+    /// Applies [`square`](Self::square) to every lane of arrays.
     #[inline(always)]
     fn squares<S: Simd>(simd: S, x: &[[[f32; LANES]; I]; I], into: &mut [[[f32; LANES]; O]; O]) {
         for first in (0..LANES).step_by(Lanes::<S>::COUNT) {
@@ -132,16 +133,16 @@ pub(crate) trait Transform<const I: usize, const O: usize> {
     }
 }
 
-/// The points 0, ±[`NEAR`], ±[`FAR`] and infinity at which products of polynomials are taken. Pairs near `c` and `1 / c`
-/// lose least to rounding (Alam and others, "Winograd Convolution for Deep Neural Networks: Efficient Point Selection",
-/// 2022): less than half of what the usual ±1 and ±2 lose.
+/// The points 0, ±[`NEAR`], ±[`FAR`] and infinity at which polynomials are multiplied. Pairs near `c` and `1 / c` have
+/// the smallest rounding errors (Alam and others, "Winograd Convolution for Deep Neural Networks: Efficient Point
+/// Selection", 2022): less than half of those of the usual ±1 and ±2.
 const NEAR: f32 = 0.625;
 const FAR: f32 = 1.5;
-/// Their squares, exact.
+/// The squares of the points, exact in f32.
 const NEAR_2: f32 = NEAR * NEAR;
 const FAR_2: f32 = FAR * FAR;
 
-/// `Bᵀ`, of pixels.
+/// `Bᵀ`, for pixels.
 pub(crate) struct OfPixels;
 
 impl Transform<SPAN, SPAN> for OfPixels {
@@ -162,7 +163,7 @@ impl Transform<SPAN, SPAN> for OfPixels {
     }
 }
 
-/// `G`, of kernels.
+/// `G`, for kernels.
 pub(crate) struct OfKernels;
 
 impl Transform<3, SPAN> for OfKernels {
@@ -170,7 +171,7 @@ impl Transform<3, SPAN> for OfKernels {
     fn column<S: Simd>([a, b, c]: [Lanes<S>; 3]) -> [Lanes<S>; SPAN] {
         const NEAR_SCALE: f32 = 1.0 / (2.0 * NEAR_2 * (NEAR_2 - FAR_2));
         const FAR_SCALE: f32 = 1.0 / (2.0 * FAR_2 * (FAR_2 - NEAR_2));
-        // Scaled at the end: the powers of the points are exact, so the terms that cancel do so exactly.
+        // Scaled at the end: the powers of the points are exact, so that equal terms cancel exactly.
         let (near, far) = (a.plus(NEAR_2, c), a.plus(FAR_2, c));
         [
             a.times(1.0 / (NEAR_2 * FAR_2)),
@@ -183,7 +184,7 @@ impl Transform<3, SPAN> for OfKernels {
     }
 }
 
-/// `Aᵀ`, of sums.
+/// `Aᵀ`, for sums.
 pub(crate) struct OfSums;
 
 impl Transform<SPAN, SIDE> for OfSums {

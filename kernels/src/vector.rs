@@ -1,4 +1,4 @@
-//! Loops over slices: vectorised for this CPU and cut into fixed pieces for threads.
+//! Loops over slices: vectorised for this CPU, and cut into fixed blocks for threads.
 
 use std::marker::PhantomData;
 
@@ -7,20 +7,20 @@ use rayon::prelude::*;
 
 use super::Float;
 
-/// Elements per piece of work of an element-wise loop.
+/// Elements that one task of an element-wise loop processes.
 const CHUNK: usize = 16 * 1024;
-/// Sums run in this many independent lanes whatever the width of the CPU's registers: bits do not depend on it.
+/// Independent lanes of a sum. The number does not depend on the CPU's registers, so neither do the bits of a sum.
 const LANES: usize = 16;
-/// Elements summed in the element type before the sum moves to f64.
+/// Elements added in the element type before their sum is added to an f64 total.
 const BLOCK: usize = 1024;
 
-/// A loop over slices, named by a type: a function or closure as an argument may be left out of line by the compiler, and
-/// then runs with the narrowest instructions.
+/// A loop over slices, as a type: the compiler may leave a function or closure argument out of line, where it runs with
+/// the narrowest instructions.
 pub trait Loop<A> {
     /// The result of the loop.
     type Output;
 
-    /// The loop in the instructions of `simd`. Must be marked `#[inline(always)]`, and so must all that it calls.
+    /// Runs the loop with the instructions of `simd`. It and all that it calls must be marked `#[inline(always)]`.
     fn run<S: Simd>(simd: S, arguments: A) -> Self::Output;
 }
 
@@ -44,8 +44,8 @@ impl<A, L: Loop<A>> pulp::WithSimd for Call<L, A> {
     }
 }
 
-/// `f(first row, rows)` over pieces of a new matrix of `rows` rows of `width`, about 16384 elements at a time.
-/// Element-wise loops are those over rows of width 1.
+/// A new matrix of `rows` rows of `width` elements. `f(first row, rows)` fills it in blocks of about 16384 elements, in
+/// parallel. An element-wise loop uses rows of width 1.
 pub fn map_rows<T: Float>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut y = vec![T::ZERO; rows * width];
     if y.is_empty() {
@@ -65,7 +65,7 @@ pub fn sum<T: Float>(x: &[T], term: impl Fn(T) -> T) -> f64 {
 /// `Σ term(xᵢ, yᵢ)` in f64, in a fixed order.
 #[inline(always)]
 pub fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> f64 {
-    // A loop: the functions behind an iterator's `sum` may stay out of line, like closures.
+    // A `for` loop, because the functions behind an iterator's `sum` may stay out of line, like closures.
     let mut total = 0.0;
     for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
         total += block_sum(x, y, &term);
@@ -73,7 +73,7 @@ pub fn sum_of_products<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> 
     total
 }
 
-/// Replaces every `x` by `value(x)`; returns their sum in f64, in a fixed order.
+/// Replaces every `x` by `value(x)`; returns the sum of the new values in f64, in a fixed order.
 #[inline(always)]
 pub fn replace_and_sum<T: Float>(x: &mut [T], value: impl Fn(T) -> T) -> f64 {
     let mut total = 0.0;

@@ -1,7 +1,7 @@
-//! How fast the kernels are at the shapes of Stable Diffusion 1.5: `cargo bench -p catelier-numerics`.
+//! Speed of the kernels at the shapes of Stable Diffusion 1.5, on one thread: `cargo bench -p catelier-numerics`.
 //!
-//! Figures are per second of work that was counted, so that they compare with the CPU's peak; a kernel without
-//! products, such as upsampling, may count none and is one element then. One thread.
+//! Throughput is counted floating-point operations per second, to compare with the CPU's peak. A kernel without
+//! products, such as upsampling, counts as one element.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 
 mod cases;
@@ -15,16 +15,16 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 
 use cases::Case;
 
-/// Channels and side of the levels of the network.
+/// Channels and side of each level of the UNet.
 const LEVELS: [(usize, usize); 4] = [(320, 64), (640, 32), (1280, 16), (1280, 8)];
 
-/// Times a kernel forward, and its backward pass by itself.
+/// Times the forward pass of a kernel, and its backward pass alone.
 fn both(criterion: &mut Criterion, name: &str, case: &Case) {
     let loss = case.loss();
     let forward = || black_box(case.forward());
     let backward = || black_box(loss.backward().unwrap());
     let mut group = criterion.benchmark_group(format!("{name} {}", case.shape));
-    // The slow ones take a tenth of a second: samples of growing length would be most of the time.
+    // Slow kernels take a tenth of a second: samples of growing length would take most of the time.
     group.sampling_mode(SamplingMode::Flat);
     group.throughput(counted(&forward)).bench_function("forward", |bencher| bencher.iter(forward));
     group.throughput(counted(&backward)).bench_function("backward", |bencher| bencher.iter(backward));
@@ -37,7 +37,7 @@ fn counted<R>(work: &dyn Fn() -> R) -> Throughput {
     Throughput::Elements((work::flops() - before).max(1))
 }
 
-/// The same with weights of f32 and of bf16.
+/// Times a kernel with f32 weights and with bf16 weights.
 fn weighted(criterion: &mut Criterion, name: &str, case: impl Fn(DType) -> Case) {
     for dtype in [DType::F32, DType::BF16] {
         both(criterion, &format!("{name} {}", dtype.as_str()), &case(dtype));

@@ -1,7 +1,7 @@
 //! Runs one kernel a few times and nothing else, for programs that count instructions.
 //!
 //! ```text
-//! one_kernel                            what there is, a name and a shape on each line
+//! one_kernel                            lists the kernels, a name and a shape on each line
 //! one_kernel NAME forward|backward N    runs it N times, on one thread
 //! ```
 #![allow(clippy::unwrap_used, missing_docs, reason = "a measurement may panic")]

@@ -1,4 +1,4 @@
-//! Files that are either whole or not there.
+//! Files that are either complete or absent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
-/// Writes a file through a temporary sibling that is renamed when complete.
+/// Writes a file through a temporary sibling, which is renamed when it is complete.
 ///
-/// At every moment `path` holds either its old content or all of the new. That includes power loss: data and folder are
+/// At every moment, even after a power loss, `path` holds either its old or its new content: file and folder are
 /// synced. If `fill` fails or panics, the temporary file is removed and the old file stays. A symbolic link is
 /// followed, not replaced.
 ///
@@ -33,7 +33,7 @@ fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> 
     sibling.rename_to(&target)
 }
 
-/// A temporary file that removes itself unless it was renamed.
+/// A temporary file that is removed on drop unless it was renamed.
 struct Sibling {
     path: Option<PathBuf>,
 }
@@ -65,13 +65,13 @@ impl Sibling {
 impl Drop for Sibling {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // Nothing better can be done about a temporary file that will not go.
+            // An error is ignored: nothing else can remove the temporary file.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Makes the rename itself durable, where folders can be opened.
+/// Syncs the folder, so that the rename survives a power loss.
 #[cfg(unix)]
 fn sync_folder(target: &Path) -> io::Result<()> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());

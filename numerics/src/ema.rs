@@ -8,11 +8,12 @@ use crate::error::During;
 use crate::params::{Parameters, differing};
 use crate::{Error, Result};
 
-/// A slowly following copy of the parameters, kept in f32 (f64 for f64).
+/// An exponential moving average of the parameters, kept in f64 for f64 parameters and in f32 for all others.
 ///
-/// `average ← d · average + (1 − d) · parameter` with `d = min(decay, (1 + n) / (10 + n))` at update `n`, counted
-/// from 1: early averages follow quickly, so the starting point is soon forgotten (the warm-up of TensorFlow's
-/// `ExponentialMovingAverage`, as in diffusers' `EMAModel`).
+/// `average ← d · average + (1 − d) · parameter` with `d = min(decay, (1 + n) / (10 + n))` at update `n = 1, 2, …`.
+/// The first updates have a small `d`, so that the initial values lose their weight soon.
+///
+/// **Source** the warm-up of TensorFlow's `ExponentialMovingAverage`, as in diffusers' `EMAModel`.
 #[derive(Debug, Clone)]
 pub struct Ema {
     decay: f64,
@@ -21,7 +22,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Starts at the present values of `parameters`; `decay` is in `[0, 1)`.
+    /// Starts at the current values of `parameters`; `decay` is in `[0, 1)`.
     ///
     /// # Errors
     /// [`Error::Number`] if `decay` is outside its range.
@@ -37,10 +38,10 @@ impl Ema {
         Ok(Self { decay, updates: 0, average: parameters.iter().map(copy).collect::<Result<_>>()? })
     }
 
-    /// Moves the average towards the present values.
+    /// Updates the average with the current values of `parameters`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if `parameters` have other names or shapes than at the start.
+    /// [`Error::Mismatch`] if the names or shapes of `parameters` have changed since the start.
     pub fn update(&mut self, parameters: &Parameters) -> Result<()> {
         self.check(differing(&self.average, |name| parameters.get(name).map(|variable| variable.dims())))?;
         self.updates += 1;
@@ -59,12 +60,12 @@ impl Ema {
         &self.average
     }
 
-    /// Number of updates so far; with [`Ema::average`], all there is to save.
+    /// Number of updates; together with [`Ema::average`], the whole state to save.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// Continues from saved averages.
+    /// Restores saved averages and the number of updates.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the averages have other names or shapes than the parameters.
@@ -117,7 +118,7 @@ mod tests {
         let first = 1.0 - 2.0 / 11.0;
         assert!((value(&ema) - first).abs() < 1e-15);
         ema.update(&parameters).unwrap();
-        // 3 / 12 reaches the configured decay.
+        // At n = 2 the warm-up, 3 / 12, equals the configured decay.
         assert!((value(&ema) - (first * 0.25 + 0.75)).abs() < 1e-15);
     }
 

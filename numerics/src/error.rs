@@ -1,32 +1,32 @@
-//! What can go wrong on this floor, and what to do about it.
+//! The error type of this crate, with a hint for each error that the user can fix.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::tensor_file::FileError;
 
-/// The result of everything here that is not a plain tensor operation.
+/// The result of functions that return this crate's [`enum@Error`]; tensor operations return candle's.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure of this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be written; whatever stood at `path` before is untouched.
+    /// A file could not be written; an existing file at `path` is unchanged.
     #[error("cannot write `{path}`", path = path.display())]
     Write {
-        /// The file that was to be written.
+        /// The destination.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A tensor file could not be read or is not what it should be.
+    /// A tensor file could not be read or is invalid.
     #[error("cannot read tensor file `{name}`")]
     TensorFile {
-        /// Path of the file, or the name its bytes came with.
+        /// Path of the file, or the name given with its bytes.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: FileError,
     },
@@ -38,15 +38,15 @@ pub enum Error {
         /// Its element type.
         dtype: String,
     },
-    /// Trained parameters got no gradient, or one with NaN or infinity in it.
+    /// Trained parameters whose gradient is missing or contains NaN or infinity.
     #[error("{}", describe_gradients(missing, not_finite))]
     Gradients {
-        /// Parameters the loss does not reach, in order.
+        /// Parameters on which the loss does not depend, in order.
         missing: Vec<String>,
-        /// Parameters whose gradient holds NaN or infinity, in order.
+        /// Parameters whose gradient contains NaN or infinity, in order.
         not_finite: Vec<String>,
     },
-    /// Two sets of named tensors that must agree do not.
+    /// Names or shapes of two sets of tensors differ.
     #[error("{what}: expected the names and shapes of the parameters, differing: {}", list(names))]
     Mismatch {
         /// Which set differs, for example `optimizer state`.
@@ -54,17 +54,17 @@ pub enum Error {
         /// The names that are missing, unexpected or differently shaped.
         names: Vec<String>,
     },
-    /// A number is outside what the computation allows.
+    /// A value is outside its allowed range.
     #[error("{what}: expected {expected}, found `{found}`")]
     Number {
-        /// Name of the number.
+        /// Name of the value.
         what: &'static str,
-        /// The rule it must obey.
+        /// The allowed range.
         expected: &'static str,
-        /// Its value.
+        /// The value itself.
         found: f64,
     },
-    /// A statistic of no values was asked for.
+    /// A statistic of an empty list.
     #[error("{what} of no values")]
     NoValues {
         /// Name of the statistic.
@@ -75,10 +75,10 @@ pub enum Error {
     Term {
         /// Position of the term in the list.
         index: usize,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// An iteration did not settle; the input is at fault only if it is extreme.
+    /// An iteration did not converge, which only extreme inputs cause.
     #[error("singular value decomposition did not converge on a {rows} by {columns} matrix")]
     NotConverged {
         /// Rows of the matrix.
@@ -89,16 +89,16 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{what}")]
     Tensor {
-        /// What was being computed.
+        /// The operation, for example `updating parameter`.
         what: String,
-        /// What the tensor library said.
+        /// The tensor library's error.
         #[source]
         source: candle_core::Error,
     },
 }
 
 impl Error {
-    /// Advice on what to do next, where there is any.
+    /// Advice on how to fix the error, if there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Write { source, .. } => write_hint(source),
@@ -146,13 +146,13 @@ fn count(names: &[String]) -> String {
     }
 }
 
-/// All names in backticks: an error that hides offenders costs another run.
+/// All names in backticks; a list that is cut short would cost the user another run.
 fn list(names: &[String]) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
 }
 
-/// Says what was being computed when a tensor operation failed.
+/// Adds the name of the operation to a tensor error.
 pub(crate) trait During<T> {
     fn during(self, what: impl Into<String>) -> Result<T>;
 }

@@ -1,11 +1,11 @@
-//! Values that are NaN or infinite.
+//! A check for NaN and infinity.
 
 use candle_core::{DType, Result, Tensor};
 
 /// Whether every value of `tensor` is finite.
 ///
-/// A sum of the values cannot tell: it may overflow although each of them is finite. `x - x` is 0 for a finite `x` and
-/// NaN for any other.
+/// `x - x` is 0 for a finite `x` and NaN for any other. A sum of the values is no test: it may overflow although every
+/// value is finite.
 pub fn is_finite(tensor: &Tensor) -> Result<bool> {
     let zeros = tensor.sub(tensor)?.to_dtype(DType::F32)?;
     Ok(zeros.sum_all()?.to_scalar::<f32>()? == 0.0)

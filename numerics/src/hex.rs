@@ -1,6 +1,6 @@
-//! Bytes as text.
+//! Bytes as hexadecimal digits.
 
-/// `bytes` as two lower-case hexadecimal digits each: a SHA-256 sum becomes 64 digits.
+/// Two lower-case hexadecimal digits for each byte: a SHA-256 sum becomes 64 digits.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! Best low-rank approximation of a weighted sum of low-rank products, without forming the sum.
+//! Best low-rank approximation of a weighted sum of low-rank products; the sum is never formed.
 
 mod jacobi;
 
@@ -9,14 +9,14 @@ use self::jacobi::Decomposition;
 use crate::error::During;
 use crate::{Error, Result};
 
-/// One product of the sum: `weight · up · down`.
+/// One term of the sum: `weight · up · down`.
 #[derive(Debug, Clone)]
 pub struct LowRankTerm {
     /// `[out, r]`; the rank `r` may differ between terms.
     pub up: Tensor,
     /// `[r, in]`.
     pub down: Tensor,
-    /// Factor of the product.
+    /// The term's weight.
     pub weight: f64,
 }
 
@@ -27,18 +27,18 @@ pub struct Truncated {
     pub up: Tensor,
     /// `[rank, in]`, same element type: √σ times right singular vectors.
     pub down: Tensor,
-    /// All singular values of the sum that can differ from zero, descending; the first `rank` are kept.
+    /// The singular values of the sum, descending; at most as many as the ranks of the terms add up to.
     pub singular_values: Vec<f64>,
-    /// Share of the squared Frobenius norm that was cut off, in `[0, 1]`.
+    /// Fraction of the squared Frobenius norm that the truncation removes, in `[0, 1]`.
     pub discarded: f64,
 }
 
-/// The best approximation of rank `rank` to `Σ weight · up · down`, in f64.
+/// The best approximation of rank `rank` to `Σ weight · up · down`, computed in f64.
 ///
-/// The stacked factors are orthogonalised (`QR`), only the small core between them is decomposed: cost
-/// `O((out + in) · R²)` for ranks that sum to `R`. The sign of each pair of singular vectors makes the largest entry of
-/// the left one positive, so that results are unique. If `rank` exceeds the rank of the sum, the remaining columns and
-/// rows are zero.
+/// QR orthogonalises the stacked factors, so only the small core between them is decomposed: the cost is
+/// `O((out + in) · R²)`, where `R` is the sum of the ranks. The sign of each pair of singular vectors makes the largest
+/// entry of the left vector positive, so that results are unique. If `rank` exceeds the rank of the sum, the surplus
+/// columns and rows are zero.
 ///
 /// **Source** Eckart and Young, 1936; QR-then-SVD as in Halko, Martinsson and Tropp, arXiv 0909.4061, section 3.3.
 ///
@@ -64,7 +64,7 @@ pub fn low_rank_svd(terms: &[LowRankTerm], rank: usize) -> Result<Truncated> {
     })
 }
 
-/// `[out, R]` with the weights folded in, and `[in, R]`.
+/// The stacked `up` factors, `[out, R]`, times their weights, and the stacked `down` factors, `[in, R]`.
 fn stack(terms: &[LowRankTerm]) -> Result<(DMatrix<f64>, DMatrix<f64>)> {
     let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for (index, term) in terms.iter().enumerate() {
@@ -109,7 +109,7 @@ fn to_matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
 }
 
 fn to_tensor(matrix: &DMatrix<f64>, dtype: DType, device: &Device) -> Result<Tensor> {
-    // Column-major storage of the transpose is row-major storage of the matrix.
+    // The column-major storage of the transpose is the row-major storage of the matrix.
     let values = matrix.transpose().as_slice().to_vec();
     Tensor::from_vec(values, (matrix.nrows(), matrix.ncols()), &Device::Cpu)
         .and_then(|tensor| tensor.to_dtype(dtype)?.to_device(device))
@@ -129,7 +129,7 @@ fn decompose(core: &DMatrix<f64>) -> Result<Decomposition> {
     jacobi::decompose(core).ok_or(Error::NotConverged { rows, columns })
 }
 
-/// `[out, rank]` and `[in, rank]`, each component scaled by √σ on both sides.
+/// The factors `[out, rank]` and `[in, rank]`; √σ scales both sides of each component.
 fn assemble(
     left: &DMatrix<f64>,
     right: &DMatrix<f64>,
@@ -184,7 +184,7 @@ mod tests {
         to_matrix(&truncated.up).unwrap() * to_matrix(&truncated.down).unwrap()
     }
 
-    /// Singular values of a dense matrix, squared, by another algorithm.
+    /// Squared singular values of a dense matrix, by another algorithm.
     fn squared_singular_values(matrix: &DMatrix<f64>) -> Vec<f64> {
         let mut values = (matrix.transpose() * matrix).symmetric_eigenvalues().as_slice().to_vec();
         values.sort_by(|a, b| b.total_cmp(a));
@@ -194,8 +194,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// By Eckart and Young nothing of that rank comes closer than the tail of singular values, so what comes as
-        /// close is the truncated decomposition of the dense sum.
+        /// By Eckart and Young, the norm of the discarded singular values is the smallest error of any matrix of that
+        /// rank; an approximation with this error is the truncated decomposition of the dense sum.
         #[test]
         fn comes_as_close_as_any_matrix_of_that_rank_can(
             out in 1..20usize,
@@ -234,7 +234,7 @@ mod tests {
             let flat: Vec<f64> = values.concat();
             Tensor::from_vec(flat, (values.len(), values[0].len()), &Device::Cpu).unwrap()
         };
-        // 2 · e₁ f₁ᵀ + 5 · e₂ f₂ᵀ with unit vectors at angles.
+        // 2 · e₁ f₁ᵀ + 5 · e₂ f₂ᵀ, where the e and the f are orthonormal.
         let term = LowRankTerm {
             up: tensor(&[&[0.6, 0.8], &[-0.8, 0.6]]),
             down: tensor(&[&[2.0, 0.0, 0.0], &[0.0, 3.0, 4.0]]),

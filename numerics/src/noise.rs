@@ -1,8 +1,8 @@
-//! Replayable noise: every number is a function of (seed, stream, step, sample) and its position.
+//! Reproducible random values: each is a function of (seed, stream, step, sample) and its position.
 //!
-//! The bits are those of ChaCha12, whose 256-bit key is the four numbers side by side (little endian, the stream's
-//! name hashed by 64-bit FNV-1a). Normals come from Box and Muller's transform in f64 with portable functions, so the
-//! same bits appear on every machine, at any thread count and in any order of asking.
+//! The bits come from ChaCha12, whose 256-bit key is the four 64-bit values in order (little endian; the stream's name
+//! is hashed by 64-bit FNV-1a). Box and Muller's transform computes normals in f64 with portable functions, so that the
+//! bits are equal on every machine, at any number of threads and in any order of calls.
 
 mod hashed;
 
@@ -14,23 +14,23 @@ use crate::Result;
 use crate::error::During;
 pub use hashed::hashed_uniforms;
 
-/// What the randomness is for, so that two uses of one seed never share numbers.
+/// The purpose of a draw: two streams of one seed share no values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stream(pub &'static str);
 
-/// A seed, from which all noise of a run follows.
+/// The source of all random values of a run: a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise {
     seed: u64,
 }
 
 impl Noise {
-    /// The noise of `seed`.
+    /// The source with this `seed`.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// Standard normal f32 tensor of `shape` on `device`, drawn on the host.
+    /// A standard normal f32 tensor of `shape` on `device`, drawn on the host.
     ///
     /// Element `i` in row-major order is element `i` of [`Noise::normals`].
     pub fn normal(
@@ -46,7 +46,7 @@ impl Noise {
         Tensor::from_vec(values, shape, device).during("placing noise on the device")
     }
 
-    /// `count` standard normal numbers; a shorter draw is the beginning of a longer one.
+    /// `count` standard normal values; a shorter draw is a prefix of a longer one.
     pub fn normals(&self, stream: Stream, step: u64, sample: u64, count: usize) -> Vec<f32> {
         let mut bits = self.generator(stream, step, sample);
         let mut values = Vec::with_capacity(count + 1);
@@ -58,7 +58,7 @@ impl Noise {
         values
     }
 
-    /// `count` uniform numbers in `[0, 1)`, multiples of 2⁻⁵³; a shorter draw is the beginning of a longer one.
+    /// `count` uniform values in `[0, 1)`, multiples of 2⁻⁵³; a shorter draw is a prefix of a longer one.
     pub fn uniforms(&self, stream: Stream, step: u64, sample: u64, count: usize) -> Vec<f64> {
         let mut bits = self.generator(stream, step, sample);
         (0..count).map(|_| unit(&mut bits)).collect()
@@ -74,7 +74,7 @@ impl Noise {
     }
 }
 
-/// The 53 high bits of the next word as a number in `[0, 1)`.
+/// The 53 high bits of the next word as a value in `[0, 1)`.
 fn unit(bits: &mut ChaCha12Rng) -> f64 {
     (bits.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn normals_have_the_moments_of_the_normal_distribution() {
         let [mean, second, third, fourth] = moments(&Noise::new(7).normals(LATENTS, 3, 1, 200_000));
-        // Standard errors at this count: 0.0022, 0.0032, 0.0087, 0.022; five of each.
+        // Standard errors at this count: 0.0022, 0.0032, 0.0087, 0.022; each bound is five standard errors.
         assert!(mean.abs() < 0.011, "mean {mean}");
         assert!((second - 1.0).abs() < 0.016, "second moment {second}");
         assert!(third.abs() < 0.044, "third moment {third}");
@@ -166,6 +166,6 @@ mod tests {
         assert_eq!(values.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), FIRST_BITS);
     }
 
-    /// Computed by a second implementation, of ChaCha12 in Python.
+    /// The first bits, computed by an implementation of ChaCha12 in Python.
     const FIRST_BITS: [u32; 4] = [3_207_016_504, 3_187_045_294, 3_193_368_451, 1_072_715_859];
 }

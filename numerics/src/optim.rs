@@ -1,4 +1,4 @@
-//! AdamW with its state saved by name.
+//! AdamW, with its state saved by parameter name.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ const STEP: &str = "step";
 const FIRST_MOMENT: &str = "first_moment.";
 const SECOND_MOMENT: &str = "second_moment.";
 
-/// The constants of AdamW.
+/// Hyperparameters of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
     /// Decay of the running mean of gradients, in `[0, 1)`.
@@ -21,7 +21,7 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the denominator, ≥ 0.
     pub epsilon: f64,
-    /// Fraction of each parameter removed per step, in units of the learning rate, ≥ 0.
+    /// Weight decay: each step multiplies the parameter by `1 − learning rate · weight_decay`; ≥ 0.
     pub weight_decay: f64,
 }
 
@@ -36,7 +36,7 @@ impl Default for AdamWConfig {
 ///
 /// **Source** Loshchilov and Hutter, arXiv 1711.05101, in the order of operations of `torch.optim.AdamW`:
 /// `p ← p · (1 − lr · decay)`, `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`,
-/// `p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`. Moments are f32 whatever the parameters are (f64 for f64).
+/// `p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`. Moments are f64 for f64 parameters and f32 for all others.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -51,14 +51,14 @@ struct Moments {
 }
 
 impl Moments {
-    /// The same on the device of their parameter; restored ones are on the host until they are used.
+    /// The moments on the device of their parameter; restored moments stay on the host until the first step.
     fn on(&self, device: &Device) -> candle_core::Result<Self> {
         Ok(Self { first: self.first.to_device(device)?, second: self.second.to_device(device)? })
     }
 }
 
 impl AdamW {
-    /// An optimizer that has taken no step.
+    /// An optimizer before its first step.
     pub fn new(config: AdamWConfig) -> Self {
         Self { config, steps: 0, moments: BTreeMap::new() }
     }
@@ -68,11 +68,11 @@ impl AdamW {
         u64::from(self.steps)
     }
 
-    /// Moves every parameter once against its gradient.
+    /// Updates every parameter once with its gradient.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if a gradient is missing or has another shape, or if the restored state belongs to other
-    /// parameters; no parameter has changed then.
+    /// parameters; then no parameter has changed.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         self.step_at(parameters, gradients, |_| learning_rate)
     }
@@ -80,7 +80,7 @@ impl AdamW {
     /// [`step`](Self::step) with a learning rate for each parameter name: the parameter groups of `torch.optim`.
     ///
     /// # Errors
-    /// Those of [`step`](Self::step).
+    /// [`Error::Mismatch`] as in [`step`](Self::step).
     pub fn step_at(
         &mut self,
         parameters: &Parameters,
@@ -135,7 +135,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Everything needed to go on: `step`, and `first_moment.<name>` and `second_moment.<name>` of each parameter.
+    /// The optimizer's state: `step`, and `first_moment.<name>` and `second_moment.<name>` for each parameter.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let step = Tensor::new(self.steps, &Device::Cpu).expect("a number always fits on the host");
         let mut state = BTreeMap::from([(STEP.to_string(), step)]);
@@ -146,10 +146,10 @@ impl AdamW {
         state
     }
 
-    /// Continues from the tensors of [`AdamW::state`]. The next step checks that they fit the parameters.
+    /// Restores the state from the tensors of [`AdamW::state`]. The next step checks that they fit the parameters.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] names all tensors that are missing, unknown or unpaired; nothing has changed then.
+    /// [`Error::Mismatch`] names all tensors that are missing, unknown or unpaired; then the state has not changed.
     pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let steps = match state.get(STEP) {
             Some(step) => step.to_scalar::<u32>().during("reading the number of optimizer steps")?,
@@ -170,7 +170,7 @@ impl AdamW {
     }
 }
 
-/// The pair of moments that `key` is one of.
+/// The parameter name in `key`, a moment's key, with both moments of that parameter.
 fn moments_of<'a>(key: &'a str, state: &BTreeMap<String, Tensor>) -> Option<(&'a str, Moments)> {
     let name = key.strip_prefix(FIRST_MOMENT).or_else(|| key.strip_prefix(SECOND_MOMENT))?;
     let first = state.get(&format!("{FIRST_MOMENT}{name}"))?;

@@ -1,4 +1,4 @@
-//! Trainable parameters and their gradients: named, ordered, and checked.
+//! Trainable parameters and their gradients, by name.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use crate::error::During;
 use crate::finite::is_finite;
 use crate::{Error, Result};
 
-/// The variables that are trained, by name.
+/// The trained variables, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters(BTreeMap<String, Var>);
 
 impl Parameters {
-    /// An empty set.
+    /// Returns an empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a variable; returns the one that had the name before.
+    /// Adds a variable; returns the previous variable of that name, if any.
     pub fn insert(&mut self, name: impl Into<String>, variable: Var) -> Option<Var> {
         self.0.insert(name.into(), variable)
     }
@@ -39,7 +39,7 @@ impl Parameters {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,11 +49,11 @@ impl Parameters {
         self.0.values().map(|variable| variable.elem_count()).sum()
     }
 
-    /// Takes the gradient of every variable out of `store`, detached: a gradient that is kept with its graph keeps all
-    /// activations of the step alive.
+    /// Takes the gradient of every variable out of `store` and detaches it: a gradient that stays in the graph keeps
+    /// all activations of the step in memory.
     ///
     /// # Errors
-    /// [`Error::Gradients`] names every variable without a gradient or with NaN or infinity in it.
+    /// [`Error::Gradients`] names every variable whose gradient is missing or contains NaN or infinity.
     pub fn collect_gradients(&self, store: &GradStore) -> Result<Gradients> {
         let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, variable) in &self.0 {
@@ -78,14 +78,14 @@ impl FromIterator<(String, Var)> for Parameters {
     }
 }
 
-/// The sum of squares of each tensor, in the order of the names; f64, added up in row-major order.
+/// Sum of squares of each tensor, ordered by name; f64, added up in row-major order.
 fn squared_norms(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64>> {
     let mut norms = Vec::with_capacity(tensors.len());
     norms.extend(tensors.values().map_while(squared_norm_in_place));
     if norms.len() == tensors.len() { Ok(norms) } else { squared_norms_on_device(tensors) }
 }
 
-/// The sum of squares of an f32 tensor on the CPU whose values are contiguous, without a copy.
+/// Sum of squares of a contiguous f32 tensor on the CPU, without a copy.
 fn squared_norm_in_place(tensor: &Tensor) -> Option<f64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(values)) = &*storage else { return None };
@@ -93,8 +93,8 @@ fn squared_norm_in_place(tensor: &Tensor) -> Option<f64> {
     Some(values[start..end].iter().map(|value| f64::from(*value) * f64::from(*value)).sum())
 }
 
-/// The same sums by tensor operations. All of them come to the host in one copy: on a GPU every copy waits until the
-/// work queued before it is done.
+/// Sums of squares by tensor operations, ordered by name. One copy brings all sums to the host, because on a GPU every
+/// copy waits for the queued work.
 fn squared_norms_on_device(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64>> {
     let squared_norm = |(name, tensor): (&String, &Tensor)| {
         let sum = tensor.to_dtype(DType::F64).and_then(|values| values.sqr()?.sum_all());
@@ -109,12 +109,12 @@ fn squared_norms_on_device(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f64
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// Gradients by the names of their parameters; the tensors are detached.
+    /// Gradients by parameter name; the tensors are detached.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
     }
 
-    /// The gradient of that parameter.
+    /// The gradient of the parameter `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }
@@ -129,21 +129,21 @@ impl Gradients {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Euclidean norm of all gradients together.
+    /// Euclidean norm over the elements of all gradients.
     pub fn global_norm(&self) -> Result<f64> {
         Ok(squared_norms(&self.0)?.iter().sum::<f64>().sqrt())
     }
 
-    /// Names of the gradients that hold NaN or infinity, in order.
+    /// Names of the gradients that contain NaN or infinity, in order.
     fn not_finite(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for ((name, tensor), square) in self.0.iter().zip(squared_norms(&self.0)?) {
-            // Finite f64 values above 1e154 have squares that overflow: then the values are looked at one by one.
+            // The squares of finite f64 values above 1e154 overflow, so an infinite sum needs a check of the values.
             let finite = square.is_finite()
                 || is_finite(tensor).during(format!("looking for values of `{name}` that are not finite"))?;
             if !finite {
@@ -153,7 +153,7 @@ impl Gradients {
         Ok(names)
     }
 
-    /// Shrinks the gradients so that their global norm is at most `max_norm`; returns the norm before.
+    /// Scales the gradients so that their global norm is at most `max_norm`; returns the norm before scaling.
     ///
     /// **Source** `torch.nn.utils.clip_grad_norm_`: the factor is `max_norm / (norm + 1e-6)`, at most 1.
     pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
@@ -165,7 +165,7 @@ impl Gradients {
         Ok(norm)
     }
 
-    /// Adds `other` name by name; an empty set becomes a copy of `other`.
+    /// Adds the gradients of `other` to the gradients of the same name; an empty set becomes a copy of `other`.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the names or shapes differ.
@@ -197,7 +197,7 @@ impl Gradients {
     }
 }
 
-/// Names in `expected` for which `dims_of` gives no shape, or another one.
+/// Names in `expected` for which `dims_of` returns no shape or a different one.
 pub(crate) fn differing<'a>(
     expected: &BTreeMap<String, Tensor>,
     dims_of: impl Fn(&str) -> Option<&'a [usize]>,
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn huge_finite_gradients_are_finite() {
-        // The square of the first overflows in f32, that of the second in f64.
+        // The first square overflows in f32, the second in f64.
         let huge = [Tensor::new(&[3e38f32], &Device::Cpu), Tensor::new(&[1e200f64], &Device::Cpu)];
         for slope in huge.map(|tensor| tensor.unwrap()) {
             let variable = Var::zeros(1, slope.dtype(), &Device::Cpu).unwrap();

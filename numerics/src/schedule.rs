@@ -1,35 +1,35 @@
-//! How the learning rate changes over a run.
+//! Learning rate schedules.
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of the learning rate after warm-up.
+/// The curve of the learning rate after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Curve {
-    /// Stays at the base rate.
+    /// The base rate at every step.
     Constant,
-    /// Falls in a straight line to 0 at the last step.
+    /// Falls linearly to 0 at the last step.
     Linear,
     /// Falls along half a cosine to 0 at the last step.
     Cosine,
-    /// Falls along half a cosine `cycles` times, and jumps back to the base rate in between.
+    /// `cycles` half cosines from the base rate to 0; each cycle starts at the base rate again.
     CosineWithRestarts {
         /// Number of cycles, at least 1.
         cycles: u32,
     },
-    /// Falls to `end` at the last step as a power of the remaining time.
+    /// Falls to `end` at the last step, as a power of the remaining fraction of the run.
     Polynomial {
-        /// The exponent; 1 is a straight line.
+        /// The exponent; 1 is linear.
         power: f64,
         /// The rate at the last step, below the base rate.
         end: f64,
     },
 }
 
-/// The learning rate as a function of the step: a straight warm-up from 0, then a curve.
+/// The learning rate as a function of the step: linear warm-up from 0, then a curve.
 ///
 /// **Source** `diffusers.optimization.get_scheduler`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,14 +38,14 @@ pub struct LearningRate {
     pub curve: Curve,
     /// The rate at the end of warm-up.
     pub base: f64,
-    /// Steps from 0 to the base rate; 0 for none.
+    /// Number of warm-up steps; 0 for no warm-up.
     pub warmup_steps: usize,
-    /// Steps of the whole run, warm-up included.
+    /// Number of steps of the whole run, warm-up included.
     pub total_steps: usize,
 }
 
 impl LearningRate {
-    /// The rate used by optimizer step `step`, counted from 0.
+    /// The learning rate of optimizer step `step`, counted from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup_steps {
             return self.base * (step as f64 / self.warmup_steps as f64);

@@ -44,7 +44,7 @@ pub fn harmonic_mean(values: &[f64]) -> Result<f64> {
     Ok(values.len() as f64 / values.iter().map(|value| 1.0 / value).sum::<f64>())
 }
 
-/// Mean with the percentile bootstrap interval of 2000 resamples, a function of `values` and `seed`.
+/// The mean, with a percentile bootstrap interval of 2000 resamples; a function of `values` and `seed`.
 ///
 /// # Errors
 /// [`Error::NoValues`] for an empty list, [`Error::Number`] for a value that is not finite.
@@ -66,7 +66,7 @@ fn resampled_mean(values: &[f64], noise: &Noise, index: u64) -> f64 {
     drawn.sum::<f64>() / values.len() as f64
 }
 
-/// Linear interpolation between order statistics.
+/// The quantile at `fraction`, by linear interpolation between order statistics.
 fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     let position = fraction * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);

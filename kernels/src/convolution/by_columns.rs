@@ -1,4 +1,4 @@
-//! Any stride: the pixels under each tap are gathered into a matrix (`im2col`), and gradients scattered back.
+//! Convolutions with any stride: an im2col matrix gathers the pixels under each tap; gradients are scattered back.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ impl OnImages {
         let mut columns = vec![T::ZERO; depth * pixels];
         let (weight, dy) = (Matrix::new(weight, out_channels, depth), Matrix::new(dy, out_channels, pixels));
         multiply(MatrixMut::new(&mut columns, depth, pixels), Update::Replace, T::ONE, weight.t(), dy, Threads::All);
-        // Each input channel adds up its taps in order, so threads never meet.
+        // Each task owns one input channel and adds its taps in order, so that no two threads write one element.
         dx.par_chunks_mut(area(self.input).max(1)).enumerate().for_each(|(channel, dx)| {
             for tap in 0..self.of.taps() {
                 let row = &columns[(tap * in_channels + channel) * pixels..][..pixels];
@@ -47,7 +47,8 @@ impl OnImages {
         multiply(MatrixMut::new(dw, out_channels, depth), Update::Add, T::ONE, dy, columns.t(), Threads::All);
     }
 
-    /// `[kh, kw, in, oh, ow]`: for each tap and channel, the pixel under that tap at every output position.
+    /// The im2col matrix `[kh, kw, in, oh, ow]`: for each tap and channel, the pixel under that tap at every output
+    /// position.
     fn columns<T: Float>(&self, x: &[T]) -> Vec<T> {
         let (in_channels, pixels) = (self.of.in_channels, area(self.output));
         let mut columns = vec![T::ZERO; self.of.taps() * in_channels * pixels];
@@ -59,7 +60,7 @@ impl OnImages {
         columns
     }
 
-    /// Runs `f(index in the input, index in the output)` wherever the tap falls on the image and not on padding.
+    /// Calls `f(index in the input, index in the output)` wherever the tap lies on the image and not on padding.
     #[inline(always)]
     fn for_pixels(&self, tap: usize, mut f: impl FnMut(usize, usize)) {
         let Convolution { kernel, stride, padding, .. } = self.of;
@@ -73,7 +74,7 @@ impl OnImages {
         }
     }
 
-    /// Output positions along one side at which the tap falls on the image.
+    /// Output positions along one side at which the tap lies on the image.
     fn inside(&self, tap: usize, input: usize, output: usize) -> Range<usize> {
         let Convolution { stride, padding, .. } = self.of;
         let first = padding.saturating_sub(tap).div_ceil(stride);

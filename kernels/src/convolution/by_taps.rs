@@ -1,4 +1,4 @@
-//! Stride 1: one product per tap on the padded image, and no column matrix.
+//! Convolutions with stride 1: one product per tap on the padded image, without an im2col matrix.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ impl OnImages {
         });
     }
 
-    /// The same sum with the image of gradients, the taps in reverse, and their matrices transposed.
+    /// The sum over taps on the output's gradients, with the taps reversed and their matrices transposed.
     pub(super) fn input_gradient_by_taps<T: Float>(&self, dy: &[T], weight: &[T], dx: &mut [T]) {
         let Convolution { in_channels, out_channels, kernel, padding, .. } = self.of;
         let margins = (kernel.0 - 1 - padding, kernel.1 - 1 - padding);
@@ -26,7 +26,8 @@ impl OnImages {
         });
     }
 
-    /// The gradients in rows as wide as the padded image, zero in the surplus, times the image from each offset on.
+    /// For each tap, the product of the gradients with the padded image from the tap's offset on. The gradients lie in
+    /// rows as wide as the padded image, with zeros in the surplus.
     pub(super) fn add_weight_gradient_by_taps<T: Float>(&self, x: &[T], dy: &[T], dw: &mut [T]) {
         let Convolution { in_channels, out_channels, kernel, padding, .. } = self.of;
         let plane = Plane::padded(x, in_channels, self.input, (padding, padding));
@@ -47,7 +48,7 @@ impl OnImages {
 }
 
 impl Convolution {
-    /// The matrix `[out, in]` of one tap of a taps-first weight.
+    /// The matrix `[out, in]` of one tap in a taps-first weight.
     fn tap<'a, T>(&self, weight: &'a [T], tap: usize) -> Matrix<'a, T> {
         let row_stride = self.taps() * self.in_channels;
         let data = weight.get(tap * self.in_channels..).unwrap_or(&[]);
@@ -55,12 +56,12 @@ impl Convolution {
     }
 }
 
-/// Row and column of every tap, in the order of the weight.
+/// Row and column of every tap, in the weight's order.
 fn taps((height, width): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
     (0..height).flat_map(move |row| (0..width).map(move |column| (row, column)))
 }
 
-/// Channels of pixels with a margin of zeros.
+/// Image channels with a margin of zeros.
 struct Plane<'a, T: Float> {
     data: Cow<'a, [T]>,
     channels: usize,
@@ -84,7 +85,7 @@ impl<'a, T: Float> Plane<'a, T> {
         Self { data: Cow::Owned(data), channels, size }
     }
 
-    /// `count` pixels from `offset` on, channel by channel.
+    /// `count` pixels from `offset` on, for every channel.
     fn from(&self, offset: usize, count: usize) -> Matrix<'_, T> {
         let data = self.data.get(offset..).unwrap_or(&[]);
         Matrix::rows_apart(data, self.channels, count, area(self.size))
@@ -105,7 +106,7 @@ fn sum_over_taps<'a, T: Float>(
         return;
     }
     let row_width = plane.size.1;
-    // Up to the last pixel that counts; the surplus of the last row would lie beyond the plane.
+    // Ends at the last valid pixel, because the last row's surplus would lie beyond the plane.
     let count = (height - 1) * row_width + width;
     let mut surplus = Vec::new();
     let sums: &mut [T] = if row_width == width {

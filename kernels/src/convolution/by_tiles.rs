@@ -1,7 +1,7 @@
-//! 3 × 3 kernels and stride 1 in a quarter of the products: Winograd's F(4 × 4, 3 × 3), on any CPU.
+//! 3 × 3 convolutions with stride 1 in a quarter of the products: Winograd's F(4 × 4, 3 × 3), on any CPU.
 //!
-//! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 pixels `d` that the tile looks at;
-//! over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, 2016, sections 4.1 and 4.3).
+//! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 input pixels `d` of the
+//! tile. Over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, 2016, sections 4.1 and 4.3).
 
 use std::ops::Range;
 
@@ -12,33 +12,33 @@ use crate::transform::{LANES, OfKernels, OfPixels, OfSums, PLACES, SIDE, SPAN, T
 use crate::vector::{Loop, Simd, vectorized};
 use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
-/// Channels of the result that one task makes.
+/// Output channels of one task.
 const BLOCK: usize = 64;
-/// Elements of transformed pixels that are held at a time; at least those of [`FEWEST`] tiles.
+/// Elements of transformed pixels in memory at a time; at least those of [`FEWEST`] tiles.
 const BAND: usize = 2 << 20;
-/// Tiles that are worth the transforms of all kernels.
+/// Fewest tiles in a band: with fewer, transforming all kernels would cost too much.
 const FEWEST: usize = 64;
-/// Smallest side of a map, and smallest number of channels, for which filtering is faster.
+/// Smallest side of a map, and smallest number of channels, for which Winograd's method is faster.
 const SMALLEST: usize = 16;
 
-/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on `threads` threads, in addition to its padded input and
-/// its result, for one map of `pixels` pixels.
+/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on `threads` threads for one map of `pixels`
+/// pixels, in addition to its padded input and its result.
 pub fn scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize, threads: usize) -> usize {
     if inputs.min(outputs) < SMALLEST || pixels < SMALLEST * SMALLEST {
-        // Tap by tap: the result with margins.
+        // By taps: the result with its surplus.
         return size_of::<f32>() * outputs * pixels;
     }
     let tiles = pixels.div_ceil(SIDE * SIDE).min(band(inputs));
     size_of::<f32>() * PLACES * (inputs * tiles + threads * outputs.min(BLOCK) * (inputs + tiles))
 }
 
-/// Tiles that are transformed at a time, for pixels of `channels` channels.
+/// Tiles transformed at a time, for `channels` input channels.
 fn band(channels: usize) -> usize {
     (BAND / (PLACES * channels.max(1))).max(FEWEST)
 }
 
 impl OnImages {
-    /// Whether a convolution in this element type, to maps of this size, goes by tiles.
+    /// Whether Winograd's method is used for this element type and output maps of this size.
     pub(super) fn goes_by_tiles<T: Float>(&self, (height, width): (usize, usize)) -> bool {
         let Convolution { in_channels, out_channels, kernel, stride, padding } = self.of;
         let small = height.min(width).min(in_channels).min(out_channels) < SMALLEST;
@@ -58,7 +58,7 @@ impl OnImages {
     }
 }
 
-/// Taps-first kernels, as they are or transposed for the gradient of the input.
+/// Taps-first kernels, transposed for the gradient of the input.
 struct Kernels<'a> {
     weight: &'a [f32],
     of: Convolution,
@@ -66,7 +66,7 @@ struct Kernels<'a> {
 }
 
 impl Kernels<'_> {
-    /// Those that make the channels `made` of the result: `[out, place, in]`.
+    /// Transformed kernels for the output channels `made`: `[out, place, in]`, in the order of the weight's dimensions.
     fn transformed(&self, made: &Range<usize>) -> Vec<f32> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let (outs, ins) =
@@ -79,7 +79,8 @@ impl Kernels<'_> {
         transformed
     }
 
-    /// The matrix `[made, summed]` of one place of some that were [`transformed`](Self::transformed) for `count` channels.
+    /// The matrix `[made, summed]` at one place of kernels [`transformed`](Self::transformed) for `count` output
+    /// channels.
     fn place<'a>(&self, transformed: &'a [f32], count: usize, place: usize) -> Matrix<'a, f32> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let (outs, ins) = if self.transposed { (out_channels, count) } else { (count, in_channels) };
@@ -88,7 +89,7 @@ impl Kernels<'_> {
     }
 }
 
-/// The kernels from some inputs, `[tap, all inputs]`, to one output: `[place, input]`.
+/// Transforms the kernels from some input channels, `[tap, all inputs]`, to one output channel: `[place, input]`.
 struct TransformKernels;
 
 impl Loop<(&[f32], usize, &Range<usize>, bool, &mut [f32])> for TransformKernels {
@@ -111,13 +112,13 @@ impl Loop<(&[f32], usize, &Range<usize>, bool, &mut [f32])> for TransformKernels
     }
 }
 
-/// A map in a frame of zeros that holds whole tiles.
+/// A map in a frame of zeros that is a whole number of tiles.
 struct Tiled {
     data: Vec<f32>,
     channels: usize,
     /// Height and width of the frame.
     frame: (usize, usize),
-    /// Height and width of the result, and how many tiles lie below and beside each other.
+    /// Height and width of the result, and the number of tiles in each direction.
     output: (usize, usize),
     tiles: (usize, usize),
 }
@@ -153,7 +154,7 @@ impl Tiled {
         }
     }
 
-    /// Products at every place for `tiles` tiles: `[made, place, tile]`.
+    /// Products for `tiles` tiles at every place: `[made, place, tile]`.
     fn multiply(&self, kernels: &Kernels<'_>, spread: &[f32], made: Range<usize>, tiles: usize) -> Vec<f32> {
         let transformed = kernels.transformed(&made);
         let mut sums = vec![0.0; made.len() * PLACES * tiles];
@@ -166,7 +167,7 @@ impl Tiled {
         sums
     }
 
-    /// The pixels of some tiles, transformed: `[channel, place, tile]`.
+    /// Transformed pixels of a range of tiles: `[channel, place, tile]`.
     fn spread(&self, tiles: &Range<usize>) -> Vec<f32> {
         let mut spread = vec![0.0; self.channels * PLACES * tiles.len()];
         let channels = spread.par_chunks_mut(PLACES * tiles.len()).zip(self.data.par_chunks(area(self.frame)));
@@ -181,7 +182,7 @@ impl Tiled {
     }
 }
 
-/// Transforms the pixels of one channel, some tiles at a time.
+/// Transforms the pixels of one channel, a few tiles at a time.
 struct Spread;
 
 impl Loop<(&Tiled, &Range<usize>, &[f32], &mut [f32])> for Spread {
@@ -207,7 +208,7 @@ impl Loop<(&Tiled, &Range<usize>, &[f32], &mut [f32])> for Spread {
     }
 }
 
-/// The results of some tiles of one channel from the sums at their places.
+/// Computes the results of some tiles of one channel from the sums at their places.
 struct Gather;
 
 impl Loop<(&Tiled, &Range<usize>, &[f32], f32, &mut [f32])> for Gather {
@@ -245,7 +246,7 @@ mod tests {
         values.iter().map(|value| f64::from(*value)).collect()
     }
 
-    /// The largest difference over the typical result.
+    /// The largest difference divided by the typical size of a result.
     fn apart(found: &[f32], expected: &[f64]) -> f64 {
         assert_eq!(found.len(), expected.len());
         let largest = found.iter().zip(expected).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max);

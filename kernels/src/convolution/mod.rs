@@ -1,11 +1,11 @@
 //! Convolution as matrix products, with the gradients of its input and of its weight.
 //!
-//! Weights are *taps-first*: `[out, kh, kw, in]`, so that the matrix of one tap has adjacent input channels.
+//! Weights are *taps-first*: `[out, kh, kw, in]`, so that the matrix of one tap has contiguous input channels.
 //!
-//! With stride 1 no column matrix is built. The image is padded once; the whole output is then the sum over taps of
-//! (matrix of the tap) · (padded image from the tap's offset on), where rows of the result are as wide as the padded
-//! image and the surplus at the end of each row is dropped. Kernels of 3 × 3 on maps that are large enough are filtered tile by
-//! tile instead. Other strides gather columns (`im2col`) first.
+//! Three methods. With stride 1, no im2col matrix is built: the image is padded once, and the output is the sum over
+//! taps of (matrix of the tap) · (padded image from the tap's offset on). Rows of this result are as wide as the padded
+//! image; the surplus at the end of each row is dropped. For 3 × 3 kernels with stride 1 on large maps, Winograd's
+//! method needs a quarter of the products. Other strides gather columns (im2col) first.
 
 mod by_columns;
 mod by_taps;
@@ -31,7 +31,7 @@ pub struct Convolution {
     pub padding: usize,
 }
 
-/// A convolution of images of one size.
+/// A convolution with the sizes of its input and output images.
 #[derive(Debug, Clone, Copy)]
 pub struct OnImages {
     of: Convolution,
@@ -40,7 +40,7 @@ pub struct OnImages {
 }
 
 impl Convolution {
-    /// The convolution of images of `input` (height, width).
+    /// Sets the size of the input images, `input` (height, width).
     ///
     /// # Errors
     /// If the padded image is smaller than the kernel, or empty.
@@ -72,25 +72,25 @@ impl OnImages {
         self.output
     }
 
-    /// The window of the convolution over its input in [`frame`](Self::frame).
+    /// The window of the convolution, over the input in [`frame`](Self::frame).
     pub fn window(&self) -> Window {
         Window { kernel: self.of.kernel, stride: self.of.stride, output: self.output }
     }
 
-    /// The frame of the input: margins of zeros on every side.
+    /// The frame of the input: the image with margins of zeros.
     pub fn frame(&self) -> Frame {
         let (Convolution { padding, .. }, (height, width)) = (self.of, self.input);
         let origin = (padding as isize, padding as isize);
         Frame { size: (height + 2 * padding, width + 2 * padding), origin, spread: 1 }
     }
 
-    /// The window of the gradient: its sums over the output's gradients in [`backward_frame`](Self::backward_frame), with the
-    /// weight transposed, are the gradients of the input.
+    /// The window of the gradient: over the output's gradients in [`backward_frame`](Self::backward_frame), with the
+    /// transposed weight, it gives the gradients of the input.
     pub fn backward_window(&self) -> Window {
         Window { kernel: self.of.kernel, stride: 1, output: self.input }
     }
 
-    /// The frame of the output's gradients: `stride` pixels apart, with zeros between them and around them.
+    /// The frame of the output's gradients: they lie `stride` pixels apart, with zeros between and around them.
     pub fn backward_frame(&self) -> Frame {
         let Convolution { kernel, padding, stride, .. } = self.of;
         let origin = |kernel: usize| kernel as isize - 1 - padding as isize;
@@ -98,7 +98,7 @@ impl OnImages {
         Frame { size, origin: (origin(kernel.0), origin(kernel.1)), spread: stride }
     }
 
-    /// `y: [batch, out, oh, ow]` from `x: [batch, in, h, w]`.
+    /// The output `y: [batch, out, oh, ow]` for `x: [batch, in, h, w]`.
     pub fn forward<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>, batch: usize) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut y = vec![T::ZERO; batch * out_channels * area(self.output)];
@@ -116,7 +116,7 @@ impl OnImages {
         y
     }
 
-    /// `dx: [batch, in, h, w]` from `dy: [batch, out, oh, ow]`.
+    /// The gradient `dx: [batch, in, h, w]` for `dy: [batch, out, oh, ow]`.
     pub fn input_gradient<T: Float>(&self, dy: &[T], weight: &[T], batch: usize) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut dx = vec![T::ZERO; batch * in_channels * area(self.input)];
@@ -134,7 +134,7 @@ impl OnImages {
         dx
     }
 
-    /// Taps-first `dw: [out, kh, kw, in]`, summed over the batch.
+    /// The taps-first gradient `dw: [out, kh, kw, in]`, summed over the batch.
     pub fn weight_gradient<T: Float>(&self, x: &[T], dy: &[T]) -> Vec<T> {
         let Convolution { in_channels, out_channels, .. } = self.of;
         let mut dw = vec![T::ZERO; out_channels * self.of.taps() * in_channels];
@@ -149,14 +149,14 @@ impl OnImages {
         dw
     }
 
-    /// Whether the gradient of the input is a convolution by taps too: its padding must not be negative.
+    /// Whether the gradient of the input can be computed by taps: the padding of that convolution must not be negative.
     fn backward_goes_by_taps(&self) -> bool {
         let Convolution { kernel, stride, padding, .. } = self.of;
         stride == 1 && padding < kernel.0 && padding < kernel.1
     }
 }
 
-/// The images of a batch; none if they are empty.
+/// Splits a batch into images; an empty image gives none.
 fn images<T>(data: &[T], size: usize) -> std::slice::ChunksExact<'_, T> {
     data.chunks_exact(size.max(1))
 }

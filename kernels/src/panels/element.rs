@@ -1,4 +1,4 @@
-//! The element types of products: f32, or bf16 with sums in f32.
+//! The element types of packed products: f32, or bf16 with sums in f32.
 
 use half::bf16;
 
@@ -7,41 +7,42 @@ use super::vectors::{
 };
 use super::{PANEL, PANELS, PIXELS};
 
-/// Sums of a tile, pixel by pixel.
+/// Sums of a tile, by pixel and panel.
 pub(super) type Tile = [[[f32; PANEL]; PANELS]; PIXELS];
 
-/// Positions of a tile's pixels: `pixel · pitch + tap + channel` elements after the first.
+/// Positions of a tile's elements: `pixel · pitch + tap + channel` elements after the first.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub struct Walk<'a> {
     /// Elements from one pixel to the next.
     pub pitch: usize,
-    /// Elements from a pixel to the one under each tap.
+    /// Offset of each tap, in elements.
     pub taps: &'a [usize],
-    /// Channels, a multiple of [`Element::GROUP`].
+    /// Number of channels, a multiple of [`Element::GROUP`].
     pub channels: usize,
-    /// Whether the sums are added to the tile's values.
+    /// Whether the sums are added to the tile's old values.
     pub add: bool,
 }
 
 /// An element type of weights.
 pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
-    /// Neighbouring channels that one instruction multiplies and adds.
+    /// Adjacent channels that one instruction multiplies and adds.
     const GROUP: usize;
 
-    /// Whether this CPU has the instructions that fields of this type need. It does not look at
-    /// [`use_portable_kernels`](crate::cpu::use_portable_kernels): a layer keeps the kind it was made with.
+    /// Whether this CPU has the instructions for fields of this type. It ignores
+    /// [`use_portable_kernels`](crate::cpu::use_portable_kernels), because an existing layer keeps its kind.
     fn is_supported() -> bool;
 
     fn from_f32(value: f32) -> Self;
 
-    /// Element `place` of a group of [`GROUP`](Self::GROUP).
+    /// Element `place` of a group of [`GROUP`](Self::GROUP) elements.
     fn pick(group: &[Self], place: usize) -> f32;
 
-    /// Converts sixteen values.
+    /// Converts sixteen values from f32.
     fn convert(values: &[f32; 16], into: &mut [Self; 16]);
 
-    /// Turns `[channels / GROUP, outputs, GROUP]` into `[outputs / GROUP, channels, GROUP]`, 32 of each.
+    /// Transposes `[channels / GROUP, outputs, GROUP]` into `[outputs / GROUP, channels, GROUP]`, for 32 channels and
+    /// 32 outputs.
     fn transpose(square: &[[Self; PANEL]; PANEL], transposed: &mut [[Self; PANEL]; PANEL]);
 
     /// `tile[pixel][panel][output] = Σ x · panel`, or `+=`, for the first `N` pixels and `P` panels.
@@ -61,7 +62,7 @@ pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
 /// [`Element::tile`] for up to [`PIXELS`] pixels.
 ///
 /// # Safety
-/// As there.
+/// As for [`Element::tile`].
 #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
 #[inline(always)]
 pub(super) unsafe fn tile<E: Element, const P: usize>(
@@ -134,7 +135,7 @@ impl Element for bf16 {
         bf16::from_f32(value)
     }
 
-    /// From the whole pair: a load of one element would cross cache lines.
+    /// Reads the whole pair, because loads of single elements would cross cache lines.
     #[inline(always)]
     fn pick(group: &[Self], place: usize) -> f32 {
         let pair = u32::from(group[0].to_bits()) | u32::from(group[1].to_bits()) << 16;

@@ -1,4 +1,4 @@
-//! The left operand: pixels with adjacent channels.
+//! The left operand of a packed product: pixels with contiguous channels.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,21 +8,21 @@ use rayon::prelude::*;
 use super::Element;
 use super::vectors::transpose;
 
-/// Side of the squares in which maps are transposed: sixteen elements of f32 are one cache line.
+/// Side of the squares in which maps are transposed: sixteen f32 are one cache line.
 const SQUARE: usize = 16;
 
-/// Pixels `[batch, height, width, channels]`, margins of zeros included.
+/// Pixels `[batch, height, width, channels]`, including margins of zeros.
 #[derive(Debug)]
 pub struct Field<'a, E: Clone> {
     pub(super) data: Cow<'a, [E]>,
     pub(super) batch: usize,
     pub(super) size: (usize, usize),
-    /// A multiple of [`Element::GROUP`].
+    /// Number of channels, a multiple of [`Element::GROUP`].
     pub(super) channels: usize,
 }
 
 impl<'a, E: Element> Field<'a, E> {
-    /// Tokens `x: [batch · height · width, channels]` as pixels, in samples of `size` (height, width).
+    /// Converts tokens `x: [batch · height · width, channels]` to pixels, with samples of `size` (height, width).
     ///
     /// # Panics
     /// On a CPU without the instructions for `E`.
@@ -39,7 +39,7 @@ impl<'a, E: Element> Field<'a, E> {
         Self { data: Cow::Owned(data), batch: rows / (size.0 * size.1).max(1), size, channels: padded }
     }
 
-    /// Maps `x: [batch, channels, height, width]` in a frame of zeros.
+    /// Converts maps `x: [batch, channels, height, width]` to pixels in a frame of zeros.
     ///
     /// # Panics
     /// On a CPU without the instructions for `E`.
@@ -62,25 +62,25 @@ impl<'a, E: Element> Field<'a, E> {
     }
 }
 
-/// How a map lies in its field.
+/// The position of a map in its field.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
     /// Height and width of the field.
     pub size: (usize, usize),
-    /// Where the map's first pixel lies; pixels outside the field are left out.
+    /// Position of the map's first pixel; pixels outside the field are left out.
     pub origin: (isize, isize),
-    /// From one pixel of the map to the next.
+    /// Distance in the field between adjacent pixels of the map.
     pub spread: usize,
 }
 
 impl Frame {
-    /// The row of the map, of `height` rows, that lies in `row` of the field.
+    /// The row of the map, which has `height` rows, that lies in row `row` of the field.
     fn source_row(&self, row: usize, height: usize) -> Option<usize> {
         let below = usize::try_from(row as isize - self.origin.0).ok()?;
         (below % self.spread == 0 && below / self.spread < height).then_some(below / self.spread)
     }
 
-    /// The columns of the map, of `width` columns, that lie in the field.
+    /// The columns of the map, which has `width` columns, that lie in the field.
     fn source_columns(&self, width: usize) -> Range<usize> {
         let hidden = usize::try_from(-self.origin.1).unwrap_or(0).div_ceil(self.spread);
         let end = usize::try_from(self.size.1 as isize - self.origin.1).unwrap_or(0).div_ceil(self.spread).min(width);
@@ -89,13 +89,13 @@ impl Frame {
 }
 
 impl<'a> Field<'a, f32> {
-    /// Tokens `x: [batch · height · width, channels]` as they lie, in samples of `size` (height, width).
+    /// Borrows tokens `x: [batch · height · width, channels]` without a copy, with samples of `size` (height, width).
     pub fn borrowed(x: &'a [f32], channels: usize, size: (usize, usize)) -> Self {
         Self { data: Cow::Borrowed(x), batch: x.len() / (channels * size.0 * size.1).max(1), size, channels }
     }
 }
 
-/// One line of every channel's map.
+/// One line of the map of every channel.
 struct Line<'a> {
     source: &'a [f32],
     plane: usize,
@@ -103,7 +103,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// To pixels `pitch` apart.
+    /// Writes the line as pixels that begin `pitch` elements apart.
     fn transpose<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
         if columns.len() < SQUARE {
             return self.transpose_one_by_one(channels, columns, pixels, pitch);
@@ -111,7 +111,7 @@ impl Line<'_> {
         self.transpose_in_squares(channels, columns, pixels, pitch);
     }
 
-    /// Maps of lines this short fit the cache in any order of reading.
+    /// For short lines, whose maps fit the cache in any order of reading.
     fn transpose_one_by_one<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
         for (pixel, column) in columns.enumerate() {
             let channels_of_pixel = self.source[self.start + column..].iter().step_by(self.plane);
@@ -121,7 +121,7 @@ impl Line<'_> {
         }
     }
 
-    /// A map's cache line is read whole, whatever the distance between maps.
+    /// In squares, because each cache line of a map is then read once, whatever the distance between maps.
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn transpose_in_squares<E: Element>(&self, channels: usize, columns: Range<usize>, pixels: &mut [E], pitch: usize) {
         let (mut square, mut transposed) = ([[0.0f32; SQUARE]; SQUARE], [[0.0f32; SQUARE]; SQUARE]);
@@ -146,7 +146,7 @@ impl Line<'_> {
     }
 }
 
-/// Copies at most a square's line; a whole one without a call.
+/// Copies up to one line of a square; a whole line is copied without a call.
 #[inline(always)]
 pub(super) fn copy<E: Copy>(into: &mut [E], from: &[E]) {
     match (<&mut [E; SQUARE]>::try_from(&mut *into), <&[E; SQUARE]>::try_from(from)) {

@@ -1,4 +1,4 @@
-//! The result of a product, and the values that it is added to.
+//! The result of a packed product, and the values to which the product is added.
 
 use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -8,7 +8,7 @@ use super::vectors::transpose;
 use super::{Job, PANEL, Window};
 use crate::transform::SIDE as TILE;
 
-/// How results lie in memory.
+/// Layout of the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// `[batch, height, width, channels]`.
@@ -17,23 +17,23 @@ pub enum Order {
     Planes,
 }
 
-/// The values that a product is added to, in this order.
+/// The values to which a product is added, in the order of the fields.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a, T> {
     /// `[channels]`.
     pub bias: Option<&'a [T]>,
     /// `[batch, channels]`.
     pub shift: Option<&'a [T]>,
-    /// In the shape and the order of the result.
+    /// In the shape and the layout of the result.
     pub residual: Option<&'a [T]>,
 }
 
 impl<T> Start<'_, T> {
-    /// The product alone.
+    /// Nothing to add: the product alone.
     pub const ZERO: Self = Self { bias: None, shift: None, residual: None };
 }
 
-/// A result of `channels` for each pixel of `size` (height, width).
+/// The result: `channels` values for each pixel of `size` (height, width).
 pub(super) struct Output<'a> {
     channels: usize,
     size: (usize, usize),
@@ -43,7 +43,7 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// For `batch` samples; nothing is written yet.
+    /// A result for `batch` samples, not yet written.
     pub(super) fn new(batch: usize, channels: usize, job: Job<'a>) -> Self {
         let Job { window: Window { output: size, .. }, start, order, .. } = job;
         Self { channels, size, start, order, results: Results::of(batch * size.0 * size.1 * channels) }
@@ -53,13 +53,13 @@ impl<'a> Output<'a> {
         self.size
     }
 
-    /// Panels of outputs.
+    /// Number of panels of outputs.
     pub(super) fn panels(&self) -> usize {
         self.channels.div_ceil(PANEL)
     }
 
-    /// Writes the sums of panel `panel` for neighbouring pixels of `line` (of all samples) from `column` on, on top of what
-    /// is there to start from. Every pixel of every panel must be written by exactly one task.
+    /// Writes the start values plus the sums of panel `panel`, for adjacent pixels of `line` (counted over all samples)
+    /// from `column` on. Exactly one task must write every pixel of every panel.
     pub(super) fn write(&self, panel: usize, (line, column): (usize, usize), pixels: &[&[f32; PANEL]]) {
         let place = (line / self.size.0, line % self.size.0, column);
         match (self.order, pixels) {
@@ -75,8 +75,8 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// [`write`](Self::write), with the same duty, for a tile whose first result is at `row` and `column` of `sample`, as far as it
-    /// is inside.
+    /// [`write`](Self::write), under the same rule, for a tile whose first result is at `row` and `column` of `sample`;
+    /// pixels outside the result are left out.
     pub(super) fn write_tile(
         &self,
         panel: usize,
@@ -93,7 +93,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Turns outputs that lie side by side into maps.
+    /// Writes a tile that lies inside the result, with pixels transposed into maps.
     #[expect(unsafe_code, reason = "vector instructions, where there are any")]
     fn write_whole_tile(&self, panel: usize, (sample, row, column): (usize, usize, usize), pixels: &[[f32; PANEL]]) {
         let (mut square, mut transposed) = ([[0.0; TILE * TILE]; TILE * TILE], [[0.0; TILE * TILE]; TILE * TILE]);
@@ -127,7 +127,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Neighbouring channels, from `first` on, of a pixel of all samples.
+    /// Writes adjacent channels, from `first` on, of one pixel (counted over all samples).
     #[inline(always)]
     fn write_token<const N: usize>(&self, (sample, pixel): (usize, usize), first: usize, sums: [f32; N]) {
         let Start { bias, shift, residual } = self.start;
@@ -138,7 +138,7 @@ impl<'a> Output<'a> {
         self.results.write(at, values);
     }
 
-    /// The same pixels of each output.
+    /// Writes adjacent pixels of each output of a panel.
     #[inline(always)]
     fn write_runs<const N: usize>(&self, panel: usize, place: (usize, usize, usize), pixels: [&[f32; PANEL]; N]) {
         for (output, channel) in self.channels_of(panel).enumerate() {
@@ -146,7 +146,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Neighbouring pixels of a channel's map.
+    /// Writes adjacent pixels of one channel's map.
     #[inline(always)]
     fn write_run<const N: usize>(&self, channel: usize, (sample, row, column): (usize, usize, usize), sums: [f32; N]) {
         let Start { bias, shift, residual } = self.start;
@@ -159,7 +159,7 @@ impl<'a> Output<'a> {
         self.results.write(at, values);
     }
 
-    /// The whole result, once every pixel of every panel has been written.
+    /// The whole result. Every pixel of every panel must have been written.
     pub(super) fn finish(self) -> Vec<f32> {
         self.results.finish()
     }
@@ -170,18 +170,19 @@ fn add(values: &mut [f32], more: Option<&[f32]>) {
     values.iter_mut().zip(more.unwrap_or(&[])).for_each(|(value, more)| *value += more);
 }
 
-/// Elements that several tasks write: each task its own, and together every element once.
+/// Elements that tasks write in parallel: each element is written by exactly one task.
 struct Results(Vec<Cell>);
 
 #[repr(transparent)]
 struct Cell(UnsafeCell<MaybeUninit<f32>>);
 
 #[expect(unsafe_code, reason = "tasks write disjoint elements of one result")]
-// SAFETY: a cell is only written by the one task that it belongs to, and not read before all tasks have ended.
+// SAFETY: only one task writes a cell, and nothing reads it before all tasks have ended.
 unsafe impl Sync for Cell {}
 
 impl Results {
-    /// Room for `len` elements, not initialised: zeros that every task overwrites would cost another pass over memory.
+    /// Room for `len` uninitialised elements: zeros would cost another pass over memory, and every element is
+    /// overwritten.
     #[expect(unsafe_code, reason = "cells need not be initialised")]
     fn of(len: usize) -> Self {
         let mut cells = Vec::with_capacity(len);
@@ -190,7 +191,7 @@ impl Results {
         Self(cells)
     }
 
-    /// Writes `values` from `at` on.
+    /// Writes `values` from index `at` on.
     #[expect(unsafe_code, reason = "tasks write disjoint elements of one result")]
     #[inline(always)]
     fn write<const N: usize>(&self, at: usize, values: [f32; N]) {

@@ -1,4 +1,4 @@
-//! Weights in the order in which they are multiplied.
+//! Packed weights, in the order in which the inner loop reads them.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -8,24 +8,24 @@ use rayon::prelude::*;
 use super::vectors::detects_wide_vectors;
 use super::{Element, PANEL};
 
-/// A weight of no more bytes is kept transposed too: small weights belong to small models, where turning one costs as
-/// much as multiplying by it.
+/// Bytes of the largest weight that is kept transposed too: small weights belong to small models, where transposing a
+/// weight costs as much as multiplying by it.
 pub const KEPT_TRANSPOSED: usize = 2 << 20;
 
-/// Elements that begin at a multiple of 64 bytes, so that no load crosses a cache line.
+/// Elements at a multiple of 64 bytes, so that no load crosses a cache line.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block<E>(pub(super) [E; PANEL]);
 
-// Of two bytes or four each, or blocks would have gaps between them.
+// Elements of two or four bytes; other sizes would leave gaps between blocks.
 const _: () = assert!(size_of::<Block<f32>>() == 128 && size_of::<Block<half::bf16>>() == 64);
 
-/// A weight `[out, taps, in]` as panels of 32 outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing
-/// outputs and channels are zeros.
+/// A weight `[out, taps, in]` as panels of 32 outputs, each `[taps, in / GROUP, PANEL, GROUP]`; missing outputs and
+/// channels are zeros.
 #[derive(Debug)]
 pub struct Packed<E> {
     blocks: Vec<Block<E>>,
-    /// All transposed panels, from the first backward pass on, of a weight small enough.
+    /// All transposed panels of a small weight; computed by the first backward pass.
     transposed: OnceLock<Vec<Block<E>>>,
     out_channels: usize,
     taps: usize,
@@ -33,11 +33,11 @@ pub struct Packed<E> {
 }
 
 impl<E: Element> Packed<E> {
-    /// From `weight: [out, taps, in]`, given as a function of the index.
+    /// Packs `weight: [out, taps, in]`, given as a function of the index.
     ///
     /// # Panics
-    /// On a CPU without 512-bit vectors, see [`has_wide_vectors`](super::has_wide_vectors). Weights of bf16 can be packed there
-    /// even without instructions for products of bf16: [`winograd`](super::winograd()) multiplies in f32.
+    /// On a CPU without 512-bit vectors, see [`has_wide_vectors`](super::has_wide_vectors). bf16 weights can be packed
+    /// there even without bf16 instructions, because [`winograd`](super::winograd()) multiplies in f32.
     pub fn new((out_channels, taps, in_channels): (usize, usize, usize), weight: impl Fn(usize) -> f32 + Sync) -> Self {
         assert!(detects_wide_vectors(), "panels need 512-bit vectors");
         let mut this = Self { blocks: Vec::new(), transposed: OnceLock::new(), out_channels, taps, in_channels };
@@ -58,7 +58,7 @@ impl<E: Element> Packed<E> {
         this
     }
 
-    /// The weight again, `[out, taps, in]`.
+    /// The unpacked weight, `[out, taps, in]`.
     #[cfg(test)]
     fn unpack(&self) -> Vec<f32> {
         (0..self.out_channels).flat_map(|output| self.row(output)).collect()
@@ -75,13 +75,13 @@ impl<E: Element> Packed<E> {
         })
     }
 
-    /// Squared norm of the weights of each output, `[out]`.
+    /// Squared norm of each output's weights, `[out]`.
     pub fn squared_norms(&self) -> Vec<f64> {
         let squared_norm = |output| self.row(output).map(|weight| f64::from(weight).powi(2)).sum();
         (0..self.out_channels).into_par_iter().map(squared_norm).collect()
     }
 
-    /// Channels of the result and of the left operand.
+    /// Number of channels of the result and of the left operand.
     pub(super) fn sizes(&self, direction: Direction) -> (usize, usize) {
         match direction {
             Direction::Forward => (self.out_channels, self.in_channels),
@@ -101,13 +101,13 @@ impl<E: Element> Packed<E> {
         self.taps * self.padded_channels()
     }
 
-    /// Panel `index` as it is kept.
+    /// Panel `index` of the weight.
     pub(super) fn panel(&self, index: usize) -> Panel<'_, E> {
         let size = self.blocks_per_panel();
         Panel(Cow::Borrowed(&self.blocks[index * size..][..size]))
     }
 
-    /// Panel `index` of the weight `[in, reversed taps, out]`.
+    /// Panel `index` of the transposed weight, `[in, reversed taps, out]`.
     pub(super) fn transposed_panel(&self, index: usize) -> Panel<'_, E> {
         if size_of_val(self.blocks.as_slice()) > KEPT_TRANSPOSED {
             return Panel(Cow::Owned(self.transpose(index)));
@@ -137,7 +137,7 @@ impl<E: Element> Packed<E> {
     }
 }
 
-/// Which block, and where in it, holds element `depth` of output `output` of a panel.
+/// Index of the block, and the index in it, of element `depth` (tap and channel) of output `output` of a panel.
 fn position<E: Element>(depth: usize, output: usize) -> (usize, usize) {
     let place = (depth / E::GROUP * PANEL + output) * E::GROUP + depth % E::GROUP;
     (place / PANEL, place % PANEL)
@@ -170,26 +170,26 @@ impl<E> Block<E> {
     }
 }
 
-/// The weight as it is, or transposed for the gradient of the input.
+/// Whether a product uses the weight or its transpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// The product of the forward pass.
+    /// The weight, for the forward pass.
     Forward,
-    /// The gradient of the input.
+    /// The transpose, for the gradient of the input.
     Backward,
 }
 
-/// The panels of a weight or of its transposed self.
+/// The panels of a weight or of its transpose.
 pub(super) enum Panels<'a, E: Clone + 'static> {
     Kept(&'a Packed<E>),
-    /// Made when they are used.
+    /// Transposed at each use.
     Transposing(&'a Packed<E>),
-    /// Made before, because they are used several times.
+    /// Transposed once, because each is used several times.
     Transposed(Vec<Panel<'a, E>>),
 }
 
 impl<'a, E: Element> Panels<'a, E> {
-    /// Those of `weight`, of which each is used once or `often`.
+    /// The panels of `weight`; `often` says that each is used several times.
     pub(super) fn of(weight: &'a Packed<E>, direction: Direction, often: bool) -> Self {
         let all = || (0..weight.in_channels.div_ceil(PANEL)).into_par_iter();
         match direction {
@@ -222,7 +222,7 @@ impl<E: Element> Panel<'_, E> {
         self.0.len() * PANEL
     }
 
-    /// Element `depth` (tap and channel) of all outputs.
+    /// Element `depth` (tap and channel) of all outputs of the panel.
     #[inline(always)]
     pub(super) fn outputs(&self, depth: usize) -> [f32; PANEL] {
         let (mut outputs, blocks) = ([0.0; PANEL], &self.0[depth / E::GROUP * E::GROUP..][..E::GROUP]);

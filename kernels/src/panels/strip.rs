@@ -1,4 +1,4 @@
-//! Products of small dense matrices that lie in the cache: nothing is packed.
+//! Products of small dense matrices that lie in the cache; nothing is packed.
 
 use half::bf16;
 
@@ -6,7 +6,7 @@ use super::vectors::{has_bf16_instructions, has_wide_vectors, pair_rows, round_r
 use crate::work::count_product;
 use crate::{Float, Matrix, MatrixMut, Threads, Update, multiply};
 
-/// Rows of adjacent elements that begin `pitch` apart.
+/// Contiguous rows that begin `pitch` elements apart.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(super) struct Rows<P> {
@@ -14,23 +14,22 @@ pub(super) struct Rows<P> {
     pub(super) pitch: usize,
 }
 
-/// How the sums of a strip are stored.
+/// How a strip stores its sums.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the inner loops of x86-64 alone"))]
 pub(super) struct Style {
     pub(super) scale: f32,
-    /// Whether they are added to the old values.
+    /// Whether the sums are added to the old values.
     pub(super) add: bool,
-    /// Which columns of the last register exist.
+    /// The valid columns of the last register, as a bit mask.
     pub(super) mask: u16,
 }
 
-/// Rows and columns that are summed at a time: 24 of the 32 registers.
+/// Rows and columns summed at a time: 24 of the 32 vector registers.
 const ROWS: usize = 6;
 const COLUMNS: usize = 64;
 
-/// The same as [`multiply`] on the calling thread, for matrices whose rows are of adjacent elements and whose `b` stays
-/// in the cache.
+/// [`multiply`] on the calling thread, for matrices with contiguous rows where `b` stays in the cache.
 pub fn multiply_in_cache<T: Float>(
     result: MatrixMut<'_, T>,
     update: Update,
@@ -53,17 +52,17 @@ pub fn multiply_in_cache<T: Float>(
     in_strips(c, (scale.to_f64() as f32, update), a, b, depth);
 }
 
-/// Rows of bf16, to be multiplied from the left; an odd number of columns is filled up with zeros.
+/// Rows of bf16, the left factor of a product; an odd number of columns is padded with zeros.
 #[derive(Debug)]
 pub struct RoundedRows {
     data: Vec<bf16>,
     rows: usize,
-    /// Pairs in a row.
+    /// Number of pairs in a row.
     depth: usize,
 }
 
 impl RoundedRows {
-    /// `rows` rounded; only where there are [bf16 instructions](super::has_bf16_instructions).
+    /// Rounds `rows`; only for CPUs with [bf16 instructions](super::has_bf16_instructions).
     #[expect(unsafe_code, reason = "vector instructions")]
     pub fn new(rows: Matrix<'_, f32>) -> Self {
         assert!(has_bf16_instructions(), "bf16 instructions");
@@ -78,7 +77,7 @@ impl RoundedRows {
     }
 }
 
-/// Pairs of rows of bf16, to be multiplied from the right: `[rows / 2, columns, 2]`; an odd last row has zeros beside it.
+/// Pairs of bf16 rows, the right factor of a product: `[rows / 2, columns, 2]`; an odd last row is paired with zeros.
 #[derive(Debug, Clone)]
 pub struct RoundedPairs {
     data: Vec<[bf16; 2]>,
@@ -87,7 +86,7 @@ pub struct RoundedPairs {
 }
 
 impl RoundedPairs {
-    /// `rows` rounded; only where there are [bf16 instructions](super::has_bf16_instructions).
+    /// Rounds `rows`; only for CPUs with [bf16 instructions](super::has_bf16_instructions).
     #[expect(unsafe_code, reason = "vector instructions")]
     pub fn new(rows: Matrix<'_, f32>) -> Self {
         assert!(has_bf16_instructions(), "bf16 instructions");
@@ -103,8 +102,8 @@ impl RoundedPairs {
     }
 }
 
-/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32. It takes the first columns and
-/// the first rows of `b`: those that the result and `a` have.
+/// `result = scale · a · b`, or `result += scale · a · b`, with sums in f32. `b` may be larger than needed: the product
+/// uses its first columns and rows, as many as the result and `a` have.
 pub fn multiply_rounded(result: MatrixMut<'_, f32>, update: Update, scale: f32, a: &RoundedRows, b: &RoundedPairs) {
     assert!(result.rows == a.rows && a.depth <= b.depth && result.columns <= b.columns, "shape of the product");
     count_product(a.rows, result.columns, 2 * a.depth);
@@ -114,19 +113,19 @@ pub fn multiply_rounded(result: MatrixMut<'_, f32>, update: Update, scale: f32, 
     in_strips(result, (scale, update), left, right, a.depth);
 }
 
-/// A factor of a product and the distance of its rows.
+/// A factor of a product and the distance between its rows.
 #[derive(Clone, Copy)]
 struct Factor<'a, E> {
     data: &'a [E],
     pitch: usize,
 }
 
-/// The operand of one lane of a multiplying instruction: an f32, or a pair of bf16.
+/// One lane of a multiplying instruction: an f32, or a pair of bf16.
 trait Lane: Copy {
-    /// The strip of `N` rows and `V` registers.
+    /// Multiplies a strip of `N` rows and `V` registers.
     ///
     /// # Safety
-    /// The CPU has the instructions, and the pointers reach the rows.
+    /// The CPU has the instructions, and the pointers are valid for all rows.
     #[expect(unsafe_code, reason = "vector instructions on pointers")]
     unsafe fn strip<const N: usize, const V: usize>(
         a: Rows<*const Self>,
@@ -159,7 +158,7 @@ macro_rules! lane {
 lane!(f32, strip);
 lane!([bf16; 2], strip_bf16);
 
-/// A product in strips; `depth` lanes are summed.
+/// Computes a product in strips; `depth` lanes are summed.
 fn in_strips<E: Lane>(
     result: MatrixMut<'_, f32>,
     (scale, update): (f32, Update),
@@ -185,7 +184,7 @@ fn in_strips<E: Lane>(
     }
 }
 
-/// Picks the strip of `rows` rows and as many registers as hold `columns` columns.
+/// Calls the strip for `rows` rows and the number of registers that `columns` columns need.
 #[expect(unsafe_code, reason = "vector instructions on pointers")]
 fn dispatch<E: Lane>(
     [a, b]: [Rows<*const E>; 2],

@@ -1,4 +1,4 @@
-//! A window over a field, one panel of outputs at a time.
+//! A window over a field, one pair of panels at a time.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use super::packed::{Panel, Panels};
 use super::{Direction, Element, Field, Order, PANEL, PANELS, PIXELS, Packed, Start, share, wanted_tasks};
 use crate::work::count_product;
 
-/// Which pixels each result sums over.
+/// The window of input pixels over which each result sums.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// Height and width in taps.
@@ -22,7 +22,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window of one pixel over a row of `rows` tokens.
+    /// A window of one pixel, over `rows` tokens.
     pub fn single(rows: usize) -> Self {
         Self { kernel: (1, 1), stride: 1, output: (1, rows) }
     }
@@ -31,23 +31,23 @@ impl Window {
 /// One product of a field with a weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
-    /// Which pixels each result sums over.
+    /// The window of input pixels over which each result sums.
     pub window: Window,
-    /// Whether the weight is taken as it is or transposed.
+    /// Whether the product uses the weight or its transpose.
     pub direction: Direction,
-    /// The values that the sums are added to.
+    /// The values to which the sums are added.
     pub start: Start<'a, f32>,
-    /// How the results lie in memory.
+    /// Layout of the results.
     pub order: Order,
 }
 
 impl<'a> Job<'a> {
-    /// The product with the weight as it is.
+    /// A product with the weight, for the forward pass.
     pub fn forward(window: Window, start: Start<'a, f32>, order: Order) -> Self {
         Self { window, direction: Direction::Forward, start, order }
     }
 
-    /// The gradient of the input.
+    /// A product with the transposed weight, for the gradient of the input.
     pub fn backward(window: Window, order: Order) -> Self {
         Self { window, direction: Direction::Backward, start: Start::ZERO, order }
     }
@@ -68,19 +68,19 @@ pub fn sweep<E: Element>(field: &Field<'_, E>, weight: &Packed<E>, job: Job<'_>)
     output.finish()
 }
 
-/// Some tiles of some panels.
+/// A range of tiles of a range of panels.
 struct Task {
     panels: Range<usize>,
     tiles: Range<usize>,
 }
 
-/// One call, seen from its tasks.
+/// The shared data of all tasks of one call.
 struct Work<'a, E: Clone> {
     field: &'a Field<'a, E>,
     window: Window,
     taps: Vec<usize>,
     output: &'a Output<'a>,
-    /// Tiles that cut one line of the output, of equal width but for one.
+    /// Number of tiles in one line of the output; all but one have the same width.
     tiles_per_line: usize,
 }
 
@@ -99,32 +99,32 @@ impl<'a, E: Element> Work<'a, E> {
         self.field.batch * self.window.output.0 * self.tiles_per_line
     }
 
-    /// Panels that are multiplied together.
+    /// Number of panel pairs; the panels of a pair are multiplied together.
     fn pairs(&self) -> usize {
         self.output.panels().div_ceil(PANELS)
     }
 
-    /// Elements of a panel.
+    /// Number of elements in a panel.
     fn panel_len(&self) -> usize {
         self.taps.len() * self.field.channels * PANEL
     }
 
-    /// Whether the field is cut into blocks that stay in the cache while all panels pass, or the panels stay while the
-    /// whole field passes: whichever moves less through the cache.
+    /// Whether to keep a block of the field in the cache while all panels pass over it, or to keep the panels while the
+    /// whole field passes; the choice reads fewer elements.
     fn rows_first(&self) -> bool {
         let (field, weight) = (self.field.data.len(), self.output.panels() * self.panel_len());
         let blocks = self.tiles().div_ceil(self.block());
         blocks * weight < self.pairs() * field
     }
 
-    /// Tiles whose pixels fill about a quarter of a mebibyte.
+    /// Number of tiles whose pixels fill about 256 KiB.
     fn block(&self) -> usize {
         let bytes = PIXELS * self.field.channels * size_of::<E>();
         ((256 << 10) / bytes).max(1)
     }
 
-    /// A cut of all tiles of all panels that leaves every thread several tasks; panels are cut between pairs, of which an
-    /// odd one is the last.
+    /// Cuts all tiles of all panels into several tasks for each thread. Cuts between panels lie between pairs; the last
+    /// pair may be a single panel.
     fn tasks(&self) -> Vec<Task> {
         let (panels, pairs, tiles) = (self.output.panels(), self.pairs(), self.tiles());
         let wanted = wanted_tasks();
@@ -154,7 +154,7 @@ impl<'a, E: Element> Work<'a, E> {
         }
     }
 
-    /// One tile of panel `index`, and of the next if it is given.
+    /// Computes one tile for one or two panels, starting at panel `index`.
     fn run_tile(&self, tile: usize, index: usize, panels: (&Panel<'_, E>, Option<&Panel<'_, E>>), sums: &mut Tile) {
         let (line, within) = (tile / self.tiles_per_line, tile % self.tiles_per_line);
         let columns = share(self.window.output.1, within, self.tiles_per_line);
@@ -183,9 +183,9 @@ impl<'a, E: Element> Work<'a, E> {
         let walk = Walk { pitch: stride * channels, taps: &self.taps, channels, add: false };
         assert!(panels.iter().all(|panel| panel.len() == self.panel_len()), "size of the panels");
         let (x, panels) = (self.field.data[start..].as_ptr(), panels.map(Panel::as_ptr));
-        // SAFETY: the field and the panels were made where their instructions exist, as their constructors assert. The last
-        // pixel's last tap lies inside the field, because `new` asserted that the window does for every output and that the
-        // field has its full size; the panels' size was asserted above, and they are aligned.
+        // SAFETY: the field and the panels were made where their instructions exist, as their constructors assert. The
+        // last pixel's last tap lies inside the field, because `new` asserted that the window does for every output and
+        // that the field has its full size; the panels' size was asserted above, and they are aligned.
         unsafe { tile::<E, P>(columns.len(), x, walk, panels, sums) }
     }
 }

@@ -1,4 +1,4 @@
-//! The inner loops in the CPU's own instructions, and whether it has them.
+//! The inner loops in AVX-512 instructions, and the detection of these instructions.
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -18,12 +18,12 @@ mod x86 {
     use super::super::element::{Tile, Walk};
     use super::super::strip::{Rows, Style};
 
-    /// Whether the CPU multiplies vectors of sixteen f32, and moves vectors of 32 halves.
+    /// Whether the CPU has vectors of sixteen f32 and can move vectors of 32 bf16.
     pub(crate) fn detects_wide_vectors() -> bool {
         is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
     }
 
-    /// Whether the CPU also multiplies pairs of bf16.
+    /// Whether the CPU also has instructions that multiply pairs of bf16.
     pub(crate) fn detects_bf16_instructions() -> bool {
         detects_wide_vectors() && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16")
     }
@@ -57,7 +57,8 @@ mod x86 {
         }
     }
 
-    /// Sixteen rows as sixteen columns: pairs of elements, then pairs of pairs, then quarters of registers change places.
+    /// Transposes a 16 × 16 square: first pairs of elements, then pairs of pairs, then quarters of registers change
+    /// places.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
@@ -82,7 +83,8 @@ mod x86 {
         columns
     }
 
-    /// Transposes 32 channels, in pairs `[channels / 2, outputs, 2]`, by 32 outputs into pairs of outputs `[outputs / 2, channels, 2]`.
+    /// Transposes 32 channels, in pairs `[channels / 2, outputs, 2]`, by 32 outputs into pairs of outputs
+    /// `[outputs / 2, channels, 2]`.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(in super::super) unsafe fn transpose_pairs(square: &[[bf16; PANEL]; PANEL], into: &mut [[bf16; PANEL]; PANEL]) {
@@ -107,7 +109,7 @@ mod x86 {
         }
     }
 
-    /// Exchanges the second and the third of every four bf16.
+    /// Swaps the second and the third of every four bf16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     fn quads_transposed(quads: __m512) -> __m512 {
@@ -116,7 +118,7 @@ mod x86 {
         _mm512_castsi512_ps(_mm512_shufflehi_epi16::<INNER>(_mm512_shufflelo_epi16::<INNER>(quads)))
     }
 
-    /// Eight rows of eight elements, of two f32 each, as eight columns.
+    /// Transposes eight rows of eight elements, each of two f32.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn octets_transposed(rows: [__m512; 8]) -> [__m512; 8] {
@@ -128,7 +130,7 @@ mod x86 {
         std::array::from_fn(|column| if column % 2 == 0 { even[column / 2] } else { odd[column / 2] })
     }
 
-    /// Four rows of four quarters as four columns.
+    /// Transposes four rows of four quarters of a register.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn quarters_transposed([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
@@ -246,7 +248,7 @@ mod x86 {
         unsafe { store(sums, c, style) }
     }
 
-    /// Which columns of each register exist.
+    /// The valid columns of each register.
     #[inline(always)]
     fn masks<const V: usize>(style: Style) -> [u16; V] {
         std::array::from_fn(|register| if register + 1 == V { style.mask } else { u16::MAX })
@@ -273,10 +275,10 @@ mod x86 {
         }
     }
 
-    /// [`strip`] of pairs of bf16, with sums in f32: `depth`, the rows of `b` and their pitch count pairs.
+    /// [`strip`] for pairs of bf16, with sums in f32: `depth`, the rows of `b` and their pitch count pairs.
     ///
     /// # Safety
-    /// As there.
+    /// As for [`strip`].
     #[expect(unsafe_code, reason = "vector instructions on pointers whose ranges the caller has checked")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(in super::super) unsafe fn strip_bf16<const N: usize, const V: usize>(
@@ -308,7 +310,7 @@ mod x86 {
         unsafe { store(sums, c, style) }
     }
 
-    /// Interleaves two rows of equal length: `[top, bottom]` of every column, rounded.
+    /// Rounds two rows of equal length to bf16 and interleaves them: `[top, bottom]` for every column.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(in super::super) unsafe fn pair_rows(top: &[f32], bottom: &[f32], into: &mut [[bf16; 2]]) {
@@ -334,7 +336,7 @@ mod x86 {
         }
     }
 
-    /// Rounds a row.
+    /// Rounds a row to bf16.
     #[expect(unsafe_code, reason = "vector loads and stores")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(in super::super) unsafe fn round_row(from: &[f32], into: &mut [bf16]) {
@@ -408,7 +410,7 @@ mod x86 {
     }
 }
 
-/// Other CPUs: panels are never made, so nothing here is called.
+/// Other CPUs: no panel can be made, so no function here is called.
 #[cfg(not(target_arch = "x86_64"))]
 mod none {
     use half::bf16;
@@ -425,7 +427,7 @@ mod none {
         false
     }
 
-    /// A function that is never called, with the signature of its namesake.
+    /// A function that is never called, with the signature of the function of the same name above.
     macro_rules! absent {
         ($(fn $name:ident $(<$(const $n:ident),+>)? ($($argument:ty),*);)*) => {
             $(
@@ -457,13 +459,13 @@ pub(crate) use x86::*;
 
 use crate::cpu::is_portable_only;
 
-/// Whether the CPU multiplies vectors of sixteen f32, and is meant to: not after
+/// Whether the CPU has vectors of sixteen f32 and their use is enabled, see
 /// [`use_portable_kernels`](crate::cpu::use_portable_kernels).
 pub fn has_wide_vectors() -> bool {
     detects_wide_vectors() && !is_portable_only()
 }
 
-/// Whether the CPU also multiplies pairs of bf16, and is meant to.
+/// Whether the CPU also multiplies pairs of bf16 and their use is enabled.
 pub fn has_bf16_instructions() -> bool {
     detects_bf16_instructions() && !is_portable_only()
 }

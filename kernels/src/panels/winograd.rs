@@ -1,9 +1,10 @@
-//! 3 × 3 convolutions with steps of one pixel, in a quarter of the products: Winograd's F(4 × 4, 3 × 3).
+//! 3 × 3 convolutions with stride 1 in a quarter of the products: Winograd's F(4 × 4, 3 × 3).
 //!
-//! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 pixels `d` that the tile
-//! looks at; over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, "Fast Algorithms for
-//! Convolutional Neural Networks", 2016, sections 4.1 and 4.3). Kernels are transformed while they are used, so that
-//! none is kept twice. All of it is f32, for weights of bf16 too: the transforms enlarge the rounding errors made after them.
+//! A tile of 4 × 4 results is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, with the kernel `g` and the 6 × 6 input pixels `d` of the
+//! tile. Over channels, `⊙` is one matrix product for each of 36 *places* (Lavin and Gray, "Fast Algorithms for
+//! Convolutional Neural Networks", 2016, sections 4.1 and 4.3). Kernels are transformed while they are used: kept, they
+//! would take four times the memory. All steps compute in f32, also for bf16 weights, because the transforms enlarge
+//! the rounding errors made after them.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -18,15 +19,16 @@ use crate::transform::{LANES, Lanes, OfKernels, OfPixels, OfSums, PLACES, SIDE, 
 use crate::vector::{Loop, Simd, vectorized};
 use crate::work::count_product;
 
-/// Channels that are summed before the sums are put aside, so that their kernels stay in the cache.
+/// Channels summed at a time, so that their transformed kernels stay in the cache.
 const DEPTH: usize = 64;
-/// Bytes of transformed pixels and of their sums that one thread holds at a time, but those of at least [`FEWEST`] tiles.
+/// Bytes of transformed pixels and of their sums that one thread holds at a time; at least those of [`FEWEST`] tiles.
 const BAND: usize = 8 << 20;
-/// Tiles that are worth the transforms of all kernels.
+/// Fewest tiles in a band: with fewer, transforming all kernels would cost too much.
 const FEWEST: usize = 64;
 
-/// Whether this is the faster way for a kernel of this element type: it must be 3 × 3, and there must be enough tiles to
-/// pay for the transforms of the kernel. It looks at one sample, whose bits then do not depend on the others.
+/// Whether [`winograd`] is faster than [`sweep`](super::sweep()) for this window: it must be 3 × 3 with stride 1, and
+/// there must be enough tiles to pay for the transforms of the kernel. Only the size of one sample counts, so that a
+/// sample's bits do not depend on the batch size.
 pub fn pays<E: Element>(window: Window) -> bool {
     let (height, width) = window.output;
     let tiles = height.div_ceil(SIDE) * width.div_ceil(SIDE);
@@ -39,21 +41,21 @@ pub fn winograd<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job
     winograd_in_bands(field, weight, job, band(field.channels))
 }
 
-/// Tiles that are transformed at a time, for pixels of `channels` channels.
+/// Tiles transformed at a time, for `channels` input channels.
 fn band(channels: usize) -> usize {
     (BAND / (size_of::<f32>() * PLACES * (channels + PANELS * PANEL))).max(FEWEST)
 }
 
-/// Estimate of the bytes that [`winograd`] allocates on `threads` threads, in addition to its field and its result, for one map of
-/// `channels` channels and `pixels` pixels.
+/// Estimate of the bytes that [`winograd`] allocates on `threads` threads for one map of `channels` channels and
+/// `pixels` pixels, in addition to its field and its result.
 pub fn winograd_bytes(channels: usize, pixels: usize, threads: usize) -> usize {
     let tiles = pixels.div_ceil(SIDE * SIDE).min(band(channels)).next_multiple_of(PIXELS);
     let per_thread = PANELS * PANEL * (tiles + kernel_pitch(channels));
     size_of::<f32>() * PLACES * (tiles * pitch(channels) + threads * per_thread)
 }
 
-/// From one transformed tile to the next: a line more than the channels, which are often many times a power of two, so that
-/// all places would compete for the same lines of the cache.
+/// Elements from one transformed tile to the next: one cache line more than the channels need. The number of channels
+/// is often a multiple of a large power of two, and all places would then compete for the same lines of the cache.
 fn pitch(channels: usize) -> usize {
     channels.next_multiple_of(LANES) + LANES
 }
@@ -63,7 +65,7 @@ fn kernel_pitch(channels: usize) -> usize {
     channels.min(DEPTH) | 1
 }
 
-/// [`winograd`], with the pixels of `tiles` tiles transformed at a time.
+/// [`winograd`] with bands of `tiles` tiles.
 fn winograd_in_bands<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job: Job<'_>, tiles: usize) -> Vec<f32> {
     let (window, (channels, inner)) = (job.window, weight.sizes(job.direction));
     if field.batch * window.output.0 * window.output.1 * channels == 0 {
@@ -86,11 +88,11 @@ fn winograd_in_bands<E: Element>(field: &Field<'_, f32>, weight: &Packed<E>, job
     output.finish()
 }
 
-/// The tiles of an output over their field.
+/// The tiles of an output, and the field that they read.
 struct Grid<'a> {
     field: &'a Field<'a, f32>,
     output: &'a Output<'a>,
-    /// Tiles of a sample from top to bottom and from left to right.
+    /// Number of tiles of a sample, in height and width.
     size: (usize, usize),
 }
 
@@ -104,24 +106,24 @@ impl<'a> Grid<'a> {
         self.field.batch * self.size.0 * self.size.1
     }
 
-    /// Transformed elements of a group of [`PIXELS`] tiles: `[place, tile, channel]`.
+    /// Number of transformed elements of a group of [`PIXELS`] tiles: `[place, tile, channel]`.
     fn group_len(&self) -> usize {
         PLACES * PIXELS * pitch(self.field.channels)
     }
 
-    /// All tiles in order, in bands of at least `tiles`; the first band is the largest.
+    /// All tiles in order, cut into bands of `tiles` tiles, rounded up to whole groups; the last band may be smaller.
     fn bands(&self, tiles: usize) -> Vec<Range<usize>> {
         let tiles = tiles.next_multiple_of(PIXELS);
         (0..self.tiles()).step_by(tiles).map(|first| first..self.tiles().min(first + tiles)).collect()
     }
 
-    /// Sample, row and column of the first result of a tile.
+    /// Sample, row and column of a tile's first result.
     fn place(&self, tile: usize) -> (usize, usize, usize) {
         let (line, column) = (tile / self.size.1, tile % self.size.1);
         (line / self.size.0, line % self.size.0 * SIDE, column * SIDE)
     }
 
-    /// Transforms the pixels of a band; elements that belong to no channel of its tiles are not written.
+    /// Transforms the pixels of a band; padding between the channels of tiles is not written.
     fn spread(&self, band: &Range<usize>, into: &mut [MaybeUninit<f32>]) {
         let groups = into.par_chunks_mut(self.group_len().max(1)).zip(band.clone().into_par_iter().step_by(PIXELS));
         groups.for_each(|(group, first)| {
@@ -134,7 +136,7 @@ impl<'a> Grid<'a> {
         });
     }
 
-    /// The channels of a pixel that a tile reads; `None`, for zeros, beyond the field.
+    /// The channels of one input pixel of a tile; `None`, which means zeros, beyond the field.
     fn pixel(&self, (sample, row, column): (usize, usize, usize), below: usize, right: usize) -> Option<&'a [f32]> {
         let (row, column, (height, width)) = (row + below, column + right, self.field.size);
         let at = ((sample * height + row) * width + column) * self.field.channels;
@@ -144,7 +146,7 @@ impl<'a> Grid<'a> {
 
 type Pixels<'a> = [[Option<&'a [f32]>; SPAN]; SPAN];
 
-/// Transforms the pixels of one tile, to places at a given distance.
+/// Transforms the pixels of one tile; adjacent places lie a given number of elements apart.
 struct Spread;
 
 impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
@@ -168,13 +170,13 @@ impl Loop<(&Pixels<'_>, usize, &mut [MaybeUninit<f32>])> for Spread {
     }
 }
 
-/// Some groups of tiles of one pair of panels.
+/// A range of groups of tiles, for one pair of panels.
 struct Task {
     pair: usize,
     groups: Range<usize>,
 }
 
-/// Memory that a task works in, kept for the next one.
+/// Memory of a task, reused by the next one.
 #[derive(Default)]
 struct Scratch {
     /// Transformed kernels: `[panel, place, channel, output]`.
@@ -184,7 +186,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Kernels `kernel_pitch` channels apart and sums for `groups` groups of tiles; both still hold old values.
+    /// Memory for kernels `kernel_pitch` channels apart and sums of `groups` groups of tiles; both may hold old values.
     fn sized(&mut self, kernel_pitch: usize, groups: usize) -> (&mut [Block<f32>], &mut [Tile]) {
         self.kernels.resize(PANELS * PLACES * kernel_pitch, Block([0.0; PANEL]));
         self.sums.resize(self.sums.len().max(groups * PLACES), [[[0.0; PANEL]; PANELS]; PIXELS]);
@@ -192,7 +194,7 @@ impl Scratch {
     }
 }
 
-/// One band, seen from its tasks.
+/// The shared data of all tasks of one band.
 struct Work<'a> {
     grid: &'a Grid<'a>,
     band: &'a Range<usize>,
@@ -200,7 +202,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// A cut that leaves every thread several tasks.
+    /// Cuts the band into several tasks for each thread.
     fn tasks(&self) -> Vec<Task> {
         let (groups, pairs) = (self.band.len().div_ceil(PIXELS), self.grid.output.panels().div_ceil(PANELS));
         let parts = wanted_tasks().div_ceil(pairs).clamp(1, (groups / (FEWEST / PIXELS)).max(1));
@@ -234,12 +236,12 @@ impl Work<'_> {
         }
     }
 
-    /// Tiles in a group: fewer in the last one.
+    /// Number of tiles in a group; the last group may have fewer.
     fn tiles_in(&self, group: usize) -> usize {
         PIXELS.min(self.band.len() - group * PIXELS)
     }
 
-    /// Adds the products of some channels at one place of a group of tiles.
+    /// Adds the products of a range of channels at one place of a group of tiles.
     #[expect(unsafe_code, reason = "the tile kernels take pointers")]
     fn multiply<const P: usize>(
         &self,
@@ -255,13 +257,13 @@ impl Work<'_> {
         let kernels = std::array::from_fn::<_, P, _>(|panel| {
             kernels[(panel * PLACES + place) * kernel_pitch(self.grid.field.channels)..][..depth.len()].as_ptr().cast()
         });
-        // SAFETY: the panels were made where the instructions for f32 exist, as `Packed::new` asserts; `x` reaches to the last
-        // channel of the last tile, all of which `spread` has written, and the kernels, in aligned blocks of one channel each, to
-        // the last channel.
+        // SAFETY: the panels were made where the instructions for f32 exist, as `Packed::new` asserts; `x` reaches to
+        // the last channel of the last tile, all of which `spread` has written, and the kernels, in aligned blocks of
+        // one channel each, to the last channel.
         unsafe { tile::<f32, P>(tiles, x.as_ptr().cast(), walk, kernels, sums) }
     }
 
-    /// Writes the results of a group of tiles, of `panels` panels from `first` on.
+    /// Writes the results of a group of tiles, for `panels` panels from `first` on.
     fn write(&self, first: usize, panels: usize, group: usize, sums: &[Tile; PLACES]) {
         let mut results = [[[0.0; PANEL]; SIDE]; SIDE];
         for tile in 0..self.tiles_in(group) {
@@ -274,7 +276,7 @@ impl Work<'_> {
     }
 }
 
-/// The results of one tile and panel from the sums at its places.
+/// Computes the results of one tile and panel from the sums at its places.
 struct Gather;
 
 impl Loop<(&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])> for Gather {
@@ -297,7 +299,7 @@ impl Loop<(&[Tile; PLACES], usize, usize, &mut [[[f32; PANEL]; SIDE]; SIDE])> fo
     }
 }
 
-/// The kernels of some of all channels of a panel: `[place, channel, output]`.
+/// Transforms the kernels of a range of channels of a panel: `[place, channel, output]`.
 struct TransformKernels;
 
 impl<E: Element> Loop<(&Panel<'_, E>, usize, &Range<usize>, &mut [Block<f32>])> for TransformKernels {
@@ -338,7 +340,7 @@ mod tests {
     use crate::panels::Direction;
     use crate::{Frame, Order, Start, has_wide_vectors, sweep};
 
-    /// A convolution of `channels` (in, out) of `batch` maps of `size`.
+    /// A convolution of `batch` maps of `size`, with `channels` (in, out).
     #[derive(Debug, Clone, Copy)]
     struct Case {
         batch: usize,
@@ -377,12 +379,13 @@ mod tests {
         }
     }
 
-    /// Largest distance between this convolution and the plain one with the same weight, over the typical result.
+    /// Largest difference between this convolution and [`sweep`](super::super::sweep()) with the same weight, divided
+    /// by the typical size of a result.
     fn distance<E: Element + Into<f32>>(case: Case, direction: Direction, order: Order, tiles: usize) -> f32 {
         let (inputs, outputs) = case.channels;
         let weights = normals(0, outputs * 9 * inputs);
         let weight = Packed::<E>::new((outputs, 9, inputs), |index| weights[index]);
-        // The same weight after its rounding, multiplied in f32.
+        // The rounded weight, multiplied in f32.
         let plain = Packed::<f32>::new((outputs, 9, inputs), |index| E::from_f32(weights[index]).into());
         let (channels, inner) = weight.sizes(direction);
         let x = normals(1, case.batch * inner * case.size.0 * case.size.1);
@@ -399,7 +402,7 @@ mod tests {
         largest / (expected.iter().map(|y| y * y).sum::<f32>() / expected.len() as f32).sqrt()
     }
 
-    /// The largest [`distance`] in both directions and orders, for weights of f32 and of bf16.
+    /// The largest [`distance`] over both directions and layouts, for f32 and bf16 weights.
     fn largest_distance(case: Case, tiles: usize) -> f32 {
         let directions = [Direction::Forward, Direction::Backward].into_iter();
         let ways = directions.flat_map(|direction| [Order::Planes, Order::Tokens].map(|order| (direction, order)));
@@ -435,7 +438,8 @@ mod tests {
         }
     }
 
-    /// Root of the mean square error, over the root of the mean square of the sums in f64: filtered, and tap by tap.
+    /// Root mean square errors of Winograd's method and of [`sweep`](super::super::sweep()), each divided by the root
+    /// mean square of the f64 sums.
     fn typical_errors(case: Case) -> [f64; 2] {
         let ((inputs, outputs), (height, width)) = (case.channels, case.frame().size);
         let weights = normals(0, outputs * 9 * inputs);

@@ -1,5 +1,4 @@
-//! The hot kernels at sizes that the caller chooses: what the benchmark times, and what the example runs for programs
-//! that count.
+//! The most used kernels at sizes chosen by the caller, for the benchmark and the example `one_kernel`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
@@ -20,7 +19,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Of inputs with the dimensions `inputs`.
+    /// A case with random inputs of the shapes `inputs`.
     fn new(shape: String, inputs: &[&[usize]], operation: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Self {
         Self { shape, inputs: inputs.iter().map(|dims| normal(dims)).collect(), operation: Box::new(operation) }
     }
@@ -29,7 +28,7 @@ impl Case {
         (self.operation)(&self.inputs).unwrap()
     }
 
-    /// Something whose backward pass is that of the kernel, with gradients to all inputs.
+    /// A loss whose backward pass runs the kernel's, with gradients to all inputs.
     pub(crate) fn loss(&self) -> Tensor {
         let variables: Vec<Tensor> = self.inputs.iter().map(|x| Var::from_tensor(x).unwrap().into_inner()).collect();
         let y = (self.operation)(&variables).unwrap();
@@ -41,7 +40,8 @@ fn normal(dims: &[usize]) -> Tensor {
     Noise::new(1).normal(Stream("kernels"), 0, 0, dims, &Device::Cpu).unwrap()
 }
 
-/// Of the size that keeps activations at theirs: a gate far from zero may take another way through its exponential.
+/// Random weights scaled to keep the size of activations: a gate far from zero may take another branch of the
+/// exponential.
 fn weight(dtype: DType, dims: &[usize]) -> Tensor {
     let inputs: usize = dims[1..].iter().product();
     (normal(dims) / (inputs as f64).sqrt()).unwrap().to_dtype(dtype).unwrap()
@@ -93,7 +93,7 @@ pub(crate) fn adapted_convolution(dtype: DType, channels: usize, side: usize) ->
     })
 }
 
-/// What leads into the transformer of a level.
+/// The projection into the transformer of a level.
 pub(crate) fn map_to_tokens(dtype: DType, channels: usize, side: usize) -> Case {
     let (norm, layer) = (group_norm(channels), conv2d(dtype, (channels, channels), (1, 1)));
     Case::new(format!("{channels} channels, {side}x{side}"), &[&[1, channels, side, side]], move |x| {
@@ -101,7 +101,7 @@ pub(crate) fn map_to_tokens(dtype: DType, channels: usize, side: usize) -> Case 
     })
 }
 
-/// What leads out of it.
+/// The projection out of the transformer of a level.
 pub(crate) fn tokens_to_map(dtype: DType, channels: usize, side: usize) -> Case {
     let layer = conv2d(dtype, (channels, channels), (1, 1));
     let inputs: [&[usize]; 2] = [&[1, side * side, channels], &[1, channels, side, side]];
@@ -110,7 +110,7 @@ pub(crate) fn tokens_to_map(dtype: DType, channels: usize, side: usize) -> Case 
     })
 }
 
-/// To twice the side.
+/// Upsampling to twice the side.
 pub(crate) fn upsample(channels: usize, side: usize) -> Case {
     let shape = format!("{channels} channels, {side}x{side} to {0}x{0}", 2 * side);
     Case::new(shape, &[&[1, channels, side, side]], move |x| ops::upsample_nearest(&x[0], (2 * side, 2 * side)))
@@ -121,19 +121,19 @@ pub(crate) fn linear(dtype: DType, (inputs, outputs): (usize, usize), rows: usiz
     Case::new(format!("{inputs} to {outputs}, {rows} rows"), &[&[rows, inputs]], move |x| layer.forward(&x[0]))
 }
 
-/// A layer of attention's queries, keys and values.
+/// A projection to queries, keys or values, without bias.
 pub(crate) fn linear_without_bias(dtype: DType, (inputs, outputs): (usize, usize), rows: usize) -> Case {
     let layer = FrozenLinear::new(&weight(dtype, &[outputs, inputs]), None).unwrap();
     Case::new(format!("{inputs} to {outputs}, {rows} rows"), &[&[rows, inputs]], move |x| layer.forward(&x[0]))
 }
 
-/// The last layer of attention, on its residual.
+/// The output projection of attention with a low-rank update, on its residual.
 pub(crate) fn adapted_linear(dtype: DType, width: usize, rows: usize) -> Case {
     let layer = projection(dtype, (width, width));
     low_rank(width, rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, Some(&x[3])))
 }
 
-/// A layer of attention's queries, keys and values.
+/// A projection to queries, keys or values with a low-rank update.
 pub(crate) fn adapted_linear_without_bias(dtype: DType, width: usize, rows: usize) -> Case {
     let layer = FrozenLinear::new(&weight(dtype, &[width, width]), None).unwrap();
     low_rank(width, rows, move |x| layer.forward_adapted(&x[0], &x[1], &x[2], 1.0, None))
@@ -143,7 +143,7 @@ pub(crate) fn low_rank_linear(width: usize, rows: usize) -> Case {
     low_rank(width, rows, |x| ops::low_rank_linear(&x[0], &x[1], &x[2], 1.0))
 }
 
-/// Of rows, both factors and a residual.
+/// A low-rank operation on rows, both factors and a residual.
 fn low_rank(width: usize, rows: usize, operation: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Case {
     let shape = format!("{width} to {width}, rank {RANK}, {rows} rows");
     Case::new(shape, &[&[rows, width], &[RANK, width], &[width, RANK], &[rows, width]], operation)
@@ -181,7 +181,7 @@ pub(crate) fn layer_normalisation(width: usize, rows: usize) -> Case {
     of_rows(width, rows, move |x| norm.forward(x))
 }
 
-/// An operation that takes one tensor and no weights.
+/// An operation with one input tensor and no weights.
 pub(crate) fn of_rows(width: usize, rows: usize, operation: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> Case {
     Case::new(format!("{rows} rows of {width}"), &[&[rows, width]], move |x| operation(&x[0]))
 }

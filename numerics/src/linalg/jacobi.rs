@@ -1,42 +1,42 @@
 //! Singular value decomposition of a small matrix by one-sided Jacobi rotations.
 //!
-//! Slower than bidiagonalisation and more accurate: every singular value is right to nearly all its digits.
+//! Bidiagonalisation is faster but loses digits of small singular values, which sums of nearly dependent terms have.
 //!
 //! **Source** Hestenes, 1958; Golub and Van Loan, *Matrix Computations*, section 8.6.3.
 
 use nalgebra::DMatrix;
 
-/// `matrix = left · diagonal(values) · rightᵀ`, values descending; vectors of vanishing values are zero.
+/// `matrix = left · diagonal(values) · rightᵀ`, values descending; a singular vector is zero where its value is 0.
 pub(super) struct Decomposition {
     pub(super) left: DMatrix<f64>,
     pub(super) values: Vec<f64>,
     pub(super) right: DMatrix<f64>,
 }
 
-/// A dozen sweeps do for any matrix met in practice.
+/// A dozen sweeps suffice for any matrix met in practice.
 const MAX_SWEEPS: usize = 100;
 
-/// The decomposition, or nothing if the rotations do not settle (which takes infinities).
+/// The decomposition, or `None` if the rotations do not converge, which only infinite values cause.
 pub(super) fn decompose(matrix: &DMatrix<f64>) -> Option<Decomposition> {
     if matrix.nrows() < matrix.ncols() {
         let Decomposition { left, values, right } = decompose(&matrix.transpose())?;
         return Some(Decomposition { left: right, values, right: left });
     }
     let (mut columns, mut rotation) = (matrix.clone(), DMatrix::identity(matrix.ncols(), matrix.ncols()));
-    // Columns of this length are rounding: no rotation makes them orthogonal to anything.
+    // Columns shorter than this are rounding errors, which no rotation makes orthogonal.
     let vanishing = f64::EPSILON * matrix.nrows() as f64 * matrix.norm();
     let settled = (0..MAX_SWEEPS).any(|_| sweep(&mut columns, &mut rotation, vanishing) == 0);
     settled.then(|| ordered(&columns, &rotation))
 }
 
-/// Makes each pair of columns that do not vanish orthogonal once; returns how many were not.
+/// Rotates each pair of columns that do not vanish once; returns the number of pairs that were not orthogonal.
 fn sweep(columns: &mut DMatrix<f64>, rotation: &mut DMatrix<f64>, vanishing: f64) -> usize {
     let negligible = f64::EPSILON * columns.nrows() as f64;
     let mut rotated = 0;
     for (p, q) in (0..columns.ncols()).flat_map(|q| (0..q).map(move |p| (p, q))) {
         let (first, second) = (columns.column(p), columns.column(q));
         let (alpha, beta, gamma) = (first.norm_squared(), second.norm_squared(), first.dot(&second));
-        // Written so that NaN counts as not settled.
+        // The comparison is false for NaN, so that NaN counts as not converged.
         if gamma.abs() <= negligible * alpha.sqrt() * beta.sqrt() || alpha.min(beta).sqrt() <= vanishing {
             continue;
         }
@@ -59,7 +59,7 @@ fn rotate(matrix: &mut DMatrix<f64>, (p, q): (usize, usize), cosine: f64, sine: 
     }
 }
 
-/// Orthogonal columns to unit vectors and lengths, longest first; lengths of rounding size are 0.
+/// Normalises the orthogonal columns and sorts them by length, longest first; lengths of the size of rounding become 0.
 fn ordered(columns: &DMatrix<f64>, rotation: &DMatrix<f64>) -> Decomposition {
     let lengths: Vec<f64> = columns.column_iter().map(|column| column.norm()).collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();

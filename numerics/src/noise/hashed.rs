@@ -1,14 +1,15 @@
-//! Random numbers by the billion: for filling whole models, where ChaCha's quality is not needed and its time is.
+//! Random values from a fast hash, for initialising whole models: billions of values do not need the quality of ChaCha
+//! and would take its time.
 
 use rayon::prelude::*;
 
-/// Numbers that one task fills; even, because a hash gives two of them.
+/// Values that one task fills; even, because a hash gives two values.
 const CHUNK: usize = 1 << 16;
 
-/// `count` uniform numbers in `[-bound, bound)` as a function of `key` and their position, at any number of threads; a
-/// shorter draw is the beginning of a longer one.
+/// `count` uniform values in `[-bound, bound)`, as a function of `key` and position, at any number of threads; a
+/// shorter draw is a prefix of a longer one.
 ///
-/// **Source** the output function of SplitMix64 (Steele, Lea and Flood 2014) on a counter.
+/// **Source** the output function of SplitMix64 (Steele, Lea and Flood, 2014), applied to a counter.
 pub fn hashed_uniforms(key: u64, bound: f32, count: usize) -> Vec<f32> {
     let mut values = vec![0.0; count];
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
@@ -32,7 +33,7 @@ fn hash(key: u64, counter: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// The 24 high bits of a 32-bit word as a number in `[-1, 1)`; 24 bits fit into an f32 exactly.
+/// The 24 high bits of a 32-bit word as a value in `[-1, 1)`; 24 bits fit into an f32 exactly.
 #[inline(always)]
 fn centred(word: u64) -> f32 {
     const HALF: i32 = 1 << 23;
@@ -45,7 +46,7 @@ mod tests {
 
     #[test]
     fn the_first_words_are_those_of_splitmix64() {
-        // From the reference program, seeded with 1234567.
+        // The reference program's output for seed 1234567.
         let found = [0, 1, 2].map(|counter| hash(1_234_567, counter));
         assert_eq!(found, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
@@ -65,7 +66,7 @@ mod tests {
         assert!(values.iter().all(|value| (-0.5..0.5).contains(value)));
         let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / 1e5;
         let square = values.iter().map(|value| f64::from(value * value)).sum::<f64>() / 1e5;
-        // Standard errors of mean and mean square are 9e-4 and 2.4e-4.
+        // Standard errors: mean 9e-4, mean square 2.4e-4.
         assert!(mean.abs() < 4e-3 && (square - 1.0 / 12.0).abs() < 1e-3, "mean {mean}, mean square {square}");
     }
 }

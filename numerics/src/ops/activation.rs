@@ -32,7 +32,12 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 
 /// `value · gelu(gate)`; `x: [..., 2n]` holds the value first, then the gate; returns `[..., n]`.
 ///
-/// **Gradient** to `x`. **Errors** if the last dimension is odd. **Source** Shazeer, arXiv 2002.05202.
+/// **Gradient** to `x`.
+///
+/// **Source** Shazeer, arXiv 2002.05202.
+///
+/// # Errors
+/// If the last dimension is odd.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     on_cpu(x, Geglu, device::geglu)
 }
@@ -42,7 +47,7 @@ pub(super) fn on_cpu<K: Kernel1>(x: &Tensor, kernel: K, device: fn(&Tensor) -> R
     if x.device().is_cpu() { widened(x, |x| apply1(x, kernel)) } else { device(x) }
 }
 
-/// A function of one number and its derivative; a type, so that loops are compiled for each.
+/// An element-wise function and its derivative. It is a type, so that each loop is compiled for it.
 pub(super) trait Activation: Send + Sync + 'static {
     fn value<S: Simd, T: Float>(x: T) -> T;
     fn slope<S: Simd, T: Float>(x: T) -> T;
@@ -79,7 +84,7 @@ impl Activation for Silu {
 
 struct QuickGelu;
 
-/// Steepness of the sigmoid in [`quick_gelu`].
+/// Factor of the sigmoid's argument in [`quick_gelu`].
 const QUICK: f64 = 1.702;
 
 impl Activation for QuickGelu {
@@ -210,7 +215,7 @@ impl<T: Float> Loop<(&[T], &[T], &mut [T])> for Gated {
     }
 }
 
-/// `dx` holds the gradient of the value, then that of the gate.
+/// Backward pass of [`geglu`]: `dx` holds the gradient of the value, then the gradient of the gate.
 struct GatedBackward;
 
 impl<T: Float> Loop<(&[T], &[T], &[T], &mut [T])> for GatedBackward {

@@ -1,4 +1,4 @@
-//! Gradient checkpointing: activations are recomputed in the backward pass instead of kept.
+//! Gradient checkpointing: the backward pass recomputes activations that the graph does not keep.
 
 use std::sync::Arc;
 
@@ -10,25 +10,26 @@ use candle_core::{
 use super::prepared::Prepared;
 use catelier_kernels::{backward, release};
 
-/// A stretch of computation, `(inputs, parameters) -> output`.
+/// A part of a network, `(inputs, parameters) -> output`.
 ///
-/// It must be a function: called again with the same tensors it must give the same result, so randomness (dropout)
-/// has to come from a fixed seed.
+/// It must be deterministic: the recomputation must give the same result for the same tensors, so dropout must draw
+/// from a fixed seed.
 pub type Segment = Arc<dyn Fn(&[Tensor], &[Tensor]) -> Result<Tensor> + Send + Sync>;
 
-/// Runs `f` without keeping what happens inside; the backward pass runs it again.
+/// Runs `f` as one node; the backward pass runs it again.
 ///
-/// The graph holds the inputs, the parameters and the output, nothing in between.
+/// The graph keeps the inputs, the parameters and the output, but no activation inside `f`.
 ///
-/// **Gradient** to every tensor of `inputs` and `parameters` that is part of a graph or a variable; tensors that `f`
-/// uses by capture get none. Tracked tensors of one list must share their element type and device, constants
-/// (such as indices) need not.
-///
-/// **Errors** those of `f`, in the forward or the backward pass.
+/// **Gradient** to every tensor of `inputs` and `parameters` that is a variable or part of a graph; tensors that `f`
+/// captures get none. Tracked tensors of one list must share their element type and device; constants, such as indices,
+/// need not.
 ///
 /// **Source** Chen et al., arXiv 1604.06174.
+///
+/// # Errors
+/// Errors of `f`, in the forward or the backward pass.
 pub fn checkpoint(inputs: &[Tensor], parameters: &[Tensor], f: Segment) -> Result<Tensor> {
-    // Both arguments of the node must be on one device, even one that is empty.
+    // candle requires both arguments of a node on one device, even if one is empty.
     let device = inputs.iter().chain(parameters).next().map_or(&Device::Cpu, Tensor::device);
     let (inputs, packed_inputs) = Pack::new(inputs, device)?;
     let (parameters, packed_parameters) = Pack::new(parameters, device)?;
@@ -40,22 +41,22 @@ pub fn checkpoint(inputs: &[Tensor], parameters: &[Tensor], f: Segment) -> Resul
     packed_inputs.apply_op2(&packed_parameters, Checkpoint { f, inputs, parameters, y })
 }
 
-/// How a list of tensors becomes one: a node of the graph has room for only a few arguments.
+/// The layout by which a list of tensors becomes one tensor: a node of candle has room for only a few arguments.
 struct Pack {
     parts: Vec<Part>,
-    /// A single tracked tensor is passed as it is, without a copy.
+    /// A single tracked tensor is passed on unchanged, without a copy.
     single: bool,
 }
 
 enum Part {
-    /// Not differentiated, kept as it is.
+    /// A constant: not differentiated and not packed.
     Constant(Tensor),
     /// The next elements of the packed tensor, in this shape.
     Tracked(Shape),
 }
 
 impl Pack {
-    /// The plan, and all tracked tensors as one; candle's own flattening and joining route the gradients back.
+    /// The layout, and all tracked tensors packed into one; candle's own operations pack, so they return the gradients.
     fn new(tensors: &[Tensor], device: &Device) -> Result<(Self, Tensor)> {
         let tracked: Vec<_> = tensors.iter().filter(|tensor| tensor.track_op()).collect();
         let part = |tensor: &Tensor| match tensor.track_op() {
@@ -63,7 +64,7 @@ impl Pack {
             false => Part::Constant(tensor.detach()),
         };
         let packed = match tracked.as_slice() {
-            // Not of no elements, for which CUDA gives no memory.
+            // One element and not zero, because CUDA allocates no empty tensor.
             [] => Tensor::zeros(1, DType::F32, device)?,
             [single] => (*single).clone(),
             many => Tensor::cat(&many.iter().map(|tensor| tensor.flatten_all()).collect::<Result<Vec<_>>>()?, 0)?,
@@ -85,7 +86,7 @@ impl Pack {
         self.parts.iter().map(take).collect()
     }
 
-    /// The tensors, with the tracked ones as variables of a graph of their own.
+    /// The unpacked tensors; the tracked ones become variables of a new graph.
     fn variables(&self, packed: &Tensor) -> Result<Vec<Tensor>> {
         let tensors = self.unpack(packed)?;
         let variable = |(part, tensor): (&Part, Tensor)| match part {
@@ -95,11 +96,11 @@ impl Pack {
         self.parts.iter().zip(tensors).map(variable).collect()
     }
 
-    /// The gradient of the packed tensor, or nothing if nothing in it is tracked.
+    /// The gradient of the packed tensor, or `None` if no tensor in it is tracked.
     fn gradient(&self, variables: &[Tensor], store: &GradStore) -> Result<Option<Tensor>> {
         let tracked = self.parts.iter().zip(variables).filter(|(part, _)| matches!(part, Part::Tracked(_)));
         let gradient = |(_, variable): (&Part, &Tensor)| match store.get(variable) {
-            // Detached, or the gradient would keep the inner graph alive.
+            // Detached, because the gradient would keep the inner graph in memory.
             Some(gradient) => Ok(gradient.detach()),
             None => variable.zeros_like(),
         };

@@ -1,7 +1,7 @@
-//! The operations of this room written with candle's own differentiable ones.
+//! The operations of [`ops`](super) written with candle's differentiable operations.
 //!
-//! They run on every device, are slow and take much memory; the kernels are tested against them.
-//! Each function has the shapes and the meaning of its namesake one level up, and takes weights as plain tensors.
+//! They run on every device but are slow and take much memory; tests compare the kernels with them. Each function has
+//! the shapes and the meaning of the function of the same name in [`ops`](super), and takes weights as plain tensors.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize,
     let y = if stride == 1 {
         x.conv2d(weight, padding, 1, 1, 1)?
     } else {
-        // Trimmed to what the windows cover, or candle's backward pass fails on unequal sides.
+        // Trimmed to the pixels under the windows, because candle's backward pass fails on unequal sides.
         let x = trim(&x.pad_with_zeros(2, padding, padding)?, 2, kernel_height, stride)?;
         let x = trim(&x.pad_with_zeros(3, padding, padding)?, 3, kernel_width, stride)?;
         x.conv2d(weight, 0, stride, 1, 1)?
@@ -85,18 +85,18 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * sigmoid(&(x * 1.702)?)?
 }
 
-/// Through tanh: the quotient form has NaN gradients for large negative arguments.
+/// By tanh, because the gradient of `1 / (1 + e⁻ˣ)` is NaN for large negative `x`.
 pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     ((x * 0.5)?.tanh()? + 1.0)? * 0.5
 }
 
 /// `x · Φ(x)` with the exact normal distribution function.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    // Not candle's `gelu_erf`, whose derivative is good to ten digits only.
+    // Not candle's `gelu_erf`: its derivative is accurate to ten digits only.
     (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?
 }
 
-/// `value · gelu(gate)` of the two halves of the last dimension.
+/// `value · gelu(gate)`, where `value` and `gate` are the halves of the last dimension.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let halves = x.chunk(2, D::Minus1)?;
     match halves.as_slice() {
@@ -119,7 +119,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
     softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
-/// `[queries, keys]`: zero where the key is not later than the query, minus infinity elsewhere.
+/// A mask `[queries, keys]`: 0 where the key is not later than the query, minus infinity elsewhere.
 pub(super) fn causal(queries: Range<usize>, keys: usize, like: &Tensor) -> Result<Tensor> {
     let hidden = |row| (0..keys).map(move |column| if column > row { f32::NEG_INFINITY } else { 0.0 });
     let mask: Vec<f32> = queries.clone().flat_map(hidden).collect();

@@ -1,4 +1,4 @@
-//! Convolutions that are not trained.
+//! Convolutions with a frozen weight.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,18 +19,19 @@ pub struct FrozenConv2d {
     weight: Frozen,
     bias: Option<Tensor>,
     sizes: Convolution,
-    /// The weight of the way back on other devices, from the first backward pass on.
+    /// The transposed weight on other devices; computed by the first backward pass.
     turned: Arc<OnceLock<Tensor>>,
-    /// Squared norms of the weights of each output, from the first decomposed update on.
+    /// Squared norms of each output's weights; computed by the first decomposed update.
     norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenConv2d {
-    /// From `weight: [out, in, kh, kw]`, `bias: [out]`, the step between windows and the zeros added on each side.
-    /// On the CPU, bf16 weights stay bf16 if it has instructions for them (products of bf16, but of f32 in most 3 × 3 convolutions; sums in f32); other
-    /// half-precision weights are widened to f32.
+    /// A layer with `weight: [out, in, kh, kw]`, `bias: [out]`, `stride` pixels between windows and `padding` zeros on
+    /// each side. On a CPU with bf16 instructions, bf16 weights stay bf16 (f32 sums; bf16 products, but f32 products in
+    /// most 3 × 3 convolutions); other half-precision weights on the CPU are widened to f32.
     ///
-    /// **Errors** for other shapes, and for stride 0.
+    /// # Errors
+    /// For other shapes, and for stride 0.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Self> {
         let (out_channels, in_channels, height, width) = weight.dims4()?;
         check_bias("conv2d", bias, out_channels)?;
@@ -46,20 +47,26 @@ impl FrozenConv2d {
         Ok(Self { weight: frozen, bias, sizes, turned: Arc::default(), norms: Arc::default() })
     }
 
-    /// Cross-correlation with the weight, plus bias; `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]` with
-    /// `oh = (height + 2 · padding − kh) / stride + 1`, rounded down, and `ow` likewise.
+    /// Cross-correlation with the weight, plus bias; `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`
+    /// with `oh = (height + 2 · padding − kh) / stride + 1`, rounded down, and `ow` likewise.
     ///
-    /// **Gradient** to `x` only. **Errors** for other channels, or images smaller than the kernel.
+    /// **Gradient** to `x` only.
+    ///
+    /// # Errors
+    /// For other channels, or images smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_fused(x, None, Fusion::default())
     }
 
-    /// `residual + layer(prologue(x)) + shift` as one node, with `shift: [batch, out]` for every pixel of a channel; a shift
-    /// with a gradient is a node of its own.
+    /// `residual + layer(prologue(x)) + shift` as one node, with `shift: [batch, out]` added to every pixel of a
+    /// channel; a shift that needs a gradient is added by a separate node.
     ///
     /// **Shapes** `prologue(x): [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
     ///
-    /// **Gradient** to `x`, the shift and the residual. **Errors** for shapes that do not fit.
+    /// **Gradient** to `x`, the shift and the residual.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn forward_fused(&self, x: &Tensor, shift: Option<&Tensor>, fusion: Fusion<'_>) -> Result<Tensor> {
         let tracked = shift.is_some_and(Tensor::track_op);
         if computes_here(&self.weight, x) && !tracked {
@@ -68,10 +75,15 @@ impl FrozenConv2d {
         fusion.run(x, |x| shifted(self.alone(x)?, shift))
     }
 
-    /// `residual + layer(x) + scale · up ∗ (down ∗ x)` as one node, where `down: [rank, in, kh, kw]` has the layer's stride and
-    /// padding, `up: [out, rank, 1, 1]`, and the residual, if there is one, the result's shape.
+    /// `residual + layer(x) + scale · up ∗ (down ∗ x)` as one node; `down` has the layer's stride and padding.
     ///
-    /// **Gradient** to `x`, `down`, `up` and the residual. **Errors** for shapes that do not fit.
+    /// **Shapes** `x: [batch, in, height, width]`, `down: [rank, in, kh, kw]`, `up: [out, rank, 1, 1]`; returns
+    /// `[batch, out, oh, ow]`, the shape of the residual.
+    ///
+    /// **Gradient** to `x`, `down`, `up` and the residual.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn forward_adapted(
         &self,
         x: &Tensor,
@@ -121,12 +133,12 @@ impl FrozenConv2d {
         &self.norms
     }
 
-    /// The same weight, shared, without the bias.
+    /// The layer without its bias; the weight is shared.
     pub(super) fn without_bias(&self) -> Self {
         Self { bias: None, ..self.clone() }
     }
 
-    /// The same weight, shared, for images that the kernel meets in one place.
+    /// The layer for images of the kernel's size, with a single output position; the weight is shared.
     pub(super) fn on_kernel_sized_images(&self) -> Self {
         Self { sizes: Convolution { stride: 1, padding: 0, ..self.sizes }, ..self.without_bias() }
     }
@@ -135,7 +147,7 @@ impl FrozenConv2d {
         Constants { bias: self.bias.clone(), shift: None }
     }
 
-    /// On other devices, in half precision, or in pieces.
+    /// The layer without fusion, on other devices or in half precision.
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
         check_channels(x, &self.sizes)?;
         match &self.weight {
@@ -155,7 +167,8 @@ impl FrozenConv2d {
         with_backward(x, &y, Arc::new(backward))
     }
 
-    /// Made once: turning the weight costs as much as a small convolution, and an image needs no way back.
+    /// The transposed weight, computed once: transposing costs as much as a small convolution, and inference never
+    /// needs it.
     fn turned(&self, weight: &Tensor) -> Result<Tensor> {
         if let Some(turned) = self.turned.get() {
             return Ok(turned.clone());
@@ -164,7 +177,7 @@ impl FrozenConv2d {
         Ok(self.turned.get_or_init(|| turned).clone())
     }
 
-    /// The same layer as it is on other devices, which keep half precision.
+    /// The layer as another device would hold it, with its weight in half precision.
     #[cfg(test)]
     pub(super) fn on_device(self, weight: &Tensor, bias: &Tensor) -> Self {
         Self { weight: Frozen::Device(weight.clone()), bias: Some(bias.clone()), ..self }
@@ -185,7 +198,7 @@ impl FrozenConv2d {
         self.sizes.kernel
     }
 
-    /// Step between windows.
+    /// Pixels from one window to the next.
     pub fn stride(&self) -> usize {
         self.sizes.stride
     }
@@ -196,9 +209,12 @@ impl FrozenConv2d {
     }
 }
 
-/// `map: [batch, channels, height, width]` with `shift: [batch, channels]` added to every pixel of a channel.
+/// Adds `shift: [batch, channels]` to every pixel of `map: [batch, channels, height, width]`.
 ///
-/// **Gradient** to both. **Errors** for shapes that do not fit.
+/// **Gradient** to `map` and `shift`.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn shifted(map: Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
     match shift {
         Some(shift) => map.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),

@@ -1,7 +1,7 @@
 //! Weight-decomposed low-rank updates (DoRA) of frozen layers.
 //!
-//! The layer's weight is packed and never written out again. Its row norms are taken once, and the rest of
-//! `‖W + scale·up·down‖²` follows from `W·downᵀ`, which is the layer's own product with `down` as its input.
+//! The layer never unpacks its weight `W`. It computes the row norms of `W` once; the other terms of
+//! `‖W + scale·up·down‖²` follow from `W·downᵀ`, which is the layer's own product with `down` as its input.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,8 @@ use super::low_rank::{low_rank_conv2d, low_rank_linear};
 use super::scaled::{Outputs, scale_outputs};
 
 /// A weight-decomposed low-rank update: it replaces the weight `W` by
-/// `magnitude / ‖W + scale·up·down‖ · (W + scale·up·down)`, with the norm of each output's weights. The bias stays as it is.
+/// `magnitude / ‖W + scale·up·down‖ · (W + scale·up·down)`, where `‖·‖` is the norm of each output's weights. The bias
+/// does not change.
 ///
 /// **Gradient** The norm counts as a constant, as in section 4.3 of the paper.
 ///
@@ -25,11 +26,11 @@ pub struct Decomposed<'a> {
     pub down: &'a Tensor,
     /// `[out, rank]`, or `[out, rank, 1, 1]` for a convolution.
     pub up: &'a Tensor,
-    /// The norm of each output's weights in the adapted layer, `[out]`.
+    /// The norm of each output's weights in the adapted layer, `[out]`; trained.
     pub magnitude: &'a Tensor,
     /// `alpha / rank`.
     pub scale: f64,
-    /// `strength · (adapted layer − layer)` is added to the layer: 1 for the adapted layer itself.
+    /// The layer adds `strength · (adapted layer − layer)` to its own result; 1 gives the adapted layer.
     pub strength: f64,
 }
 
@@ -89,7 +90,7 @@ impl FrozenConv2d {
     }
 }
 
-/// A frozen layer whose weight can be taken apart into norms and directions.
+/// A frozen layer with the products that DoRA needs.
 trait Layer {
     const OUTPUTS: Outputs;
 
@@ -99,16 +100,16 @@ trait Layer {
     /// Where the squared norms of the weights are kept.
     fn kept_norms(&self) -> &OnceLock<Tensor>;
 
-    /// The product of each output's weights with each row of `down`, `[rank, out]`.
+    /// The product of each row of `down` with each output's weights, `[rank, out]`.
     fn products_with(&self, down: &Tensor) -> Result<Tensor>;
 
-    /// The layer without its bias.
+    /// The layer's result without the bias.
     fn product(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// The same of the layer with `scale·up·down` added to its weight.
+    /// The layer's result without the bias, with `scale·up·down` added to the weight.
     fn updated_product(&self, x: &Tensor, factors: [&Tensor; 2], scale: f64) -> Result<Tensor>;
 
-    /// The update alone.
+    /// The low-rank update's result.
     fn low_rank(&self, x: &Tensor, factors: [&Tensor; 2], scale: f64) -> Result<Tensor>;
 }
 
@@ -159,7 +160,7 @@ impl Layer for FrozenConv2d {
         self.kept_norms()
     }
 
-    /// `down` is a batch of images of the kernel's size, each of which the kernel meets in one place.
+    /// `down` acts as a batch of images of the kernel's size: each has a single output position.
     fn products_with(&self, down: &Tensor) -> Result<Tensor> {
         self.on_kernel_sized_images().forward(down)?.flatten_from(1)
     }
@@ -180,7 +181,8 @@ impl Layer for FrozenConv2d {
 fn forward<L: Layer>(layer: &L, x: &Tensor, update: Decomposed<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
     let gain = gain(layer, update)?;
     if update.strength == 1.0 {
-        // Layer and update share a gain, so they share a node: the graph keeps one map less than below.
+        // Layer and update have the same gain here, so they share a node and the graph keeps one map less than with
+        // `scaled_parts`.
         let [down, up] = factors_like(x, update)?;
         let y = layer.updated_product(x, [&down, &up], update.scale)?;
         return scale_outputs(&y, L::OUTPUTS, &gain, layer.bias(), residual);
@@ -210,7 +212,7 @@ fn scaled_parts<L: Layer>(
     frozen + scale_outputs(&low_rank, L::OUTPUTS, of_update, None, None)?
 }
 
-/// The factors in the element type that the layer computes in.
+/// `down` and `up` in the element type of `x`.
 fn factors_like(x: &Tensor, update: Decomposed<'_>) -> Result<[Tensor; 2]> {
     Ok([update.down.to_dtype(x.dtype())?, update.up.to_dtype(x.dtype())?])
 }
@@ -222,9 +224,9 @@ fn gain<L: Layer>(layer: &L, update: Decomposed<'_>) -> Result<Tensor> {
         let (expected, found) = (norms.dims(), update.magnitude.dims());
         candle_core::bail!("decomposed update: expected magnitudes {expected:?}, found {found:?}");
     }
-    // Weights that are all zero point nowhere and give zero whatever their magnitude is.
+    // A zero weight has no direction: it gives zero for any magnitude, so any norm but 0 will do.
     let norms = norms.eq(0.0)?.where_cond(&norms.ones_like()?, &norms)?;
-    // In the magnitude's own type: a fresh update, whose magnitude is this norm rounded, has a gain of exactly 1.
+    // In the magnitude's type: the magnitude of a new update is this norm, rounded, so that its gain is exactly 1.
     update.magnitude / norms.to_dtype(update.magnitude.dtype())?
 }
 
@@ -239,14 +241,14 @@ fn updated_norms<L: Layer>(layer: &L, update: Decomposed<'_>) -> Result<Tensor> 
     let crossed = (&up * products)?.sum(1)?;
     let squares = (up.matmul(&down.matmul(&down.t()?)?)? * &up)?.sum(1)?;
     let squared = (squared_norms(layer)? + (crossed * (2.0 * update.scale))?)? + (squares * update.scale.powi(2))?;
-    // Rounding must not make a square negative.
+    // Rounding can make a square slightly negative.
     squared?.relu()?.sqrt()
 }
 
-/// The product of each output's weights with each row of `down`, as exact as f32 where the layer itself is not.
+/// The product of each row of `down` with each output's weights, in f32 precision even if the weight is bf16.
 fn precise_products<L: Layer>(layer: &L, down: &Tensor) -> Result<Tensor> {
     match layer.weight() {
-        // The layer's product rounds its input to bf16; what that cuts off goes through a second time.
+        // The layer rounds its input to bf16, so the rounding error of `down` is multiplied in a second product.
         Frozen::Bf16(_) => {
             let coarse = down.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
             let rest = (down.to_dtype(DType::F32)? - &coarse)?;

@@ -1,4 +1,4 @@
-//! A gated feed-forward layer as one node that keeps its input alone.
+//! A gated feed-forward layer as one node that keeps only its input.
 
 use candle_core::{Result, Shape, Tensor};
 
@@ -8,18 +8,21 @@ use super::linear::{FrozenLinear, Linear, computes_here};
 use super::norm::{FrozenLayerNorm, LayerNorm};
 use catelier_kernels::{AddedKernel, Float, Kernel1, View, apply1};
 
-/// Rows that go through both layers at a time: what lies between them is the widest tensor of a transformer, and this much
-/// of it stays in the cache.
+/// Rows that go through both layers at a time. The activation between the layers is the widest tensor of a transformer;
+/// 512 rows of it stay in the cache.
 const PIECE: usize = 512;
 
-/// `x + narrow(geglu(widen(norm(x))))`, piece by piece. What lies between the layers is computed again in the backward pass
-/// instead of being kept.
+/// `x + narrow(geglu(widen(norm(x))))`, block by block. The backward pass recomputes the activations between the
+/// layers.
 ///
 /// **Shapes** `x: [..., n]`, `widen` from n to 2m, `narrow` from m to n features; returns `[..., n]`.
 ///
-/// **Gradient** to `x`. **Errors** for shapes that do not fit.
+/// **Gradient** to `x`.
 ///
 /// **Source** Shazeer, arXiv 2002.05202; recomputation as in Chen et al., arXiv 1604.06174.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn feed_forward(x: &Tensor, norm: &FrozenLayerNorm, widen: &FrozenLinear, narrow: &FrozenLinear) -> Result<Tensor> {
     if !computes_here(widen.weight(), x) || !computes_here(narrow.weight(), x) {
         let wide = widen.forward_fused(x, Fusion::after(Prologue::LayerNorm(norm)))?;
@@ -40,7 +43,7 @@ struct FeedForward {
     narrow: Layer<Geglu, Linear>,
 }
 
-/// Some rows of `x`, and of another tensor of its shape, as matrices of their own.
+/// Blocks of [`PIECE`] rows of `x`, each with its shape and the same rows of `other`.
 fn pieces<'a, T>(x: &View<'a, T>, other: &'a [T]) -> impl Iterator<Item = ([usize; 2], &'a [T], &'a [T])> + use<'a, T> {
     let (_, width) = x.rows();
     let piece = PIECE * width.max(1);

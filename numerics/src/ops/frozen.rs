@@ -1,4 +1,4 @@
-//! The weight of a frozen layer, in the order in which this CPU multiplies by it.
+//! The weight of a frozen layer, packed in the order in which this CPU's kernels read it.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use catelier_kernels::{
     scratch_bytes, sweep, winograd, winograd_bytes,
 };
 
-/// Bytes of a frozen weight with `elements` elements of type `dtype` on this CPU, after its first backward pass: a small weight
-/// is then kept transposed too.
+/// Bytes that a frozen weight of `elements` elements of type `dtype` takes on this CPU after its first backward pass,
+/// which keeps a transposed copy of a small weight.
 pub fn weight_bytes(elements: u64, dtype: DType) -> u64 {
     let bytes = match dtype {
         DType::BF16 if has_bf16_instructions() => 2 * elements,
@@ -21,8 +21,8 @@ pub fn weight_bytes(elements: u64, dtype: DType) -> u64 {
     if has_wide_vectors() && bytes <= KEPT_TRANSPOSED as u64 { 2 * bytes } else { bytes }
 }
 
-/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on this CPU, in addition to its padded input and its
-/// result, for one map of `pixels` pixels, with `inputs` channels before and `outputs` channels after it.
+/// Estimate of the bytes that a 3 × 3 convolution of stride 1 allocates on this CPU for one map of `pixels` pixels,
+/// from `inputs` to `outputs` channels, in addition to its padded input and its result.
 pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -> u64 {
     let threads = rayon::current_num_threads();
     let bytes = match has_wide_vectors() {
@@ -35,17 +35,18 @@ pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -
 /// A weight that is not trained, `[out, taps, in]`; a linear layer has one tap.
 #[derive(Debug, Clone)]
 pub(super) enum Frozen {
-    /// On another device, in candle's order of dimensions.
+    /// A weight on another device, as candle stores it.
     Device(Tensor),
-    /// As a tensor in that order, for the general kernels.
+    /// A plain tensor `[out, taps, in]`, for the portable kernels.
     Plain(Tensor),
-    /// For CPUs with 512-bit vectors.
+    /// A packed f32 weight, for CPUs with 512-bit vectors.
     F32(Arc<Packed<f32>>),
-    /// For CPUs that also multiply bf16. Products are of bf16, but of f32 in filtered 3 × 3 convolutions; sums are in f32.
+    /// A packed bf16 weight, for CPUs with bf16 instructions. Sums are f32; factors are bf16, except in Winograd
+    /// convolutions, whose transforms would enlarge the rounding errors.
     Bf16(Arc<Packed<bf16>>),
 }
 
-/// The left operand, before it is laid out for a kernel.
+/// The left operand, before it is converted to a kernel's layout.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source<'a> {
     /// `[batch · height · width, channels]`, in samples of `size`.
@@ -81,7 +82,10 @@ impl Frozen {
         }
     }
 
-    /// The product with a packed weight. **Errors** if it is not packed, or the source is not f32.
+    /// The product of `source` with a packed weight.
+    ///
+    /// # Errors
+    /// If the weight is not packed.
     pub(super) fn sweep(&self, source: Source<'_>, job: Job<'_>) -> Result<Vec<f32>> {
         match self {
             Self::F32(weight) if pays::<f32>(job.window) => Ok(winograd(&source.as_it_lies(), weight, job)),
@@ -121,7 +125,10 @@ pub(super) fn single_start<T: Float>(start: Start<'_, T>) -> Result<Start<'_, f3
     Ok(Start { bias: bias?, shift: shift?, residual: residual? })
 }
 
-/// The slice as f32. **Errors** for f64: a packed weight is not as accurate.
+/// The slice as f32.
+///
+/// # Errors
+/// If `T` is f64, because a packed weight is less accurate.
 pub(super) fn single<T: Float>(x: &[T]) -> Result<&[f32]> {
     T::as_f32(x).ok_or_else(|| candle_core::Error::msg("expected f32 for a layer of f32 or bf16 weights, found f64"))
 }

@@ -1,7 +1,8 @@
-//! Frozen layers as nodes of the graph, together with what happens right before and right after them.
+//! Frozen layers fused with the operation before them and the residual after them.
 //!
-//! The graph keeps the input of every node until the backward pass. A frozen layer needs its input's shape only, so a
-//! normalisation in front of it and a residual behind it belong into its node: what lies between is never kept.
+//! The graph keeps the input of every node until the backward pass. A frozen layer needs only the shape of its input,
+//! so the normalisation before it and the residual after it join its node: the graph never keeps the tensors between
+//! them.
 
 use std::borrow::Cow;
 
@@ -14,7 +15,7 @@ use catelier_kernels::{
     borrow,
 };
 
-/// What happens to the input of a frozen layer right before it.
+/// The operation before a frozen layer.
 #[derive(Debug, Clone, Copy)]
 pub enum Prologue<'a> {
     /// [`FrozenLayerNorm::forward`].
@@ -28,9 +29,10 @@ pub enum Prologue<'a> {
 }
 
 impl Prologue<'_> {
-    /// As a node of its own.
+    /// Applies the prologue as a separate node.
     ///
-    /// **Errors** those of the operation.
+    /// # Errors
+    /// Errors of the operation.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::LayerNorm(norm) => norm.forward(x),
@@ -41,30 +43,31 @@ impl Prologue<'_> {
     }
 }
 
-/// What a frozen layer does besides, as part of its node: `residual + layer(prologue(x))`.
+/// The operations fused with a frozen layer: `residual + layer(prologue(x))`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
-    /// What happens to the input.
+    /// The operation on the input.
     pub prologue: Option<Prologue<'a>>,
-    /// What the result is added to, of its shape.
+    /// Added to the result, of the same shape.
     pub residual: Option<&'a Tensor>,
 }
 
 impl<'a> Fusion<'a> {
-    /// A prologue alone.
+    /// A fusion with a prologue and no residual.
     pub fn after(prologue: Prologue<'a>) -> Self {
         Self { prologue: Some(prologue), residual: None }
     }
 
-    /// The same on top of `residual`.
+    /// Adds `residual` to the fusion.
     #[must_use]
     pub fn onto(self, residual: &'a Tensor) -> Self {
         Self { residual: Some(residual), ..self }
     }
 
-    /// The same of any `layer`, by nodes of their own.
+    /// Applies prologue, `layer` and residual as separate nodes.
     ///
-    /// **Errors** those of the prologue and of the layer.
+    /// # Errors
+    /// Errors of the prologue and of the layer.
     pub fn run(self, x: &Tensor, layer: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let y = layer(&self.apply_prologue(x)?)?;
         match self.residual {
@@ -73,29 +76,30 @@ impl<'a> Fusion<'a> {
         }
     }
 
-    /// The input of the layer: the prologue's result, as a node of its own.
+    /// The input of the layer: the result of the prologue, as a separate node.
     ///
-    /// **Errors** those of the prologue.
+    /// # Errors
+    /// Errors of the prologue.
     pub fn apply_prologue(self, x: &Tensor) -> Result<Tensor> {
         self.prologue.map_or_else(|| Ok(x.clone()), |prologue| prologue.forward(x))
     }
 }
 
-/// A layer with a frozen weight, apart from its bias.
+/// A layer with a frozen weight, without its bias.
 pub(super) trait Product: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// The dimensions of the result for an input of the dimensions `x`.
+    /// Shape of the result for an input of shape `x`.
     fn output(&self, x: &[usize]) -> Result<Shape>;
 
     /// `start + layer(x)`.
     fn forward<T: Float>(&self, x: View<'_, T>, start: Start<'_, T>) -> Result<Vec<T>>;
 
-    /// Gradient of an input of the dimensions `x`.
+    /// Gradient of an input of shape `x`.
     fn backward<T: Float>(&self, x: &[usize], grad: &[T]) -> Result<Vec<T>>;
 }
 
-/// What is added to the product of a layer: `bias: [out]` and `shift: [batch, out]`, without gradients.
+/// Values added to a layer's product, without gradients: `bias: [out]` and `shift: [batch, out]`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Constants {
     pub(super) bias: Option<Tensor>,
@@ -125,20 +129,20 @@ pub(super) fn frozen_layer<P: Product>(
     }
 }
 
-/// A kernel that can be a prologue: its backward pass does not look at its result.
+/// A kernel that can be a prologue: its backward pass does not read its result.
 pub(super) trait PrologueKernel: Kernel1 {
-    /// The dimensions of its result for an input of the dimensions `x`.
+    /// Shape of the result for an input of shape `x`.
     fn output(&self, x: &[usize]) -> Vec<usize>;
 }
 
-/// The step from the input of a node to the input of its product.
+/// The operation between the input of a node and the input of its product.
 pub(super) trait PrologueStep: Send + Sync + 'static {
     fn output(&self, x: &[usize]) -> Vec<usize>;
     fn forward<'a, T: Float>(&self, x: View<'a, T>) -> Result<Cow<'a, [T]>>;
     fn backward<T: Float>(&self, x: View<'_, T>, grad: Vec<T>) -> Result<Vec<T>>;
 }
 
-/// The input as it is.
+/// Leaves the input unchanged.
 struct NoPrologue;
 
 impl PrologueStep for NoPrologue {
@@ -197,12 +201,12 @@ impl<L: PrologueStep, P: Product> AddedKernel for Layer<L, P> {
     }
 }
 
-/// A trainable update of a product, of the input and two factors.
+/// A trainable update of a product, with three arguments: the input and two factors.
 pub(super) trait LowRank: Send + Sync + 'static {
     /// Adds the update to `y`.
     fn add_to<T: Float>(&self, arguments: [View<'_, T>; 3], y: &mut [T]) -> Result<()>;
 
-    /// Gradients of the arguments: that of the input on top of `dx` where it is wanted.
+    /// Gradients of the three arguments. The input's gradient is added to `dx`, if it is needed.
     fn backward<T: Float>(
         &self,
         arguments: [View<'_, T>; 3],
@@ -212,7 +216,7 @@ pub(super) trait LowRank: Send + Sync + 'static {
     ) -> Result<[Vec<T>; 3]>;
 }
 
-/// A frozen layer and a trainable update of it as one node: `residual + product + bias + update`, on the CPU.
+/// A frozen layer and its trainable update as one CPU node: `residual + product + bias + update`.
 pub(super) fn adapted_layer<P: Product, U: LowRank>(
     [x, down, up]: [&Tensor; 3],
     product: P,
@@ -224,7 +228,7 @@ pub(super) fn adapted_layer<P: Product, U: LowRank>(
     let Some(residual) = residual else {
         return apply3(x, down, up, layer);
     };
-    // candle's nodes have three arguments at most; the factors are small.
+    // A node of candle has three arguments at most, and the factors are small enough to copy.
     let factors = Tensor::cat(&[down.flatten_all()?, up.flatten_all()?], 0)?;
     apply_added2(x, &factors, Some(residual), AdaptedOnto { layer, down: down.shape().clone(), up: up.shape().clone() })
 }
@@ -278,7 +282,7 @@ impl<P: Product, U: LowRank> Kernel3 for Adapted<P, U> {
     }
 }
 
-/// The same on top of a residual, with both factors in one tensor, `down` before `up`.
+/// [`Adapted`] with a residual. One tensor holds both factors, `down` before `up`.
 struct AdaptedOnto<P, U> {
     layer: Adapted<P, U>,
     down: Shape,
@@ -317,7 +321,7 @@ impl<P: Product, U: LowRank> AddedKernel2 for AdaptedOnto<P, U> {
     }
 }
 
-/// The elements of a residual for a result of this `shape`.
+/// The elements of the residual, if its shape is `shape`.
 pub(super) fn fitting<'a, T>(name: &str, shape: &Shape, residual: Option<View<'a, T>>) -> Result<Option<&'a [T]>> {
     match residual {
         Some(residual) if residual.dims != shape.dims() => {

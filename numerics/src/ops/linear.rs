@@ -1,4 +1,4 @@
-//! Linear layers that are not trained.
+//! Linear layers with a frozen weight.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,15 +19,16 @@ pub struct FrozenLinear {
     bias: Option<Tensor>,
     in_features: usize,
     out_features: usize,
-    /// Squared norms of the weights of each output, from the first decomposed update on.
+    /// Squared norms of each output's weights; computed by the first decomposed update.
     norms: Arc<OnceLock<Tensor>>,
 }
 
 impl FrozenLinear {
-    /// From `weight: [out, in]` and `bias: [out]`. On the CPU, bf16 weights stay bf16 if it has instructions for
-    /// them (products of bf16, sums in f32); other half-precision weights are widened to f32.
+    /// A layer with `weight: [out, in]` and `bias: [out]`. On a CPU with bf16 instructions, bf16 weights stay bf16
+    /// (bf16 products, f32 sums); other half-precision weights on the CPU are widened to f32.
     ///
-    /// **Errors** for other shapes.
+    /// # Errors
+    /// For other shapes.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (out_features, in_features) = weight.dims2()?;
         check_bias("linear", bias, out_features)?;
@@ -41,7 +42,10 @@ impl FrozenLinear {
 
     /// `x · weightᵀ + bias`; `x: [..., in]`, contiguous or not; returns `[..., out]`.
     ///
-    /// **Gradient** to `x` only. **Errors** if the last dimension of `x` is not `in`.
+    /// **Gradient** to `x` only.
+    ///
+    /// # Errors
+    /// If the last dimension of `x` is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_fused(x, Fusion::default())
     }
@@ -50,7 +54,10 @@ impl FrozenLinear {
     ///
     /// **Shapes** `prologue(x): [..., in]`; returns `[..., out]`, the shape of the residual.
     ///
-    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    /// **Gradient** to `x` and the residual.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         if computes_here(&self.weight, x) {
             frozen_layer(x, self.product(), self.constants(), fusion)
@@ -59,12 +66,17 @@ impl FrozenLinear {
         }
     }
 
-    /// `residual + x · weightᵀ + bias + scale · (x · downᵀ) · upᵀ` as one node; `down: [rank, in]`, `up: [out, rank]`, and the
-    /// residual, if there is one, of the result's shape.
+    /// `residual + x · weightᵀ + bias + scale · (x · downᵀ) · upᵀ` as one node.
     ///
-    /// **Gradient** to `x`, `down`, `up` and the residual. **Errors** for shapes that do not fit.
+    /// **Shapes** `x: [..., in]`, `down: [rank, in]`, `up: [out, rank]`; returns `[..., out]`, the shape of the
+    /// residual.
+    ///
+    /// **Gradient** to `x`, `down`, `up` and the residual.
     ///
     /// **Source** Hu et al., arXiv 2106.09685, with `down` for A and `up` for B.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn forward_adapted(
         &self,
         x: &Tensor,
@@ -104,7 +116,7 @@ impl FrozenLinear {
         &self.norms
     }
 
-    /// The same weight, shared, without the bias.
+    /// The layer without its bias; the weight is shared.
     pub(super) fn without_bias(&self) -> Self {
         Self { bias: None, ..self.clone() }
     }
@@ -113,18 +125,19 @@ impl FrozenLinear {
         Constants { bias: self.bias.clone(), shift: None }
     }
 
-    /// On other devices, and in half precision.
+    /// The layer without fusion, on other devices or in half precision.
     fn alone(&self, x: &Tensor) -> Result<Tensor> {
         let Frozen::Device(weight) = &self.weight else {
             return widened(x, |x| frozen_layer(x, self.product(), self.constants(), Fusion::default()));
         };
+        // Detached, because candle would also compute a gradient of the frozen weight.
         let y = device::linear(&x.detach(), weight, self.bias.as_ref())?;
         let weight = weight.clone();
         let backward: Backward = Arc::new(move |grad| device::linear(grad, &weight.t()?, None));
         with_backward(x, &y, backward)
     }
 
-    /// The same layer as it is on other devices, which keep half precision.
+    /// The layer as another device would hold it, with its weight in half precision.
     #[cfg(test)]
     pub(super) fn on_device(self, weight: &Tensor, bias: &Tensor) -> Self {
         Self { weight: Frozen::Device(weight.clone()), bias: Some(bias.clone()), ..self }
@@ -159,12 +172,12 @@ pub(super) fn check_bias(what: &str, bias: Option<&Tensor>, out: usize) -> Resul
     }
 }
 
-/// Whether a layer's own kernels take `x` as it is.
+/// Whether the CPU kernels accept this weight and the element type of `x`.
 pub(super) fn computes_here(weight: &Frozen, x: &Tensor) -> bool {
     !matches!(weight, Frozen::Device(_)) && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
-/// The same of the layer and a low-rank update as one node.
+/// Whether one CPU node can compute both the layer and its low-rank update.
 pub(super) fn computes_adapted_here(weight: &Frozen, [x, down, up]: [&Tensor; 3]) -> bool {
     computes_here(weight, x) && down.dtype() == x.dtype() && up.dtype() == x.dtype()
 }

@@ -1,4 +1,4 @@
-//! Low-rank updates of frozen layers: the trainable part, as one node of the graph.
+//! Low-rank updates of frozen layers: the trainable part of an adapted layer, as one node of the graph.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -13,12 +13,15 @@ use catelier_kernels::{
 
 /// `scale · (x · downᵀ) · upᵀ`.
 ///
-/// **Shapes** `x: [..., in]`, `down: [rank, in]`, `up: [out, rank]`; returns `[..., out]`, in the element type of `x`.
-/// The narrow activation `[..., rank]` is computed again in the backward pass instead of being kept.
+/// **Shapes** `x: [..., in]`, `down: [rank, in]`, `up: [out, rank]`; returns `[..., out]` in the element type of `x`.
+/// The backward pass recomputes the activation of width `rank` instead of keeping it.
 ///
-/// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
+/// **Gradient** to `x`, `down` and `up`.
 ///
 /// **Source** Hu et al., arXiv 2106.09685, with `down` for A and `up` for B.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn low_rank_linear(x: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Result<Tensor> {
     check_low_rank(x, down, up)?;
     together(x, down, up, |x, down, up| {
@@ -41,12 +44,15 @@ pub(super) fn check_low_rank(x: &Tensor, down: &Tensor, up: &Tensor) -> Result<(
     Ok(())
 }
 
-/// `scale · up ∗ (down ∗ x)`, a convolution to few channels and a 1×1 convolution back.
+/// `scale · up ∗ (down ∗ x)`: a convolution to `rank` channels and a 1×1 convolution back.
 ///
 /// **Shapes** `x: [batch, in, height, width]`, `down: [rank, in, kh, kw]`, `up: [out, rank, 1, 1]`; `stride` and
-/// `padding` are those of `down`; returns `[batch, out, oh, ow]`, in the element type of `x`.
+/// `padding` apply to `down`; returns `[batch, out, oh, ow]` in the element type of `x`.
 ///
-/// **Gradient** to `x`, `down` and `up`. **Errors** for shapes that do not fit.
+/// **Gradient** to `x`, `down` and `up`.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn low_rank_conv2d(
     x: &Tensor,
     down: &Tensor,
@@ -58,7 +64,7 @@ pub fn low_rank_conv2d(
     let sizes = low_rank_sizes(x, down, up, stride, padding)?;
     together(x, down, up, |x, down, up| {
         if x.device().is_cpu() {
-            // The reordering is a node of candle's, which routes the gradient back to `down`.
+            // candle's own operation reorders the weight, so its backward pass returns the gradient to `down`.
             let size = sizes.on((x.dims()[2], x.dims()[3]))?.output();
             let output = (x.dims()[0], up.dims()[0], size.0, size.1).into();
             apply3(x, &taps_first(down)?, up, Alone { update: LowRankConv2d { scale, sizes }, output })
@@ -68,7 +74,7 @@ pub fn low_rank_conv2d(
     })
 }
 
-/// The convolution to few channels.
+/// Sizes of the `down` convolution, after a check of all shapes.
 pub(super) fn low_rank_sizes(
     x: &Tensor,
     down: &Tensor,
@@ -88,7 +94,7 @@ pub(super) fn low_rank_sizes(
     Ok(sizes)
 }
 
-/// Runs `f` in the element type of `x`, except that half precision on the CPU is computed in f32.
+/// Runs `f` in the element type of `x`; half precision on the CPU is computed in f32.
 fn together(
     x: &Tensor,
     down: &Tensor,
@@ -113,7 +119,7 @@ fn add_product<T: Float>(
     multiply(MatrixMut::new(result, rows, columns), Update::Add, scale, a, b, Threads::All);
 }
 
-/// An update as a layer of its own.
+/// An update without its frozen layer.
 struct Alone<U> {
     update: U,
     output: Shape,
@@ -144,11 +150,11 @@ pub(super) struct LowRankLinear {
     pub(super) scale: f64,
 }
 
-/// Rows that are multiplied together, so that they are read from memory once: gradients of the factors are summed over as
-/// many, then in order, at any number of threads.
+/// Rows that are multiplied together, so that memory is read once. Gradients of the factors are summed within these
+/// blocks, then over the blocks in order, so that bits do not depend on the number of threads.
 const ROWS: usize = 128;
 
-/// Numbers of a piece of [`ROWS`] rows.
+/// Elements in [`ROWS`] rows of `width` elements.
 fn piece(width: usize) -> usize {
     (ROWS * width).max(1)
 }
@@ -196,7 +202,7 @@ impl LowRank for LowRankLinear {
 }
 
 impl LowRankLinear {
-    /// What some rows of `x` and of the gradient of the result say of the factors.
+    /// Contribution of a block of rows to the gradients of the factors.
     fn differentiate<T: Float>(&self, x: &[T], grad: &[T], (down, up): (&Factor<'_, T>, &Factor<'_, T>)) -> Piece<T> {
         let rows = grad.len() / up.rows;
         let (x, grad) = (Matrix::new(x, rows, down.columns), Matrix::new(grad, rows, up.rows));
@@ -209,7 +215,7 @@ impl LowRankLinear {
     }
 }
 
-/// Gradients of the narrow activation, of `down` and of the transpose of `up` from some rows.
+/// Gradients from one block of rows: of the rank-wide activation, of `down`, and of the transpose of `up`.
 struct Piece<T> {
     d_narrow: Vec<T>,
     d_down: Vec<T>,
@@ -246,7 +252,7 @@ impl<'a, T: Float> Factor<'a, T> {
     }
 }
 
-/// `scale · a · b` as a new matrix; rows of both are of adjacent elements.
+/// `scale · a · b` as a new matrix; the rows of `a` and `b` are contiguous.
 fn product<T: Float>(scale: T, a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
     let (rows, columns) = (a.shape().0, b.shape().1);
     let mut result = vec![T::ZERO; rows * columns];

@@ -1,4 +1,5 @@
-//! Tensor operations whose gradients are right, and frozen layers that keep no gradient of their weights.
+//! Differentiable tensor operations whose gradients are tested, and frozen layers that compute no gradient of their
+//! weights.
 
 mod activation;
 mod attention;

@@ -1,4 +1,4 @@
-//! Normalisations whose scale and shift are not trained.
+//! Normalisations with a frozen scale and shift.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use super::layer::PrologueKernel;
 use super::linear::stored;
 use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, borrow, map_rows, sum, sum_of_products, vectorized};
 
-/// Layer normalisation over the last dimension that is not trained.
+/// Layer normalisation over the last dimension, not trained.
 #[derive(Debug, Clone)]
 pub struct FrozenLayerNorm {
     weight: Tensor,
@@ -21,9 +21,10 @@ pub struct FrozenLayerNorm {
 }
 
 impl FrozenLayerNorm {
-    /// From `weight`, `bias`: `[last]`; `eps` is added to the variance.
+    /// A layer with `weight`, `bias`: `[last]`; `eps` is added to the variance.
     ///
-    /// **Errors** if the shapes differ.
+    /// # Errors
+    /// If the shapes differ.
     pub fn new(weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Self> {
         check_affine("layer norm", weight, bias)?;
         Ok(Self { weight: stored(weight)?, bias: stored(bias)?, eps })
@@ -31,8 +32,12 @@ impl FrozenLayerNorm {
 
     /// `(x − mean) / √(variance + eps) · weight + bias`; `x: [..., last]`.
     ///
-    /// **Gradient** to `x`. **Errors** if the last dimension is not that of the weight.
+    /// **Gradient** to `x`.
+    ///
     /// **Source** Ba, Kiros and Hinton, arXiv 1607.06450.
+    ///
+    /// # Errors
+    /// If the last dimension differs from the weight's.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let kernel = self.kernel(x)?;
         if x.device().is_cpu() {
@@ -51,7 +56,7 @@ impl FrozenLayerNorm {
     }
 }
 
-/// Group normalisation over channels that is not trained.
+/// Group normalisation over channels, not trained.
 #[derive(Debug, Clone)]
 pub struct FrozenGroupNorm {
     weight: Tensor,
@@ -61,9 +66,10 @@ pub struct FrozenGroupNorm {
 }
 
 impl FrozenGroupNorm {
-    /// From `weight`, `bias`: `[channels]`; `eps` is added to the variance.
+    /// A layer with `weight`, `bias`: `[channels]`; `eps` is added to the variance.
     ///
-    /// **Errors** if the shapes differ or the channels do not divide into groups.
+    /// # Errors
+    /// If the shapes differ or the channels do not divide into groups.
     pub fn new(weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Self> {
         check_affine("group norm", weight, bias)?;
         let channels = weight.elem_count();
@@ -73,17 +79,25 @@ impl FrozenGroupNorm {
         Ok(Self { weight: stored(weight)?, bias: stored(bias)?, groups, eps })
     }
 
-    /// Each group of channels to mean 0 and variance 1, then `· weight + bias`; `x: [batch, channels, ...]`.
+    /// Normalises each group of channels to mean 0 and variance 1, then computes `· weight + bias`;
+    /// `x: [batch, channels, ...]`.
     ///
-    /// **Gradient** to `x`. **Errors** if the channels are not those of the weight.
+    /// **Gradient** to `x`.
+    ///
     /// **Source** Wu and He, arXiv 1803.08494.
+    ///
+    /// # Errors
+    /// If the number of channels differs from the weight's.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, self.kernel(x)?, None)
     }
 
     /// [`FrozenGroupNorm::forward`] followed by SiLU, in one pass.
     ///
-    /// **Gradient** to `x`. **Errors** as there.
+    /// **Gradient** to `x`.
+    ///
+    /// # Errors
+    /// As for [`FrozenGroupNorm::forward`].
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, self.kernel_silu(x)?, Some(device::SILU))
     }
@@ -106,7 +120,7 @@ impl FrozenGroupNorm {
         Ok(GroupNorm { layer: self.clone(), then: PhantomData })
     }
 
-    /// Followed by `A`, which is `curve` on other devices.
+    /// Runs `kernel` on the CPU and candle's operations on other devices, where `curve` is `A`.
     fn run<A: Activation>(&self, x: &Tensor, kernel: GroupNorm<A>, curve: Option<Curve>) -> Result<Tensor> {
         if x.device().is_cpu() {
             return widened(x, |x| apply1(x, kernel));
@@ -200,7 +214,7 @@ impl<T: Float> Loop<(&[T], &[T], &[T], f64, &mut [T])> for LayerNormRowBackward 
     }
 }
 
-/// What the dependence of mean and variance on `x` takes off the gradient of the normalised values `ds`:
+/// The two terms by which mean and variance, which depend on `x`, change the gradient `ds` of the normalised values:
 /// `dx = rate · (ds − mean(ds) − x̂ · mean(ds · x̂))`.
 struct Correction<T> {
     mean: T,
@@ -245,7 +259,7 @@ impl<A> GroupNorm<A> {
         output
     }
 
-    /// Number of channels of a group, and the first one of the group at `index`.
+    /// Number of channels in a group, and the first channel of the group at `index`.
     fn channels(&self, index: usize) -> (usize, usize) {
         let count = self.layer.weight.elem_count() / self.layer.groups;
         (count, index % self.layer.groups * count)
@@ -283,7 +297,7 @@ impl<A: Activation> Kernel1 for GroupNorm<A> {
 /// Weight and bias of the channels of a group.
 type Affine<'a, T> = (&'a [T], &'a [T]);
 
-/// One group: normalised, scaled and shifted by channel, then through `A`.
+/// Normalises one group, applies weight and bias by channel, then the activation `A`.
 struct GroupNormGroup<A>(PhantomData<A>);
 
 impl<A: Activation, T: Float> Loop<(&[T], Affine<'_, T>, f64, &mut [T])> for GroupNormGroup<A> {

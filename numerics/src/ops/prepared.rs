@@ -1,4 +1,4 @@
-//! Graph nodes whose value is computed by ordinary operations and whose gradient is a function of our own.
+//! Graph nodes with a result computed in advance and a backward pass given as a function.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,14 +8,14 @@ use candle_core::{
 
 use catelier_kernels::NeedsGrad;
 
-/// A value waiting to become the result of a node.
+/// The result of a node, computed before the node exists.
 pub(super) struct Prepared {
     storage: Mutex<Option<Storage>>,
     shape: Shape,
 }
 
 impl Prepared {
-    /// Takes a copy of the contents of `y`.
+    /// Copies the elements of `y`.
     pub(super) fn new(y: &Tensor) -> Result<Self> {
         let begins_its_storage = y.is_contiguous() && y.layout().start_offset() == 0;
         let y = if begins_its_storage { y.clone() } else { y.force_contiguous()? };
@@ -50,20 +50,22 @@ impl Prepared {
     }
 }
 
-/// Gradient of the argument from the gradient of the result.
+/// Computes the argument's gradient from the result's gradient.
 pub(super) type Backward = Arc<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
 
-/// `y` as a function of `x` with the gradient that `backward` gives.
+/// A node with argument `x`, result `y` and the given backward pass.
 ///
-/// This is how a frozen layer stays frozen on devices without kernels of ours: candle would differentiate its weight.
+/// Frozen layers on devices without kernels of this workspace use it, because candle would compute a gradient of their
+/// weight.
 pub(super) fn with_backward(x: &Tensor, y: &Tensor, backward: Backward) -> Result<Tensor> {
     if x.track_op() { x.apply_op1(Node { y: Prepared::new(y)?, backward }) } else { Ok(y.detach()) }
 }
 
-/// Gradients of three arguments from the arguments, the gradient of the result, and which arguments need one.
+/// Computes the gradients of three arguments from the arguments, the result's gradient and the list of gradients
+/// needed.
 pub(super) type Backward3 = Arc<dyn Fn([&Tensor; 3], &Tensor, NeedsGrad) -> Result<[Option<Tensor>; 3]> + Send + Sync>;
 
-/// `y` as a function of three arguments with the gradients that `backward` gives.
+/// A node with three arguments, result `y` and the given backward pass.
 pub(super) fn with_backward3(arguments: [&Tensor; 3], y: &Tensor, backward: Backward3) -> Result<Tensor> {
     let [a, b, c] = arguments;
     match arguments.iter().any(|argument| argument.track_op()) {
@@ -95,6 +97,7 @@ impl CustomOp1 for Node<Backward> {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        // Detached, because a gradient with a graph would keep that graph in memory.
         (self.backward)(&grad.detach()).map(|gradient| Some(gradient.detach()))
     }
 }
@@ -153,7 +156,8 @@ impl CustomOp3 for Node<Backward3> {
         let detached = arguments.map(Tensor::detach);
         let gradients = (self.backward)(detached.each_ref(), &grad.detach(), needs_grad)?;
         let [da, db, dc] = gradients.map(|gradient| gradient.map(|gradient| gradient.detach()));
-        // An argument without a graph would keep its gradient until the end of the backward pass.
+        // Without the filter, the gradient of an argument outside the graph would stay in memory until the backward
+        // pass ends.
         Ok((da.filter(|_| needs_grad[0]), db.filter(|_| needs_grad[1]), dc.filter(|_| needs_grad[2])))
     }
 }

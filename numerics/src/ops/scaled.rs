@@ -1,4 +1,4 @@
-//! Every output of a layer at a scale of its own.
+//! A scale for each output of a layer.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::layer::fitting;
 use catelier_kernels::{AddedKernel2, Float, View, apply_added2, borrow, sum_of_products};
 
-/// Where the outputs of a layer lie in its result.
+/// The dimension of a layer's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outputs {
     /// In the last dimension: `[..., out]`.
@@ -24,15 +24,16 @@ impl Outputs {
     }
 }
 
-/// `residual + bias + scale ⊙ y` with `scale` and `bias` for each output, as one node. Half precision is computed in f32.
+/// `residual + bias + scale ⊙ y` as one node, with `scale` and `bias` for each output. Half precision is computed in
+/// f32.
 ///
-/// **Shapes** `y: [..., out]` or `[batch, out, height, width]`, `scale: [out]`, `bias: [out]`, the residual as `y`; returns
-/// the shape and the element type of `y`.
+/// **Shapes** `y: [..., out]` or `[batch, out, height, width]`, `scale: [out]`, `bias: [out]`, the residual as `y`;
+/// returns the shape and the element type of `y`.
 ///
 /// **Gradient** to `y`, `scale` and the residual.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// For shapes that do not fit.
 pub(super) fn scale_outputs(
     y: &Tensor,
     outputs: Outputs,
@@ -51,7 +52,7 @@ pub(super) fn scale_outputs(
     scaled?.to_dtype(y.dtype())
 }
 
-/// The same by candle's own operations, for devices without kernels of ours.
+/// The same result by candle's operations, for devices without kernels of this workspace.
 fn composed(
     y: &Tensor,
     outputs: Outputs,
@@ -77,7 +78,7 @@ struct ScaledOutputs {
 }
 
 impl ScaledOutputs {
-    /// Elements of `y` from one row or map to the next.
+    /// Number of elements of `y` in one row (outputs last) or one map (outputs in the second dimension).
     fn stride(&self, dims: &[usize]) -> usize {
         match self.outputs {
             Outputs::Last => dims.last().copied().unwrap_or(1),
@@ -106,7 +107,7 @@ impl ScaledOutputs {
 
     /// `Σ grad ⊙ y` for each of the `count` outputs; sums are in f64 and in a fixed order at any number of threads.
     fn scale_gradient<T: Float>(&self, y: View<'_, T>, grad: &[T], count: usize) -> Vec<T> {
-        /// Rows that are summed together.
+        /// Rows summed by one task; fixed, so that bits do not depend on the number of threads.
         const ROWS: usize = 128;
         let stride = self.stride(y.dims);
         let partial: Vec<Vec<f64>> = match self.outputs {
@@ -125,7 +126,7 @@ impl ScaledOutputs {
     }
 }
 
-/// `Σ y ⊙ grad` down the columns of matrices of `columns` columns.
+/// Sums of `y ⊙ grad` over each column of matrices with `columns` columns.
 fn column_sums<T: Float>(y: &[T], grad: &[T], columns: usize) -> Vec<f64> {
     let mut sums = vec![0.0; columns];
     for (y, grad) in y.chunks_exact(columns).zip(grad.chunks_exact(columns)) {

@@ -8,7 +8,7 @@ use catelier_kernels::{
     Float, Kernel1, Loop, Simd, View, largest, map_rows, replace_and_sum, sum_of_products, vectorized,
 };
 
-/// Softmax over the last dimension; `x: [..., n]`, minus infinity allowed as long as a row is not all of it.
+/// Softmax over the last dimension of `x: [..., n]`. Elements may be minus infinity, but not all elements of a row.
 ///
 /// **Gradient** to `x`.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
@@ -58,7 +58,7 @@ impl<T: Float> Loop<&mut [T]> for SoftmaxRow {
     }
 }
 
-/// `exp(x − peak)` in place; returns the peak, which is the largest element, and the sum.
+/// Replaces `x` by `exp(x − max)`; returns the maximum and the sum of the exponentials.
 pub(super) struct Exponentials;
 
 impl<T: Float> Loop<&mut [T]> for Exponentials {
@@ -72,7 +72,7 @@ impl<T: Float> Loop<&mut [T]> for Exponentials {
     }
 }
 
-/// `y · (grad − Σ grad · y)`.
+/// `dx = y · (grad − Σ grad · y)`.
 struct SoftmaxRowBackward;
 
 impl<T: Float> Loop<(&[T], &[T], &mut [T])> for SoftmaxRowBackward {

@@ -1,4 +1,4 @@
-//! Linear layers from maps to tokens and back, without a transposed copy.
+//! Linear layers from maps to tokens and back, without a transposed copy of the activations.
 
 use candle_core::{DType, Result, Shape, Tensor};
 
@@ -9,9 +9,13 @@ use super::linear::FrozenLinear;
 use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
 
 impl FrozenLinear {
-    /// The layer over the pixels of `x: [batch, in, height, width]`, as tokens `[batch, height · width, out]`.
+    /// Applies the layer to every pixel of `x: [batch, in, height, width]`; returns tokens
+    /// `[batch, height · width, out]`.
     ///
-    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    /// **Gradient** to `x` and the residual.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn map_to_tokens(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_features(), self.out_features()), x) {
             return frozen_layer(x, product, self.constants(), fusion);
@@ -19,9 +23,12 @@ impl FrozenLinear {
         fusion.run(x, |x| self.forward(&map_to_tokens(x)?))
     }
 
-    /// The layer over tokens `x: [batch, height · width, in]`, as a map `[batch, out, height, width]`.
+    /// Applies the layer to tokens `x: [batch, height · width, in]`; returns a map `[batch, out, height, width]`.
     ///
-    /// **Gradient** to `x` and the residual. **Errors** for shapes that do not fit.
+    /// **Gradient** to `x` and the residual.
+    ///
+    /// # Errors
+    /// For shapes that do not fit.
     pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), fusion: Fusion<'_>) -> Result<Tensor> {
         if let Some(product) = ToMap::of(self.weight(), (self.in_features(), self.out_features()), size, x) {
             return frozen_layer(x, product, self.constants(), fusion);
@@ -31,9 +38,10 @@ impl FrozenLinear {
 }
 
 impl FrozenConv2d {
-    /// [`FrozenLinear::map_to_tokens`] with a 1×1 convolution.
+    /// [`FrozenLinear::map_to_tokens`] for a 1×1 convolution.
     ///
-    /// **Errors** for other convolutions too.
+    /// # Errors
+    /// For shapes that do not fit, and for other convolutions.
     pub fn map_to_tokens(&self, x: &Tensor, fusion: Fusion<'_>) -> Result<Tensor> {
         self.check_pointwise()?;
         if let Some(product) = ToTokens::of(self.weight(), (self.in_channels(), self.out_channels()), x) {
@@ -42,9 +50,10 @@ impl FrozenConv2d {
         fusion.run(x, |x| map_to_tokens(&self.forward(x)?))
     }
 
-    /// [`FrozenLinear::tokens_to_map`] with a 1×1 convolution.
+    /// [`FrozenLinear::tokens_to_map`] for a 1×1 convolution.
     ///
-    /// **Errors** for other convolutions too.
+    /// # Errors
+    /// For shapes that do not fit, and for other convolutions.
     pub fn tokens_to_map(&self, x: &Tensor, size: (usize, usize), fusion: Fusion<'_>) -> Result<Tensor> {
         self.check_pointwise()?;
         if let Some(product) = ToMap::of(self.weight(), (self.in_channels(), self.out_channels()), size, x) {
@@ -70,19 +79,22 @@ pub fn map_to_tokens(map: &Tensor) -> Result<Tensor> {
 
 /// `[batch, height · width, channels]` to `[batch, channels, height, width]`, copied.
 ///
-/// **Gradient** to `tokens`. **Errors** if there are not `height · width` of them.
+/// **Gradient** to `tokens`.
+///
+/// # Errors
+/// If the number of tokens is not `height · width`.
 pub fn tokens_to_map(tokens: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     let (batch, _, channels) = tokens.dims3()?;
     tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
 }
 
-/// A packed weight that `x` can be multiplied by in any order.
+/// The weight, if it is packed and `x` is f32: packed kernels read and write tokens and maps in either order.
 fn packed(weight: &Frozen, x: &Tensor) -> Option<Frozen> {
     let fits = matches!(weight, Frozen::F32(_) | Frozen::Bf16(_)) && x.dtype() == DType::F32;
     fits.then(|| weight.clone())
 }
 
-/// Every pixel by itself.
+/// A window of one pixel.
 fn pixels(size: (usize, usize)) -> Window {
     Window { kernel: (1, 1), stride: 1, output: size }
 }

@@ -6,10 +6,13 @@ use rayon::prelude::*;
 use super::composed::{self, widened};
 use catelier_kernels::{Float, Kernel1, View, apply1};
 
-/// Resizes `x: [batch, channels, height, width]` to `size` (height, width), any sizes; pixel `i` of `n` comes from
-/// pixel `⌊i · m / n⌋` of `m`.
+/// Resizes `x: [batch, channels, height, width]` to `size` (height, width), up or down: output pixel `i` of `n` is a
+/// copy of input pixel `⌊i · m / n⌋` of `m`.
 ///
-/// **Gradient** to `x`, summed over all copies of a pixel. **Errors** for an empty source and a size that is not.
+/// **Gradient** to `x`: the sum over all copies of a pixel.
+///
+/// # Errors
+/// For an empty `x` and a `size` that is not empty.
 pub fn upsample_nearest(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
     if (height == 0 && size.0 > 0) || (width == 0 && size.1 > 0) {

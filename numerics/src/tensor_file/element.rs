@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 
-/// Name in the file, bits per element, and the type it is read as, if there is one.
+/// Name in the file, bits per element, and the type in memory, if it can be read.
 const ELEMENTS: [(&str, usize, Option<DType>); 19] = [
     ("F64", 64, Some(DType::F64)),
     ("F32", 32, Some(DType::F32)),
@@ -25,7 +25,7 @@ const ELEMENTS: [(&str, usize, Option<DType>); 19] = [
     ("F4", 4, None),
 ];
 
-/// An element type known to the format.
+/// An element type of the safetensors format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) name: &'static str,
@@ -34,12 +34,12 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// The type with that name in files.
+    /// The element type with the name `name`.
     pub(super) fn parse(name: &str) -> Option<Self> {
         Self::find(|(known, _, _)| *known == name)
     }
 
-    /// How `dtype` is written.
+    /// The element type for `dtype`, if the format has one.
     pub(super) fn of(dtype: DType) -> Option<Self> {
         Self::find(|(_, _, known)| *known == Some(dtype))
     }

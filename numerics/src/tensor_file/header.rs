@@ -1,4 +1,4 @@
-//! The header of a tensor file, believed only after every claim in it was checked.
+//! The header of a tensor file, with every claim checked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,57 +8,57 @@ use serde_json::{Map, Value};
 
 use super::element::Element;
 
-/// Larger headers are refused, as by the reference implementation.
+/// Largest header, as in the reference implementation.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Bytes of the length in front of the header.
+/// Bytes of the header length at the start of the file.
 pub(super) const LENGTH_BYTES: usize = 8;
 pub(super) const METADATA: &str = "__metadata__";
 
-/// Why a file is not a tensor file.
+/// The reason why a file could not be read as a tensor file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// The system could not read it.
+    /// The system could not read the file.
     #[error("the file cannot be read")]
     Io(#[source] io::Error),
-    /// It is a folder, a pipe or a device.
+    /// The path is a folder, a pipe or a device.
     #[error("expected a regular file")]
     NotAFile,
-    /// It has no bytes.
+    /// The file has no bytes.
     #[error("the file is empty (0 bytes)")]
     Empty,
-    /// It is a PyTorch checkpoint, which may run code when loaded.
+    /// The file is a PyTorch checkpoint, which may run code when loaded.
     #[error("expected safetensors, found a PyTorch pickle checkpoint")]
     Pickle,
-    /// It is a Git LFS pointer, a stand-in for a file that was not downloaded.
+    /// The file is a Git LFS pointer: the download is missing.
     #[error("expected safetensors, found a Git LFS pointer instead of the file itself")]
     LfsPointer,
-    /// It is something else.
+    /// The file has another format.
     #[error("expected safetensors, found something else: {problem}")]
     NotSafetensors {
-        /// What gave it away.
+        /// The first difference found.
         problem: String,
     },
-    /// The header announces more than the format allows.
+    /// The header is longer than the format allows.
     #[error("expected a header of at most {MAX_HEADER_BYTES} bytes, found {bytes}")]
     HeaderTooLarge {
-        /// Announced size.
+        /// Length of the header.
         bytes: u64,
     },
     /// The file ends inside its header or its data.
     #[error("the file is cut short: expected {expected} bytes, found {found}")]
     Truncated {
-        /// Bytes a whole file has.
+        /// Bytes that the header requires.
         expected: u64,
-        /// Bytes there are.
+        /// Bytes of the file.
         found: u64,
     },
-    /// There are bytes after the last tensor.
+    /// Bytes follow the last tensor.
     #[error("expected the file to end after {expected} bytes, found {found}")]
     TrailingBytes {
-        /// Bytes the header accounts for.
+        /// Bytes that the header accounts for.
         expected: u64,
-        /// Bytes there are.
+        /// Bytes of the file.
         found: u64,
     },
     /// The header's description of a tensor is malformed.
@@ -66,15 +66,15 @@ pub enum FileError {
     Description {
         /// Name of the tensor.
         tensor: String,
-        /// What is wrong.
+        /// The reason.
         problem: String,
     },
-    /// The element count of a tensor does not fit into any memory.
+    /// A tensor has more elements than memory can address.
     #[error("tensor `{tensor}`: shape {shape:?} has more elements than can be addressed")]
     AbsurdShape {
         /// Name of the tensor.
         tensor: String,
-        /// Its shape as claimed.
+        /// Its shape in the header.
         shape: Vec<usize>,
     },
     /// Shape and number of bytes disagree.
@@ -95,7 +95,7 @@ pub enum FileError {
         /// The one that begins inside it.
         second: String,
     },
-    /// Bytes that belong to no tensor, where something could hide.
+    /// Bytes that belong to no tensor, where data could hide.
     #[error("{bytes} bytes before tensor `{tensor}` belong to no tensor")]
     Gap {
         /// Name of the tensor after the gap.
@@ -103,19 +103,19 @@ pub enum FileError {
         /// Size of the gap.
         bytes: usize,
     },
-    /// Metadata is not a map of texts.
+    /// Metadata is not a map from strings to strings.
     #[error("expected metadata to map texts to texts, found otherwise at `{key}`")]
     Metadata {
-        /// The offending key.
+        /// The key whose value is not a string.
         key: String,
     },
-    /// No tensor has the name that was asked for.
+    /// The file has no tensor of that name.
     #[error("no tensor `{tensor}`")]
     NoSuchTensor {
         /// The name.
         tensor: String,
     },
-    /// A tensor has a valid element type that cannot be computed with here.
+    /// A tensor has an element type that candle does not support.
     #[error("tensor `{tensor}`: element type `{element}` is not supported")]
     Unsupported {
         /// Name of the tensor.
@@ -128,14 +128,14 @@ pub enum FileError {
     Device {
         /// Name of the tensor.
         tensor: String,
-        /// What the tensor library said.
+        /// The tensor library's error.
         #[source]
         source: candle_core::Error,
     },
 }
 
 impl FileError {
-    /// Advice on what to do next, where there is any.
+    /// Advice on how to fix the error, if there is any.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
@@ -160,11 +160,11 @@ impl FileError {
 pub(super) struct Entry {
     pub(super) element: Element,
     pub(super) shape: Vec<usize>,
-    /// Where its bytes are, counted from the beginning of the file.
+    /// The tensor's bytes, counted from the start of the file.
     pub(super) range: Range<usize>,
 }
 
-/// What a header says, checked.
+/// The content of a checked header.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Header {
     pub(super) entries: BTreeMap<String, Entry>,
@@ -189,7 +189,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Every byte of the data belongs to exactly one tensor.
+    /// Checks that every byte of the data belongs to exactly one tensor.
     fn check_coverage(&self, data_start: usize, file_bytes: usize) -> Result<(), FileError> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(_, entry)| (entry.range.start, entry.range.end));
@@ -224,7 +224,7 @@ fn refuse_other_formats(file: &[u8]) -> Result<(), FileError> {
     }
 }
 
-/// Where the header ends, once its announced length is plausible.
+/// Start of the data, if the header's length is plausible.
 fn data_start(file: &[u8]) -> Result<usize, FileError> {
     let found = file.len() as u64;
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {

@@ -1,7 +1,7 @@
-//! Tensor files: the safetensors format, read with suspicion and written to the same bytes every time.
+//! Tensor files: the safetensors format, read with all checks and written to the same bytes every time.
 //!
 //! **Source** <https://github.com/huggingface/safetensors>, "Format": eight bytes of header length (little endian), a
-//! JSON header mapping names to `dtype`, `shape` and `data_offsets` (and `__metadata__` to a map of texts), then the
+//! JSON header mapping names to `dtype`, `shape` and `data_offsets` (and `__metadata__` to a map of strings), then the
 //! data without gaps.
 
 mod element;

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use super::header::{Entry, FileError, Header};
 use crate::{Error, Result};
 
-/// Files from this size on are mapped into memory instead of read.
+/// Files of at least this size are mapped into memory instead of read.
 const MAP_FROM_BYTES: u64 = 16 << 20;
 
 /// An open tensor file whose header has been checked completely.
@@ -38,7 +38,7 @@ impl Bytes {
 }
 
 impl TensorFile {
-    /// Opens a file; large ones are mapped, so that only the tensors asked for are read.
+    /// Opens a file; a large file is mapped, so that only the requested tensors are read.
     ///
     /// # Errors
     /// [`Error::TensorFile`] with the path and a [`FileError`] as its cause.
@@ -51,10 +51,10 @@ impl TensorFile {
         }
     }
 
-    /// A file that is in memory already; `name` is used in error messages.
+    /// Checks a file that is already in memory; error messages use `name`.
     ///
     /// # Errors
-    /// Those of [`TensorFile::open`].
+    /// As for [`TensorFile::open`].
     pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
         Self::parse(name.into(), Bytes::Owned(bytes))
     }
@@ -76,7 +76,7 @@ impl TensorFile {
         self.header.entries.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether the file has a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.header.entries.contains_key(name)
     }
@@ -98,7 +98,7 @@ impl TensorFile {
         entry.element.dtype.ok_or_else(|| self.unsupported(name, entry))
     }
 
-    /// A tensor, copied to `device` with the element type of the file.
+    /// Copies a tensor to `device`, in the element type of the file.
     ///
     /// # Errors
     /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`], [`FileError::Device`].
@@ -110,7 +110,7 @@ impl TensorFile {
             .map_err(|source| self.error(FileError::Device { tensor: name.into(), source }))
     }
 
-    /// The texts stored with the tensors.
+    /// The file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.header.metadata
     }
@@ -130,7 +130,7 @@ impl TensorFile {
 }
 
 fn load(path: &Path) -> std::result::Result<Bytes, FileError> {
-    // Asked before opening: to open a pipe is to wait for its writer.
+    // Checked before opening, because opening a pipe waits for its writer.
     let metadata = std::fs::metadata(path).map_err(FileError::Io)?;
     if !metadata.is_file() {
         return Err(FileError::NotAFile);
@@ -150,6 +150,7 @@ fn load(path: &Path) -> std::result::Result<Bytes, FileError> {
 )]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the map is read-only and private to this process's view. If another process truncates the file while it
-    // is mapped the system stops us with SIGBUS; our own writers never do that, they rename whole files into place.
+    // is mapped, the system stops this process with SIGBUS; this workspace's writers never truncate, they rename
+    // complete files into place.
     unsafe { Mmap::map(file) }
 }

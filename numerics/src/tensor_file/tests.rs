@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use crate::Error;
 
-/// A file with that header and so many zero bytes of data.
+/// A file with the given header and `data` zero bytes of data.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());

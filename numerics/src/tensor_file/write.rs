@@ -13,12 +13,12 @@ use crate::{Error, Result, atomic};
 
 /// Writes tensors and metadata atomically; equal content gives equal bytes.
 ///
-/// Metadata stand first, sorted; tensors follow as the reference implementation orders them, wide elements first, then
-/// by name, so that every tensor is aligned.
+/// The header lists metadata first, sorted. Tensors follow in the order of the reference implementation, wide element
+/// types first, then by name, so that every tensor is aligned.
 ///
 /// # Errors
-/// [`Error::UnsupportedElement`] names a tensor that the format cannot hold; [`Error::Write`] has the reason why the file
-/// could not be written, and an older file is still whole.
+/// [`Error::UnsupportedElement`] if the format has no such element type; [`Error::Write`] if the file could not be
+/// written; an existing file is then unchanged.
 pub fn write(
     path: impl AsRef<Path>,
     tensors: &BTreeMap<String, Tensor>,
@@ -28,10 +28,10 @@ pub fn write(
     atomic::write(path, |out| layout.write(metadata, out))
 }
 
-/// The bytes that [`write()`] writes.
+/// The bytes of the file that [`write()`] writes.
 ///
 /// # Errors
-/// [`Error::UnsupportedElement`]; [`Error::Write`] if a tensor cannot be fetched from its device.
+/// [`Error::UnsupportedElement`] as for [`write()`]; [`Error::Write`] if a tensor cannot be copied from its device.
 pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let written = Layout::of(tensors)?.write(metadata, &mut bytes);
@@ -39,7 +39,7 @@ pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, 
     Ok(bytes)
 }
 
-/// The tensors in file order.
+/// The tensors in the order of the file.
 struct Layout<'a>(Vec<(&'a str, &'a Tensor, Element)>);
 
 impl<'a> Layout<'a> {

@@ -1,4 +1,4 @@
-//! Every operation on a CUDA device against the CPU. Where there is none, these tests say so and compare nothing.
+//! Every operation on a CUDA device against the CPU. Without a CUDA device, these tests say so and compare nothing.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn device() -> Option<Device> {
     Device::new_cuda(0).inspect_err(|error| eprintln!("nothing is compared, for there is no CUDA device: {error}")).ok()
 }
 
-/// Sums in another order for f32; eight bits of every factor, and once more of every intermediate, for bf16.
+/// Tolerances: for f32, another order of sums; for bf16, 2^-8 for every factor and every intermediate.
 const PRECISIONS: [(DType, f64); 2] = [(DType::F32, 1e-4), (DType::BF16, 3e-2)];
 
 /// The result and every gradient.
@@ -39,7 +39,7 @@ fn every_operation_agrees_with_the_cpu() {
     }
 }
 
-/// Scores of 512 mebibytes, four blocks.
+/// Scores of 512 MiB in four blocks.
 #[test]
 fn attention_over_several_blocks_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
@@ -67,7 +67,7 @@ fn a_checkpoint_without_parameters_agrees_with_the_cpu() {
     assert_agree(&case(&Device::Cpu), &case(&device), 1e-5);
 }
 
-/// The state goes through the host, as a saved one does.
+/// The state goes through the host, like a saved state.
 #[test]
 fn a_restored_optimizer_steps_on_the_device() {
     let Some(device) = device() else { return };

@@ -1,4 +1,4 @@
-//! Every gradient is that of the function, as finite differences in f64 say.
+//! Every gradient agrees with finite differences in f64.
 
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ fn update(t: &[Tensor]) -> Decomposed<'_> {
     Decomposed { down: &t[1], up: &t[2], magnitude: &t[3], scale: SCALE, strength: 1.0 }
 }
 
-/// The norm counts as a constant, so finite differences are taken of the layer with its norm held at the start; the layer
-/// itself must have those gradients.
+/// The norm counts as a constant, so the finite differences are those of a layer whose norm is fixed at its first
+/// value; the layer's own gradients must agree with them.
 #[track_caller]
 fn check_decomposed(
     what: &str,

@@ -1,4 +1,4 @@
-//! Against values computed by the reference implementation.
+//! Results against values of the reference implementation.
 
 use catelier_numerics::schedule::{Curve, LearningRate};
 

@@ -1,4 +1,4 @@
-//! The kernels against candle's own operations, on shapes nobody would choose.
+//! The kernels against candle's operations, on unusual shapes.
 
 use candle_core::{DType, Result, Tensor};
 use catelier_numerics::ops::{
@@ -12,12 +12,12 @@ use crate::material::{normal, run, values};
 
 type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
-/// Results and gradients agree within `1e-10` of their largest value, in f64, and within `3e-5` in f32.
+/// Checks that results and gradients agree within `1e-10` of their largest value in f64, and within `3e-5` in f32.
 fn agree(inputs: &[Tensor], kernel: Operation, oracle: Operation) -> std::result::Result<(), TestCaseError> {
     agree_within(if inputs[0].dtype() == DType::F64 { 1e-10 } else { 3e-5 }, inputs, kernel, oracle)
 }
 
-/// They agree within this share of their largest value.
+/// Checks that results and gradients agree within `tolerance` of their largest value.
 fn agree_within(
     tolerance: f64,
     inputs: &[Tensor],
@@ -47,7 +47,7 @@ fn norms_of(weight: &Tensor) -> Result<Tensor> {
     weight.flatten_from(1)?.sqr()?.sum(1)?.sqrt()
 }
 
-/// The weights with these norms, which a gradient does not pass.
+/// The weights scaled to norms of `magnitude`; the norms are detached.
 fn with_norms(weight: &Tensor, magnitude: &Tensor) -> Result<Tensor> {
     let gain = (magnitude / norms_of(&weight.detach())?)?;
     let shape: Vec<usize> =
@@ -243,7 +243,7 @@ proptest! {
         for (found, expected) in values(&layer.row_norms().unwrap()).into_iter().zip(values(&expected)) {
             prop_assert!(share(found, expected) < 1e-6, "{found} and {expected}");
         }
-        // With the norms of the updated weights for magnitudes, each gain is 1 and the change is the update's own.
+        // With the norms of the updated weights as magnitudes, each gain is 1 and the change is the low-rank update.
         let updated = (&weight + up.flatten_from(1).unwrap().matmul(&down.flatten_from(1).unwrap()).unwrap().reshape(weight.shape()).unwrap()).unwrap();
         let magnitude = norms_of(&updated).unwrap();
         let update = Decomposed { down: &down, up: &up, magnitude: &magnitude, scale: 1.0, strength: 1.0 };
@@ -276,7 +276,7 @@ proptest! {
         (height, width_of_map, kernel) in (4..20usize, 4..20usize, prop_oneof![Just(1usize), Just(3)]),
         (stride, adapted) in (1..3usize, any::<bool>()),
     ) {
-        // What a factor loses in rounding, 2^-9 of it at most, on either side.
+        // Rounding changes a factor by at most 2^-9 of its value, on either side.
         const ROUNDING: f64 = 8e-3;
         let bias = normal(2, &[out], DType::F32);
         let half = |shape: &[usize]| (normal(1, shape, DType::BF16), normal(1, shape, DType::BF16).to_dtype(DType::F32).unwrap());
@@ -365,8 +365,8 @@ proptest! {
             let (rounded, exact) = (values(rounded), values(exact));
             let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
             let apart = norm(&mut rounded.iter().zip(&exact).map(|(x, y)| x - y));
-            // A number of bf16 has eight bits; errors of many terms partly cancel, but so do the terms themselves where a
-            // query sees few keys. Of a few numbers all may be unlucky: drawn at random, one in some thousand cases was.
+            // bf16 has eight bits; errors of many terms partly cancel, but so do the terms where a query sees few keys.
+            // A few values may all have large errors: one random case in some thousand did.
             let scale = norm(&mut exact.iter().copied()) + (exact.len().max(64) as f64).sqrt();
             prop_assert!(apart <= 0.02 * scale, "{apart} of {scale}");
         }

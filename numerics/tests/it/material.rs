@@ -1,4 +1,4 @@
-//! Tensors and layers to test with.
+//! Tensors and layers for tests.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use catelier_numerics::noise::{Noise, Stream};
@@ -7,7 +7,7 @@ use catelier_numerics::ops::{
     feed_forward, geglu, gelu, low_rank_conv2d, low_rank_linear, quick_gelu, silu, softmax, upsample_nearest,
 };
 
-/// Normal numbers that depend on `sample` and the shape alone.
+/// Standard normal values that depend only on `sample` and the shape.
 pub(crate) fn normal(sample: u64, shape: &[usize], dtype: DType) -> Tensor {
     let tensor = Noise::new(17).normal(Stream("test"), 0, sample, shape, &Device::Cpu).unwrap();
     tensor.to_dtype(dtype).unwrap()
@@ -17,7 +17,7 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
-/// The result of `f` and the gradient of each input, for an uneven but fixed gradient of the result.
+/// The result of `f`, and the gradient of each input for a fixed, uneven gradient of the result.
 pub(crate) fn run(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let variables = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tracked: Vec<_> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
@@ -30,10 +30,10 @@ pub(crate) fn run(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) ->
     Ok(results)
 }
 
-/// An operation of several inputs.
+/// An operation with several inputs.
 type Operation = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 
-/// An operation under its name, with inputs of its own.
+/// An operation with its name and inputs.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) inputs: Vec<Tensor>,
@@ -44,12 +44,12 @@ fn case(name: &'static str, inputs: Vec<Tensor>, f: impl Fn(&[Tensor]) -> Result
     Case { name, inputs, f: Box::new(f) }
 }
 
-/// Every operation once or more, on tensors of element type `dtype` and about `size` tokens or pixels a side.
+/// Every operation, at least once, on tensors of element type `dtype` and about `size` tokens or pixels a side.
 pub(crate) fn every_operation(dtype: DType, size: usize) -> Vec<Case> {
     every_operation_on(&Device::Cpu, dtype, size)
 }
 
-/// The same numbers on any device.
+/// The cases of [`every_operation`], with equal values, on any device.
 pub(crate) fn every_operation_on(device: &Device, dtype: DType, size: usize) -> Vec<Case> {
     let n = |sample, shape: &[usize]| normal(sample, shape, dtype).to_device(device).unwrap();
     let linear = FrozenLinear::new(&n(10, &[5, 6]), Some(&n(11, &[5]))).unwrap();

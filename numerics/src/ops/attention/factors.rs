@@ -1,4 +1,4 @@
-//! The factors of the products of attention: exact, or rounded to bf16.
+//! Factors of attention's products: exact, or rounded to bf16.
 
 use std::borrow::Cow;
 
@@ -6,24 +6,24 @@ use catelier_kernels::{
     Float, Matrix, MatrixMut, RoundedPairs, RoundedRows, Update, multiply_in_cache, multiply_rounded,
 };
 
-/// Keys whose values are mixed before the next are read, so that they stay in the cache.
+/// Keys in a block: their values stay in the cache while the block is multiplied.
 pub(super) const KEYS: usize = 512;
-/// Keys whose scores are computed at a time: a strip of transposed keys stays in the first cache.
+/// Keys in a strip of transposed keys, which stays in the first-level cache while scores are computed.
 const STRIP: usize = 64;
 
-/// A kind of factors.
+/// The element type in which attention multiplies.
 pub(super) trait Factors: Send + Sync + 'static {
     type Left<'a, T: Float>;
     type Right<'a, T: Float>;
-    /// A right factor that is used again and again.
+    /// A right factor that is packed once and multiplied several times.
     type Kept<T: Float>: Send + Sync;
 
-    /// From rows of adjacent elements.
+    /// A left factor from a matrix with contiguous rows.
     fn left<T: Float>(rows: Matrix<'_, T>) -> Self::Left<'_, T>;
     fn right<T: Float>(rows: Matrix<'_, T>) -> Self::Right<'_, T>;
-    /// From the elements of `depth` rows of equal length.
+    /// A right factor from the elements of `depth` rows of equal length.
     fn keep<T: Float>(elements: Vec<T>, depth: usize) -> Self::Kept<T>;
-    /// Its first rows and columns.
+    /// The first `rows` rows and `columns` columns of a kept factor.
     fn borrow<T: Float>(kept: &Self::Kept<T>, rows: usize, columns: usize) -> Self::Right<'_, T>;
 
     /// `result = scale · left · right`, or `result += scale · left · right`.
@@ -36,7 +36,7 @@ pub(super) trait Factors: Send + Sync + 'static {
     );
 }
 
-/// Factors in their own type.
+/// Factors in the type of the tensors.
 pub(super) struct Exact;
 
 impl Factors for Exact {
@@ -71,7 +71,7 @@ impl Factors for Exact {
     }
 }
 
-/// Factors rounded to bf16; f32 only, where there are instructions for them.
+/// Factors rounded to bf16, for f32 tensors on a CPU with bf16 instructions.
 pub(super) struct Rounded;
 
 impl Factors for Rounded {
@@ -106,7 +106,7 @@ impl Factors for Rounded {
     }
 }
 
-/// One head's keys or values, `[KEYS, head_width]` for each [`KEYS`] tokens.
+/// One head's keys or values, as a `[KEYS, head_width]` matrix for each [`KEYS`] tokens.
 pub(super) struct Blocks<F: Factors, T: Float> {
     blocks: Vec<F::Kept<T>>,
     head_width: usize,
@@ -124,15 +124,15 @@ impl<F: Factors, T: Float> Blocks<F, T> {
         Self { blocks: (0..count).step_by(KEYS).map(block).collect(), head_width }
     }
 
-    /// `result = rows · tokens`, or `result += rows · tokens`, for as many tokens from `first` on, a multiple of [`KEYS`], as the
-    /// rows have columns: no more than [`KEYS`].
+    /// `result = rows · tokens`, or `result += rows · tokens`. `tokens` are the `n` tokens from `first` on, where
+    /// `n ≤ KEYS` is the number of columns of `rows` and `first` is a multiple of [`KEYS`].
     pub(super) fn multiply(&self, result: MatrixMut<'_, T>, update: Update, rows: Matrix<'_, T>, first: usize) {
         let tokens = F::borrow(&self.blocks[first / KEYS], rows.shape().1, self.head_width);
         F::multiply(result, update, T::ONE, &F::left(rows), &tokens);
     }
 }
 
-/// The transpose of one head's keys or values, `[head_width, STRIP]` for each [`STRIP`] tokens.
+/// The transpose of one head's keys or values, as a `[head_width, STRIP]` matrix for each [`STRIP`] tokens.
 pub(super) struct Strips<F: Factors, T: Float>(Vec<F::Kept<T>>);
 
 impl<F: Factors, T: Float> Strips<F, T> {
@@ -150,8 +150,8 @@ impl<F: Factors, T: Float> Strips<F, T> {
         Self((0..count).step_by(STRIP).map(strip).collect())
     }
 
-    /// `result[row, i] = scale · rows[row] · token[first + i]` for as many `columns`; `first` is a multiple of [`STRIP`], and
-    /// the result's rows are `pitch` apart.
+    /// `result[row, i] = scale · rows[row] · token[first + i]` for `i < columns`. `first` is a multiple of [`STRIP`];
+    /// the rows of the result begin `pitch` elements apart.
     pub(super) fn multiply(
         &self,
         rows: Matrix<'_, T>,

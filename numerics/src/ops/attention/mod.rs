@@ -1,4 +1,4 @@
-//! Attention that keeps one value per query and head instead of a matrix of scores.
+//! Attention that keeps one log-sum per query and head for the backward pass, instead of a matrix of scores.
 
 mod factors;
 
@@ -16,32 +16,33 @@ use catelier_kernels::{
 };
 use factors::{Blocks, Exact, Factors, KEYS, Rounded, Strips};
 
-/// Queries whose scores are held at a time in the forward pass: with 4096 keys they fill half a mebibyte.
+/// Queries whose scores are held at a time in the forward pass: with 4096 keys the scores take half a mebibyte.
 const QUERIES: usize = 32;
 /// Queries whose scores with [`KEYS`] keys are held at a time in the backward pass.
 const BACKWARD_QUERIES: usize = 64;
 /// Tokens whose rows are written together: sixteen f32 fill a cache line.
 const LINE: usize = 16;
 
-/// Which keys a query may look at.
+/// The keys that a query may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionMask {
-    /// All of them.
+    /// All keys.
     None,
-    /// Those at its own position and before (key index ≤ query index).
+    /// Keys at the query's own position and before it (key index ≤ query index).
     Causal,
 }
 
 /// Multi-head attention, `softmax(q kᵀ / √d) v` for each head.
 ///
 /// **Shapes** `q: [batch, t, heads · d]`, `k`, `v`: `[batch, s, heads · d]`; returns `[batch, t, heads · d]`. `t` and
-/// `s` may differ. Keys and values are laid out once for each head; the scores are computed again in the backward pass.
+/// `s` may differ. Keys and values are packed once for each head; the backward pass recomputes the scores.
 ///
 /// **Gradient** to `q`, `k` and `v`.
 ///
-/// **Errors** for shapes that do not fit.
-///
 /// **Source** Vaswani et al., arXiv 1706.03762; recomputation as in Dao et al., arXiv 2205.14135.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
     check(q, k, v, heads)?;
     if !q.device().is_cpu() {
@@ -58,10 +59,13 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Attenti
     }
 }
 
-/// [`attention`] with the factors of its products rounded to bf16, as it is in a model of bf16 weights; sums and softmax are
-/// in f32. The same as [`attention`] where the CPU has no such products.
+/// [`attention`] with factors rounded to bf16, for models with bf16 weights; sums and softmax are in f32. On a CPU
+/// without bf16 instructions it equals [`attention`].
 ///
-/// **Gradient** and **errors** as there.
+/// **Gradient** to `q`, `k` and `v`.
+///
+/// # Errors
+/// For shapes that do not fit.
 pub fn attention_rounded(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: AttentionMask) -> Result<Tensor> {
     check(q, k, v, heads)?;
     if q.device().is_cpu() && q.dtype() == DType::F32 && has_bf16_instructions() {
@@ -86,11 +90,11 @@ struct Attention<F> {
     heads: usize,
     mask: AttentionMask,
     factors: PhantomData<F>,
-    /// `[batch, t, heads]` in f64: logarithm of the sum of exponentials of each row of scores, from the forward pass.
+    /// `[batch, t, heads]` in f64: the logarithm of `Σ exp(score)` of each query, from the forward pass.
     log_sums: Mutex<Box<[f64]>>,
 }
 
-/// Sizes of one call, and how to find a head in it.
+/// Sizes of one call, and the position of each head in its tensors.
 #[derive(Clone, Copy)]
 struct Sizes {
     batch: usize,
@@ -110,7 +114,7 @@ impl Sizes {
         T::from_f64(1.0 / (self.head_width as f64).sqrt())
     }
 
-    /// How many keys the first `queries` queries can see.
+    /// Number of keys that the first `queries` queries may attend to.
     fn visible(&self, queries: usize) -> usize {
         match self.mask {
             AttentionMask::None => self.keys,
@@ -118,7 +122,7 @@ impl Sizes {
         }
     }
 
-    /// Rows `first..first + rows` of one head of one sample of a `[batch, tokens, width]` tensor.
+    /// Rows `first..first + rows` of one head of one sample, from a `[batch, tokens, width]` tensor.
     fn head<'a, T>(
         &self,
         data: &'a [T],
@@ -128,7 +132,7 @@ impl Sizes {
         rows: (usize, usize),
     ) -> Matrix<'a, T> {
         let start = (sample * tokens + rows.0) * self.width() + head * self.head_width;
-        // A head of no rows may begin beyond the data.
+        // The offset of an empty head may lie beyond the data.
         let data = data.get(start..).unwrap_or(&[]);
         Matrix::rows_apart(data, rows.1, self.head_width, self.width())
     }
@@ -194,13 +198,13 @@ impl<F: Factors> Kernel3 for Attention<F> {
     }
 }
 
-/// What one head of one sample looks at in the forward pass.
+/// Packed keys and values of one head of one sample, for the forward pass.
 struct Seen<F: Factors, T: Float> {
     keys: Strips<F, T>,
     values: Blocks<F, T>,
 }
 
-/// Output rows and log-sums of the queries from `first` on of a sample, for all heads.
+/// Output rows and log-sums for a block of queries of one sample, starting at query `first`, for all heads.
 fn forward_block<F: Factors, T: Float>(
     sizes: &Sizes,
     (q, heads): (&[T], &[Seen<F, T>]),
@@ -237,7 +241,7 @@ fn forward_block<F: Factors, T: Float>(
     }
 }
 
-/// What the forward pass left, and the gradient of its result.
+/// Tensors of the forward pass, and the gradient of its result.
 struct Forward<'a, T> {
     q: &'a [T],
     k: &'a [T],
@@ -254,7 +258,7 @@ struct HeadGradients<T> {
     dv: Vec<T>,
 }
 
-/// One head of one sample in the backward pass, with what is needed laid out for it.
+/// One head of one sample in the backward pass, with its operands packed.
 struct Head<'a, F: Factors, T: Float> {
     sizes: Sizes,
     forward: &'a Forward<'a, T>,
@@ -263,10 +267,10 @@ struct Head<'a, F: Factors, T: Float> {
     keys: Strips<F, T>,
     values: Strips<F, T>,
     key_rows: Blocks<F, T>,
-    /// `[head_width, queries]` each.
+    /// Queries and gradients of the result, each `[head_width, queries]`.
     queries: Vec<T>,
     grads: Vec<T>,
-    /// `Σ y · dy` of each query: how the sum of its scores' exponentials depends on them.
+    /// `Σ y · dy` of each query: the term by which softmax's gradient depends on the sum of exponentials.
     slopes: Vec<T>,
 }
 
@@ -305,7 +309,7 @@ impl<T: Float> HeadGradients<T> {
         this
     }
 
-    /// Adds what the queries `first..first + count` and the keys `key..key + keys` have to do with each other.
+    /// Adds the gradients from queries `first..first + count` and keys `key..key + keys`.
     fn add_block<F: Factors>(
         &mut self,
         head: &Head<'_, F, T>,
@@ -359,13 +363,13 @@ impl<T: Float> Loop<(&[T], &[T])> for Slope {
     }
 }
 
-/// The scores of one query in the backward pass.
+/// The scores of one query against a block of keys in the backward pass.
 struct ScoreRow<'a, T> {
-    /// Scores, to become probabilities.
+    /// Scores on entry, probabilities on return.
     p: &'a mut [T],
-    /// Gradients of the probabilities, to become those of the scores.
+    /// Gradients of the probabilities on entry, of the scores on return.
     ds: &'a mut [T],
-    /// How many keys the query may look at.
+    /// Number of keys in this block that the query may attend to.
     seen: usize,
     log_sum: T,
     slope: T,
@@ -389,14 +393,14 @@ impl<T: Float> Loop<ScoreRow<'_, T>> for Differentiate {
     }
 }
 
-/// What the rows of a head's matrix are.
+/// Whether the rows of a head's gradient matrix are tokens or channels.
 #[derive(Clone, Copy)]
 enum Rows {
     Tokens,
     Channels,
 }
 
-/// From one matrix per sample and head to `[batch, tokens, heads * head_width]`.
+/// From one matrix per sample and head to `[batch, tokens, heads · head_width]`.
 fn interleave<T: Float>(
     sizes: &Sizes,
     tokens: usize,
@@ -418,7 +422,7 @@ fn interleave<T: Float>(
     result
 }
 
-/// The tokens from `first` on of one head, in rows of all heads that begin with it.
+/// Copies one head's tokens, starting at token `first`, into `result`, whose rows hold all heads.
 fn put<T: Float>(result: &mut [T], sizes: &Sizes, (matrix, rows): (&[T], Rows), first: usize) {
     let width = sizes.head_width;
     match rows {

@@ -1,4 +1,4 @@
-//! Element-wise functions and softmax, in f32 inside.
+//! Element-wise functions and softmax, computed in f32 for half precision.
 
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::super::composed::{self, sigmoid};
 use super::super::prepared::with_backward;
 use super::wide;
 
-/// A function of each number and its derivative, on tensors that are not in half precision.
+/// An element-wise function and its derivative, for tensors in f32 or f64.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Curve {
     pub(super) value: fn(&Tensor) -> Result<Tensor>,
@@ -35,7 +35,7 @@ fn gelu_slope(x: &Tensor) -> Result<Tensor> {
     cdf + (x * density)?
 }
 
-/// `curve` of every element; the backward pass starts again from `x`.
+/// `curve` of every element; the backward pass recomputes from `x`.
 pub(in super::super) fn pointwise(x: &Tensor, curve: Curve) -> Result<Tensor> {
     let (from, dtype) = (x.detach(), x.dtype());
     let y = (curve.value)(&wide(&from)?)?.to_dtype(dtype)?;
@@ -43,7 +43,7 @@ pub(in super::super) fn pointwise(x: &Tensor, curve: Curve) -> Result<Tensor> {
     with_backward(x, &y, Arc::new(backward))
 }
 
-/// `value · gelu(gate)` of the two halves of the last dimension.
+/// `value · gelu(gate)`, where `value` and `gate` are the halves of the last dimension.
 pub(in super::super) fn geglu(x: &Tensor) -> Result<Tensor> {
     let (from, dtype) = (x.detach(), x.dtype());
     let (value, gate) = halves(&from)?;
@@ -67,7 +67,7 @@ fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
     }
 }
 
-/// Softmax over the last dimension; the backward pass needs only its result.
+/// Softmax over the last dimension; the backward pass reads only the result.
 pub(in super::super) fn softmax(x: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let y = composed::softmax(&wide(&x.detach())?)?.to_dtype(dtype)?;

@@ -1,4 +1,4 @@
-//! Attention over blocks of queries: exact, and never with more scores at a time than a block has.
+//! Exact attention over blocks of queries: it holds the scores of one block at a time.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::super::prepared::{Backward3, with_backward3};
 use super::super::{AttentionMask, composed};
 use super::{product, wide};
 
-/// Bytes of f32 scores of one block, over all samples and heads. A block's temporaries are a few times as large; with
-/// fewer queries the products become too small to fill a large device.
+/// Bytes of one block's f32 scores, over all samples and heads. A block's temporaries are a few times as large;
+/// products with fewer queries would be too small to fill a large GPU.
 const BLOCK_BYTES: usize = 128 << 20;
 
 /// Multi-head attention; shapes as in [`composed::attention`].
 ///
-/// The products are in the type of the tensors, softmax and the sums over blocks in f32 where that is half precision.
+/// Products are in the type of the tensors; for half precision, softmax and the sums over blocks are in f32.
 pub(in super::super) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -25,7 +25,7 @@ pub(in super::super) fn attention(
     in_blocks(q, k, v, heads, mask, BLOCK_BYTES)
 }
 
-/// The same with blocks of at most `bytes` of scores, but of one query at least.
+/// [`attention`] in blocks of at most `bytes` bytes of scores, but of at least one query.
 pub(super) fn in_blocks(
     q: &Tensor,
     k: &Tensor,
@@ -41,7 +41,7 @@ pub(super) fn in_blocks(
     with_backward3([q, k, v], &y, backward)
 }
 
-/// The sizes of one call, and how its queries are cut.
+/// The sizes of one call, and the number of queries in a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Blocks {
     heads: usize,
@@ -49,11 +49,11 @@ pub(super) struct Blocks {
     queries: usize,
     keys: usize,
     mask: AttentionMask,
-    /// Queries of a block; the last one may have fewer.
+    /// Number of queries in a block; the last block may have fewer.
     size: usize,
 }
 
-/// Queries `first..first + count`, and how many keys the last of them sees.
+/// Queries `first..first + count`, and the number of keys that the last of them may attend to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block {
     pub(super) first: usize,
@@ -107,7 +107,7 @@ impl Blocks {
         self.joined(&Tensor::cat(&self.iter().map(mix).collect::<Result<Vec<_>>>()?, 2)?)
     }
 
-    /// `[batch, heads, count, visible]`, in f32 for half precision.
+    /// Probabilities `[batch, heads, count, visible]`; f32 if the tensors are in half precision.
     fn probabilities(&self, block: Block, q: &Tensor, k: &Tensor) -> Result<Tensor> {
         let scores = product(&block.queries(q)?, &block.keys(k)?.t()?)?;
         let scores = (wide(&scores)? * self.scale())?;
@@ -120,7 +120,7 @@ impl Blocks {
         }
     }
 
-    /// Gradients of `q`, `k` and `v`; the scores are computed again.
+    /// Gradients of `q`, `k` and `v`, with the scores recomputed.
     fn backward(&self, q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
         if self.keys == 0 || q.elem_count() == 0 {
             return Ok([q.zeros_like()?, k.zeros_like()?, v.zeros_like()?]);
@@ -139,14 +139,15 @@ impl Blocks {
         Ok([dq, self.joined(&dk)?.to_dtype(k.dtype())?, self.joined(&dv)?.to_dtype(v.dtype())?])
     }
 
-    /// `p · (dp − Σ p · dp) / √d`, from probabilities and their gradient.
+    /// The gradient of the scores, `p · (dp − Σ p · dp) / √d`, from the probabilities `p` and their gradient `dp`.
     fn score_gradient(&self, p: &Tensor, dp: &Tensor) -> Result<Tensor> {
         let dp = wide(dp)?;
         let dot = (p * &dp)?.sum_keepdim(D::Minus1)?;
         (p * dp.broadcast_sub(&dot)?)? * self.scale()
     }
 
-    /// A gradient of the visible keys as one of all keys, wide enough to be summed.
+    /// Pads a gradient of the visible keys with zeros to all keys, in f32 for half precision, so that blocks can be
+    /// summed.
     fn padded(&self, of_visible: &Tensor) -> Result<Tensor> {
         let visible = of_visible.dim(2)?;
         wide(of_visible)?.pad_with_zeros(2, 0, self.keys - visible)

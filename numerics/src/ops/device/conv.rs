@@ -1,4 +1,4 @@
-//! Convolutions and the gradient of their input, which is another convolution.
+//! Convolutions, and the gradient of their input as a second convolution.
 
 use candle_core::{Result, Tensor};
 
@@ -28,22 +28,22 @@ pub(in super::super) fn conv2d(
     }
 }
 
-/// A 1×1 convolution as a matrix product, which needs no columns laid out.
+/// A 1×1 convolution as a matrix product, which needs no im2col matrix.
 fn pointwise(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((batch, _, height, width), (out_channels, ..)) = (x.dims4()?, weight.dims4()?);
     let weight = weight.flatten_from(1)?.broadcast_left(batch)?;
     product(&weight, &x.flatten_from(2)?.contiguous()?)?.reshape((batch, out_channels, height, width))
 }
 
-/// The weight of the input's gradient: `[out, in, kh, kw]` to `[in, out, kh, kw]`, with the taps in reverse.
+/// The weight for the input's gradient: `[out, in, kh, kw]` to `[in, out, kh, kw]`, with the taps reversed.
 pub(in super::super) fn transposed(weight: &Tensor) -> Result<Tensor> {
     weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()
 }
 
-/// Gradient of the convolved images, which are `size` (height, width), from that of the result.
+/// Gradient of the input, of `size` (height, width), from the gradient of the result.
 ///
-/// The gradient, spread out by the stride, is convolved with the [`transposed`] weight. candle's transposed convolution
-/// would compute the same with one thread for each pixel.
+/// The gradient, with `stride − 1` zeros between its elements, is convolved with the [`transposed`] weight. candle's
+/// transposed convolution gives the same result but runs one thread for each pixel.
 pub(in super::super) fn input_gradient(
     grad: &Tensor,
     transposed: &Tensor,
@@ -60,7 +60,7 @@ pub(in super::super) fn input_gradient(
     conv2d(&grad, transposed, None, 1, shared as usize)
 }
 
-/// `stride − 1` zeros between the elements of a dimension, and `after` behind the last; `after < stride`.
+/// Inserts `stride − 1` zeros between the elements of a dimension, and `after < stride` zeros behind the last.
 fn spread(x: &Tensor, dim: usize, stride: usize, after: usize) -> Result<Tensor> {
     if stride == 1 {
         return Ok(x.clone());
@@ -71,17 +71,18 @@ fn spread(x: &Tensor, dim: usize, stride: usize, after: usize) -> Result<Tensor>
     spread.reshape(dims)?.narrow(dim, 0, (count - 1) * stride + 1 + after)
 }
 
-/// `margin` zeros on both sides of a dimension, or as many elements less.
+/// Adds `margin` zeros on both sides of a dimension; a negative margin removes elements.
 fn framed(x: &Tensor, dim: usize, margin: isize) -> Result<Tensor> {
     let side = margin.unsigned_abs();
     if margin >= 0 { x.pad_with_zeros(dim, side, side) } else { x.narrow(dim, side, x.dim(dim)? - 2 * side) }
 }
 
-/// Gradient of the weight, `[out, in, kh, kw]`: for each tap the product of the gradient with the pixels that it saw.
+/// Gradient of the weight, `[out, in, kh, kw]`: for each tap, the product of the gradient with the pixels under that
+/// tap.
 pub(super) fn weight_gradient(x: &Tensor, grad: &Tensor, sizes: &Convolution) -> Result<Tensor> {
     let Convolution { in_channels, out_channels, kernel, stride, padding } = *sizes;
     let (batch, _, height, width) = grad.dims4()?;
-    // Beyond the last window, so that every tap can be followed by whole strides.
+    // Enough zeros behind the image that every tap can be sliced in whole strides.
     let after = padding + stride - 1;
     let x = x.pad_with_zeros(2, padding, after)?.pad_with_zeros(3, padding, after)?;
     let grad = grad.flatten_from(2)?.contiguous()?;
@@ -94,7 +95,8 @@ pub(super) fn weight_gradient(x: &Tensor, grad: &Tensor, sizes: &Convolution) ->
     Tensor::stack(&taps, 2)?.reshape((out_channels, in_channels, kernel.0, kernel.1))
 }
 
-/// The elements `first`, `first + stride`, … of a dimension, `count` of them; it must go on to the next one's place.
+/// Elements `first`, `first + stride`, … of a dimension, `count` of them; the dimension must reach `stride − 1`
+/// elements past the last.
 fn every(x: &Tensor, dim: usize, first: usize, stride: usize, count: usize) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let x = x.narrow(dim, first, count * stride)?;

@@ -1,4 +1,4 @@
-//! Low-rank updates as one node: the narrow activation is computed again instead of kept.
+//! Low-rank updates as one node; the backward pass recomputes the activation of width `rank`.
 
 use std::sync::Arc;
 

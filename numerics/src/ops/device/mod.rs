@@ -1,8 +1,7 @@
-//! The operations on devices without kernels of ours, written with candle's: statistics in f32 where tensors are in
-//! half precision, and backward passes of our own where candle's would be slow, keep too much or differentiate what is
-//! frozen.
+//! The operations on GPUs, composed of candle's operations. For half-precision tensors, statistics are in f32. Backward
+//! passes are written here where candle's would be slow, keep too many activations or differentiate a frozen weight.
 //!
-//! Nothing here asks which device it runs on, so tests on the CPU compare it with the kernels.
+//! No function here asks for the device, so that tests on the CPU can compare them with the CPU kernels.
 
 mod activation;
 mod attention;
@@ -23,7 +22,7 @@ pub(super) use norm::{group_norm, layer_norm};
 use super::composed;
 use catelier_kernels::work::count_product;
 
-/// As f32 if it is in half precision.
+/// `x` in f32 if it is in half precision, else unchanged.
 pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
@@ -38,7 +37,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     composed::linear(x, weight, bias)
 }
 
-/// `a · b` for stacks of matrices, `[..., m, k]` and `[..., k, n]`.
+/// `a · b` for batches of matrices, `[..., m, k]` and `[..., k, n]`.
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let [.., inner, columns] = *b.dims() else {
         candle_core::bail!("product: expected matrices, found {:?}", b.dims())

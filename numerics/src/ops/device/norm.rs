@@ -1,4 +1,4 @@
-//! Normalisations with their moments in f32; the backward pass computes them again from the input.
+//! Normalisations with moments in f32; the backward pass recomputes them from the input.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor};
 use super::super::prepared::with_backward;
 use super::{Curve, wide};
 
-/// Values of mean 0 and variance 1 over the last dimension.
+/// Values standardised over the last dimension to mean 0 and variance 1.
 struct Standardized {
     values: Tensor,
     /// `1 / √(variance + eps)` of each row.
@@ -15,7 +15,7 @@ struct Standardized {
 }
 
 impl Standardized {
-    /// Of `x`, not in half precision, in two passes so that a large mean costs no accuracy.
+    /// Standardises `x`, in f32 or f64, in two passes so that a large mean costs no accuracy.
     fn new(x: &Tensor, eps: f64) -> Result<Self> {
         let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
@@ -23,7 +23,7 @@ impl Standardized {
         Ok(Self { values: centered.broadcast_mul(&rate)?, rate })
     }
 
-    /// Gradient of `x` from that of the values: `rate · (ds − mean(ds) − x̂ · mean(ds · x̂))`.
+    /// Gradient of `x` from the gradient `ds` of the values: `rate · (ds − mean(ds) − x̂ · mean(ds · x̂))`.
     fn gradient(&self, ds: &Tensor) -> Result<Tensor> {
         let slope = (ds * &self.values)?.mean_keepdim(D::Minus1)?;
         let ds = ds.broadcast_sub(&ds.mean_keepdim(D::Minus1)?)?;
@@ -43,7 +43,7 @@ pub(in super::super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, e
     with_backward(x, &y, Arc::new(backward))
 }
 
-/// Normalisation over groups of channels, then `curve` if there is one; `x: [batch, channels, ...]`, `weight`, `bias`:
+/// Normalisation over groups of channels, then `curve` if given; `x: [batch, channels, ...]`, `weight`, `bias`:
 /// `[channels]`.
 pub(in super::super) fn group_norm(
     x: &Tensor,
@@ -60,7 +60,7 @@ pub(in super::super) fn group_norm(
     with_backward(x, &y, Arc::new(backward))
 }
 
-/// `[channels]` to `[1, channels, 1, ...]`, of the rank of `like`.
+/// Reshapes `[channels]` to `[1, channels, 1, ...]`, with the rank of `like`.
 fn by_channel(values: &Tensor, like: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; like.rank()];
     shape[1] = values.elem_count();
@@ -79,13 +79,13 @@ impl GroupNorm {
         Standardized::new(&wide(&self.rows(x)?)?, self.eps)
     }
 
-    /// `[batch, channels, ...]` to `[batch, groups, elements]`.
+    /// Reshapes `[batch, channels, ...]` to `[batch, groups, elements]`.
     fn rows(&self, x: &Tensor) -> Result<Tensor> {
         let batch = x.dim(0)?;
         x.reshape((batch, self.groups, x.elem_count() / (batch * self.groups).max(1)))
     }
 
-    /// Scaled and shifted by channel, in the shape of `like`.
+    /// The values times weight plus bias by channel, in the shape of `like`.
     fn affine(&self, standardized: &Standardized, like: &Tensor) -> Result<Tensor> {
         standardized.values.reshape(like.shape())?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
     }

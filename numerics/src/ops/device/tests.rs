@@ -1,4 +1,4 @@
-//! The operations of other devices, run on the CPU, against its kernels: results and every gradient.
+//! The GPU operations, run on the CPU, against the CPU kernels: results and every gradient.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
-/// The result of `f` and the gradient of each input, for an uneven but fixed gradient of the result.
+/// The result of `f`, and the gradient of each input for a fixed, uneven gradient of the result.
 fn run(inputs: &[Tensor], f: Operation) -> Result<Vec<Tensor>> {
     let variables = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tracked: Vec<_> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
@@ -33,12 +33,12 @@ fn run(inputs: &[Tensor], f: Operation) -> Result<Vec<Tensor>> {
     Ok([y.detach()].into_iter().chain(tracked.iter().map(of)).collect())
 }
 
-/// What sums in this type may differ by, as a fraction of the largest value.
+/// Largest difference of two sums in this type, as a fraction of the largest value.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-10,
         DType::F32 => 5e-5,
-        // Eight bits of every factor, and once more of every intermediate that is not kept wider.
+        // 2^-8 for every factor and every intermediate that is kept in bf16.
         _ => 3e-2,
     }
 }
@@ -64,7 +64,7 @@ fn exact() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F64)]
 }
 
-/// Also half precision, for the operations that candle has on the CPU too.
+/// Element types, with half precision, for operations that candle supports in bf16 on the CPU.
 fn any() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F64), Just(DType::BF16)]
 }
@@ -221,7 +221,7 @@ proptest! {
     }
 }
 
-/// Half precision loses what a large mean and a small spread have in common unless the moments are wider.
+/// Moments in half precision would lose the spread of values with a large mean.
 #[test]
 fn norms_of_half_precision_have_moments_in_f32() {
     let x = ((normal(0, &[1, 2, 64, 64], DType::F32) * 0.5).unwrap() + 40.0).unwrap().to_dtype(DType::BF16).unwrap();
@@ -238,7 +238,7 @@ fn attention_to_nothing_is_zero_with_zero_gradients() {
     assert_eq!(values(&results[1]), [0.0; 12]);
 }
 
-/// Only the arguments that are part of a graph get a gradient; others would keep it until the end.
+/// Only arguments in a graph get a gradient; other gradients would stay in memory until the pass ends.
 #[test]
 fn constants_get_no_gradient() {
     let (x, down, up) =
