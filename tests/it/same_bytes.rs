@@ -100,7 +100,7 @@ impl fmt::Display for Entry {
             Self::Command(line) => writeln!(f, "$ {line}"),
             Self::Output { name, sums } => {
                 writeln!(f, "{name}")?;
-                sums.iter().try_for_each(|(CPU, sum)| writeln!(f, "    {CPU} {sum}"))
+                sums.iter().try_for_each(|(cpu, sum)| writeln!(f, "    {cpu} {sum}"))
             }
         }
     }
