@@ -102,8 +102,8 @@ impl<'a> Generator<'a> {
         Ok(images)
     }
 
-    /// The latents after every model call, with all images in one batch. `start` is unit normal noise `[images,
-    /// channels, height / factor, width / factor]`.
+    /// The latents after every model call, with all images in one batch. `start` is unit normal noise,
+    /// `[images, channels, height / factor, width / factor]`.
     ///
     /// # Errors
     /// Those of [`generate`](Self::generate).

@@ -1,5 +1,5 @@
-//! The accuracy of bf16 weights on the CPU: one step of the embedded base against the same step in f32. `cargo test -p
-//! catelier-pipelines --test it rounding -- --nocapture` prints the figures.
+//! The accuracy of bf16 weights on the CPU: one step of the embedded base against the same step in f32.
+//! `cargo test -p catelier-pipelines --test it rounding -- --nocapture` prints the figures.
 
 use std::path::Path;
 

@@ -158,8 +158,8 @@ impl UNet {
         self.run(&prefix, &condition.context, None, adapters, observe)
     }
 
-    /// [`predict`](Self::predict) from a [`Prefix`], with the cross-attention keys and values of `context: [batch,
-    /// tokens, width]` under the same adapters if they have been computed.
+    /// [`predict`](Self::predict) from a [`Prefix`], with the cross-attention keys and values of
+    /// `context: [batch, tokens, width]` under the same adapters if they have been computed.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
