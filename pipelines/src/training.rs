@@ -50,6 +50,7 @@ struct Streams {
     timestep: Stream,
 }
 
+// A stream's name is hashed into the seed of its draws, so another name would change the bits of every run.
 const TRAINING: Streams =
     Streams { latent: Stream("train/latent"), noise: Stream("train/noise"), timestep: Stream("train/timestep") };
 const CLASS: Streams = Streams {
@@ -439,6 +440,7 @@ impl<'a> Trainer<'a> {
         if self.config.cat_cached_draws == 0 {
             return Ok(vec![]);
         }
+        // Rows are copied: a view would hold the predictions of the whole batch in memory.
         let new = indices.iter().enumerate().filter(|(_, index)| !self.cached.contains_key(index));
         new.map(|(row, index)| Ok((*index, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
     }

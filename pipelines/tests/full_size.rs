@@ -1,4 +1,4 @@
-//! A full-size base is described within little memory. Memory belongs to the whole process, so this file is a process
+//! Reading the configuration and the fingerprint of a full-size base takes little memory. Memory belongs to the whole process, so this file is a process
 //! with one test function.
 #![allow(
     clippy::unwrap_used,

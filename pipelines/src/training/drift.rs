@@ -40,7 +40,7 @@ impl HeldOutPrompts {
 
 /// Fixed noisy latents under held-out prompts, and the base's predictions for them.
 ///
-/// The timesteps are spread evenly over the schedule; the latents are those of the training images, in turn.
+/// The timesteps are the middles of equal parts of the schedule; the latents are those of the training images, in turn.
 ///
 /// **Source** a proxy of knowledge preservation that needs no images: mean of |e_adapted - e_base|² without the
 /// trigger.

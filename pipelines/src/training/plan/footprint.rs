@@ -352,7 +352,7 @@ impl Walk<'_> {
 
     fn finish(self) -> Footprint {
         /// Gradients, repacked operands and memory that the allocator cannot reuse, in multiples of the largest tensor;
-        /// measured with `bench step`.
+        /// measured with `bench step` (docs/memory.md).
         const AT_THE_LARGEST: u64 = 10;
         /// Parameters, their gradients twice while they are accumulated, and both moments of AdamW.
         const OF_A_FACTOR: u64 = 5;
