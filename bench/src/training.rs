@@ -46,7 +46,8 @@ impl TrainingStep {
     /// Loads only the UNet, and initialises an adapter of `rank` on its attention.
     ///
     /// # Errors
-    /// Those of [`UNet::load`] and [`Adapter::init`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
+    /// Those of [`UNet::load`] and [`Adapter::init`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out
+    /// of range.
     pub fn new(
         files: &ModelFiles,
         sizes: WorkloadSizes,

@@ -1,5 +1,5 @@
-//! Reading the configuration and the fingerprint of a full-size base takes little memory. Memory belongs to the whole process, so this file is a process
-//! with one test function.
+//! Reading the configuration and the fingerprint of a full-size base takes little memory. Memory belongs to the whole
+//! process, so this file is a process with one test function.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

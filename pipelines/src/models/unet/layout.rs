@@ -37,8 +37,8 @@ pub(crate) struct LevelLayout {
     /// How many times the sides of the latents have been halved.
     pub(crate) halvings: usize,
     pub(crate) layers: Vec<LayerLayout>,
-    /// The strided convolution to the next level down, or the convolution after nearest-neighbour upsampling to the next
-    /// level up.
+    /// On the way down, the strided convolution to the next level; on the way up, the convolution after
+    /// nearest-neighbour upsampling.
     pub(crate) resample: Option<Conv2dShape>,
 }
 
