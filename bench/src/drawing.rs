@@ -1,4 +1,4 @@
-//! Images from a prompt.
+//! Image generation from a prompt.
 
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
@@ -12,7 +12,7 @@ use catelier_pipelines::training::TrainError;
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, check_range};
 
-/// Guided drawing with DDIM: prompts are read, latents sampled, images decoded.
+/// Generation with DDIM and guidance: encodes prompts, samples latents, decodes images.
 #[derive(Debug)]
 pub struct Drawing {
     base: BaseModel,
@@ -20,7 +20,8 @@ pub struct Drawing {
 }
 
 impl Drawing {
-    /// Loads a whole base; `steps` are the sampler's, each of which calls the UNet once for both halves of the guidance.
+    /// Loads a whole base. `steps` is the number of sampler steps; each calls the UNet once for both conditions of the
+    /// guidance.
     ///
     /// # Errors
     /// Those of [`BaseModel::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes or steps

@@ -1,4 +1,4 @@
-//! The autoencoder alone, and the text encoders alone.
+//! The autoencoder, and the text encoders, each without the rest of the model.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
@@ -10,7 +10,7 @@ use catelier_pipelines::training::TrainError;
 use crate::Workload;
 use crate::inputs::WorkloadSizes;
 
-/// A batch of images to latents and back.
+/// Encodes a batch of images to latents and decodes them.
 #[derive(Debug)]
 pub struct Autoencoding {
     vae: Vae,
@@ -18,7 +18,7 @@ pub struct Autoencoding {
 }
 
 impl Autoencoding {
-    /// Loads the autoencoder alone.
+    /// Loads only the autoencoder.
     ///
     /// # Errors
     /// Those of [`Vae::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
@@ -38,7 +38,7 @@ impl Workload for Autoencoding {
     }
 }
 
-/// A batch of prompts of full length through every text encoder of the base.
+/// Encodes a batch of prompts of full length with every text encoder of the base.
 #[derive(Debug)]
 pub struct TextEncoding {
     encoders: Vec<TextEncoder>,

@@ -1,16 +1,16 @@
-//! What can go wrong before the work is measured.
+//! Errors before the measurement.
 
 use catelier_pipelines::training::TrainError;
 use catelier_pipelines::training::plan::DoesNotFit;
 
-/// The result of everything here that loads a model.
+/// The result type of functions that load a model.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the work could not be set up.
+/// The reason why the work could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The model, the adapter or a size.
+    /// An error of the model, the adapter or a size.
     #[error(transparent)]
     Train(#[from] TrainError),
     /// A training step needs more memory than its limit.
@@ -25,7 +25,7 @@ impl From<catelier_pipelines::Error> for Error {
 }
 
 impl Error {
-    /// Advice on what to do next, where there is any.
+    /// What the user can do about the error, if that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -1,4 +1,4 @@
-//! Random inputs of the right sizes.
+//! Random inputs for the workloads.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::noise::{Noise, Stream};
@@ -6,7 +6,7 @@ use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{AddedCondition, Condition, ImageSizes, TextEncoderConfig, UNet, UNetConfig};
 use catelier_pipelines::{Error, Result};
 
-/// Where all inputs come from; their seed is fixed, so that two runs of a workload do the same.
+/// Seed of all inputs. It is fixed, so that two runs of a workload do the same arithmetic.
 const SEED: u64 = 1;
 const LATENTS: Stream = Stream("workload/latents");
 const NOISE: Stream = Stream("workload/noise");
@@ -14,13 +14,13 @@ const CONTEXT: Stream = Stream("workload/context");
 const POOLED: Stream = Stream("workload/pooled");
 const IMAGE: Stream = Stream("workload/image");
 
-/// Beyond this no machine has the memory.
+/// The largest size: no machine has the memory for more.
 const LARGEST: usize = 1024;
 
-/// How large the inputs of a workload are.
+/// Sizes of a workload's inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkloadSizes {
-    /// Side of the square latents in cells, 1..=1024; a cell of Stable Diffusion is 8 pixels wide.
+    /// Height and width of the square latents in cells, 1..=1024; a cell of Stable Diffusion is 8 pixels wide.
     pub latent: usize,
     /// Samples computed together, 1..=1024.
     pub batch: usize,
@@ -38,17 +38,17 @@ impl WorkloadSizes {
         self.normal(LATENTS, config.in_channels, device)
     }
 
-    /// Noise of the shape of the latents.
+    /// Noise with the shape of the latents.
     pub(super) fn noise(self, config: &UNetConfig, device: &Device) -> Result<Tensor> {
         self.normal(NOISE, config.in_channels, device)
     }
 
-    /// One timestep per sample, spread over the schedule.
+    /// One timestep per sample, spread evenly over the schedule.
     pub(super) fn timesteps(self, steps: usize) -> Vec<u32> {
         (0..self.batch).map(|sample| ((2 * sample + 1) * steps / (2 * self.batch)) as u32).collect()
     }
 
-    /// An image as the autoencoder takes it, `[batch, channels, side, side]`.
+    /// A random image `[batch, channels, side, side]` for the autoencoder.
     pub(super) fn image(self, channels: usize, factor: usize, device: &Device) -> Result<Tensor> {
         let side = self.latent * factor;
         let image = Noise::new(SEED).normal(IMAGE, 0, 0, (self.batch, channels, side, side), device)?;
@@ -69,7 +69,8 @@ pub(super) fn check_range(setting: &'static str, value: usize) -> Result<()> {
     Err(Error::InvalidSetting { setting, value: value.to_string(), rule })
 }
 
-/// Number `which` of the random conditions for `unet`, as wide and long as the text encoders' would be.
+/// A random condition for `unet`, with the width and length of encoded prompts; `which` selects one of several
+/// conditions.
 pub(super) fn condition(
     files: &ModelFiles,
     unet: &UNet,

@@ -30,9 +30,9 @@ pub use work::{Loaded, Precision, Request, Work};
 
 /// One unit of work that can be repeated.
 pub trait Workload {
-    /// Does it once more.
+    /// Runs the unit of work once.
     ///
     /// # Errors
-    /// Those of the model and of the optimizer, and of a device without memory.
+    /// An error of the model or the optimizer, or a device without free memory.
     fn run(&mut self) -> std::result::Result<(), TrainError>;
 }

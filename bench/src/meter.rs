@@ -1,4 +1,4 @@
-//! Runs a piece of work several times and notes time, operations and memory.
+//! Repeats work and measures time, operations and memory.
 
 use std::time::Instant;
 
@@ -9,13 +9,13 @@ use catelier_pipelines::training::TrainError;
 use crate::process::{self, cpu_seconds};
 use crate::{Rate, Workload};
 
-/// Time and operations of some iterations, in the order they were made, at least one; and memory.
+/// The times and operations of at least one iteration, in order, and the memory of all.
 #[derive(Debug, Clone)]
 pub struct Measured {
     iterations: Vec<Iteration>,
     /// Memory held before the first iteration, in bytes.
     pub resident_bytes: Option<u64>,
-    /// Most memory held during the iterations, in bytes.
+    /// Peak memory during the iterations, in bytes.
     pub peak_bytes: Option<u64>,
 }
 
@@ -30,7 +30,7 @@ struct Iteration {
 /// Runs `work`, which is on `device`, `warmup` times without measuring, then `repeat` times (at least once).
 ///
 /// # Errors
-/// Those of the work, and of the device when it is waited for.
+/// Those of `work`, and an error of the device while the meter waits for it.
 pub fn measure(work: &mut dyn Workload, device: &Device, warmup: usize, repeat: usize) -> Result<Measured, TrainError> {
     let resident_bytes = process::resident_bytes();
     for _ in 0..warmup {
@@ -42,7 +42,7 @@ pub fn measure(work: &mut dyn Workload, device: &Device, warmup: usize, repeat: 
     Ok(Measured { iterations, resident_bytes, peak_bytes })
 }
 
-/// Does it once and waits for the device, which goes on by itself after the last call.
+/// Runs `work` once and waits for the device, which may still compute after the last call returns.
 fn finish(work: &mut dyn Workload, device: &Device) -> Result<(), TrainError> {
     work.run()?;
     Ok(device.synchronize()?)
@@ -59,43 +59,43 @@ fn iterate(work: &mut dyn Workload, device: &Device) -> Result<Iteration, TrainE
 }
 
 impl Measured {
-    /// Median time of an iteration on the clock.
+    /// Median wall-clock time of an iteration.
     #[must_use]
     pub fn median_wall_seconds(&self) -> f64 {
         median(self.iterations.iter().map(|iteration| iteration.wall_seconds).collect())
     }
 
-    /// Shortest time of an iteration on the clock.
+    /// Shortest wall-clock time of an iteration.
     #[must_use]
     pub fn best_wall_seconds(&self) -> f64 {
         self.iterations.iter().map(|iteration| iteration.wall_seconds).fold(f64::INFINITY, f64::min)
     }
 
-    /// Median CPU time of an iteration, of all threads; `None` where the system does not tell.
+    /// Median CPU time of an iteration over all threads; `None` if the system does not report it.
     #[must_use]
     pub fn median_cpu_seconds(&self) -> Option<f64> {
         self.all_cpu_seconds().map(median)
     }
 
-    /// Shortest CPU time of an iteration, of all threads; `None` where the system does not tell.
+    /// Shortest CPU time of an iteration over all threads; `None` if the system does not report it.
     #[must_use]
     pub fn best_cpu_seconds(&self) -> Option<f64> {
         self.all_cpu_seconds().map(|seconds| seconds.into_iter().fold(f64::INFINITY, f64::min))
     }
 
-    /// Counted operations of one iteration, in units of 10⁹; all iterations do the same.
+    /// Counted operations of one iteration, in units of 10⁹; all iterations have the same count.
     #[must_use]
     pub fn gflop(&self) -> f64 {
         self.iterations.last().map_or(0.0, |iteration| iteration.flops as f64 / 1e9)
     }
 
-    /// Operations by the median times.
+    /// Rate of operations by the median times.
     #[must_use]
     pub fn median_rate(&self) -> Rate {
         self.rate(self.median_wall_seconds(), self.median_cpu_seconds())
     }
 
-    /// Operations by the shortest times.
+    /// Rate of operations by the shortest times.
     #[must_use]
     pub fn best_rate(&self) -> Rate {
         self.rate(self.best_wall_seconds(), self.best_cpu_seconds())
@@ -111,7 +111,7 @@ impl Measured {
     }
 }
 
-/// The middle value, or the mean of the two; 0 of none.
+/// The median; for an even count the mean of the two middle values; 0 without values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {

@@ -11,7 +11,7 @@ use catelier_pipelines::training::TrainError;
 use crate::Workload;
 use crate::inputs::{WorkloadSizes, condition};
 
-/// The base's prediction for one batch of latents, without adapter and without graph.
+/// The base's prediction for one batch of latents, without an adapter and without a graph.
 #[derive(Debug)]
 pub struct Prediction {
     unet: UNet,
@@ -21,7 +21,7 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Loads the UNet alone.
+    /// Loads only the UNet.
     ///
     /// # Errors
     /// Those of [`UNet::load`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
@@ -39,7 +39,7 @@ impl Prediction {
         })
     }
 
-    /// The model at work.
+    /// The loaded UNet.
     pub fn unet(&self) -> &UNet {
         &self.unet
     }

@@ -1,19 +1,18 @@
-//! What the operating system says about this process: memory and CPU time. Linux tells memory, Unix CPU time.
+//! Memory and CPU time of this process, from the operating system. Linux reports memory, Unix reports CPU time.
 
 use std::io::Write;
 
-/// Most memory that the process has held so far, or since [`forget_peak`], in bytes; `None` where the system does not
-/// tell.
+/// Peak memory of the process so far, or since [`forget_peak`], in bytes; `None` if the system does not report it.
 pub fn peak_bytes() -> Option<u64> {
     status("VmHWM:")
 }
 
-/// Memory that the process holds now, in bytes; `None` where the system does not tell.
+/// Memory of the process now, in bytes; `None` if the system does not report it.
 pub fn resident_bytes() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// Lets [`peak_bytes`] begin anew at what is held now; `None` where the system cannot.
+/// Resets [`peak_bytes`] to the present memory; `None` if the system cannot do it.
 pub fn forget_peak() -> Option<()> {
     /// Resets the peak of the resident set (`man 5 proc_pid_clear_refs`).
     const RESET_PEAK: &[u8] = b"5";
@@ -21,7 +20,7 @@ pub fn forget_peak() -> Option<()> {
     file.write_all(RESET_PEAK).ok()
 }
 
-/// A line of `/proc/self/status`, in bytes.
+/// The value of `key` in `/proc/self/status`, in bytes.
 fn status(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -29,14 +28,15 @@ fn status(key: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// CPU time of this process so far in seconds, user and system, all threads; `None` where the system does not tell.
+/// CPU time of this process so far in seconds, user and system, over all threads; `None` if the system does not report
+/// it.
 #[cfg(unix)]
 pub fn cpu_seconds() -> Option<f64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).ok()?;
     Some(std::time::Duration::from(time).as_secs_f64())
 }
 
-/// CPU time of this process so far in seconds; unknown on this system.
+/// CPU time of this process so far in seconds; `None` on this system.
 #[cfg(not(unix))]
 pub fn cpu_seconds() -> Option<f64> {
     None

@@ -1,4 +1,4 @@
-//! A large matrix product: the fastest work on a machine, which all other work is compared with.
+//! A large matrix product, the work with the highest rate on a machine; the rates of other work are compared with it.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::ops::FrozenLinear;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{Rate, Workload, measure};
 
-/// The product of two square matrices, through the kernel of every frozen linear layer.
+/// The product of two square matrices, with the kernel of the frozen linear layers.
 #[derive(Debug)]
 pub struct MatrixProduct {
     layer: FrozenLinear,
@@ -15,11 +15,11 @@ pub struct MatrixProduct {
 }
 
 impl MatrixProduct {
-    /// Two `side` × `side` matrices on `device`, one of `weights` and one of the activations that go with them; 2 · `side`³
-    /// operations.
+    /// Two `side` × `side` matrices on `device`: weights of type `weights`, and activations. One product has 2 ·
+    /// `side`³ operations.
     ///
     /// # Errors
-    /// Those of candle when memory is short.
+    /// An error if memory is short.
     pub fn new(side: usize, weights: DType, device: &Device) -> candle_core::Result<Self> {
         let weight = Tensor::ones((side, side), weights, device)?;
         let activations = if device.is_cpu() { DType::F32 } else { weights };
@@ -34,21 +34,21 @@ impl Workload for MatrixProduct {
     }
 }
 
-/// The best rates of a large matrix product, by element type of the weights.
+/// The best rates of a large matrix product, by type of the weights.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ProductRates {
-    /// With weights of f32.
+    /// Rate with f32 weights.
     pub f32: Rate,
-    /// With weights of bf16.
+    /// Rate with bf16 weights.
     pub bf16: Rate,
 }
 
-/// Side of the matrices that fill a CPU, and another device.
+/// Side of the matrices on a CPU; `DEVICE_SIDE` is the side on other devices, which need larger ones to be busy.
 const SIDE: usize = 1024;
 const DEVICE_SIDE: usize = 8192;
 const REPEATS: usize = 8;
 
-/// Measures large products on `device`, with weights of either type.
+/// Measures large products on `device` with weights of both types.
 ///
 /// # Errors
 /// Those of [`product_rate`].
@@ -58,7 +58,7 @@ pub fn product_rates(device: &Device) -> Result<ProductRates, TrainError> {
     Ok(ProductRates { f32: rate(DType::F32)?, bf16: rate(DType::BF16)? })
 }
 
-/// The best rate in `repeat` products of two `side` × `side` matrices, after one that is not measured.
+/// The best rate in `repeat` products of two `side` × `side` matrices, after one unmeasured product.
 ///
 /// # Errors
 /// Those of [`MatrixProduct::new`] and [`measure`].

@@ -1,10 +1,10 @@
-//! The result of a benchmark: one JSON object, or a few lines.
+//! The result of a benchmark, as one JSON object or as a table.
 
 use serde::Serialize;
 
 use crate::{Measured, Precision, ProductRates, Request};
 
-/// What was measured, and of what work; it serialises to the JSON of `catelier bench --json`.
+/// The measured work and its results; it serialises to the JSON of `catelier bench --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     work: &'static str,
@@ -41,30 +41,30 @@ struct Seconds {
     best: f64,
 }
 
-/// `None` where the system does not tell.
+/// Memory of the process; `None` if the system does not report it.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct MemoryBytes {
     after_loading: Option<u64>,
     peak: Option<u64>,
-    /// The peak without the memory that was held after loading.
+    /// Peak memory minus the memory after loading.
     over_loading: Option<u64>,
     /// The planner's estimate of a training step on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     planned: Option<u64>,
 }
 
-/// Operations in units of 10⁹, by time on the clock and by CPU time.
+/// A rate of operations in units of 10⁹ per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
-    /// By time on the clock.
+    /// Operations per second of wall-clock time.
     pub gflop_per_second: f64,
-    /// By CPU time of all threads; `None` where the system does not tell.
+    /// Operations per second of CPU time over all threads; `None` if the system does not report it.
     pub gflop_per_cpu_second: Option<f64>,
 }
 
 impl Report {
-    /// From the measurement of `request` on the device with this name. `planned_bytes` is the planner's estimate, and
-    /// `matrix_product` the rates that the work is compared with.
+    /// Builds the report of a measured `request` on the named device. `planned_bytes` is the planner's estimate of
+    /// memory; `matrix_product` are the rates to compare with.
     #[must_use]
     pub fn new(
         request: &Request,
@@ -100,7 +100,7 @@ impl Report {
         }
     }
 
-    /// The same as a few lines for a person.
+    /// The report as a table of a few lines.
     #[must_use]
     pub fn table(&self) -> String {
         let Seconds { median, best } = self.wall_seconds;

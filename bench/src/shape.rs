@@ -1,10 +1,10 @@
-//! The shapes of the well-known bases: their configurations, without their weights.
+//! The shapes of well-known bases: their configurations, without their weights.
 
 use std::fmt;
 
 use catelier_pipelines::models::files::{EmbeddedFile, ModelFiles};
 
-/// A well-known base, of which only the shape matters.
+/// A well-known base. Only its shape is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shape {
     /// Stable Diffusion 1.5.
@@ -15,7 +15,8 @@ pub enum Shape {
     Sdxl,
 }
 
-/// Files of `shapes/`, as a model folder has them: the same path here and there, or another one there.
+/// Files of `shapes/` as a model folder: files at the same path below the shape's folder, then pairs of a path in the
+/// model folder and a path below `shapes/tokenizer/`.
 macro_rules! shape_files {
     ($shape:literal: $($path:literal),+; $($there:literal = $here:literal),+ $(,)?) => {
         &[
@@ -49,10 +50,10 @@ static SDXL: &[EmbeddedFile] = shape_files![
 ];
 
 impl Shape {
-    /// All of them.
+    /// All shapes.
     pub const ALL: [Self; 3] = [Self::Sd15, Self::Sd21, Self::Sdxl];
 
-    /// A model of this shape with weights made up from `seed`. Its tokenizer spells prompts letter by letter.
+    /// A model of this shape with random weights drawn from `seed`. Its tokenizer splits prompts into letters.
     pub fn files(self, seed: u64) -> ModelFiles {
         let files = match self {
             Self::Sd15 => SD15,

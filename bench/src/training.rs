@@ -17,18 +17,18 @@ const SEED: u64 = 1;
 const LEARNING_RATE: f64 = 1e-4;
 const MAX_GRADIENT_NORM: f64 = 1.0;
 
-/// Which terms the objective of a step has.
+/// The terms in the objective of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepLoss {
-    /// Denoising alone: one pass.
+    /// The denoising term: one pass.
     Lora,
-    /// Denoising and the CAT term: two passes with the adapter, one of the base.
+    /// The denoising term and the CAT term: two passes with the adapter, one of the base.
     Cat,
 }
 
-/// The work of training for one batch: forward passes, backward passes, clipping, AdamW.
+/// The training work for one batch: forward passes, backward passes, clipping, AdamW.
 ///
-/// Latents and prompts count as encoded already, as they are in training.
+/// Latents and prompts are already encoded, as in a training run.
 #[derive(Debug)]
 pub struct TrainingStep {
     unet: UNet,
@@ -43,10 +43,11 @@ pub struct TrainingStep {
 }
 
 impl TrainingStep {
-    /// Loads the UNet alone, and a fresh adapter of `rank` on its attention.
+    /// Loads only the UNet, and initialises an adapter of `rank` on its attention.
     ///
     /// # Errors
-    /// Those of [`UNet::load`] and [`Adapter::init`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out of range.
+    /// Those of [`UNet::load`] and [`Adapter::init`], and [`catelier_pipelines::Error::InvalidSetting`] for sizes out
+    /// of range.
     pub fn new(
         files: &ModelFiles,
         sizes: WorkloadSizes,
@@ -81,10 +82,11 @@ impl TrainingStep {
         Ok(Self { unet, rank, schedule, adapter, parameters, optimizer, batch, without_trigger })
     }
 
-    /// Fits the step into `limit` bytes; `None` keeps everything. `dtype` is that of the weights.
+    /// Chooses the blocks to recompute so that the step fits into `limit` bytes; `None` recomputes no block. `dtype` is
+    /// the type of the weights.
     ///
     /// # Errors
-    /// [`DoesNotFit`].
+    /// [`DoesNotFit`] if the step does not fit with every block recomputed.
     pub fn plan(&mut self, dtype: DType, limit: Option<u64>) -> Result<MemoryPlan, DoesNotFit> {
         let footprint = Footprint::of_step(self.unet.config(), &self.sizes(dtype));
         let plan = MemoryPlan::fit(&footprint, footprint.weights, limit)?;
@@ -92,7 +94,7 @@ impl TrainingStep {
         Ok(plan)
     }
 
-    /// Recomputes these blocks in the backward pass of every step from now on.
+    /// Sets the blocks that every later step recomputes in its backward pass.
     pub fn recompute(&mut self, recompute: Recompute) {
         self.unet.recompute(recompute);
     }

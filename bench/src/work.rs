@@ -1,4 +1,4 @@
-//! Which work is repeated, and how it is loaded.
+//! The work to repeat, and how it is loaded.
 
 use candle_core::{DType, Device};
 use catelier_pipelines::models::files::ModelFiles;
@@ -10,28 +10,28 @@ use crate::{Autoencoding, Drawing, Prediction, StepLoss, TextEncoding, TrainingS
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// A forward pass of the UNet: a step without training.
+    /// A forward pass of the UNet.
     Prediction,
-    /// A step of training.
+    /// A training step.
     Step {
-        /// Which terms the objective has.
+        /// The terms in the objective.
         loss: StepLoss,
         /// Rank of the adapter.
         rank: usize,
     },
-    /// Images from a prompt.
+    /// Image generation from a prompt.
     Drawing {
-        /// Steps of the sampler.
+        /// Number of sampler steps.
         steps: usize,
     },
-    /// Images to latents and back.
+    /// Encoding and decoding of images.
     Autoencoding,
-    /// Prompts through the text encoders.
+    /// Encoding of prompts.
     TextEncoding,
 }
 
 impl Work {
-    /// Name of the work, and of its loss, its rank and its steps where it has them.
+    /// Names of the work and its loss, its rank and its number of sampler steps; `None` for work without them.
     pub(crate) fn words(self) -> (&'static str, Option<&'static str>, Option<usize>, Option<usize>) {
         match self {
             Self::Prediction => ("step", Some("none"), None, None),
@@ -44,7 +44,7 @@ impl Work {
     }
 }
 
-/// In what element types a base computes.
+/// The element types of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -55,7 +55,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The type that frozen weights are loaded in.
+    /// The type of the frozen weights after loading.
     #[must_use]
     pub fn weights(self) -> DType {
         match self {
@@ -74,35 +74,36 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// What to measure.
+/// A measurement to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The work.
     pub work: Work,
     /// Name of the model's shape, for the report.
     pub shape: String,
-    /// Side of the square latents in cells; `None` for work without latents.
+    /// Height and width of the square latents in cells; `None` for work without latents.
     pub latent: Option<usize>,
     /// Samples computed together.
     pub batch: usize,
-    /// Element types.
+    /// Types of weights and activations.
     pub precision: Precision,
-    /// Iterations before those that are measured.
+    /// Unmeasured iterations before the measured ones.
     pub warmup: usize,
-    /// Iterations that are measured, at least one.
+    /// Measured iterations, at least one.
     pub repeat: usize,
 }
 
-/// Some work, ready to run.
+/// Loaded work.
 pub struct Loaded {
-    /// The work.
+    /// The work to run.
     pub workload: Box<dyn Workload>,
-    /// Memory in bytes that the planner expects of it: of a training step on the CPU.
+    /// The planner's estimate of memory in bytes, for a training step on the CPU.
     pub planned_bytes: Option<u64>,
 }
 
 impl Request {
-    /// Loads no more of the model than the work needs. A training step on the CPU is fitted into `memory_limit` bytes.
+    /// Loads only the parts of the model that the work needs. A training step on the CPU is fitted into `memory_limit`
+    /// bytes.
     ///
     /// # Errors
     /// Those of the model's parts; [`catelier_pipelines::Error::InvalidSetting`] for sizes outside 1..=1024;

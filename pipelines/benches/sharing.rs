@@ -1,4 +1,4 @@
-//! What a CAT step saves by what its passes share, one thing after the other: the gradients are the same.
+//! Time of a CAT step by the computations that its passes share, one more at a time. The gradients are the same.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench may panic, and criterion's macros document nothing")]
 
 use std::hint::black_box;
@@ -16,19 +16,19 @@ use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{Condition, CrossAttentionKv, UNet};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-/// As in the program.
+/// The allocator of the `catelier` command.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the passes of a step share.
+/// The computations that the passes of a step share.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared {
     Nothing,
     /// The layers before the first attention.
     Prefix,
-    /// Also, over all steps, what the frozen base makes of a caption: keys and values.
+    /// Also the base's keys and values of each caption, over all steps.
     Keys,
-    /// Also one batch for both passes with the adapter.
+    /// Also one batch for both adapted passes.
     Batch,
 }
 
@@ -39,7 +39,7 @@ const ALL: [(&str, Shared); 4] = [
     ("+ one adapted batch", Shared::Batch),
 ];
 
-/// All that a step is computed from.
+/// The inputs of a step.
 struct Step {
     unet: UNet,
     adapter: Adapter,
@@ -105,7 +105,7 @@ fn normal(stream: &'static str, shape: &[usize]) -> Tensor {
     Noise::new(1).normal(Stream(stream), 0, 0, shape, &Device::Cpu).unwrap()
 }
 
-/// On one thread, so that times are comparable on any machine.
+/// One thread, so that times are comparable between machines.
 fn cat_step(criterion: &mut Criterion) {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(64 << 20).build().unwrap();
     for batch in [1, 4] {

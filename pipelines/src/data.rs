@@ -1,4 +1,4 @@
-//! What training learns from: a folder of captioned images becomes latents, embeddings and an order.
+//! Training data: a folder of captioned images becomes latents, embeddings and an order.
 //!
 //! | step | where |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The forward process: how noise is mixed into latents, and the target that a model learns to predict.
+//! The forward process: it adds noise to latents, and defines the target that a model learns to predict.
 //!
 //! ```text
 //! z_t = sqrt(a_t) z_0 + sqrt(1 - a_t) noise        a_t = alphas_cumprod[t]

@@ -1,17 +1,17 @@
-//! Everything that can go wrong in this room, one variant for each rule.
+//! The errors of this crate, one variant per rule.
 
 use std::path::PathBuf;
 
 use crate::models::files::{TensorOffence, UnsupportedSetting};
 
-/// This room's result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a model folder and an image.
+/// An error between a model folder and an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A numerical building block refused its input.
+    /// An error of the numerics crate.
     #[error(transparent)]
     Numerics(#[from] catelier_numerics::Error),
 
@@ -19,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Adapters(#[from] catelier_adapters::Error),
 
-    /// A caption, prompt or tokenizer was refused.
+    /// A caption, a prompt or a tokenizer was refused.
     #[error(transparent)]
     Prompts(#[from] catelier_prompts::Error),
 
@@ -31,11 +31,11 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
 
-    /// A tensor operation failed: out of memory, or shapes that do not fit.
+    /// A tensor operation failed: memory is short, or shapes do not fit.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 
-    /// A file of the base model is not there.
+    /// The base model lacks a file.
     #[error("base `{base}` has no `{path}`")]
     MissingFile {
         /// The base model's name.
@@ -44,25 +44,25 @@ pub enum Error {
         path: String,
     },
 
-    /// A file is there but cannot be read.
+    /// A file exists but cannot be read.
     #[error("cannot read `{}`", .path.display())]
     ReadFile {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The operating system's reason.
         source: std::io::Error,
     },
 
-    /// A configuration file is not the JSON it should be.
+    /// A configuration file is not valid JSON, or has values of other types.
     #[error("`{path}` is not a valid configuration")]
     InvalidConfig {
         /// The file, relative to the base.
         path: String,
-        /// Where it goes wrong.
+        /// The parser's reason.
         source: serde_json::Error,
     },
 
-    /// A configuration asks for something these models do not do.
+    /// A configuration has settings that these models do not support.
     #[error("`{path}` asks for what is not supported: {}", list(.settings))]
     UnsupportedSettings {
         /// The file, relative to the base.
@@ -76,11 +76,11 @@ pub enum Error {
     MissingWeights {
         /// The component's folder.
         component: String,
-        /// The file names looked for.
+        /// The file names that were tried.
         tried: Vec<String>,
     },
 
-    /// A component has pickle files only; those can run code and are never opened.
+    /// A component has weights in pickle files only. Pickle files can run code and are never opened.
     #[error("`{component}` has only pickle weights ({}), which can run code and are not opened", quoted(.found))]
     PickleWeights {
         /// The component's folder, or the file itself.
@@ -89,7 +89,7 @@ pub enum Error {
         found: Vec<String>,
     },
 
-    /// A sharded checkpoint's index names files that are not there.
+    /// The index of a sharded checkpoint names files that do not exist.
     #[error("`{component}` is incomplete: its index names {}, not found", quoted(.missing))]
     MissingShards {
         /// The component's folder.
@@ -103,7 +103,7 @@ pub enum Error {
     UnreadableWeights {
         /// The file.
         path: String,
-        /// What the parser said.
+        /// The parser's reason.
         source: candle_core::Error,
     },
 
@@ -116,14 +116,14 @@ pub enum Error {
         offences: Vec<TensorOffence>,
     },
 
-    /// A tensor handed to a model has the wrong shape.
+    /// A tensor has another shape than the model takes.
     #[error("`{what}`: expected {expected}, found {found}")]
     InvalidInput {
         /// The argument.
         what: &'static str,
-        /// The shape it should have.
+        /// The shape that the model takes.
         expected: String,
-        /// The shape it has.
+        /// The shape of the tensor.
         found: String,
     },
 
@@ -132,23 +132,22 @@ pub enum Error {
     InvalidSetting {
         /// The setting's name, as in the configuration or the request.
         setting: &'static str,
-        /// What was asked for.
+        /// The value asked for.
         value: String,
-        /// What is allowed.
+        /// The rule for its values.
         rule: String,
     },
 
-    /// A generation produced numbers that are no image.
+    /// The latents or the pixels of a generation are NaN or infinite.
     #[error("the image of prompt `{prompt}` (seed {seed}) is not finite after step {step} of {steps}")]
     ImageNotFinite {
         /// The prompt.
         prompt: String,
         /// The image's seed.
         seed: u64,
-        /// The sampler step after which NaN or infinity was found, counted from 1; one more than
-        /// `steps` for the decoder.
+        /// The sampler step after which NaN or infinity was found, counted from 1; `steps + 1` for the decoder.
         step: usize,
-        /// Steps asked for.
+        /// Number of sampler steps.
         steps: usize,
     },
 
@@ -157,34 +156,34 @@ pub enum Error {
     WriteImage {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The operating system's reason.
         source: std::io::Error,
     },
 
-    /// A hub id, revision or hub setting is not well formed.
+    /// A hub id, a revision or a hub setting has an invalid form.
     #[error("`{value}` is not a valid {what}: {rule}")]
     InvalidHubSetting {
-        /// What was being read.
+        /// The kind of value: id, revision or setting.
         what: &'static str,
-        /// The user's words.
+        /// The value that the user gave.
         value: String,
-        /// What it should look like.
+        /// The form that it must have.
         rule: &'static str,
     },
 
-    /// The token would have travelled in the clear.
+    /// The token would have been sent without encryption.
     #[error("the token is not sent to `{endpoint}`: plain http is allowed for this machine only")]
     TokenInTheClear {
         /// The endpoint.
         endpoint: String,
     },
 
-    /// The hub did not let us in (401 or 403).
+    /// The hub refused access (401 or 403).
     #[error("the hub at `{endpoint}` refused access to `{id}` (status {status})")]
     HubRefused {
         /// The model's id.
         id: String,
-        /// The endpoint asked.
+        /// The endpoint that was asked.
         endpoint: String,
         /// The HTTP status.
         status: u16,
@@ -192,12 +191,12 @@ pub enum Error {
         with_token: bool,
     },
 
-    /// The hub has no such model, revision or file (404).
+    /// The hub lacks the model, the revision or the file (404).
     #[error("the hub at `{endpoint}` has no `{id}`")]
     HubNotFound {
         /// The model's id, with its revision or file.
         id: String,
-        /// The endpoint asked.
+        /// The endpoint that was asked.
         endpoint: String,
     },
 
@@ -206,13 +205,13 @@ pub enum Error {
     HubFailed {
         /// The model's id, with its file.
         id: String,
-        /// The endpoint asked.
+        /// The endpoint that was asked.
         endpoint: String,
-        /// What the client said.
+        /// The HTTP client's error.
         source: Box<hf_hub::api::sync::ApiError>,
     },
 
-    /// The hub has the model, but not as a complete diffusers folder.
+    /// The hub has the model, but not all files of a diffusers folder.
     #[error("`{id}` is not a complete diffusers folder: it lacks {}", quoted(.missing))]
     IncompleteModel {
         /// The model's id.
@@ -221,7 +220,7 @@ pub enum Error {
         missing: Vec<String>,
     },
 
-    /// Offline, and the cache does not hold all of the model.
+    /// The cache lacks files of the model, and the network may not be used.
     #[error("offline, and the cache `{}` lacks {} of `{id}`", .cache.display(), quoted(.missing))]
     NotCached {
         /// The model's id.
@@ -234,7 +233,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next, where there is something to do.
+    /// What the user can do about the error, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Numerics(error) => error.hint(),
@@ -282,7 +281,7 @@ impl Error {
     }
 }
 
-/// The first few of `items`, and how many more there are.
+/// The first few `items`, and the number of the others.
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<String> = items.iter().take(SHOWN).map(T::to_string).collect();
@@ -292,7 +291,7 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
     }
 }
 
-/// `items` in backticks, the first few of them.
+/// The first few `items` in backticks.
 fn quoted(items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| format!("`{item}`")).collect();
     list(&items)

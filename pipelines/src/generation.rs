@@ -1,8 +1,8 @@
-//! From prompts to images: the sampler's loop around the UNet, with classifier-free guidance.
+//! From prompts to images: the sampling loop around the UNet, with classifier-free guidance.
 //!
-//! An image is a function of its prompt, its seed and the request's settings. Its noise comes from
-//! its own seed alone, so it does not matter which other images share its batch; and the same
-//! seed with another adapter starts from the same noise, so the two can be laid side by side.
+//! An image is a function of its prompt, its seed and the settings of the request. Its noise depends on its own seed
+//! alone, so the other images in its batch do not change it. The same seed with another adapter starts from the same
+//! noise, so the two images can be compared.
 
 pub mod image_file;
 mod prompt_cache;
@@ -24,27 +24,27 @@ use crate::models::{Condition, CrossAttentionKv, ImageSizes};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
 
-/// The noise an image starts from.
+/// Stream of the noise at the start of a generation.
 const START: Stream = Stream("generate/start");
-/// The noise that ancestral samplers add, one draw for each call.
+/// Stream of the noise that ancestral samplers add, one draw per call.
 const ADDED: Stream = Stream("generate/added");
 
-/// How far a generation is, reported after every model call.
+/// Progress of a generation, reported after every model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Images finished before this batch.
     pub images_done: usize,
-    /// Images of the batch at work.
+    /// Images in this batch.
     pub batch: usize,
-    /// Images asked for.
+    /// Images in the request.
     pub images: usize,
     /// Model calls done for this batch, counted from 1.
     pub call: usize,
-    /// Model calls of a batch.
+    /// Model calls per batch.
     pub calls: usize,
 }
 
-/// Generates images with one base model, and remembers its encoded prompts.
+/// Generates images with one base model and caches its encoded prompts.
 #[derive(Debug)]
 pub struct Generator<'a> {
     base: &'a BaseModel,
@@ -57,29 +57,28 @@ struct Batch<'a> {
     seeds: &'a [u64],
 }
 
-/// What a batch is conditioned on, one row for each image; the negative rows go before the positive ones.
+/// The condition of a batch, one row per image; negative rows come before positive ones.
 struct Prompt {
     positive: Condition,
-    /// `None` without guidance.
+    /// The negative prompt; `None` without guidance.
     negative: Option<Condition>,
-    /// Of both.
+    /// The context of the negative and the positive rows.
     context: Tensor,
     kv: CrossAttentionKv,
 }
 
 impl<'a> Generator<'a> {
-    /// A generator that has not seen a prompt yet.
+    /// A generator with an empty cache.
     pub fn new(base: &'a BaseModel) -> Self {
         Self { base, prompts: PromptCache::default() }
     }
 
-    /// The images of `request`, in its order, made by the base with `adapters`. `observe` sees the progress after every
-    /// model call; [`ControlFlow::Break`] stops the generation there.
+    /// The images of `request`, in its order, from the base with `adapters`. `observe` gets the progress after every
+    /// model call; [`ControlFlow::Break`] stops the generation.
     ///
     /// # Errors
-    /// [`Error::InvalidSetting`] for a request that cannot be carried out,
-    /// [`Error::ImageNotFinite`] naming prompt, seed and step when values overflow, [`Error::Cancelled`] when `observe`
-    /// stopped it.
+    /// [`Error::InvalidSetting`] for a request with impossible settings; [`Error::ImageNotFinite`] naming prompt, seed
+    /// and step if values overflow; [`Error::Cancelled`] if `observe` stops the generation.
     pub fn generate(
         &mut self,
         request: &GenerateRequest,
@@ -103,8 +102,8 @@ impl<'a> Generator<'a> {
         Ok(images)
     }
 
-    /// Latents after every model call, from given unit normal noise
-    /// `start: [images, channels, height / factor, width / factor]`, all images in one batch.
+    /// The latents after every model call, with all images in one batch. `start` is unit normal noise,
+    /// `[images, channels, height / factor, width / factor]`.
     ///
     /// # Errors
     /// Those of [`generate`](Self::generate).
@@ -124,10 +123,10 @@ impl<'a> Generator<'a> {
         Ok(latents)
     }
 
-    /// Images of clean latents `[batch, channels, height / factor, width / factor]`, one by one.
+    /// Decodes clean latents `[batch, channels, height / factor, width / factor]` to images, one at a time.
     ///
     /// # Errors
-    /// [`Error::ImageNotFinite`] when the decoder overflows.
+    /// [`Error::ImageNotFinite`] if the decoder overflows.
     fn decode(&self, request: &GenerateRequest, batch: &Batch<'_>, latents: &Tensor) -> Result<Vec<RgbImage>> {
         let decode = |index: usize| {
             let decoded = self.base.vae.decode(&latents.narrow(0, index, 1)?)?;
@@ -137,7 +136,7 @@ impl<'a> Generator<'a> {
         (0..batch.prompts.len()).map(decode).collect()
     }
 
-    /// Unit normal noise, each image's from its own seed: `[batch, channels, height, width]`.
+    /// Unit normal noise from each image's own seed: `[batch, channels, height, width]`.
     fn start(&self, request: &GenerateRequest, seeds: &[u64]) -> Result<Tensor> {
         let factor = self.base.vae.factor();
         let shape =
@@ -164,7 +163,7 @@ impl<'a> Generator<'a> {
         Ok(latents)
     }
 
-    /// The sampler's loop; `after` sees (call, calls, latents) after every call.
+    /// The sampling loop; `after` gets (call, calls, latents) after every call.
     fn walk(
         &mut self,
         request: &GenerateRequest,
@@ -192,7 +191,7 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// The model's output for `latents`, guided away from the negative prompt: one call with both.
+    /// The model's output for `latents`, guided away from the negative prompt. One call computes both conditions.
     ///
     /// **Source**: Ho and Salimans 2022, arXiv 2207.12598, equation 6.
     fn guided(
@@ -221,7 +220,7 @@ impl<'a> Generator<'a> {
         Ok((&negative + ((positive - &negative)? * request.guidance)?)?)
     }
 
-    /// What the batch is conditioned on.
+    /// The condition of the batch.
     fn prompt(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Prompt> {
         let positive = self.prompts.rows(&self.base.text, batch.prompts, adapters)?;
         let sizes = vec![ImageSizes::uncropped(request.height, request.width); positive.batch()?];
@@ -236,7 +235,7 @@ impl<'a> Generator<'a> {
         Ok(Prompt { positive, negative, context, kv })
     }
 
-    /// As many rows of the negative prompt as `positive` has; zeros where the model was trained so.
+    /// The negative prompt in as many rows as `positive` has; zeros if the model was trained with zeros.
     fn negative(
         &mut self,
         request: &GenerateRequest,
@@ -252,7 +251,7 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Images of `request`: [`Generator::generate`] without a cache to keep and without progress.
+/// The images of `request`: [`Generator::generate`] without progress and with a cache for this call only.
 ///
 /// # Errors
 /// Those of [`Generator::generate`].
@@ -260,10 +259,10 @@ pub fn generate(base: &BaseModel, request: &GenerateRequest, adapters: &AdapterS
     Generator::new(base).generate(request, adapters, &mut |_| ControlFlow::Continue(()))
 }
 
-/// Eight-bit pixels of one decoded image `[1, 3, height, width]`, values in -1..=1 and clamped.
+/// Converts a decoded image `[1, 3, height, width]` to eight-bit pixels; values are clamped to -1..=1.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] when the shape is another.
+/// [`Error::InvalidInput`] for another shape.
 pub fn to_image(decoded: &Tensor) -> Result<RgbImage> {
     let (batch, channels, height, width) = decoded.dims4()?;
     let bytes = ((decoded.to_dtype(DType::F32)? * 127.5)? + 127.5)?.clamp(0_f32, 255_f32)?.round()?;
@@ -279,7 +278,7 @@ pub fn to_image(decoded: &Tensor) -> Result<RgbImage> {
     })
 }
 
-/// Noise for a call that draws some, each image's from its own seed.
+/// The noise of a call, from each image's own seed; `None` for a call that draws none.
 fn added_noise(sampler: &dyn Sampler, call: usize, seeds: &[u64], latents: &Tensor) -> Result<Option<Tensor>> {
     if !sampler.draws_noise(call) {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! The three networks of Stable Diffusion: text encoders, UNet and autoencoder.
 //!
-//! All weights are frozen. What can be adapted takes an [`AdapterSet`](catelier_adapters::AdapterSet)
-//! as an argument of the call; the empty set is the base model.
+//! All weights are frozen. Calls of the UNet and the text encoders take an
+//! [`AdapterSet`](catelier_adapters::AdapterSet) as an argument; the empty set is the base model.
 
 pub mod base;
 mod checkpoint;

@@ -1,9 +1,9 @@
-//! The training loop: an adapter on a frozen base, held to it by the CAT term.
+//! The training loop: it trains an adapter on a frozen base, with the CAT term or without.
 //!
-//! One step reads: next images; noise and timesteps as functions of (seed, step, sample); the denoising term with the
-//! trigger; the CAT term without it on the same noisy latents; backward; every trained parameter must have a finite
-//! gradient; clip; AdamW; average; report. Where the text encoders are trained, the step encodes the captions of its
-//! adapted predictions itself.
+//! One optimizer step: take the next images; draw noise and timesteps as functions of (seed, step, sample); compute the
+//! denoising term under the captions with the trigger and the CAT term under the captions without it, on the same noisy
+//! latents; go backward; refuse a parameter without a finite gradient; clip; AdamW; update the moving average; report.
+//! If the run trains the text encoders, the step encodes the captions of its adapted predictions as well.
 
 mod captions;
 mod config;
@@ -43,13 +43,14 @@ use drift::DriftProbe;
 use fingerprint::RunFingerprint;
 use step::{Terms, mean};
 
-/// Where the draws of one batch come from.
+/// The random streams that one batch is drawn from.
 struct Streams {
     latent: Stream,
     noise: Stream,
     timestep: Stream,
 }
 
+// A stream's name is hashed into the seed of its draws, so another name would change the bits of every run.
 const TRAINING: Streams =
     Streams { latent: Stream("train/latent"), noise: Stream("train/noise"), timestep: Stream("train/timestep") };
 const CLASS: Streams = Streams {
@@ -60,7 +61,8 @@ const CLASS: Streams = Streams {
 const EMPTY: Stream = Stream("train/empty-caption");
 const CACHED_DRAW: Stream = Stream("train/bank");
 
-/// Which draw of the streams a sample gets: the same index gives the same noise and timestep.
+/// Index of a draw: the same index gives the same noise and timestep, so cached predictions of the base are stored
+/// under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct DrawIndex {
     draw: u64,
@@ -81,7 +83,7 @@ pub enum Ending {
     },
 }
 
-/// What one forward pass of the run contributes.
+/// The contribution of one forward and backward pass to an optimizer step.
 struct Part<'a> {
     batch: Batch<'a>,
     terms: Terms,
@@ -100,7 +102,7 @@ pub struct Trainer<'a> {
     states: StateFolder,
     fingerprint: RunFingerprint,
     probe: Option<DriftProbe>,
-    /// The base's predictions of the cached draws that have been seen.
+    /// Predictions of the base for the cached draws that have occurred, by index.
     cached: BTreeMap<DrawIndex, Tensor>,
     noise: Noise,
     step: usize,
@@ -108,10 +110,10 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run at step 0, its adapter freshly initialised, so that it changes nothing yet.
+    /// A run at step 0 with a freshly initialised adapter, which changes no prediction yet.
     ///
     /// # Errors
-    /// A setting is out of range, no module matches the targets, or the objective lacks what it needs.
+    /// A setting is out of range, the targets match no module, or the objective needs class images and there are none.
     pub fn new(
         base: &'a BaseModel,
         config: TrainConfig,
@@ -127,11 +129,11 @@ impl<'a> Trainer<'a> {
         Self::with_adapter(base, config, dataset, states, fingerprint, trainable)
     }
 
-    /// A run at step 0 that goes on from `start`, as a federation's next round does. Its kinds, ranks and alphas are those of
-    /// `start`, whatever `config` says; its modules must be those that the targets select.
+    /// A run at step 0 that continues from `start`, as the next round of a federation does. `start` decides kind, rank
+    /// and alpha, whatever `config` says; the targets of `config` must select exactly its modules.
     ///
     /// # Errors
-    /// [`TrainError::StartMismatch`] for other modules, and those of [`Trainer::new`].
+    /// [`TrainError::StartMismatch`] for other modules, and the errors of [`Trainer::new`].
     pub fn from_adapter(
         base: &'a BaseModel,
         config: TrainConfig,
@@ -176,16 +178,17 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Measures the drift of predictions under `prompts` whenever the observer wants it.
+    /// Measures the drift of predictions under `prompts` after each step for which the observer wants it.
     ///
     /// # Errors
-    /// Anything that the model refuses.
+    /// Any error of the model.
     pub fn measure_drift(&mut self, prompts: &HeldOutPrompts) -> Result<(), TrainError> {
         self.probe = Some(DriftProbe::new(self.base, self.dataset, prompts, self.config.seed)?);
         Ok(())
     }
 
-    /// Goes on from the newest saved state; training then gives the same bits as if it had never stopped.
+    /// Resumes from the newest saved state and returns its step. The rest of the run gives the same bits as a run
+    /// without interruption.
     ///
     /// # Errors
     /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`], [`TrainError::StateMismatch`].
@@ -199,12 +202,13 @@ impl<'a> Trainer<'a> {
         self.step
     }
 
-    /// The settings of the run; kind, rank and alpha are the adapter's.
+    /// The settings of the run; kind, rank and alpha are those of the adapter in training.
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }
 
-    /// The adapter as it would be saved now, without a graph: the average where there is one.
+    /// The adapter as it would be saved now, without a graph: the moving average if the run keeps one, else the trained
+    /// parameters.
     ///
     /// # Errors
     /// [`TrainError::Adapters`] when the average does not fit the adapter.
@@ -215,11 +219,11 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Trains until the last step or until the observer asks to stop, saving the state on the way.
+    /// Trains until the last step or until the observer asks to stop, and saves the state whenever the observer asks.
     ///
     /// # Errors
-    /// [`TrainError::LossNotFinite`] after saving the last good state; anything that the model, the optimizer, the disk or
-    /// the observer refuses.
+    /// [`TrainError::LossNotFinite`], after saving the last good state; any error of the model, the optimizer, the disk
+    /// or the observer.
     pub fn run(&mut self, observer: &mut dyn TrainObserver) -> Result<Ending, TrainError> {
         while self.step < self.config.steps {
             let mut report = self.optimizer_step()?;
@@ -274,7 +278,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The objective and its gradient, averaged over the accumulation.
+    /// The terms of one optimizer step, and the gradient averaged over its forward passes.
     fn gradients(&mut self) -> Result<(Terms, Gradients), TrainError> {
         let share = 1.0 / self.config.accumulation as f64;
         let mut terms = Terms::default();
@@ -314,7 +318,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Denoising of the training images, and the CAT term where this batch has it.
+    /// The denoising term of the training images, and the CAT term if this batch has one.
     fn training_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
         let picked = self.sampler.samples(self.dataset, draw, self.config.batch);
         let indices = self.draw_indices(&picked, draw);
@@ -332,7 +336,7 @@ impl<'a> Trainer<'a> {
         Ok(Part { batch, terms, gradients: both.gradients, base_predictions })
     }
 
-    /// Denoising of class images.
+    /// The denoising term of the class images.
     fn class_part(&self, objective: &Objective<'_>, draw: usize, share: f64) -> Result<Part<'a>, TrainError> {
         let picked = self.sampler.class_samples(self.dataset, draw, self.config.batch);
         let indices: Vec<_> = (0..picked.len() as u64).map(|sample| DrawIndex { draw: draw as u64, sample }).collect();
@@ -351,13 +355,13 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The text encoders, where the run trains them.
+    /// The text encoders if the run trains them.
     fn trained_encoders(&self) -> Option<&'a TextEncoders> {
         self.config.train_text_encoder.then_some(&self.base.text)
     }
 
-    /// Which draw each picked sample gets: numbered by batch and place in the batch; of cached draws, by a draw chosen at
-    /// random and the sample's index in the dataset.
+    /// The draw index of each picked sample. Without cached draws it is the batch and the position in the batch; with
+    /// them it is one of the cached draws, chosen at random, and the sample's index in the dataset.
     fn draw_indices(&self, picked: &[(usize, &EncodedSample)], draw: usize) -> Vec<DrawIndex> {
         let index = |(place, (sample, _)): (u64, &(usize, &EncodedSample))| match self.config.cat_cached_draws {
             0 => DrawIndex { draw: draw as u64, sample: place },
@@ -408,8 +412,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// What the CAT term holds to the base: each sample's caption without the trigger, or, for the asked share of
-    /// samples, the empty caption.
+    /// The target of the CAT term: each sample's caption without the trigger, or the empty caption for a random share
+    /// of samples.
     fn cat_target(
         &self,
         picked: &[&'a EncodedSample],
@@ -427,7 +431,7 @@ impl<'a> Trainer<'a> {
         Ok(CatTarget { captions, noise_pred_base })
     }
 
-    /// The base's predictions of cached draws that are seen for the first time.
+    /// The base's predictions for those draws of this batch that are not cached yet.
     fn predictions_to_cache(
         &self,
         indices: &[DrawIndex],
@@ -436,6 +440,7 @@ impl<'a> Trainer<'a> {
         if self.config.cat_cached_draws == 0 {
             return Ok(vec![]);
         }
+        // Rows are copied: a view would hold the predictions of the whole batch in memory.
         let new = indices.iter().enumerate().filter(|(_, index)| !self.cached.contains_key(index));
         new.map(|(row, index)| Ok((*index, noise_pred_base.narrow(0, row, 1)?.force_contiguous()?))).collect()
     }

@@ -1,8 +1,8 @@
-//! What training and prediction cost, to the last operation and the last byte.
+//! The exact cost of training and prediction: operations, allocations and peak memory.
 //!
-//! Operations, allocations and the peak of memory do not depend on the machine's load, so they are held to exact figures
-//! ([`Kind::slack`] has the exception): whoever makes a step dearer learns it here, whoever makes it cheaper writes it down.
-//! The counters belong to the whole process, so this file has a process, and one test function, to itself.
+//! These do not depend on the machine's load, so the test compares them with exact figures ([`Kind::slack`] has the
+//! exception). A change that makes a step dearer or cheaper must record it here. The counters belong to the whole
+//! process, so this file is a process with one test function.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
@@ -21,9 +21,9 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 use Kernels::{Portable, Wide};
 use Kind::{Cat, CatBf16, Lora, LoraAgain, LoraBf16, Predict};
 
-/// The figures of a warm repetition on one thread, the same on every machine with such kernels. **An intended change is
-/// recorded here**: a failing test prints the rows to put in their place, all of them on a CPU with wide vectors
-/// and the portable ones on others.
+/// The figures of a warm repetition on one thread, the same on every machine with these kernels. **Record an intended
+/// change here**: a failing test prints the rows to insert, all of them on a CPU with 512-bit vectors and the portable
+/// ones on other CPUs.
 #[rustfmt::skip]
 const EXPECTED: &[Cost] = &[
     //   kernels   model         work             flops  allocations  peak bytes
@@ -59,7 +59,7 @@ const EXPECTED: &[Cost] = &[
     cost(Wide,     "tiny-sdxl",  CatBf16,     124396544,       57243,    1987128),
 ];
 
-/// What one more repetition of some work costs.
+/// The cost of one repetition of some work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cost {
     kernels: Kernels,
@@ -67,9 +67,9 @@ struct Cost {
     kind: Kind,
     /// Floating-point operations.
     flops: u64,
-    /// How often memory is asked for.
+    /// Number of allocations.
     allocations: u64,
-    /// Most bytes held beyond those held before.
+    /// Peak memory in bytes beyond the memory before.
     peak_bytes: u64,
 }
 
@@ -84,20 +84,20 @@ const fn cost(
     Cost { kernels, model, kind, flops, allocations, peak_bytes }
 }
 
-/// What is repeated, on the smallest latents that the model takes.
+/// The work to repeat, on the smallest latents that the model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A forward pass.
     Predict,
     /// An optimizer step of plain LoRA.
     Lora,
-    /// The same with every block computed again in the backward pass.
+    /// A LoRA step with every block recomputed in the backward pass.
     LoraAgain,
-    /// The same with weights in bf16.
+    /// A LoRA step with bf16 weights.
     LoraBf16,
     /// An optimizer step with the CAT term.
     Cat,
-    /// The same with weights in bf16.
+    /// A CAT step with bf16 weights.
     CatBf16,
 }
 
@@ -120,7 +120,7 @@ fn a_warm_repetition_costs_what_the_table_says() {
     );
 }
 
-/// Every work with every kind of kernels that the CPU has.
+/// The cost of all work with all kernels that the CPU has.
 fn measure_all() -> Vec<Cost> {
     let mut costs = Vec::new();
     for portable in [true, false] {
@@ -136,7 +136,7 @@ fn measure_all() -> Vec<Cost> {
     costs
 }
 
-/// The second repetition: the first fills buffers that are kept.
+/// The cost of the second repetition; the first one fills buffers that are kept.
 fn measure(model: &'static str, kind: Kind) -> Cost {
     let mut work = kind.work(&tiny(model));
     work.run().unwrap();
@@ -147,14 +147,14 @@ fn measure(model: &'static str, kind: Kind) -> Cost {
     Cost { kernels: kernels(), model, kind, flops: work::flops() - before, allocations, peak_bytes }
 }
 
-/// A model of this repository, whatever models the parity tests are pointed at: the figures are those of its shape.
+/// A model of this repository, also if the golden tests use other models: the figures hold for its shape.
 fn tiny(model: &str) -> ModelFiles {
     ModelFiles::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model))
 }
 
 impl Kind {
-    /// Allocations and bytes of the peak by which it may differ. candle keeps gradients in hash maps whose order is random: one
-    /// that much has been taken out of may grow an entry earlier or later, and blocks that are computed again have a map each.
+    /// Allowed difference of allocations and of peak bytes. candle keeps gradients in hash maps in random order: a map
+    /// from which many entries were removed may grow one entry earlier or later, and each recomputed block has a map.
     fn slack(self) -> (u64, u64) {
         if self == Self::LoraAgain { (8, 4096) } else { (0, 0) }
     }
@@ -178,7 +178,7 @@ impl Kind {
     }
 }
 
-/// What differs, in words.
+/// The difference in words; `None` if there is none.
 fn change(expected: Option<&Cost>, found: &Cost) -> Option<String> {
     let name = format!("{:?} of {} with {:?} kernels", found.kind, found.model, found.kernels);
     let Some(expected) = expected else { return Some(format!("{name}: not in the table")) };
@@ -194,7 +194,7 @@ fn change(expected: Option<&Cost>, found: &Cost) -> Option<String> {
     (!changed.is_empty()).then(|| format!("{name}: {}", changed.join(", ")))
 }
 
-/// `cost` as it stands in the table.
+/// `cost` as a row of the table.
 fn row(cost: &Cost) -> String {
     let Cost { kernels, model, kind, flops, allocations, peak_bytes } = cost;
     let (kernels, model, kind) = (format!("{kernels:?},"), format!("{model:?},"), format!("{kind:?},"));

@@ -1,5 +1,5 @@
-//! What the planner says that a step keeps, against what the graph really holds. The counter belongs to the whole process,
-//! so this file has a process, and one test function, to itself.
+//! Compares the planner's memory of a step with the memory that the graph holds. The counter belongs to the whole
+//! process, so this file is a process with one test function.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
@@ -29,7 +29,8 @@ fn the_graph_keeps_what_the_planner_says() {
     }
 }
 
-/// All kinds of updates and of targets with dropout and without; both adapted conditions of CAT in one batch; weights in bf16.
+/// All kinds of updates and targets, with dropout and without; both adapted conditions of CAT in one batch; bf16
+/// weights.
 fn all_sizes() -> Vec<StepSizes> {
     let usual = StepSizes {
         latent: LATENT,
@@ -74,13 +75,13 @@ fn check(model: &str, sizes: &StepSizes) {
     }
 }
 
-/// A model of this repository, whatever models the parity tests are pointed at.
+/// A model of this repository, also if the golden tests use other models.
 fn load(model: &str, weights: DType) -> UNet {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model);
     UNet::load(&ModelFiles::folder(folder), weights, &Device::Cpu).unwrap()
 }
 
-/// Bytes that a prediction leaves behind for its backward pass.
+/// Bytes that a prediction keeps for its backward pass.
 fn held(unet: &UNet, sizes: &StepSizes) -> u64 {
     let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: sizes.targets.clone() };
     let norms = |path: &str| unet.row_norms(path);

@@ -1,5 +1,5 @@
-//! A full-size base is described within little memory. Memory belongs to the whole process, so this file has a process, and one
-//! test function, to itself.
+//! Reading the configuration and the fingerprint of a full-size base takes little memory. Memory belongs to the whole
+//! process, so this file is a process with one test function.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -82,7 +82,7 @@ fn write_configs(folder: &Path) {
     }
 }
 
-/// Weights of the right names and shapes whose values are holes in their files.
+/// Weights with the right names and shapes whose values are holes in sparse files.
 fn write_sparse_weights(folder: &Path, modules: &[ModuleInfo]) {
     for (component, file) in [
         (Component::Unet, "diffusion_pytorch_model.safetensors"),
@@ -110,7 +110,7 @@ fn write_sparse(path: &Path, header: &str, data: usize) {
     file.set_len((8 + header.len() + data) as u64).unwrap();
 }
 
-/// The most memory that this process has held, where the system tells.
+/// Peak memory of this process; `None` if the system does not report it.
 fn peak_resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,5 +1,5 @@
-//! What the autoencoder says it will take, against what it takes. The counter belongs to the whole process, so this file
-//! has a process, and one test function, to itself.
+//! Compares the autoencoder's estimate of its memory with the memory that it takes. The counter belongs to the whole
+//! process, so this file is a process with one test function.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
@@ -32,7 +32,7 @@ fn the_autoencoder_takes_the_memory_it_says_and_less_in_tiles() {
     });
 }
 
-/// Holds what is said of an image of `size` pixels, height before width, to what is counted; returns the counts.
+/// Compares estimate and count for an image of `size` pixels (height, width); returns the counts.
 fn check(vae: &Vae, size: (usize, usize)) -> (u64, u64) {
     let counted = peaks(vae, size);
     for (what, counted, said) in
@@ -44,7 +44,7 @@ fn check(vae: &Vae, size: (usize, usize)) -> (u64, u64) {
     counted
 }
 
-/// Of decoding and of encoding.
+/// Peak memory of decoding and of encoding.
 fn peaks(vae: &Vae, (height, width): (usize, usize)) -> (u64, u64) {
     let (image, latents) = (normal((1, 3, height, width)), normal((1, 4, height / 8, width / 8)));
     (peak(|| vae.decode(&latents).unwrap()), peak(|| vae.encode(&image).unwrap()))
@@ -54,7 +54,7 @@ fn normal(shape: (usize, usize, usize, usize)) -> Tensor {
     Noise::new(1).normal(Stream("memory"), 0, 0, shape, &Device::Cpu).unwrap()
 }
 
-/// Of the second time: the first fills buffers that are kept.
+/// Peak memory of the second run; the first one fills buffers that are kept.
 fn peak<R>(work: impl Fn() -> R) -> u64 {
     work();
     ALLOCATOR.measure(work).1.peak_bytes

@@ -1,5 +1,5 @@
-//! Counted operations against a formula over the modules, and of prompts that were read before. The counter belongs to
-//! the whole process, so these tests have a process to themselves, and take turns.
+//! Compares counted operations with a formula over the modules, and counts those of a generation with cached prompts.
+//! The counter belongs to the whole process, so these tests are a process of their own and run one after the other.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::ops::ControlFlow;
@@ -17,10 +17,10 @@ use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{Condition, UNet};
 use catelier_testkit::golden::Golden;
 
-/// Held by the test whose turn it is.
+/// Held by the test that runs.
 static COUNTER: Mutex<()> = Mutex::new(());
 
-/// Runs `test` with every kind of kernels that the CPU has, when its turn comes.
+/// Runs `test` with each kind of kernels that the CPU has, while no other test runs.
 fn with_all_kernels(test: impl Fn()) {
     let _turn = COUNTER.lock().unwrap_or_else(PoisonError::into_inner);
     for portable in [true, false] {
@@ -29,7 +29,7 @@ fn with_all_kernels(test: impl Fn()) {
     }
 }
 
-/// Operations of `work`.
+/// Number of operations of `work`.
 fn counted<R>(work: impl FnOnce() -> R) -> u64 {
     let before = work::flops();
     work();
@@ -40,7 +40,7 @@ fn golden(model: &str) -> ModelFiles {
     ModelFiles::folder(Golden::open().model(model))
 }
 
-/// What is predicted for.
+/// Sizes of a prediction's inputs.
 #[derive(Clone, Copy)]
 struct Sizes {
     latent: usize,
@@ -63,7 +63,7 @@ fn a_generator_reads_each_prompt_once_whatever_the_steps_images_and_batches() {
         batch: 2,
         ..GenerateRequest::default()
     };
-    // The prompt and the empty one that guidance leads away from.
+    // The prompt and the empty negative prompt.
     let reading = counted(|| ["a red teapot", ""].map(|prompt| base.text.encode(&[prompt]).unwrap()));
     assert!(reading > 0);
     for (steps, images) in [(1, 1), (3, 1), (2, 5)] {
@@ -109,21 +109,22 @@ fn backward_passes_end_at_the_first_adapted_module() {
     };
     let of_up_blocks = |module: &&ModuleInfo| module.path.contains(".up_blocks.");
 
-    // Only what follows the last feed-forward layer is passed: the way out of its transformer, and out of the UNet.
+    // The backward pass covers only the layers after the last feed-forward layer: the end of its transformer, and of
+    // the UNet.
     let sizes = Sizes { latent: 8, batch: 1, tokens: 7, levels: unet.config().levels.len() };
     let last = *modules(".ff.net.2").iter().filter(|module| of_up_blocks(module)).max_by_key(|m| &m.path).unwrap();
     let proj_out = *modules(".proj_out").iter().filter(|module| of_up_blocks(module)).max_by_key(|m| &m.path).unwrap();
     let passed = [proj_out, modules("unet.conv_out")[0]].map(|module| of_module(module, sizes, kernels()));
     assert_eq!(backward(&unet, last, sizes), passed.iter().sum::<u64>() + of_update(last, sizes));
 
-    // The earlier the module, the longer the way.
+    // The earlier the module, the longer the backward pass.
     let mut queries: Vec<&ModuleInfo> = modules(".attn1.to_q").into_iter().filter(of_up_blocks).collect();
     queries.sort_by_key(|module| &module.path);
     let costs: Vec<u64> = queries.iter().map(|query| backward(&unet, query, sizes)).collect();
     assert!(costs.len() > 1 && costs.is_sorted_by(|earlier, later| earlier > later), "{costs:?}");
 }
 
-/// Operations of the backward pass with an adapter of one module.
+/// Operations of the backward pass for an adapter of one module.
 fn backward(unet: &UNet, module: &ModuleInfo, sizes: Sizes) -> u64 {
     let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: Targets::everything() };
     let (adapter, _) = Adapter::init(&lora, std::slice::from_ref(module), 1, &Device::Cpu).unwrap();
@@ -139,20 +140,21 @@ fn backward(unet: &UNet, module: &ModuleInfo, sizes: Sizes) -> u64 {
 
 const RANK: usize = 2;
 
-/// Gradients of a linear update's factors: the narrow activation again, its gradient, and either factor's.
+/// Gradients of a linear update's factors: the activation of width `rank` again, its gradient, and the gradient of each
+/// factor.
 fn of_update(module: &ModuleInfo, sizes: Sizes) -> u64 {
     let ModuleKind::Linear { in_features, out_features } = module.kind else { panic!("{} is not linear", module.path) };
     4 * (rows(&module.path, sizes) * RANK * (in_features + out_features)) as u64
 }
 
-/// Operations of a forward pass of the whole UNet; a multiply-add is two.
+/// Operations of a forward pass of the whole UNet; a multiply-add counts as two.
 fn total(unet: &UNet, sizes: Sizes, kernels: Kernels) -> u64 {
     let attentions = unet.modules().iter().filter(|module| module.path.ends_with(".to_q"));
     let modules = unet.modules().iter().map(|module| of_module(module, sizes, kernels));
     (sizes.batch as u64) * (modules.sum::<u64>() + attentions.map(|query| of_attention(query, sizes)).sum::<u64>())
 }
 
-/// One sample through one module.
+/// Operations of one module for one sample.
 fn of_module(module: &ModuleInfo, sizes: Sizes, kernels: Kernels) -> u64 {
     let side = side(&module.path, sizes);
     let (rows, products) = match module.kind {
@@ -162,7 +164,7 @@ fn of_module(module: &ModuleInfo, sizes: Sizes, kernels: Kernels) -> u64 {
                 Kernels::Portable if (kernel, stride) == (3, 1) && side.min(in_channels).min(out_channels) >= 16 => {
                     36 * side.div_ceil(4).pow(2)
                 }
-                // Rows as wide as the padded input, whose surplus is computed and dropped.
+                // Rows have the width of the padded input; the surplus is computed and dropped.
                 Kernels::Portable if stride == 1 => kernel * kernel * ((side - 1) * (side + 2 * padding) + side),
                 Kernels::Wide if (kernel, stride) == (3, 1) => filtered(side).min(9 * side * side),
                 _ => kernel * kernel * side * side,
@@ -173,14 +175,14 @@ fn of_module(module: &ModuleInfo, sizes: Sizes, kernels: Kernels) -> u64 {
     2 * (rows * products) as u64
 }
 
-/// Products of the wide kernels for each pair of channels of a 3 × 3 convolution in tiles of 4 × 4 pixels with 36 products each,
-/// if there are enough of them to be worth the transforms of the kernel.
+/// Products of the AVX-512 kernels for each pair of channels of a 3 × 3 convolution: tiles of 4 × 4 pixels with 36
+/// products each, if there are enough tiles to be worth the transforms of the kernel.
 fn filtered(side: usize) -> usize {
     let tiles = side.div_ceil(4).pow(2);
     if 36 * (tiles + 8) < 9 * side * side { 36 * tiles } else { usize::MAX }
 }
 
-/// Scores and mixture of one attention over one sample.
+/// Operations of the scores and the weighted values of one attention for one sample.
 fn of_attention(query: &ModuleInfo, sizes: Sizes) -> u64 {
     let ModuleKind::Linear { out_features, .. } = query.kind else { panic!("{} is not linear", query.path) };
     let queries = side(&query.path, sizes).pow(2);
@@ -188,7 +190,7 @@ fn of_attention(query: &ModuleInfo, sizes: Sizes) -> u64 {
     4 * (queries * keys * out_features) as u64
 }
 
-/// How often a linear layer is applied to one sample.
+/// Number of rows to which a linear layer is applied per sample.
 fn rows(path: &str, sizes: Sizes) -> usize {
     if path.ends_with(".attn2.to_k") || path.ends_with(".attn2.to_v") {
         sizes.tokens
@@ -199,7 +201,8 @@ fn rows(path: &str, sizes: Sizes) -> usize {
     }
 }
 
-/// The side of the map that the module at `path` puts out: halved by every level but the last, and back again.
+/// Side of the map that the module at `path` returns: halved by every level on the way down but the last, doubled on
+/// the way up.
 fn side(path: &str, sizes: Sizes) -> usize {
     let coarsest = sizes.levels - 1;
     let place: Vec<&str> = path.split('.').collect();

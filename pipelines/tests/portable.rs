@@ -1,5 +1,5 @@
-//! The same numbers as diffusers, transformers and PEFT on CPUs that have no 512-bit vectors: the golden tests again, in
-//! a process that leaves them alone.
+//! The golden tests again with the portable kernels, in a process of their own: CPUs without 512-bit vectors give the
+//! outputs of diffusers, transformers and PEFT too.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "it/golden/mod.rs"]

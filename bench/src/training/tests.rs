@@ -1,4 +1,4 @@
-//! A step, which shares what is the same in its passes, beside the three passes by which CAT is defined.
+//! Compares a step, whose passes share computations, with the three separate passes of CAT's definition.
 
 use candle_core::Tensor;
 use catelier_numerics::noise::{Noise, Stream};
@@ -15,7 +15,7 @@ use catelier_pipelines::training::DenoisingAndCat;
 const WEIGHT: f64 = 0.7;
 const CAT_WEIGHT: f64 = 1.3;
 
-/// A step of a tiny model, with an adapter that has learned something: the CAT term of a fresh one is zero.
+/// A step of a tiny model whose adapter has non-zero factors: with a fresh adapter the CAT term is zero.
 fn step(model: &str, latent: usize, batch: usize) -> TrainingStep {
     let (files, sizes) = (ModelFiles::folder(Golden::open().model(model)), WorkloadSizes { latent, batch });
     let step = TrainingStep::new(&files, sizes, StepLoss::Cat, 2, DType::F32, &Device::Cpu).unwrap();
@@ -31,7 +31,7 @@ impl TrainingStep {
         self.without_trigger.as_ref().unwrap()
     }
 
-    /// Values of both terms and their gradient as training computes them.
+    /// Values of both terms and their gradient, as training computes them.
     fn shared(&self) -> DenoisingAndCat {
         let adapters = AdapterSet::single(&self.adapter, 1.0);
         self.objective(&adapters).denoising_and_cat(&self.batch, self.target(), WEIGHT, CAT_WEIGHT).unwrap()
@@ -86,12 +86,12 @@ fn conditions_one_after_the_other_give_the_three_passes_of_the_definition() {
     }
 }
 
-/// The finest level's.
+/// Channels of the finest level.
 fn channels(model: &str) -> usize {
     UNetConfig::load(&ModelFiles::folder(Golden::open().model(model))).unwrap().levels[0].channels
 }
 
-/// The smallest batch whose conditions go through the model one after the other.
+/// The smallest batch whose two conditions do not go through the UNet together.
 fn too_many_together(model: &str, latent: usize) -> usize {
     let channels = channels(model);
     (1..).find(|batch| !conditions_together(batch * latent * latent, channels)).unwrap()

@@ -1,11 +1,11 @@
-//! Which images a step sees.
+//! The order of the images in a run.
 
 use catelier_numerics::noise::{Noise, Stream};
 
 use super::DataError;
 
-/// An endless order of images: epoch after epoch, each a shuffle in which every image appears as often as it
-/// repeats. What a step sees is a function of the seed and the step, so a resumed run needs nothing saved.
+/// An endless order of images, epoch after epoch. Each epoch is a shuffle in which every image appears as often as it
+/// repeats. A batch is a function of the seed and the step, so a resumed run needs no saved order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     slots: Vec<usize>,
@@ -14,10 +14,11 @@ pub struct Order {
 }
 
 impl Order {
-    /// Images are numbered from 0 in the order of `repeats`; `stream` keeps two orders of one seed apart.
+    /// An order of images with these `repeats`, numbered from 0. Orders with one seed and different `stream`s are
+    /// independent.
     ///
     /// # Errors
-    /// [`DataError::NothingToShow`] when nothing repeats even once.
+    /// [`DataError::NothingToShow`] if all repeats are 0.
     pub fn new(repeats: impl IntoIterator<Item = usize>, stream: Stream, seed: u64) -> Result<Self, DataError> {
         let numbered = repeats.into_iter().enumerate();
         let slots: Vec<usize> = numbered.flat_map(|(image, times)| std::iter::repeat_n(image, times)).collect();
@@ -27,7 +28,7 @@ impl Order {
         }
     }
 
-    /// Number of images shown in an epoch, repeats counted.
+    /// Number of images in an epoch, including repeats.
     pub fn epoch_length(&self) -> usize {
         self.slots.len()
     }
@@ -43,7 +44,7 @@ impl Order {
         images
     }
 
-    /// The `size` images of batch `step`, counted from 0. Batches go on over the end of an epoch.
+    /// The `size` images of batch `step`, counted from 0. A batch may cross the end of an epoch.
     pub fn batch(&self, step: u64, size: usize) -> Vec<usize> {
         let length = self.slots.len() as u64;
         let first = step * size as u64;
@@ -94,7 +95,7 @@ mod tests {
         for epoch in 0..4000 {
             firsts[order.epoch(epoch)[0]] += 1;
         }
-        // Standard deviation 27; five of them.
+        // The bound is five standard deviations; one is 27.
         assert!(firsts.iter().all(|count: &i32| (count - 1000).abs() < 137), "{firsts:?}");
     }
 
@@ -120,7 +121,7 @@ mod tests {
             let whole = order(&repeats, seed);
             let epochs = (steps as usize * size).div_ceil(whole.epoch_length()) as u64;
             let expected: Vec<usize> = (0..epochs).flat_map(|epoch| whole.epoch(epoch)).collect();
-            // Asked backwards and from a fresh order each time: nothing is remembered.
+            // Steps in reverse, from a new order each time: a batch depends on no earlier one.
             for step in (0..steps).rev() {
                 let start = step as usize * size;
                 prop_assert_eq!(order(&repeats, seed).batch(step, size), &expected[start..start + size]);

@@ -1,8 +1,8 @@
-//! An image file as upright RGB pixels.
+//! Decodes an image file to upright RGB pixels.
 //!
-//! The format is found from the content, not the name. The turn that a camera notes in EXIF is applied; 16 bits, palettes,
-//! greys and CMYK become 8-bit RGB; transparency is laid on white. An image that would not fit is refused from its
-//! header, before anything is decoded.
+//! The content decides the format, not the name. The orientation in EXIF is applied; 16-bit images, palettes, greys and
+//! CMYK become 8-bit RGB; transparency is laid on white. An image that is too large is refused by its header, before
+//! decoding.
 
 use std::fmt;
 use std::fs;
@@ -14,22 +14,22 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use super::{DataError, ImageFault, jpeg};
 
-/// The longest side that is read.
+/// The longest side that is accepted.
 pub(super) const LONGEST_SIDE_PX: u32 = 20_000;
-/// The largest file, and the largest decoded image, that is read.
+/// The largest file, and the largest decoded image, that is accepted.
 pub(super) const LARGEST_MEBIBYTES: u64 = 512;
 const MEBIBYTE: u64 = 1 << 20;
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
-    /// Upright, on white.
+    /// The pixels, upright and without transparency.
     pub pixels: RgbImage,
-    /// What was changed on the way.
+    /// Changes to the image that its owner may want to know.
     pub notices: Vec<ImageNotice>,
 }
 
-/// What was done to an image that its owner may want to know.
+/// A change to an image that its owner may want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImageNotice {
@@ -64,7 +64,7 @@ impl DecodedImage {
         Self::read(path).map_err(|fault| DataError::Image { path: path.to_owned(), fault })
     }
 
-    /// The same, with the fault alone.
+    /// [`open`](Self::open) with an error that does not name the file.
     pub(super) fn read(path: &Path) -> Result<Self, ImageFault> {
         expect_bytes(fs::metadata(path).map_err(ImageFault::Read)?.len())?;
         Self::decode(&fs::read(path).map_err(ImageFault::Read)?)
@@ -73,7 +73,7 @@ impl DecodedImage {
     /// Decodes an image file's bytes.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The fault of the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, ImageFault> {
         if bytes.is_empty() {
             return Err(ImageFault::Empty);
@@ -86,7 +86,7 @@ impl DecodedImage {
         if format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
             return Err(ImageFault::Truncated);
         }
-        // An image whose EXIF cannot be read is still an image.
+        // An image with unreadable EXIF is still an image.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder).map_err(|error| fault(error, format))?;
         image.apply_orientation(orientation);
@@ -104,7 +104,7 @@ impl DecodedImage {
     }
 }
 
-/// Each pixel mixed with white by its alpha.
+/// Each pixel mixed with white according to its alpha.
 fn flatten(image: &RgbaImage) -> RgbImage {
     const WHITE: u32 = 255;
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
@@ -114,7 +114,7 @@ fn flatten(image: &RgbaImage) -> RgbImage {
     })
 }
 
-/// Room for the decoded image and the decoder's own work.
+/// Memory limits for the decoded image and the decoder.
 fn decoder_limits() -> Limits {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(2 * LARGEST_MEBIBYTES * MEBIBYTE);

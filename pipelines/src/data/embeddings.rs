@@ -1,18 +1,18 @@
-//! The conditions of every distinct text, made once before training.
+//! The condition of every distinct text, encoded once before training.
 
 use std::collections::BTreeMap;
 
 use crate::error::Result;
 use crate::models::Condition;
 
-/// Encoded texts: one row each, detached.
+/// Encoded texts, one row each, without a graph.
 #[derive(Debug, Clone, Default)]
 pub struct Embeddings {
     rows: BTreeMap<String, Condition>,
 }
 
 impl Embeddings {
-    /// Encodes with `encode`, one at a time, the texts that are not there yet.
+    /// Encodes the texts that are not known yet with `encode`, one at a time.
     ///
     /// # Errors
     /// Those of `encode`.
@@ -29,7 +29,7 @@ impl Embeddings {
         Ok(())
     }
 
-    /// The condition of a text, `context: [1, tokens, width]`; `None` for a text that was not encoded.
+    /// The condition of a text, `context: [1, tokens, width]`; `None` if it has not been encoded.
     pub fn get(&self, text: &str) -> Option<&Condition> {
         self.rows.get(text)
     }
@@ -39,7 +39,7 @@ impl Embeddings {
         self.rows.len()
     }
 
-    /// Whether nothing has been encoded.
+    /// Whether no text has been encoded.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with images.
+//! Errors of training images.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::decode::{LARGEST_MEBIBYTES, LONGEST_SIDE_PX};
 use super::frame::Resolution;
 
-/// Why one image file cannot be used.
+/// The reason why an image file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageFault {
@@ -16,22 +16,22 @@ pub enum ImageFault {
     /// The file has no bytes.
     #[error("is empty (0 bytes)")]
     Empty,
-    /// The bytes do not start like any image format.
+    /// The first bytes are those of no image format.
     #[error("is not an image")]
     NotAnImage,
-    /// An image format that is recognised but not read.
+    /// An image format that is recognised but not supported.
     #[error("is a {format} image, which is not read")]
     UnsupportedFormat {
         /// The format's name.
         format: String,
     },
-    /// An image that starts well and has something wrong further on.
+    /// The image starts correctly but has an error further on.
     #[error("is broken ({reason})")]
     Broken {
-        /// What the decoder says.
+        /// The decoder's reason.
         reason: String,
     },
-    /// The file ends before the image does.
+    /// The file ends before the image.
     #[error("is cut off before its end")]
     Truncated,
     /// A side is too long.
@@ -42,7 +42,7 @@ pub enum ImageFault {
         /// Height in pixels.
         height: u32,
     },
-    /// The file, or the image when decoded, takes too much memory.
+    /// The file or the decoded image is too large.
     #[error("takes {mebibytes} MiB, at most {LARGEST_MEBIBYTES} MiB are read")]
     TooLarge {
         /// Size in MiB, rounded up.
@@ -50,7 +50,7 @@ pub enum ImageFault {
     },
 }
 
-/// What can be wrong with a folder of images or what is asked of it.
+/// An error of a folder of images, or of the settings for it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -59,9 +59,9 @@ pub enum DataError {
     Images {
         /// The folder.
         folder: PathBuf,
-        /// Number of images looked at.
+        /// Number of images in the folder.
         total: usize,
-        /// Each offending image, relative to the folder, and its fault.
+        /// Each image that cannot be used, relative to the folder, and its fault.
         faults: Vec<(String, ImageFault)>,
     },
     /// One image cannot be used.
@@ -69,7 +69,7 @@ pub enum DataError {
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the image.
         fault: ImageFault,
     },
     /// The resolution does not fit the model.
@@ -91,16 +91,16 @@ pub enum DataError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// What the resizer says.
+        /// The resizer's reason.
         reason: String,
     },
-    /// There is nothing to draw batches from.
+    /// All images have 0 repeats.
     #[error("no image is shown even once in an epoch")]
     NothingToShow,
 }
 
 impl DataError {
-    /// What to do next, where there is something to do.
+    /// What the user can do about the error, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Images { .. } => {

@@ -1,4 +1,4 @@
-//! A folder of captioned images, decoded and framed.
+//! A folder of captioned images, decoded and cropped to frames.
 
 use std::fmt;
 use std::path::Path;
@@ -16,61 +16,61 @@ use super::frame::{Crop, Frame, Mirror, Resolution};
 use super::{DataError, ImageFault};
 use crate::error::Result;
 
-/// How a folder's images are prepared.
+/// Settings for the images of a folder.
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
-    /// Where captions come from.
+    /// The source of captions.
     pub captions: CaptionOptions,
-    /// What the model sees.
+    /// Width and height of the frames.
     pub resolution: Resolution,
-    /// Which part of an image is kept.
+    /// The part of an image that is kept.
     pub crop: Crop,
-    /// Whether mirror images are learned too.
+    /// Whether to train on mirror images too.
     pub mirror: Mirror,
     /// Seed of random crops.
     pub seed: u64,
 }
 
-/// One image, ready to be encoded.
+/// One image with its frames and captions.
 #[derive(Debug, Clone)]
 pub struct TrainingImage {
     /// Its path relative to the folder.
     pub name: String,
     /// Its caption with and without the trigger.
     pub captions: CaptionPair,
-    /// Where the caption comes from.
+    /// The source of the caption.
     pub source: CaptionSource,
-    /// How often it is shown in an epoch, at least 1.
+    /// How often an epoch shows the image, at least 1.
     pub repeats: usize,
-    /// The image, and its mirror image if asked for.
+    /// The frame, and its mirror image if the settings ask for it.
     pub frames: Vec<Frame>,
 }
 
-/// Something about a folder that its owner should know.
+/// A notice about a folder for its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DataNotice {
-    /// Something was left out.
+    /// A file was left out.
     Folder(CaptionNotice),
     /// An image was changed.
     Image {
         /// Its path relative to the folder.
         name: String,
-        /// What was done.
+        /// The change to the image.
         notice: ImageNotice,
     },
-    /// Captions that lacked the trigger got it in front.
+    /// The trigger was put in front of captions that lacked it.
     TriggerInserted {
         /// The trigger.
         trigger: String,
         /// The images, relative to the folder.
         names: Vec<String>,
     },
-    /// A pair of captions deserves a look.
+    /// A pair of captions that the owner should check.
     Captions {
         /// The image's path relative to the folder.
         name: String,
-        /// What was noticed.
+        /// The notice about the pair.
         notice: PairNotice,
     },
 }
@@ -88,17 +88,17 @@ impl fmt::Display for DataNotice {
     }
 }
 
-/// The images of a folder, framed, with their captions.
+/// The frames and captions of a folder.
 #[derive(Debug, Clone)]
 pub struct TrainingImages {
     /// Sorted by path; at least one.
     pub images: Vec<TrainingImage>,
-    /// What their owner should know.
+    /// Notices for the folder's owner.
     pub notices: Vec<DataNotice>,
 }
 
 impl TrainingImages {
-    /// Finds captions, decodes all images (on all cores) and frames them.
+    /// Collects captions, decodes all images (on all cores) and crops them to frames.
     ///
     /// # Errors
     /// Those of [`captions::collect`] and [`captions::pair`]; [`DataError::Images`] names every image that cannot be
@@ -121,13 +121,13 @@ impl TrainingImages {
         Ok(Self { images, notices })
     }
 
-    /// Number of frames of all images, mirror images counted.
+    /// Number of frames of all images, including mirror images.
     pub fn frame_count(&self) -> usize {
         self.images.iter().map(|image| image.frames.len()).sum()
     }
 
-    /// SHA-256 over every image's name, captions, repeats and pixels, in hexadecimal: equal for runs that learn from
-    /// the same.
+    /// SHA-256 in hexadecimal digits over every image's name, captions, repeats and pixels: equal for runs with the
+    /// same data.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
@@ -151,7 +151,7 @@ impl TrainingImages {
 
 type Decoded = (Vec<Frame>, Vec<ImageNotice>);
 
-/// Decodes and frames every image; all that cannot be decoded are in one error.
+/// Decodes every image and crops it to frames; one error names all images that cannot be decoded.
 fn decode_all(folder: &Path, images: &[CaptionedImage], options: &ImageOptions) -> Result<Vec<Decoded>> {
     let numbered = images.par_iter().enumerate();
     let decoded: Vec<std::result::Result<Decoded, FrameFault>> =

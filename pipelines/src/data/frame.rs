@@ -1,4 +1,4 @@
-//! Any image as the frame that a model takes: scaled with antialiasing, cropped, perhaps mirrored.
+//! Makes the frame for the model from an image: scaled with antialiasing, cropped, mirrored if asked for.
 
 use candle_core::{Device, Tensor};
 use catelier_numerics::noise::{Noise, Stream};
@@ -13,7 +13,7 @@ use crate::models::ImageSizes;
 
 const CROP: Stream = Stream("data/crop");
 
-/// Width and height of what a model sees.
+/// Width and height of a frame, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolution {
     width: u32,
@@ -21,13 +21,13 @@ pub struct Resolution {
 }
 
 impl Resolution {
-    /// Each side is a multiple of this many pixels, the autoencoder's factor.
+    /// Each side is a multiple of this number of pixels, the width of a latent cell.
     pub const STEP: u32 = 8;
 
-    /// Refuses sides that are 0 or no multiple of 8; a UNet with three levels below the first wants multiples of 64.
+    /// A resolution with sides that are multiples of 8. A UNet with three levels below the first needs multiples of 64.
     ///
     /// # Errors
-    /// [`DataError::Resolution`].
+    /// [`DataError::Resolution`] for a side that is 0 or no multiple of 8.
     pub fn new(width: u32, height: u32) -> Result<Self, DataError> {
         let fits = |side: u32| side > 0 && side.is_multiple_of(Self::STEP);
         match fits(width) && fits(height) {
@@ -36,7 +36,7 @@ impl Resolution {
         }
     }
 
-    /// The same length on both sides.
+    /// A square with sides of `px` pixels.
     ///
     /// # Errors
     /// [`DataError::Resolution`].
@@ -44,18 +44,18 @@ impl Resolution {
         Self::new(px, px)
     }
 
-    /// In pixels.
+    /// Width in pixels.
     pub fn width(self) -> u32 {
         self.width
     }
 
-    /// In pixels.
+    /// Height in pixels.
     pub fn height(self) -> u32 {
         self.height
     }
 }
 
-/// Which part of an image is kept where its sides have another ratio than the frame.
+/// The part of an image that is kept if its aspect ratio differs from the frame's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crop {
@@ -63,15 +63,15 @@ pub enum Crop {
     #[default]
     #[serde(rename = "center", alias = "centre")]
     Centre,
-    /// A place that depends on the seed and the image's number, and is another one in the mirror image.
+    /// A random position, a function of the seed, the image's index and whether it is the mirror image.
     Random,
 }
 
-/// Whether mirror images are learned too.
+/// Whether to train on mirror images too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mirror {
-    /// Images as they are.
+    /// Images only.
     #[default]
     Never,
     /// Each image and its mirror image, left for right.
@@ -79,7 +79,8 @@ pub enum Mirror {
 }
 
 impl Crop {
-    /// Where the frame lies in what is left over, each in 0..=1, for one image of a run.
+    /// Position of the frame in the scaled image for one image of a run: the share, 0..=1, of the surplus width and
+    /// height before it.
     pub(super) fn place(self, seed: u64, image: usize, mirrored: bool) -> (f64, f64) {
         match self {
             Self::Centre => (0.5, 0.5),
@@ -92,7 +93,7 @@ impl Crop {
 }
 
 impl Mirror {
-    /// The variants of each image.
+    /// Whether each frame of an image is mirrored.
     pub(super) fn variants(self) -> &'static [bool] {
         match self {
             Self::Never => &[false],
@@ -101,23 +102,23 @@ impl Mirror {
     }
 }
 
-/// An image at a model's resolution.
+/// An image at the model's resolution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// At the resolution.
+    /// The pixels, at the resolution.
     pub pixels: RgbImage,
-    /// Whether left and right are exchanged.
+    /// Whether left and right are swapped.
     pub mirrored: bool,
-    /// What SDXL is told about scale and crop.
+    /// The image sizes that SDXL is conditioned on.
     pub sizes: ImageSizes,
 }
 
 impl Frame {
-    /// The largest part of `image` with the frame's ratio, at `place` (each in 0..=1, 0.5 is the middle), scaled by a
-    /// Lanczos filter of radius 3 as wide as the scale asks (no aliasing). Mirroring comes last.
+    /// The largest part of `image` with the frame's aspect ratio at `place` (each in 0..=1, 0.5 is the middle), scaled
+    /// with a Lanczos filter of radius 3, widened for smaller scales so that it does not alias. Mirroring comes last.
     ///
     /// # Errors
-    /// [`DataError::Resize`] when the resizer refuses.
+    /// [`DataError::Resize`] if the resizer fails.
     pub fn cut(image: &RgbImage, resolution: Resolution, place: (f64, f64), mirrored: bool) -> Result<Self, DataError> {
         let (width, height) = image.dimensions();
         let (frame_width, frame_height) = (f64::from(resolution.width), f64::from(resolution.height));
@@ -147,7 +148,7 @@ impl Frame {
     /// The pixels as `[1, 3, height, width]` in f32, -1 for black and 1 for white.
     ///
     /// # Errors
-    /// When the device is out of memory.
+    /// An error if the device is out of memory.
     pub fn tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
         let (width, height) = self.pixels.dimensions();
         let (width, height) = (width as usize, height as usize);
@@ -157,7 +158,7 @@ impl Frame {
     }
 }
 
-/// A part of an image, in its pixels.
+/// A part of an image, in pixels of the image.
 struct Part {
     left: f64,
     top: f64,
@@ -175,7 +176,7 @@ fn resize(image: &RgbImage, part: &Part, resolution: Resolution) -> Result<RgbIm
         part.height,
     );
     let mut result = RgbImage::new(resolution.width, resolution.height);
-    // Named by its type: to choose among all types when it runs would add three megabytes to the program.
+    // The pixel type is stated: code that chooses among all types at run time adds three megabytes to the binary.
     let source = TypedImageRef::<U8x3>::from_buffer(width, height, image.as_raw());
     let target = TypedImage::<U8x3>::from_buffer(resolution.width, resolution.height, &mut result);
     let (source, mut target) =
@@ -228,10 +229,10 @@ mod tests {
 
     #[test]
     fn stripes_finer_than_the_frame_become_grey() {
-        // Without antialiasing a stripe pattern of one pixel gives new stripes or one flat colour.
+        // Without antialiasing, stripes one pixel wide become wider stripes or one flat colour.
         let stripes = RgbImage::from_fn(512, 512, |x, _| Rgb([if x % 2 == 0 { 255 } else { 0 }; 3]));
         let frame = Frame::cut(&stripes, square(64), (0.5, 0.5), false).unwrap();
-        // The filter is cut off at the border of the image, which shifts the outermost columns a little.
+        // The filter is cut off at the image's border, which changes the outermost columns a little.
         for (x, _, pixel) in frame.pixels.enumerate_pixels() {
             let allowed = if (3..61).contains(&x) { 1 } else { 8 };
             assert!(pixel.0[0].abs_diff(128) <= allowed, "column {x}: {:?}", pixel.0);
@@ -279,7 +280,7 @@ mod tests {
             let resolution = Resolution::new(8 * across, 8 * down).unwrap();
             let frame = Frame::cut(&image, resolution, (x, y), false).unwrap();
             prop_assert_eq!(frame.pixels.dimensions(), (8 * across, 8 * down));
-            // A plain image stays plain: no border bleeds in.
+            // An image of one colour keeps it: no other colour enters at the border.
             prop_assert!(frame.pixels.pixels().all(|pixel| pixel.0 == [200, 100, 50]));
         }
     }

@@ -1,11 +1,11 @@
-//! Whether a JPEG file is whole. Decoders draw the rest of a cut-off file grey without a word.
+//! Detects truncated JPEG files: decoders fill the missing part with grey and report no error.
 
 /// Start of a scan: entropy-coded image data follows.
 const START_OF_SCAN: u8 = 0xda;
 /// End of the image.
 const END_OF_IMAGE: u8 = 0xd9;
 
-/// Whether the end marker follows the image data. Thumbnails inside, and anything after the end, do not count.
+/// Whether the end marker follows the image data. Embedded thumbnails and bytes after the end are ignored.
 pub(super) fn is_complete(bytes: &[u8]) -> bool {
     let mut at = 2;
     let mut seen_scan = false;
@@ -22,9 +22,9 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     false
 }
 
-/// The next marker with a meaning of its own at or after `at`, and where its content starts.
+/// The next marker at or after `at`, and the position after it.
 ///
-/// Stuffed bytes (`ff 00`), fill bytes (`ff ff`) and restart markers are part of the image data.
+/// Stuffed bytes (`ff 00`), fill bytes (`ff ff`) and restart markers are skipped: they belong to the image data.
 fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     let pairs = bytes.get(at..)?.windows(2).enumerate();
     let mut markers = pairs.filter(|(_, pair)| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd7 | 0xff));

@@ -1,4 +1,4 @@
-//! The latents of every frame, made once before training.
+//! The latents of every frame, encoded once before training.
 
 use std::ops::ControlFlow;
 
@@ -8,20 +8,20 @@ use super::folder::TrainingImages;
 use crate::error::{Error, Result};
 use crate::models::{ImageSizes, Moments};
 
-/// One frame after the autoencoder. The whole distribution is kept, so that each step can draw its own sample.
+/// One encoded frame. It keeps the whole distribution, so that each step can draw its own sample.
 #[derive(Debug, Clone)]
 pub struct EncodedFrame {
-    /// Number of the image in its [`TrainingImages`].
+    /// Index of the image in [`TrainingImages`].
     pub image: usize,
-    /// Whether it is the mirror image.
+    /// Whether the frame is the mirror image.
     pub mirrored: bool,
-    /// Mean and log variance, each `[1, channels, height / 8, width / 8]`, not scaled, detached.
+    /// Mean and log variance, each `[1, channels, height / 8, width / 8]`, not scaled, without a graph.
     pub moments: Moments,
-    /// What SDXL is told about scale and crop.
+    /// The image sizes that SDXL is conditioned on.
     pub sizes: ImageSizes,
 }
 
-/// The encoded frames of a training folder, in memory: 130 kB for a frame of 512x512 pixels.
+/// The encoded frames of a folder, in memory: 130 kB for a frame of 512x512 pixels.
 #[derive(Debug, Clone)]
 pub struct LatentCache {
     frames: Vec<EncodedFrame>,
@@ -29,10 +29,11 @@ pub struct LatentCache {
 
 impl LatentCache {
     /// Encodes every frame with `encode`, which takes `[1, 3, height, width]` in -1..=1. After each frame `encoded`
-    /// gets the number of encoded frames and of all; [`ControlFlow::Break`] stops there.
+    /// gets the number of encoded frames and the number of all frames; [`ControlFlow::Break`] stops the encoding.
     ///
     /// # Errors
-    /// Those of `encode`, when the device is out of memory, and [`Error::Cancelled`] when `encoded` stopped it.
+    /// Those of `encode`; an error if the device is out of memory; [`Error::Cancelled`] if `encoded` stops the
+    /// encoding.
     pub fn encode(
         images: &TrainingImages,
         device: &Device,
@@ -58,7 +59,7 @@ impl LatentCache {
         Ok(Self { frames })
     }
 
-    /// Every frame, image by image, the mirror image after the image.
+    /// Every frame in the order of the images; a mirror image follows its image.
     pub fn frames(&self) -> &[EncodedFrame] {
         &self.frames
     }

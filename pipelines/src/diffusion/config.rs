@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::models::files::ModelFiles;
 
-/// How beta runs from its first to its last value.
+/// The curve of beta over the timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BetaSchedule {
     /// Evenly spaced (Ho et al. 2020, arXiv 2006.11239).
     #[serde(rename = "linear")]
     Linear,
-    /// Evenly spaced in the square root of beta; every Stable Diffusion.
+    /// Evenly spaced in the square root of beta, as in every Stable Diffusion.
     #[serde(rename = "scaled_linear")]
     ScaledLinear,
     /// `a_t` follows a squared cosine (Nichol and Dhariwal 2021, arXiv 2102.09672).
@@ -20,34 +20,34 @@ pub enum BetaSchedule {
     SquaredCosine,
 }
 
-/// Which training timesteps a sampler visits (Lin et al. 2023, arXiv 2305.08891, table 2).
+/// The training timesteps that a sampler visits (Lin et al. 2023, arXiv 2305.08891, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spacing {
-    /// Multiples of a whole step counted from 0, shifted by `steps_offset`: never the noisiest.
+    /// Multiples of a whole step from 0, shifted by `steps_offset`; never the last timestep.
     Leading,
     /// Evenly spaced from the first to the last, both included.
     Linspace,
-    /// Counted down from the last: always the noisiest, needed for zero terminal SNR.
+    /// Counted down from the last timestep, which zero terminal SNR needs.
     Trailing,
 }
 
-/// Where the sigmas of the sigma-space samplers end.
+/// The last sigma of the samplers in sigma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub enum FinalSigma {
-    /// No noise at all.
+    /// Zero.
     #[default]
     #[serde(rename = "zero")]
     Zero,
-    /// The noise of the first training timestep.
+    /// Sigma of the first training timestep.
     #[serde(rename = "sigma_min")]
     Smallest,
 }
 
-/// The settings that this program reads; others of the file belong to classes it does not need.
+/// The settings of a scheduler configuration that this crate reads; other keys belong to other classes.
 ///
-/// Keys that are missing take diffusers' defaults; where those differ from scheduler to scheduler
-/// the field is optional and each sampler has its own.
+/// A missing key takes diffusers' default. If the default differs between schedulers, the field is optional and each
+/// sampler has its own default.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -61,27 +61,27 @@ pub struct SchedulerConfig {
     pub beta_start: f64,
     /// Last beta, in (0, 1).
     pub beta_end: f64,
-    /// How beta runs between them.
+    /// The curve from the first beta to the last.
     pub beta_schedule: BetaSchedule,
-    /// Betas given one by one instead.
+    /// A list of betas, in place of the curve.
     pub trained_betas: Option<Vec<f32>>,
-    /// What the model predicts.
+    /// The model's target.
     pub prediction_type: Prediction,
     /// Whether betas are rescaled so that the last timestep is pure noise (arXiv 2305.08891).
     pub rescale_betas_zero_snr: bool,
-    /// Which timesteps a sampler visits.
+    /// The timesteps that a sampler visits.
     pub timestep_spacing: Option<Spacing>,
-    /// Added to every timestep of leading spacing.
+    /// Added to every timestep of `leading` spacing.
     pub steps_offset: usize,
-    /// Whether the step past timestep 0 goes to `a = 1` rather than to `a_0`.
+    /// Whether the step below timestep 0 goes to `a = 1`, and not to `a_0`.
     pub set_alpha_to_one: Option<bool>,
     /// Whether sigmas follow Karras et al. 2022 (arXiv 2206.00364, equation 5).
     pub use_karras_sigmas: bool,
-    /// Where sigmas end.
+    /// The last sigma.
     pub final_sigmas_type: FinalSigma,
     /// The DPM-Solver variant: `dpmsolver++` or `sde-dpmsolver++`.
     pub algorithm_type: Option<String>,
-    /// LCM: steps of the teacher's schedule.
+    /// LCM: number of steps of the teacher's schedule.
     pub original_inference_steps: usize,
     /// LCM: factor of the timestep in the boundary condition.
     pub timestep_scaling: f64,

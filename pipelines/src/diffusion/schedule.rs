@@ -7,13 +7,13 @@ use super::config::{BetaSchedule, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::models::files::ModelFiles;
 
-/// The smallest share of signal that is divided by: at zero terminal SNR nothing of `z_0` is left,
-/// and this stands in for the zero.
+/// Lower limit of the share of signal in divisions: at zero terminal SNR the latents contain no `z_0`, and this
+/// replaces the zero.
 pub(crate) const SMALLEST_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
 
-/// Betas and their products, with the settings they came from.
+/// Betas and their products, with the settings that they come from.
 ///
-/// The products are rounded to float32 as the models' own training had them, then kept in float64.
+/// The products are rounded to float32, as in the models' training, and stored as float64.
 #[derive(Debug, Clone)]
 pub struct NoiseSchedule {
     config: SchedulerConfig,
@@ -25,7 +25,7 @@ impl NoiseSchedule {
     /// The schedule described by a scheduler configuration.
     ///
     /// # Errors
-    /// [`Error::InvalidSetting`] when betas are not between 0 and 1 or their number is wrong.
+    /// [`Error::InvalidSetting`] if a beta is not between 0 and 1, or the number of betas is wrong.
     pub fn from_config(config: &SchedulerConfig) -> Result<Self> {
         check(config)?;
         let mut betas = match &config.trained_betas {
@@ -40,7 +40,7 @@ impl NoiseSchedule {
         Ok(Self { config: config.clone(), betas, alphas_cumprod })
     }
 
-    /// The schedule of a base model: its `scheduler/scheduler_config.json`.
+    /// The schedule of a base model, from its `scheduler/scheduler_config.json`.
     ///
     /// # Errors
     /// Those of [`SchedulerConfig::load`] and [`from_config`](Self::from_config).
@@ -48,12 +48,12 @@ impl NoiseSchedule {
         Self::from_config(&SchedulerConfig::load(files)?)
     }
 
-    /// The settings the schedule was made from.
+    /// The settings that the schedule was made from.
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
     }
 
-    /// What the model predicts.
+    /// The model's target.
     pub fn prediction(&self) -> Prediction {
         self.config.prediction_type
     }
@@ -63,7 +63,7 @@ impl NoiseSchedule {
         self.betas.len()
     }
 
-    /// Never: a schedule has at least one timestep.
+    /// Always false: a schedule has at least one timestep.
     pub fn is_empty(&self) -> bool {
         self.betas.is_empty()
     }
@@ -73,7 +73,7 @@ impl NoiseSchedule {
         &self.betas
     }
 
-    /// Share of signal power left at each timestep, `[len]`, falling.
+    /// Remaining share of signal power at each timestep, `[len]`, falling.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
@@ -81,29 +81,29 @@ impl NoiseSchedule {
     /// Ratio of signal to noise power, `a / (1 - a)`, at a timestep below [`len`](Self::len).
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the timestep is beyond the schedule.
+    /// [`Error::InvalidInput`] if the timestep is beyond the schedule.
     pub fn snr(&self, timestep: u32) -> Result<f64> {
         let signal = self.signal(timestep)?;
         Ok(signal / (1.0 - signal))
     }
 
-    /// Latents as they are at `timesteps`, one per sample: `sqrt(a) x0 + sqrt(1 - a) noise`.
+    /// Noisy latents at `timesteps`, one per sample: `sqrt(a) x0 + sqrt(1 - a) noise`.
     ///
     /// `x0`, `noise` and the result: `[batch, channels, height, width]`.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when there is not one timestep of the schedule per sample.
+    /// [`Error::InvalidInput`] unless there is one timestep of the schedule per sample.
     pub fn add_noise(&self, x0: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
         let (signal, spread) = self.coefficients(x0, timesteps)?;
         Ok((x0.broadcast_mul(&signal)? + noise.broadcast_mul(&spread)?)?)
     }
 
-    /// What the model should predict: the noise, or the velocity.
+    /// The model's target: the noise or the velocity.
     ///
-    /// Shapes as in [`add_noise`](Self::add_noise); no gradient is wanted through it.
+    /// Shapes as in [`add_noise`](Self::add_noise). No gradient is needed through the target.
     ///
     /// # Errors
-    /// As [`add_noise`](Self::add_noise).
+    /// Those of [`add_noise`](Self::add_noise).
     pub fn target(&self, x0: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
         match self.prediction() {
             Prediction::Epsilon => Ok(noise.clone()),
@@ -114,18 +114,18 @@ impl NoiseSchedule {
     /// `sqrt(a) noise - sqrt(1 - a) x0` (arXiv 2202.00512, appendix D).
     ///
     /// # Errors
-    /// As [`add_noise`](Self::add_noise).
+    /// Those of [`add_noise`](Self::add_noise).
     pub fn velocity(&self, x0: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
         let (signal, spread) = self.coefficients(x0, timesteps)?;
         Ok((noise.broadcast_mul(&signal)? - x0.broadcast_mul(&spread)?)?)
     }
 
-    /// Clean latents as the model sees them: `x0` solved from its output and the noisy latents.
+    /// Predicted clean latents: `x0`, solved from the model's output and the noisy latents.
     ///
-    /// For epsilon the share of signal is taken as at least 2^-24.
+    /// For a model that predicts noise, the share of signal is at least 2^-24.
     ///
     /// # Errors
-    /// As [`add_noise`](Self::add_noise).
+    /// Those of [`add_noise`](Self::add_noise).
     pub fn predicted_x0(&self, model_output: &Tensor, noisy: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
         let (signal, spread) = self.coefficients(noisy, timesteps)?;
         let x0 = match self.prediction() {
@@ -138,10 +138,10 @@ impl NoiseSchedule {
         Ok(x0)
     }
 
-    /// Noise as the model sees it: its output, or the noise solved from a velocity.
+    /// Predicted noise: the model's output, or the noise solved from a velocity.
     ///
     /// # Errors
-    /// As [`add_noise`](Self::add_noise).
+    /// Those of [`add_noise`](Self::add_noise).
     pub fn predicted_noise(&self, model_output: &Tensor, noisy: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
         match self.prediction() {
             Prediction::Epsilon => Ok(model_output.clone()),
@@ -222,7 +222,7 @@ fn betas(config: &SchedulerConfig) -> Vec<f32> {
     }
 }
 
-/// `count` values from `start` to `end`, counted from the nearer end.
+/// `count` values from `start` to `end`, each computed from the nearer end.
 fn evenly_spaced(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = if count > 1 { (end - start) / (count - 1) as f32 } else { 0.0 };
     let value = |index: usize| match index < count / 2 {
@@ -241,7 +241,7 @@ fn squared_cosine(count: usize) -> Vec<f32> {
     (0..count).map(|step| (1.0 - signal(step + 1) / signal(step)).min(0.999) as f32).collect()
 }
 
-/// Products of `1 - beta`, accumulated in float64 and rounded one by one.
+/// Products of `1 - beta`, accumulated in float64; each is rounded to float32.
 fn cumulative_alphas(betas: &[f32]) -> Vec<f32> {
     let mut product = 1.0_f64;
     let mut next = |beta: &f32| {
@@ -251,7 +251,7 @@ fn cumulative_alphas(betas: &[f32]) -> Vec<f32> {
     betas.iter().map(&mut next).collect()
 }
 
-/// Betas shifted and stretched so that `sqrt(a)` ends at exactly zero and starts where it was
+/// Betas shifted and scaled so that `sqrt(a)` keeps its first value and ends at exactly zero
 /// (arXiv 2305.08891, algorithm 1).
 fn rescaled_to_zero_snr(betas: &[f32]) -> Vec<f32> {
     let roots: Vec<f32> = cumulative_alphas(betas).into_iter().map(f32::sqrt).collect();

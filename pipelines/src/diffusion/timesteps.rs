@@ -1,4 +1,4 @@
-//! Which timestep each training sample is noised to.
+//! Draws the timestep of each training sample.
 
 use std::ops::Range;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::NoiseSchedule;
 
-/// How timesteps are drawn; either way each sample's timestep is uniform over the whole schedule.
+/// How timesteps are drawn; with both, each sample's timestep is uniform over the whole schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimestepSampling {
-    /// Every sample for itself.
+    /// Independently for every sample.
     #[default]
     Uniform,
-    /// One sample from each of as many equal parts of the schedule as the batch has samples, so
-    /// that no batch is all noise or all signal: the loss varies less from step to step.
+    /// The schedule is split into one equal part per sample of the batch, and each sample gets a timestep from its own
+    /// part. No batch is all noise or all signal, so the loss varies less from step to step.
     Stratified,
 }
 
@@ -43,8 +43,8 @@ impl TimestepSampling {
     }
 }
 
-/// (start, width) of `count` equal parts of [0, 1), beginning at a part chosen by `turn`, so that
-/// no place in the batch always has the same part.
+/// Start and width of `count` equal parts of [0, 1). `turn` chooses the first part, so that no position in the batch
+/// always has the same part.
 fn rotated_parts(turn: f64, count: usize) -> Vec<(f64, f64)> {
     let first = (turn * count as f64) as usize;
     let width = 1.0 / count as f64;

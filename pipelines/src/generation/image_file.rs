@@ -1,7 +1,7 @@
-//! Images as PNG files that say how they were made.
+//! PNG files that record how their image was made.
 //!
-//! The text chunk `parameters` has the form that web interfaces write and read: the prompt, a line
-//! `Negative prompt: …` where there is one, then `Steps: …, Sampler: …, CFG scale: …, …`.
+//! The text chunk `parameters` has the form that web interfaces read and write: the prompt, a line `Negative prompt: …`
+//! if there is one, then `Steps: …, Sampler: …, CFG scale: …, …`.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// The keyword of the text chunk.
 const KEYWORD: &str = "parameters";
 
-/// How one image was made.
+/// The settings that an image was made with.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageParameters {
     /// The prompt.
@@ -56,7 +56,7 @@ impl fmt::Display for ImageParameters {
 }
 
 impl ImageParameters {
-    /// The keys of the last line, in the order readers expect.
+    /// Keys and values of the last line, in the order that readers expect.
     fn settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = vec![
             ("Steps", self.steps.to_string()),
@@ -76,7 +76,7 @@ impl ImageParameters {
     }
 }
 
-/// A value of the last line: as JSON where it holds a comma, a colon or a line break.
+/// A value of the last line, quoted as JSON if it contains a comma, a colon or a line break.
 fn quoted(value: &str) -> String {
     match value.contains([',', ':', '\n']) {
         true => serde_json::Value::from(value).to_string(),
@@ -84,17 +84,17 @@ fn quoted(value: &str) -> String {
     }
 }
 
-/// Writes `image` to `path` as a PNG, whole or not at all, with its `parameters` where given.
+/// Writes `image` to `path` as a PNG, with its `parameters` if given. A failed write leaves no partial file.
 ///
 /// # Errors
-/// [`Error::WriteImage`] when the file cannot be written.
+/// [`Error::WriteImage`] if the file cannot be written.
 pub fn write_png(path: &Path, image: &RgbImage, parameters: Option<&ImageParameters>) -> Result<()> {
     let text = parameters.map(ToString::to_string);
     let bytes = png_bytes(image, text.as_deref()).map_err(|source| Error::WriteImage { path: path.into(), source })?;
     Ok(catelier_numerics::atomic::write(path, |file| file.write_all(&bytes))?)
 }
 
-/// A PNG file's bytes; text beyond Latin-1 goes into an international chunk, which PNG has for it.
+/// The bytes of a PNG file; text beyond Latin-1 goes into an `iTXt` chunk.
 fn png_bytes(image: &RgbImage, text: Option<&str>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());

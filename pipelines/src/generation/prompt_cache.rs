@@ -1,4 +1,4 @@
-//! Prompts that have been encoded before.
+//! A cache of encoded prompts.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use catelier_adapters::AdapterSet;
 use crate::error::Result;
 use crate::models::{Condition, TextEncoders};
 
-/// Encoded prompts by their text; one row each.
+/// Encoded prompts by their text, one row each.
 ///
-/// Holds the conditions of the base's encoders. Where adapters change the encoders, prompts are encoded
-/// anew each time: an adapter set has no name that a cache could be keyed by.
+/// It holds the conditions of the base's text encoders. If adapters change the text encoders, prompts are encoded each
+/// time: an adapter set has no name that could serve as a key.
 #[derive(Debug, Default)]
 pub(super) struct PromptCache {
     rows: BTreeMap<String, Condition>,
 }
 
 impl PromptCache {
-    /// One row for each of `prompts`, encoding those that are new.
+    /// One row per prompt; encodes the prompts that are not in the cache.
     pub(super) fn rows(&mut self, text: &TextEncoders, prompts: &[String], adapters: &AdapterSet) -> Result<Condition> {
         if text.adapted_by(adapters) {
             let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();

@@ -1,38 +1,38 @@
-//! What is asked of a generation.
+//! The settings of a generation.
 
 use crate::diffusion::Spacing;
 use crate::diffusion::sampler::{SamplerKind, SamplerSettings};
 use crate::error::{Error, Result};
 
-/// Images to make, all with the same settings.
+/// The prompts, the seeds and the common settings of some images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
-    /// One prompt for each image.
+    /// One prompt per image.
     pub prompts: Vec<String>,
-    /// One seed for each image.
+    /// One seed per image.
     pub seeds: Vec<u64>,
-    /// What to steer away from; `None` is the empty prompt, or zeros where SDXL was trained so.
+    /// The negative prompt; `None` is the empty prompt, or zeros if the model was trained with zeros.
     pub negative: Option<String>,
     /// Sampler steps.
     pub steps: usize,
-    /// Strength of classifier-free guidance; at 1 or below there is none, and half the work.
+    /// Strength of classifier-free guidance; at 1 or below there is no guidance, and the UNet does half the work.
     pub guidance: f64,
-    /// Which sampler.
+    /// The sampler.
     pub sampler: SamplerKind,
-    /// Which timesteps it visits; `None` follows the model.
+    /// The timesteps that the sampler visits; `None` takes the model's configuration.
     pub spacing: Option<Spacing>,
-    /// Karras sigmas, for samplers that have them; `None` follows the model.
+    /// Karras sigmas, for samplers with sigmas; `None` takes the model's configuration.
     pub karras: Option<bool>,
     /// Width in pixels, a multiple of the autoencoder's factor (8).
     pub width: u32,
     /// Height in pixels, a multiple of the autoencoder's factor (8).
     pub height: u32,
-    /// Images computed together, at least 1; the images do not depend on it.
+    /// Images in a batch, at least 1; it does not change the images.
     pub batch: usize,
 }
 
 impl Default for GenerateRequest {
-    /// No images yet; 25 steps of DDIM at guidance 7.5, 512 times 512 pixels, one at a time.
+    /// No images yet; 25 steps of DDIM at guidance 7.5, 512 × 512 pixels, batches of one.
     fn default() -> Self {
         Self {
             prompts: Vec::new(),
@@ -51,7 +51,7 @@ impl Default for GenerateRequest {
 }
 
 impl GenerateRequest {
-    /// Whether every model call is made twice, with and without the prompt.
+    /// Whether every model call is made with and without the prompt.
     pub fn is_guided(&self) -> bool {
         self.guidance > 1.0
     }
@@ -60,7 +60,7 @@ impl GenerateRequest {
         SamplerSettings { spacing: self.spacing, karras: self.karras, ..SamplerSettings::new(self.sampler, self.steps) }
     }
 
-    /// Refuses what cannot be carried out; `factor` is the pixels of one latent cell.
+    /// Refuses a request with impossible settings; `factor` is the width of a latent cell in pixels.
     pub(super) fn check(&self, factor: usize) -> Result<()> {
         let refuse = |setting, value: String, rule: String| Err(Error::InvalidSetting { setting, value, rule });
         if self.seeds.len() != self.prompts.len() {

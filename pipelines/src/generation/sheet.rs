@@ -16,38 +16,37 @@ const FAINT_INK: Rgb<u8> = Rgb([110, 110, 116]);
 const MARGIN: u32 = 24;
 const GAP: u32 = 12;
 const ROW_LABEL_WIDTH: u32 = 190;
-/// Lines of a label before the rest is left out.
+/// Most lines of a label; the rest is left out.
 const LABEL_LINES: usize = 6;
 
-/// The longest side of a sheet in pixels; what would be larger is refused.
+/// The longest side of a sheet, in pixels; larger sheets are refused.
 const LARGEST_SIDE: u32 = 32_768;
 
-/// What a sheet shows.
+/// A comparison sheet before it is drawn.
 #[derive(Debug, Clone, Default)]
 pub struct Sheet {
-    /// The heading; none when empty.
+    /// The heading; empty for none.
     pub title: String,
-    /// A line under the heading, such as the settings; none when empty.
+    /// A line under the heading, such as the settings; empty for none.
     pub subtitle: String,
     /// A label above each column.
     pub columns: Vec<String>,
     /// The rows from top to bottom.
     pub rows: Vec<SheetRow>,
-    /// Images smaller than this are enlarged by a whole factor, pixel by pixel, as far as they
-    /// still fit; in pixels, 256 suits most.
+    /// Smaller images are enlarged to at most this number of pixels (256 suits most sheets), by a whole factor.
     pub cell: u32,
 }
 
 /// One row of a sheet.
 #[derive(Debug, Clone, Default)]
 pub struct SheetRow {
-    /// The label left of the row, such as the prompt; wrapped where it is long.
+    /// The label to the left of the row, such as the prompt; long labels are wrapped.
     pub label: String,
-    /// One image for each column; `None` leaves the place empty.
+    /// One image per column; `None` leaves the cell empty.
     pub images: Vec<Option<RgbImage>>,
 }
 
-/// Where everything goes, in pixels.
+/// Positions and sizes on the page, in pixels.
 struct Layout {
     cell: (u32, u32),
     label_width: u32,
@@ -58,8 +57,8 @@ impl Sheet {
     /// Draws the sheet.
     ///
     /// # Errors
-    /// [`Error::InvalidSetting`] when a row does not have one place for each column, or the sheet
-    /// would be longer than 32768 pixels on a side.
+    /// [`Error::InvalidSetting`] if a row does not have one entry per column, or the sheet would be longer than 32768
+    /// pixels on a side.
     pub fn compose(&self) -> Result<RgbImage> {
         self.check_rows()?;
         let layout = self.layout();
@@ -161,7 +160,7 @@ impl SheetRow {
     }
 }
 
-/// An image in the middle of its cell, with a hair line around it; an empty cell is tinted.
+/// Draws an image in the middle of its cell, with a thin line around it; an empty cell is tinted.
 fn draw_cell(page: &mut RgbImage, image: Option<&RgbImage>, (left, top): (u32, u32), cell: (u32, u32)) {
     let Some(image) = image else {
         imageops::replace(page, &RgbImage::from_pixel(cell.0, cell.1, FRAME), left.into(), top.into());
@@ -176,7 +175,7 @@ fn draw_cell(page: &mut RgbImage, image: Option<&RgbImage>, (left, top): (u32, u
     imageops::replace(page, &shown, left.into(), top.into());
 }
 
-/// The size at which an image is shown: enlarged by the largest whole factor that stays in `cell`.
+/// The size of an image on the sheet: enlarged by the largest whole factor that fits in `cell`.
 fn enlarged_size(image: &RgbImage, cell: u32) -> (u32, u32) {
     let (width, height) = image.dimensions();
     let factor = (cell / width.max(height).max(1)).max(1);

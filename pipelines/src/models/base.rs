@@ -22,15 +22,15 @@ pub struct BaseModel {
     pub vae: Vae,
     /// Encodes prompts.
     pub text: TextEncoders,
-    /// The noise the model was trained with.
+    /// The noise schedule that the model was trained with.
     pub schedule: NoiseSchedule,
-    /// The family of Stable Diffusion that it is of.
+    /// The model's family of Stable Diffusion.
     pub family: BaseFamily,
-    /// Side in pixels of the images the model was trained on.
+    /// Width and height in pixels of the images that the model was trained on.
     pub resolution: usize,
-    /// The meaning of an empty negative prompt.
+    /// The condition that stands for an empty negative prompt.
     pub empty_negative: EmptyNegative,
-    /// A hash that tells base models apart; see [`BaseConfig::fingerprint`].
+    /// A hash of configurations and weights that identifies the model; see [`BaseConfig::fingerprint`].
     pub fingerprint: String,
     /// The name of the model: its folder, hub id, or `embedded`.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct BaseModel {
 }
 
 impl BaseModel {
-    /// Loads everything `model_index.json` stands for, with weights converted to `dtype` on `device`.
+    /// Loads all components that `model_index.json` names, with weights converted to `dtype` on `device`.
     ///
     /// # Errors
     /// Those of [`BaseConfig::load`] and [`from_config`](Self::from_config).
@@ -66,25 +66,25 @@ impl BaseModel {
         })
     }
 
-    /// The device its weights are on.
+    /// The device of its weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The type its UNet computes in.
+    /// Type of the UNet's activations.
     pub fn dtype(&self) -> DType {
         self.unet.dtype()
     }
 
-    /// Every module an adapter can reach: the UNet's, then the text encoders'.
+    /// Every module that an adapter can change: the UNet's, then the text encoders'.
     pub fn modules(&self) -> Vec<catelier_adapters::ModuleInfo> {
         [self.unet.modules(), self.text.modules()].concat()
     }
 
-    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the initial magnitudes of a DoRA.
     ///
     /// # Errors
-    /// There is no such module.
+    /// An error if there is no such module.
     pub fn row_norms(&self, path: &str) -> candle_core::Result<candle_core::Tensor> {
         let has = |modules: &[catelier_adapters::ModuleInfo]| modules.iter().any(|module| module.path == path);
         match self.text.encoders().find(|encoder| has(encoder.modules())) {
@@ -93,7 +93,7 @@ impl BaseModel {
         }
     }
 
-    /// Cuts large images into tiles; see [`Vae::with_tiling`].
+    /// Sets when large images are encoded and decoded in tiles; see [`Vae::with_tiling`].
     ///
     /// # Errors
     /// Those of [`Vae::with_tiling`].

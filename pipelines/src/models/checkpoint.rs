@@ -1,4 +1,4 @@
-//! Gradient checkpointing: a block's activations are recomputed in the backward pass instead of kept.
+//! Gradient checkpointing: the backward pass recomputes a block's activations instead of keeping them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,30 +7,30 @@ use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::checkpoint;
 
-/// A part of a network that can be recomputed from its inputs alone.
+/// A part of a network whose activations can be recomputed from its inputs.
 pub(super) trait Block: Send + Sync + 'static {
-    /// The module path that all of the block's slots are under.
+    /// The module path above all layers of the block.
     fn path(&self) -> &str;
 
-    /// One tensor from `inputs`.
+    /// Computes one output from `inputs`.
     fn forward(&self, inputs: &[Tensor], pass: Pass<'_>) -> TensorResult<Tensor>;
 }
 
-/// Arguments of a forward pass that every block takes.
+/// Arguments of a forward pass that are the same for every block.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) adapters: &'a AdapterSet,
     pub(super) recompute: &'a Arc<Recompute>,
 }
 
-/// Which blocks' inner activations are recomputed in the backward pass instead of kept: the same result and gradients with
-/// less memory, for one more forward pass of these blocks.
+/// The blocks whose inner activations are recomputed in the backward pass: results and gradients have the same bits,
+/// memory falls, and these blocks cost one more forward pass.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Recompute {
-    /// None.
+    /// No block.
     #[default]
     Nothing,
-    /// Every one, and every feed-forward layer in it.
+    /// Every block, and every feed-forward layer in it.
     All,
     /// The blocks and feed-forward layers at these module paths.
     Blocks(BTreeSet<String>),
@@ -47,7 +47,7 @@ impl Recompute {
 }
 
 impl Pass<'_> {
-    /// Runs `block`; if it is to be recomputed, only its inputs are kept for the backward pass. The bits are the same.
+    /// Runs `block`. If it is to be recomputed, the graph keeps only its inputs; the bits are the same.
     pub(super) fn run<B: Block>(&self, block: &Arc<B>, inputs: &[&Tensor]) -> TensorResult<Tensor> {
         if !self.recompute.has(block.path()) {
             let inputs = inputs.iter().map(|input| own_node(input)).collect::<TensorResult<Vec<Tensor>>>()?;
@@ -64,8 +64,10 @@ impl Pass<'_> {
     }
 }
 
-/// The same tensor as a node of its own: the gradients that come from within a block are added up there before others
-/// join them, as they are when the block is recomputed.
+/// The input as a node of its own.
+///
+/// Gradients from within a block are added up at that node before gradients from elsewhere join them. A recomputed
+/// block adds them in this order, so a kept one must too: floating-point sums depend on the order.
 fn own_node(input: &Tensor) -> TensorResult<Tensor> {
     if input.track_op() { input.reshape(input.shape()) } else { Ok(input.clone()) }
 }

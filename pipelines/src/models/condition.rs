@@ -1,54 +1,54 @@
-//! What a prediction is conditioned on, row by row.
+//! The condition of a prediction, one row per sample.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 
-/// The text side of a prediction, one row for each sample.
+/// The condition of a prediction: encoded prompts, one row per sample.
 #[derive(Debug, Clone)]
 pub struct Condition {
     /// Hidden states of the text encoder: `[batch, tokens, width]`.
     pub context: Tensor,
-    /// What SDXL takes besides; `None` for the other families.
+    /// SDXL's added condition; `None` for the other families.
     pub added: Option<AddedCondition>,
 }
 
-/// SDXL's second condition: the pooled prompt and the sizes of the image.
+/// SDXL's added condition: the pooled prompt and the image sizes.
 #[derive(Debug, Clone)]
 pub struct AddedCondition {
     /// Pooled and projected output of the second text encoder: `[batch, width]`.
     pub pooled: Tensor,
-    /// [`ImageSizes`] of each sample, as numbers of pixels: `[batch, 6]`.
+    /// [`ImageSizes`] of each sample in pixels: `[batch, 6]`.
     pub time_ids: Tensor,
 }
 
-/// The image sizes SDXL is conditioned on, in pixels (SDXL report, section 2.2).
+/// The image sizes that SDXL is conditioned on, in pixels (SDXL report, section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageSizes {
-    /// Height and width before resizing.
+    /// Height and width of the image before resizing.
     pub original: (u32, u32),
     /// Top and left of the crop.
     pub crop: (u32, u32),
-    /// Height and width of what the model sees.
+    /// Height and width of the image that the model sees.
     pub target: (u32, u32),
 }
 
 impl ImageSizes {
-    /// An uncropped image of `height` times `width` pixels.
+    /// The sizes of an uncropped image of `height` × `width` pixels.
     pub fn uncropped(height: u32, width: u32) -> Self {
         Self { original: (height, width), crop: (0, 0), target: (height, width) }
     }
 
-    /// The six numbers in the order SDXL takes them.
+    /// The six values in SDXL's order.
     fn numbers(self) -> [f32; 6] {
         let Self { original, crop, target } = self;
         [original.0, original.1, crop.0, crop.1, target.0, target.1].map(|pixels| pixels as f32)
     }
 
-    /// One row for each of `sizes`: `[batch, 6]`.
+    /// One row per entry of `sizes`: `[batch, 6]`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the device is out of memory.
+    /// [`Error::Tensor`] if the device is out of memory.
     pub fn time_ids(sizes: &[Self], dtype: DType, device: &Device) -> Result<Tensor> {
         let numbers: Vec<f32> = sizes.iter().flat_map(|sizes| sizes.numbers()).collect();
         Ok(Tensor::from_vec(numbers, (sizes.len(), 6), device)?.to_dtype(dtype)?)
@@ -56,18 +56,18 @@ impl ImageSizes {
 }
 
 impl Condition {
-    /// How many samples it is for.
+    /// Number of samples.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the context has no dimension at all.
+    /// [`Error::Tensor`] if the context has no dimension.
     pub fn batch(&self) -> Result<usize> {
         Ok(self.context.dim(0)?)
     }
 
-    /// The rows of all `parts`, one after another.
+    /// The rows of all `parts`, in order.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when there are none, or only some have SDXL's added condition.
+    /// [`Error::InvalidInput`] if there are no parts, or only some have SDXL's added condition.
     pub fn cat(parts: &[&Self]) -> Result<Self> {
         let contexts: Vec<&Tensor> = parts.iter().map(|part| &part.context).collect();
         let added: Vec<&AddedCondition> = parts.iter().filter_map(|part| part.added.as_ref()).collect();
@@ -82,10 +82,10 @@ impl Condition {
         Ok(Self { context: Tensor::cat(&contexts, 0)?, added })
     }
 
-    /// Every row `count` times, the whole block repeated: rows `0 1 0 1` for two rows and a count of two.
+    /// All rows `count` times, one copy after the other: rows `0 1 0 1` for two rows and a count of two.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when memory is short.
+    /// [`Error::Tensor`] if memory is short.
     pub fn repeat(&self, count: usize) -> Result<Self> {
         self.map(|tensor| {
             let mut times = vec![1; tensor.rank()];
@@ -94,10 +94,10 @@ impl Condition {
         })
     }
 
-    /// The rows of these numbers, in this order; a row may be taken more than once.
+    /// The rows at these indices, in this order; an index may occur more than once.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when a number is past the last row.
+    /// [`Error::InvalidInput`] if an index is past the last row.
     pub fn rows(&self, rows: &[usize]) -> Result<Self> {
         let batch = self.batch()?;
         if let Some(row) = rows.iter().find(|&&row| row >= batch) {
@@ -112,10 +112,10 @@ impl Condition {
         self.map(|tensor| tensor.index_select(&numbers, 0))
     }
 
-    /// The same with these image sizes, one for each row; nothing changes where there is no added condition.
+    /// Sets the image sizes, one per row; changes nothing without an added condition.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when there is not one size for each row.
+    /// [`Error::InvalidInput`] if there is not one size per row.
     pub fn with_sizes(mut self, sizes: &[ImageSizes]) -> Result<Self> {
         let batch = self.batch()?;
         if sizes.len() != batch {
@@ -131,7 +131,7 @@ impl Condition {
         Ok(self)
     }
 
-    /// The same numbers without the graph they came from.
+    /// The same values without a graph.
     #[must_use]
     pub fn detach(&self) -> Self {
         let added = self
@@ -153,7 +153,7 @@ impl Condition {
 }
 
 impl AddedCondition {
-    /// The rows of all `parts`, one after another.
+    /// The rows of all `parts`, in order.
     pub(super) fn cat(parts: &[&Self]) -> Result<Self> {
         let pooled: Vec<&Tensor> = parts.iter().map(|part| &part.pooled).collect();
         let time_ids: Vec<&Tensor> = parts.iter().map(|part| &part.time_ids).collect();

@@ -1,7 +1,7 @@
-//! The three `config.json` files, read as diffusers and transformers write them.
+//! The `config.json` files of the three networks, as diffusers and transformers write them.
 //!
-//! Keys that do not matter here are skipped. A key that would change the computation in a way these models do not
-//! follow is refused by name, all such keys of a file together.
+//! Keys that do not change the computation are skipped. A key that asks for a computation that these models do not
+//! implement is refused by name; one error names all such keys of a file.
 
 mod check;
 mod text_encoder;

@@ -1,5 +1,5 @@
-//! A base model's files: a diffusers folder on disk, or the same files embedded in the binary; or its configuration alone,
-//! with weights made up.
+//! The files of a base model: a diffusers folder on disk, the same files embedded in the binary, or only its
+//! configurations with random weights.
 
 mod random;
 mod stored;
@@ -18,16 +18,16 @@ pub use stored::StoredTensor;
 use stored::WeightsFile;
 pub use weights::{TensorOffence, UnsupportedSetting, Weights};
 
-/// One file of a base model compiled into the binary.
+/// One file of a base model, embedded in the binary.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddedFile {
-    /// The path inside the model folder, with forward slashes: `unet/config.json`.
+    /// The path inside the model folder, with forward slashes, such as `unet/config.json`.
     pub path: &'static str,
     /// The file's content.
     pub bytes: &'static [u8],
 }
 
-/// Where a base model's files are, and what the model is called.
+/// The files of a base model, and its name.
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     name: String,
@@ -38,11 +38,11 @@ pub struct ModelFiles {
 enum Location {
     Folder(PathBuf),
     Embedded(&'static [EmbeddedFile]),
-    /// All files but the weights, which follow from the seed.
+    /// Embedded configurations, and the seed of the random weights.
     Random(&'static [EmbeddedFile], u64),
 }
 
-/// The names a component's weights may have, best first: full precision before half.
+/// The file names that a component's weights may have, in order of preference: full precision before half.
 const WEIGHT_STEMS: [&str; 6] = [
     "diffusion_pytorch_model",
     "model",
@@ -52,13 +52,13 @@ const WEIGHT_STEMS: [&str; 6] = [
     "model.bf16",
 ];
 
-/// Endings of files that Python unpickles, running whatever they say.
+/// Endings of pickle files. Unpickling runs the code in the file.
 const PICKLE_ENDINGS: [&str; 5] = ["bin", "ckpt", "pt", "pth", "pkl"];
 
 impl ModelFiles {
-    /// A folder in the diffusers layout, called after its last path component.
+    /// A folder in the diffusers layout, named after its last path component.
     ///
-    /// Nothing is read yet: a folder that is not there is reported by the first read.
+    /// Reads nothing yet: the first read reports a folder that does not exist.
     pub fn folder(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name =
@@ -66,30 +66,30 @@ impl ModelFiles {
         Self { name, location: Location::Folder(path) }
     }
 
-    /// Files compiled into the binary, called `embedded`.
+    /// Files embedded in the binary, under the name `embedded`.
     pub fn embedded(files: &'static [EmbeddedFile]) -> Self {
         Self { name: "embedded".into(), location: Location::Embedded(files) }
     }
 
-    /// Configurations compiled into the binary, and weights that are made up from `seed` as they are asked for: the full
-    /// shape and cost of a model in memory, and none of its knowledge.
+    /// Embedded configurations with random weights drawn from `seed` on demand: the shapes, the memory and the cost of
+    /// the model, without its training. Benchmarks use it.
     pub fn random(name: impl Into<String>, files: &'static [EmbeddedFile], seed: u64) -> Self {
         Self { name: name.into(), location: Location::Random(files, seed) }
     }
 
-    /// The same files under another name, such as the hub id they came from.
+    /// The same files under another name, such as their hub id.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// What the model is called.
+    /// The model's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder on disk; `None` for files in the binary.
+    /// The folder on disk; `None` for embedded files.
     pub fn path(&self) -> Option<&Path> {
         match &self.location {
             Location::Folder(folder) => Some(folder),
@@ -97,7 +97,7 @@ impl ModelFiles {
         }
     }
 
-    /// What the weights are made up from; `None` where files hold them.
+    /// The seed of random weights; `None` if files hold the weights.
     pub fn random_seed(&self) -> Option<u64> {
         match &self.location {
             Location::Random(_, seed) => Some(*seed),
@@ -105,7 +105,7 @@ impl ModelFiles {
         }
     }
 
-    /// Whether the file `path` (relative, forward slashes) is there.
+    /// Whether the file `path` (relative, with forward slashes) exists.
     pub fn exists(&self, path: &str) -> bool {
         match &self.location {
             Location::Folder(folder) => folder.join(path).is_file(),
@@ -113,7 +113,7 @@ impl ModelFiles {
         }
     }
 
-    /// The content of the file `path` (relative, forward slashes).
+    /// The content of the file `path` (relative, with forward slashes).
     ///
     /// # Errors
     /// [`Error::MissingFile`] or [`Error::ReadFile`].
@@ -134,7 +134,7 @@ impl ModelFiles {
         }
     }
 
-    /// The JSON file `path` as a `T`.
+    /// The JSON file `path`, parsed as a `T`.
     ///
     /// # Errors
     /// Those of [`read`](Self::read), and [`Error::InvalidConfig`].
@@ -142,8 +142,8 @@ impl ModelFiles {
         serde_json::from_slice(&self.read(path)?).map_err(|source| Error::InvalidConfig { path: path.into(), source })
     }
 
-    /// The weights of `component` (`unet`, `vae`, `text_encoder`, ...), memory-mapped from a folder; each tensor
-    /// is converted to `dtype` on `device` when it is taken.
+    /// The weights of `component` (`unet`, `vae`, `text_encoder`, ...). Files in a folder are memory-mapped; each
+    /// tensor is converted to `dtype` on `device` when the network takes it.
     ///
     /// Looks for `diffusion_pytorch_model` and `model`, whole or sharded (`*.safetensors.index.json`), in full
     /// precision first and then as `fp16` or `bf16` variants.
@@ -164,7 +164,7 @@ impl ModelFiles {
         }
     }
 
-    /// The tensors of `component` in order of name, of which only the files' headers are read; random weights have none.
+    /// The tensors of `component` in order of name; only the files' headers are read. Random weights have none.
     ///
     /// # Errors
     /// Those of [`weights`](Self::weights), and [`Error::ReadFile`].
@@ -188,7 +188,7 @@ impl ModelFiles {
         Ok(RandomTensors { seed, component: component.into(), projects })
     }
 
-    /// The safetensors files that hold `component`, relative to the base.
+    /// Paths of the safetensors files of `component`, relative to the base.
     fn weight_paths(&self, component: &str) -> Result<Vec<String>> {
         for stem in WEIGHT_STEMS {
             let whole = format!("{component}/{stem}.safetensors");
@@ -205,7 +205,7 @@ impl ModelFiles {
         Err(self.no_weights(component))
     }
 
-    /// The shards named by the index file, every one of them there.
+    /// Paths of the shards that the index file names; all of them exist.
     fn shard_paths(&self, component: &str, index: &str) -> Result<Vec<String>> {
         let shards: BTreeSet<String> = self.json::<ShardIndex>(index)?.weight_map.into_values().collect();
         let (found, missing): (Vec<String>, Vec<String>) = shards
@@ -215,7 +215,7 @@ impl ModelFiles {
         if missing.is_empty() { Ok(found) } else { Err(Error::MissingShards { component: component.into(), missing }) }
     }
 
-    /// Why `component` has no usable weights: none at all, or pickle only.
+    /// The reason why `component` has no usable weights: no file, or pickle files only.
     fn no_weights(&self, component: &str) -> Error {
         let pickles = self.pickles(component);
         if !pickles.is_empty() {
@@ -238,7 +238,7 @@ impl ModelFiles {
     }
 }
 
-/// What a component's `config.json` says about which optional tensors it has.
+/// The part of a component's `config.json` that decides which optional tensors it has.
 #[derive(serde::Deserialize)]
 struct ComponentConfig {
     #[serde(default)]
@@ -249,13 +249,13 @@ fn find(files: &'static [EmbeddedFile], path: &str) -> Option<&'static [u8]> {
     files.iter().find(|file| file.path == path).map(|file| file.bytes)
 }
 
-/// `*.safetensors.index.json`: which file holds which tensor.
+/// `*.safetensors.index.json`: the file of each tensor.
 #[derive(serde::Deserialize)]
 struct ShardIndex {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
-/// The two ways an index of `stem` is spelt: the variant before or after `index`.
+/// The two spellings of the index of `stem`: the variant before or after `index`.
 fn index_names(stem: &str) -> Vec<String> {
     let mut names = vec![format!("{stem}.safetensors.index.json")];
     if let Some((model, variant)) = stem.split_once('.') {
@@ -264,7 +264,7 @@ fn index_names(stem: &str) -> Vec<String> {
     names
 }
 
-/// Whether a relative path stays inside the folder it is joined to.
+/// Whether a relative path stays inside its folder.
 fn is_inside(path: &str) -> bool {
     Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
@@ -274,7 +274,7 @@ fn is_pickle(path: &Path) -> bool {
     ending.is_some_and(|ending| PICKLE_ENDINGS.contains(&ending.to_ascii_lowercase().as_str()))
 }
 
-/// A base that is one pickle file is refused by name rather than as a missing folder.
+/// Refuses a base that is a single pickle file by name; otherwise the error would say that a folder is missing.
 fn refuse_single_file(path: &Path) -> Result<()> {
     if is_pickle(path) && path.is_file() {
         let found = vec![path.display().to_string()];

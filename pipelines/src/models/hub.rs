@@ -1,8 +1,8 @@
-//! A model on the hub, as a folder in the standard cache.
+//! Fetches a model from the hub into the standard cache.
 //!
-//! The layout of the cache is that of `huggingface_hub`, so models fetched by other programs are found, and theirs find
-//! ours. Only what is needed is fetched: `model_index.json`, configurations, tokenizers and one set of safetensors.
-//! The folder of a revision is complete before the cache says what the revision is.
+//! The cache has the layout of `huggingface_hub`, so this crate and other programs find each other's models. Only the
+//! needed files are fetched: `model_index.json`, configurations, tokenizers and one set of safetensors. The cache
+//! records the commit of a revision only after all its files are there, so an interrupted fetch never looks complete.
 
 mod client;
 mod id;
@@ -22,10 +22,10 @@ use self::plan::Plan;
 use crate::error::{Error, Result};
 use crate::models::files::ModelFiles;
 
-/// The model `id`, fetched where the cache lacks it, as files called by its id.
+/// The files of the model `id`, named by its id; fetches the files that the cache lacks.
 ///
-/// Online, the hub is asked which commit the revision stands for; when the hub cannot be reached, a complete copy in
-/// the cache serves. Offline, only the cache is looked at. `on_event` sees each file as it comes.
+/// Online, the hub resolves the revision to a commit; if the hub cannot be reached, a complete copy in the cache is
+/// used. Offline, only the cache is used. `on_event` gets the progress of each file.
 ///
 /// # Errors
 /// [`Error::TokenInTheClear`], [`Error::HubRefused`], [`Error::HubNotFound`], [`Error::HubFailed`],
@@ -73,7 +73,7 @@ fn fetch_online(
     Ok(folder)
 }
 
-/// The snapshot folder of `id`, if the cache holds all of it.
+/// The snapshot folder of `id` if the cache holds all of it.
 fn cached(id: &HubId, precision: WeightPrecision, settings: &HubSettings) -> Result<PathBuf> {
     let not_cached =
         |missing: Vec<String>| Error::NotCached { id: id.to_string(), cache: settings.cache.clone(), missing };
@@ -88,7 +88,7 @@ fn read_index(folder: &Path) -> Result<serde_json::Value> {
     ModelFiles::folder(folder).json(plan::INDEX)
 }
 
-/// The files in a model folder, one folder deep, with forward slashes.
+/// The files in a model folder and its subfolders, with forward slashes.
 fn files_in(folder: &Path) -> BTreeSet<String> {
     let names = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Layers by path and shape, without weights: what a configuration file alone determines.
+//! Layers by path and shape, without weights: all that a configuration file determines.
 //!
 //! A path begins with the component, as module paths do: `unet.conv_in`, `text_encoder.text_model.embeddings...`.
 
@@ -44,7 +44,8 @@ pub(crate) struct NormShape {
     pub(crate) width: usize,
 }
 
-/// A matrix `weight` [rows, columns] that no adapter reaches: an embedding table, or the projection of the pooled prompt.
+/// A matrix `weight` [rows, columns] that no adapter changes: an embedding table, or the projection of the pooled
+/// prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MatrixShape {
     pub(crate) path: String,
@@ -87,7 +88,7 @@ impl Conv2dShape {
 }
 
 impl Convolution {
-    /// A convolution that keeps the sides: odd `kernel`, half of it as padding.
+    /// A convolution that keeps height and width: odd `kernel`, half of it as padding.
     pub(crate) fn same(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self { inputs, outputs, kernel, stride: 1, padding: kernel / 2 }
     }
@@ -108,7 +109,7 @@ impl MatrixShape {
 }
 
 impl LayerShape<'_> {
-    /// The layer as an adapter knows it; `None` for layers that no adapter reaches.
+    /// The layer as a module for adapters; `None` for a layer that no adapter changes.
     pub(crate) fn module(&self) -> Option<ModuleInfo> {
         match self {
             Self::Linear(linear) => Some(linear.module()),
@@ -117,7 +118,7 @@ impl LayerShape<'_> {
         }
     }
 
-    /// Shapes of its weight and, if it has one, its bias.
+    /// Shapes of its weight and of its bias, if it has one.
     fn tensor_shapes(&self) -> Vec<Vec<usize>> {
         let (weight, bias) = match *self {
             Self::Linear(LinearShape { in_features, out_features, bias, .. }) => {
@@ -134,7 +135,7 @@ impl LayerShape<'_> {
     }
 }
 
-/// The modules that an adapter can reach, in the order of `layers`.
+/// The modules that an adapter can change, in the order of `layers`.
 pub(crate) fn modules(layers: &[LayerShape<'_>]) -> Vec<ModuleInfo> {
     layers.iter().filter_map(LayerShape::module).collect()
 }

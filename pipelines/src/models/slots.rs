@@ -1,4 +1,4 @@
-//! Frozen layers that adapters can change: each is a slot with a module path.
+//! Frozen layers that adapters can change; each has a module path.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use super::shapes::{Bias, Conv2dShape, Convolution, LinearShape, MatrixShape, No
 use crate::error::Result;
 use crate::models::files::Weights;
 
-/// Makes the layers of a network from their shapes and its weights.
+/// Builds the layers of a network from their shapes and the network's weights.
 pub(super) struct LayerBuilder {
-    /// What module paths begin with, and tensor names do not: `unet`.
+    /// First part of module paths, which tensor names lack: `unet`.
     root: String,
     weights: Weights,
-    /// The layers of all slots made so far.
+    /// The layers built so far.
     frozen_layers: RefCell<FrozenLayers>,
 }
 
-/// The frozen layers of a network by module path; their weights are those of the slots.
+/// The frozen layers of a network by module path; they share their weights with the slots.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FrozenLayers(BTreeMap<String, FrozenLayer>);
 
@@ -44,12 +44,12 @@ impl FrozenLayers {
 }
 
 impl LayerBuilder {
-    /// For layers below the module path `root`, whose tensors stand at the root of `weights`.
+    /// A builder of layers below the module path `root`, with `weights` whose tensor names start below `root`.
     pub(super) fn new(root: &str, weights: Weights) -> Self {
         Self { root: root.into(), weights, frozen_layers: RefCell::default() }
     }
 
-    /// The layers of all slots made.
+    /// The layers built so far.
     pub(super) fn frozen_layers(&self) -> FrozenLayers {
         self.frozen_layers.take()
     }
@@ -59,14 +59,14 @@ impl LayerBuilder {
         &self.weights
     }
 
-    /// A linear layer that adapters can reach.
+    /// A linear layer that adapters can change.
     pub(super) fn linear(&self, shape: &LinearShape) -> Result<LinearSlot> {
         let op = self.frozen_linear(shape)?;
         self.keep(&shape.path, FrozenLayer::Linear(op.clone()));
         Ok(LinearSlot { op, path: shape.path.clone() })
     }
 
-    /// A convolution that adapters can reach.
+    /// A convolution that adapters can change.
     pub(super) fn conv2d(&self, shape: &Conv2dShape) -> Result<Conv2dSlot> {
         let op = self.frozen_conv2d(shape)?;
         self.keep(&shape.path, FrozenLayer::Conv2d(op.clone()));
@@ -138,12 +138,13 @@ impl LinearSlot {
         adapters.linear(&self.path, x, &self.op, None)
     }
 
-    /// The layer itself, if no adapter changes it.
+    /// The frozen layer, if no adapter changes it.
     pub(super) fn frozen(&self, adapters: &AdapterSet) -> Option<&FrozenLinear> {
         (!adapters.adapts(&self.path)).then_some(&self.op)
     }
 
-    /// The same with a prologue and a residual, in one node where no adapter needs the layer's input.
+    /// [`forward`](Self::forward) with a prologue and a residual: one node of the graph if no adapter needs the layer's
+    /// input.
     pub(super) fn forward_fused(&self, x: &Tensor, fusion: Fusion<'_>, adapters: &AdapterSet) -> TensorResult<Tensor> {
         match self.frozen(adapters) {
             Some(layer) => layer.forward_fused(x, fusion),
@@ -165,8 +166,8 @@ impl Conv2dSlot {
         adapters.conv2d(&self.path, x, &self.op, None)
     }
 
-    /// The same with `shift: [batch, out]`, a prologue and a residual, in one node where no adapter needs the layer's
-    /// input.
+    /// [`forward`](Self::forward) with `shift: [batch, out]`, a prologue and a residual: one node of the graph if no
+    /// adapter needs the layer's input.
     pub(super) fn forward_fused(
         &self,
         x: &Tensor,
@@ -181,8 +182,8 @@ impl Conv2dSlot {
     }
 }
 
-/// The projection at either end of a transformer, between a map and tokens: a linear layer or a 1×1 convolution, which
-/// adapters tell apart.
+/// The projection at either end of a transformer, between a map and tokens: a linear layer or a 1×1 convolution. The
+/// two compute the same, but their weights have different shapes in adapters.
 #[derive(Debug)]
 pub(super) enum Projection {
     Linear(LinearSlot),
@@ -204,7 +205,7 @@ impl Projection {
         }
     }
 
-    /// `[batch, height · width, in]` to `[batch, out, height, width]` of that `size`.
+    /// `[batch, height · width, in]` to `[batch, out, height, width]`, with `size` as height and width.
     pub(super) fn to_map(
         &self,
         tokens: &Tensor,

@@ -1,4 +1,4 @@
-//! Captions as a step takes them: encoded before training, or to be encoded in the step.
+//! Captions of a training step: encoded before training, or encoded inside the step.
 
 use std::borrow::Cow;
 
@@ -7,44 +7,45 @@ use catelier_adapters::AdapterSet;
 use super::TrainError;
 use crate::models::{Condition, CrossAttentionKv, ImageSizes, TextEncoders};
 
-/// A caption and what the frozen base computes from it.
+/// A caption with its outputs of the frozen base.
 #[derive(Debug, Clone)]
 pub struct EncodedCaption {
     /// The caption.
     pub text: String,
-    /// The image sizes that SDXL is conditioned on beside it.
+    /// The image sizes that SDXL is conditioned on.
     pub sizes: ImageSizes,
-    /// The condition by the base's text encoders, `context: [1, tokens, width]`.
+    /// The condition from the base's text encoders, `context: [1, tokens, width]`.
     pub condition: Condition,
-    /// The base's cross-attention keys and values of the condition, unless the memory for them is used up.
+    /// The base's cross-attention keys and values for the condition; `None` once the limit on their memory is reached.
     pub keys: Option<CrossAttentionKv>,
 }
 
-/// The captions of one batch, a row each.
+/// The captions of one batch, one row per caption.
 #[derive(Debug, Clone)]
 pub struct Captions<'a> {
-    /// The condition by the base's text encoders, `context: [batch, tokens, width]`.
+    /// The condition from the base's text encoders, `context: [batch, tokens, width]`.
     pub condition: Condition,
-    /// The base's cross-attention keys and values of the condition, where all of them are known.
+    /// The base's cross-attention keys and values for the condition, if every caption has them.
     pub keys: Option<CrossAttentionKv>,
-    /// The captions to encode in the step, where the adapter is trained in the text encoders; otherwise adapted
-    /// predictions are conditioned on `condition` as the base's are.
+    /// The captions to encode inside the step if the run trains the text encoders; otherwise `condition` serves base
+    /// and adapted predictions.
     pub prompts: Option<Prompts<'a>>,
 }
 
-/// Captions that are encoded in each step, by text encoders with the adapter in them.
+/// Captions that each step encodes, with the adapter in the text encoders.
 #[derive(Debug, Clone)]
 pub struct Prompts<'a> {
     /// The base's text encoders.
     pub encoders: &'a TextEncoders,
     /// The captions.
     pub texts: Vec<String>,
-    /// The image sizes that SDXL is conditioned on, one for each caption.
+    /// The image sizes that SDXL is conditioned on, one per caption.
     pub sizes: Vec<ImageSizes>,
 }
 
 impl<'a> Captions<'a> {
-    /// All `captions`, one after another, to be encoded in the step by `trained` encoders, if there are any.
+    /// Joins `captions` into one batch; `trained` are the text encoders that encode them inside the step, if the run
+    /// trains them.
     pub(super) fn cat(captions: &[&EncodedCaption], trained: Option<&'a TextEncoders>) -> Result<Self, TrainError> {
         let condition = Condition::cat(&captions.iter().map(|caption| &caption.condition).collect::<Vec<_>>())?;
         let keys: Option<Vec<&CrossAttentionKv>> = captions.iter().map(|caption| caption.keys.as_ref()).collect();
@@ -56,10 +57,10 @@ impl<'a> Captions<'a> {
         Ok(Self { condition, keys: keys.map(|keys| CrossAttentionKv::cat(&keys)).transpose()?, prompts })
     }
 
-    /// The condition of a prediction with `adapters`, and the cross-attention keys and values that the base computes from
-    /// it, where they are known.
+    /// The condition of a prediction with `adapters`, and the base's cross-attention keys and values for it if they
+    /// have been computed.
     ///
-    /// **Gradient** to the adapters in the text encoders, where the captions are encoded here.
+    /// **Gradient** to the adapters in the text encoders, if this call encodes the captions.
     pub(super) fn adapted(
         &self,
         adapters: &AdapterSet,

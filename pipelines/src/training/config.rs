@@ -1,4 +1,4 @@
-//! What a training run is asked to do, validated before anything heavy is loaded.
+//! The settings of a training run, validated before any weight is loaded.
 
 use catelier_adapters::{Component, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::AdamWConfig;
@@ -13,48 +13,49 @@ use crate::diffusion::TimestepSampling;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossKind {
-    /// Contrastive Adapter Training: hold the prediction without the trigger to the frozen base's.
+    /// Contrastive Adapter Training: without the trigger, hold the adapted prediction to the frozen base's.
     Cat,
     /// Denoising alone.
     Lora,
-    /// DreamBooth: denoise class images that the base generated.
+    /// DreamBooth: also denoise images of the class that the base generated.
     Dreambooth,
 }
 
-/// How the latents of an image are taken from the autoencoder's distribution.
+/// How a step takes the latents of an image from the autoencoder's distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LatentDraw {
-    /// A fresh sample every step.
+    /// A fresh sample in every step.
     Sample,
-    /// Its mean.
+    /// The mean.
     Mode,
 }
 
-/// Everything that decides the bits of a training run, apart from the base, the images and the start adapter.
+/// Every setting that decides the bits of a training run.
 ///
-/// The same `TrainConfig`, base, images and start give the same adapter on CPU, at any thread count.
+/// The same `TrainConfig`, base, images and start adapter give the same adapter on CPU, at any thread count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// The objective.
     pub loss: LossKind,
-    /// Weight of the CAT term; 0 is plain LoRA, bit for bit.
+    /// Weight of the CAT term; 0 gives the bits of plain LoRA.
     pub cat_weight: f64,
-    /// What the CAT term is conditioned on.
+    /// Which caption conditions the CAT term.
     pub cat_condition: CatCondition,
-    /// Share of samples, 0..=1, whose CAT condition is the empty caption, because guidance multiplies its drift.
+    /// Share of samples, 0..=1, whose CAT term is conditioned on the empty caption. Guidance multiplies the drift of
+    /// the prediction under that caption.
     pub cat_empty_share: f64,
-    /// One batch in `cat_every` has the CAT term, at `cat_every` times its weight: the expected gradient stays the same.
-    /// 1 takes the term in every batch.
+    /// One batch in `cat_every` has the CAT term, with `cat_every` times its weight, so the expected gradient stays the
+    /// same. 1 gives every batch the term.
     pub cat_every: usize,
-    /// Draws of noise and timestep for each image. Training reuses these draws, and the base's predictions of them are
-    /// cached; 0 draws anew each time.
+    /// Number of draws of noise and timestep per image that training reuses; the base's predictions for them are
+    /// cached. 0 draws anew in every step.
     #[serde(alias = "cat_bank")]
     pub cat_cached_draws: usize,
-    /// Weight of the class images of [`LossKind::Dreambooth`].
+    /// Weight of the class images' term of [`LossKind::Dreambooth`].
     pub prior_weight: f64,
-    /// Min-SNR gamma (5 is usual); `None` weights all timesteps alike.
+    /// Gamma of min-SNR weighting (usually 5); `None` weights all timesteps equally.
     pub min_snr_gamma: Option<f64>,
     /// Kind of the adapter's updates.
     #[serde(default)]
@@ -63,11 +64,11 @@ pub struct TrainConfig {
     pub rank: usize,
     /// The update is scaled by alpha / rank.
     pub alpha: f64,
-    /// Probability of dropping an input of the adapter, 0..1.
+    /// Probability of dropping an input element of the adapter, 0..1.
     pub dropout: f64,
     /// Which modules are adapted.
     pub targets: Targets,
-    /// Whether the targets are looked for in the text encoders too, which are then trained together with the UNet.
+    /// Whether the targets also select modules of the text encoders, which are then trained with the UNet.
     #[serde(default)]
     pub train_text_encoder: bool,
     /// Optimizer steps.
@@ -78,18 +79,18 @@ pub struct TrainConfig {
     pub accumulation: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Peak learning rate of the text encoders' parameters, on the same schedule; `None` for `learning_rate`.
+    /// Peak learning rate of the text encoders' parameters, on the same schedule; `None` takes `learning_rate`.
     #[serde(default)]
     pub text_encoder_learning_rate: Option<f64>,
     /// Shape of the learning rate over the run.
     pub schedule: Curve,
-    /// Steps of linear warm-up.
+    /// Steps of linear warm-up before the schedule.
     pub warmup_steps: usize,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
-    /// Largest norm of the adapter's whole gradient; 0 leaves it alone.
+    /// Largest norm of the adapter's whole gradient; 0 does not clip.
     pub max_grad_norm: f64,
-    /// Decay of the averaged copy that is saved instead of the last one; `None` for none.
+    /// Decay of the moving average that is saved in place of the last parameters; `None` keeps no average.
     pub ema_decay: Option<f64>,
     /// How latents are drawn.
     pub latents: LatentDraw,
@@ -100,8 +101,8 @@ pub struct TrainConfig {
 }
 
 impl Default for TrainConfig {
-    /// A CAT run on real Stable Diffusion as its authors train it (arXiv 2404.07554: rate 1e-4, 900 steps, weight 1), with
-    /// rank 8 in place of 1.
+    /// A CAT run on Stable Diffusion with the settings of the paper (arXiv 2404.07554: rate 1e-4, 900 steps, weight 1),
+    /// but rank 8 in place of 1.
     fn default() -> Self {
         Self {
             loss: LossKind::Cat,
@@ -173,7 +174,8 @@ impl TrainConfig {
         }
     }
 
-    /// A cached prediction of the base serves whenever its draw comes again, so everything that it depends on must too.
+    /// A cached prediction of the base is used whenever its draw comes again, so caption and timestep must be the same
+    /// each time.
     fn validate_cached_draws(&self) -> Result<(), TrainError> {
         let refuse = |rule| Err(TrainError::setting("cat_cached_draws", self.cat_cached_draws, rule));
         match self.cat_cached_draws {
@@ -194,12 +196,12 @@ impl TrainConfig {
         if self.uses_cat() { weight_at(draw, self.cat_every, self.cat_weight) } else { None }
     }
 
-    /// Whether a step needs images of the class, generated by the base.
+    /// Whether a step needs images of the class, generated by the base: a DreamBooth run with a positive prior weight.
     pub fn uses_prior(&self) -> bool {
         self.loss == LossKind::Dreambooth && self.prior_weight > 0.0
     }
 
-    /// The sizes of the adapter to initialise.
+    /// Rank, alpha, dropout and targets of the adapter to initialise.
     pub fn lora(&self) -> LoraConfig {
         LoraConfig { rank: self.rank, alpha: self.alpha, dropout: self.dropout, targets: self.targets.clone() }
     }
@@ -254,8 +256,8 @@ fn within(setting: &'static str, value: f64, low: f64, high: f64) -> Result<(), 
     Ok(())
 }
 
-/// The weight in batch `draw` of a term that one batch in `every` has. The mean over the batches is `weight`, so the expected
-/// gradient is the same as with the term in every batch.
+/// Weight in batch `draw` of a term that one batch in `every` has; `None` in the other batches. The mean over all
+/// batches is `weight`, so the expected gradient is the same as with the term in every batch.
 fn weight_at(draw: usize, every: usize, weight: f64) -> Option<f64> {
     draw.is_multiple_of(every).then_some(weight * every as f64)
 }

@@ -1,4 +1,4 @@
-//! What a run trains on, encoded once: latents and captions.
+//! The encoded dataset of a run: latents and captions, each encoded once.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -23,17 +23,17 @@ const CLASS_ORDER: Stream = Stream("train/class-order");
 pub struct EncodedSample {
     /// The image's name, for messages.
     pub name: String,
-    /// The autoencoder's distribution, `[1, 4, height/8, width/8]`, not scaled.
+    /// The autoencoder's distribution over latents, `[1, 4, height/8, width/8]`, not scaled.
     pub moments: Moments,
-    /// Its caption with the trigger.
+    /// The caption with the trigger.
     pub with_trigger: EncodedCaption,
-    /// What the CAT term is conditioned on.
+    /// The caption that conditions the CAT term.
     pub without_trigger: EncodedCaption,
-    /// How often an epoch shows it, at least once.
+    /// How often an epoch shows the image, at least once.
     pub repeats: usize,
 }
 
-/// Everything that a run trains on.
+/// The samples of a run and the digest of their images and captions.
 #[derive(Debug, Clone)]
 pub struct EncodedDataset {
     /// The training images; at least one.
@@ -46,12 +46,12 @@ pub struct EncodedDataset {
 }
 
 impl EncodedDataset {
-    /// Encodes every image and every distinct caption once; `encoded` gets the number of encoded images and the number of
-    /// all, and [`ControlFlow::Break`] stops there.
+    /// Encodes every image and every distinct caption once. After each image `encoded` gets the number of encoded
+    /// images and the number of all images; [`ControlFlow::Break`] stops the encoding.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled) where `encoded` stopped;
-    /// The class condition without a class prompt; anything that the encoders refuse.
+    /// [`Error::Cancelled`](crate::Error::Cancelled) if `encoded` stops the encoding; an error for the class condition
+    /// without a class prompt; any error of the encoders.
     pub fn encode(
         base: &BaseModel,
         images: &TrainingImages,
@@ -78,10 +78,10 @@ impl EncodedDataset {
         Ok(Self { samples, class_samples: Vec::new(), empty, digest: images.digest() })
     }
 
-    /// The same with images of the class, all captioned `class`.
+    /// Adds images of the class, all captioned `class`.
     ///
     /// # Errors
-    /// Anything that the encoders refuse.
+    /// Any error of the encoders.
     pub fn with_class_images(mut self, base: &BaseModel, class: &str, images: &[RgbImage]) -> Result<Self, TrainError> {
         let mut captions = CaptionEncoder::new(base);
         for (number, pixels) in images.iter().enumerate() {
@@ -99,12 +99,12 @@ impl EncodedDataset {
         Ok(self)
     }
 
-    /// The same with the base's cross-attention keys and values of its captions, up to 64 MiB of them: for captions that the
-    /// CAT term asks the base about, and for captions with the trigger too where `config` neither trains the text encoders
-    /// nor adapts a layer that computes those keys and values.
+    /// Adds the base's cross-attention keys and values of the captions, up to 64 MiB of them: of the captions of the
+    /// CAT term, and of the captions with the trigger if `config` trains neither the text encoders nor a layer that
+    /// computes keys and values.
     ///
     /// # Errors
-    /// Those of [`UNet::cross_attention_kv`], and targets that select nothing.
+    /// Those of [`UNet::cross_attention_kv`], and an error for targets that select no module.
     pub fn with_keys(mut self, base: &BaseModel, config: &TrainConfig) -> Result<Self, TrainError> {
         let modules = trained_modules(base, config)?;
         let adapted = config.targets.select(&modules)?;
@@ -122,13 +122,13 @@ impl EncodedDataset {
         Ok(self)
     }
 
-    /// SHA-256 over images and captions, in hexadecimal.
+    /// SHA-256 over images and captions, in hexadecimal digits.
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
 }
 
-/// Which samples each batch has: functions of (seed, draw) alone.
+/// The samples of each batch, as functions of (seed, draw).
 #[derive(Debug)]
 pub(super) struct BatchSampler {
     samples: Order,
@@ -137,7 +137,7 @@ pub(super) struct BatchSampler {
 
 impl BatchSampler {
     /// # Errors
-    /// [`TrainError::NoClassImages`] for an objective with class images when there are none.
+    /// [`TrainError::NoClassImages`] if the objective needs class images and there are none.
     pub(super) fn new(dataset: &EncodedDataset, config: &TrainConfig) -> Result<Self, TrainError> {
         let order = |samples: &[EncodedSample], stream| {
             Order::new(samples.iter().map(|sample| sample.repeats), stream, config.seed).map_err(crate::Error::from)
@@ -160,7 +160,7 @@ impl BatchSampler {
         picked.into_iter().map(|index| (index, &dataset.samples[index])).collect()
     }
 
-    /// The class images of batch `draw`; none where the objective has none.
+    /// The class images of batch `draw`; empty if the objective has no class images.
     pub(super) fn class_samples<'a>(
         &self,
         dataset: &'a EncodedDataset,
@@ -172,14 +172,14 @@ impl BatchSampler {
     }
 }
 
-/// Bytes of keys and values that are kept for captions; they save little where they are large.
+/// Limit in bytes on the keys and values kept for captions. Large keys and values save little time.
 const KEYS: usize = 64 << 20;
 
-/// Cross-attention keys and values of captions, computed on first use while there is room.
+/// Cross-attention keys and values by caption, computed on first use until the limit is reached.
 struct KnownKeys<'a> {
     unet: &'a UNet,
     known: HashMap<TensorId, CrossAttentionKv>,
-    /// Bytes of all that are known.
+    /// Bytes of all entries of `known`.
     held: usize,
 }
 

@@ -1,4 +1,4 @@
-//! How far the adapter has moved predictions that nobody asked it to move.
+//! Drift: how far the adapter has moved predictions under prompts that it was not trained on.
 
 use candle_core::Tensor;
 use catelier_adapters::AdapterSet;
@@ -11,16 +11,16 @@ use crate::models::base::BaseModel;
 
 const STREAM: Stream = Stream("train/drift");
 
-/// Prompts that no training image has, encoded by the frozen base.
+/// Held-out prompts, which caption no training image, encoded by the frozen base.
 #[derive(Debug, Clone)]
 pub struct HeldOutPrompts {
     texts: Vec<String>,
-    /// A row for each prompt.
+    /// One row per prompt.
     condition: Condition,
 }
 
 impl HeldOutPrompts {
-    /// Encodes `prompts`, at least one, for any number of runs on `base`.
+    /// Encodes `prompts`, at least one. The result serves any number of runs on `base`.
     ///
     /// # Errors
     /// Those of [`TextEncoders::encode`](crate::models::TextEncoders::encode).
@@ -29,7 +29,7 @@ impl HeldOutPrompts {
         Ok(Self { texts, condition: base.text.encode(prompts)?.detach() })
     }
 
-    /// The condition of prompt `row` for a prediction with `adapters`: encoded anew where they reach into the text encoders.
+    /// The condition of prompt `row` for a prediction with `adapters`: encoded again if they change the text encoders.
     fn condition(&self, base: &BaseModel, row: usize, adapters: &AdapterSet) -> crate::Result<Condition> {
         match base.text.adapted_by(adapters) {
             true => Ok(base.text.encode_with(&[&self.texts[row]], 0, adapters)?.detach()),
@@ -38,10 +38,12 @@ impl HeldOutPrompts {
     }
 }
 
-/// Fixed noisy latents under held-out prompts, with the base's predictions of them.
+/// Fixed noisy latents under held-out prompts, and the base's predictions for them.
 ///
-/// The timesteps are spread evenly; the latents are those of the training images in turn.
-/// **Source** an image-free proxy of knowledge preservation: mean of |e_adapted - e_base|² without the trigger.
+/// The timesteps are the middles of equal parts of the schedule; the latents are those of the training images, in turn.
+///
+/// **Source** a proxy of knowledge preservation that needs no images: mean of |e_adapted - e_base|² without the
+/// trigger.
 pub(super) struct DriftProbe {
     noisy: Tensor,
     timesteps: Tensor,
@@ -75,14 +77,14 @@ impl DriftProbe {
         Ok(probe)
     }
 
-    /// Mean over prompts, channels and space of the squared distance to the base's prediction.
+    /// Mean squared difference to the base's prediction, over prompts, channels and space.
     pub(super) fn drift(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<f64, TrainError> {
         let noise_pred = self.predict(base, adapters)?;
         let values = loss::cat(&noise_pred, &self.noise_pred_base)?;
         Ok(values.detach().mean_all()?.to_scalar::<f32>()?.into())
     }
 
-    /// One prompt after another: together they would need more memory than a training step.
+    /// Predicts one prompt at a time: one batch of all prompts would need more memory than a training step.
     fn predict(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
         let predict = |row: usize| -> Result<Tensor, TrainError> {
             let (noisy, timestep) = (self.noisy.narrow(0, row, 1)?, self.timesteps.narrow(0, row, 1)?);

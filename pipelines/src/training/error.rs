@@ -1,4 +1,4 @@
-//! What can go wrong in a training run.
+//! Errors of a training run.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ pub enum TrainError {
     Setting {
         /// The setting's name, as in the run file.
         setting: &'static str,
-        /// What was asked for.
+        /// The value asked for.
         value: String,
-        /// What is allowed.
+        /// The rule for its values.
         rule: String,
     },
     /// The loss of some samples is NaN or infinite.
@@ -24,9 +24,9 @@ pub enum TrainError {
     LossNotFinite {
         /// The step, counted from 1.
         step: usize,
-        /// Image, timestep and term of every sample whose loss is not finite.
+        /// Term, image, value and timestep of every sample whose loss is not finite.
         samples: Vec<String>,
-        /// The last step's loss.
+        /// The loss of the step before.
         last_finite: f64,
     },
     /// There is no saved state to resume from.
@@ -48,7 +48,7 @@ pub enum TrainError {
     StateMismatch {
         /// The state file.
         path: PathBuf,
-        /// What differs, expected before found.
+        /// The values that differ, expected before found.
         reason: String,
     },
     /// The state folder could not be listed or cleaned.
@@ -56,45 +56,45 @@ pub enum TrainError {
     StateFolder {
         /// The state folder.
         folder: PathBuf,
-        /// The system's reason.
+        /// The operating system's reason.
         #[source]
         source: std::io::Error,
     },
-    /// The adapter to start from does not adapt the modules that the targets select.
+    /// The start adapter adapts other modules than the targets select.
     #[error("the start adapter does not fit the targets `{targets}`: {}", unlike(missing, unselected))]
     StartMismatch {
         /// The run's targets.
         targets: String,
-        /// Modules that the targets select and the adapter does not adapt.
+        /// Modules that the targets select but the adapter does not adapt.
         missing: Vec<String>,
-        /// Modules that the adapter adapts and the targets do not select.
+        /// Modules that the adapter adapts but the targets do not select.
         unselected: Vec<String>,
     },
-    /// The run's settings could not be written down, so no other run can be compared with them.
+    /// The run's settings could not be serialized, so its fingerprint is unknown.
     #[error("cannot write down the settings of the run")]
     Fingerprint(#[source] serde_json::Error),
-    /// DreamBooth needs images of the class.
+    /// The DreamBooth loss has no images of the class.
     #[error("the dreambooth loss needs at least one image of the class")]
     NoClassImages,
     /// The observer of the run failed.
     #[error("cannot report on the run")]
     Observer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The model or the images.
+    /// An error of the model or the images.
     #[error(transparent)]
     Pipeline(#[from] crate::Error),
-    /// Parameters, optimizer or files.
+    /// An error of the parameters, the optimizer or a file.
     #[error(transparent)]
     Numerics(#[from] catelier_numerics::Error),
-    /// The adapter.
+    /// An error of the adapter.
     #[error(transparent)]
     Adapters(#[from] catelier_adapters::Error),
-    /// A tensor operation.
+    /// A tensor operation failed.
     #[error("a tensor operation of the training step failed")]
     Tensor(#[from] candle_core::Error),
 }
 
 impl TrainError {
-    /// A failure of the run's observer, kept as the source.
+    /// An error of the run's observer; `error` is kept as the source.
     pub fn observer(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Observer(error.into())
     }
@@ -103,7 +103,7 @@ impl TrainError {
         Self::Setting { setting, value: value.to_string(), rule: rule.into() }
     }
 
-    /// What to do next, where that is known.
+    /// What the user can do about the error, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::LossNotFinite { .. } => {
@@ -126,7 +126,7 @@ impl TrainError {
     }
 }
 
-/// The modules on either side of a mismatch, the first few of them by name.
+/// The modules that only one side has; of many, the first few.
 fn unlike(missing: &[String], unselected: &[String]) -> String {
     const SHOWN: usize = 3;
     let list = |what: &str, paths: &[String]| {

@@ -1,4 +1,4 @@
-//! What a resumed run must share with the saved one.
+//! The identity of a run, which a resumed run must share with the saved one.
 
 use candle_core::DType;
 use catelier_adapters::Adapter;
@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use super::{EncodedDataset, TrainConfig, TrainError};
 use crate::models::base::BaseModel;
 
-/// A run apart from how long it goes on: two runs of one fingerprint have the same bits after every step.
+/// Base, dataset, start adapter and settings of a run. The number of steps is left out, so a resumed run may change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunFingerprint([(&'static str, String); 4]);
 
 impl RunFingerprint {
-    /// Of a run on `base` and `dataset` from the adapter `start`, or from a fresh one.
+    /// The fingerprint of a run on `base` and `dataset` that starts from the adapter `start`, or from a fresh adapter.
     ///
     /// # Errors
     /// [`TrainError::Fingerprint`] when the settings cannot be serialized.
@@ -32,18 +32,19 @@ impl RunFingerprint {
         ]))
     }
 
-    /// Its parts by name.
+    /// Names and values of its parts.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(name, value)| (*name, value.as_str()))
     }
 }
 
-/// The settings as text. There is no stand-in for settings that do not serialize: all runs would have it.
+/// The settings as JSON. A fixed text for settings that do not serialize would make different runs look the same, so
+/// that is an error.
 fn json(settings: &impl Serialize) -> Result<String, TrainError> {
     serde_json::to_string(settings).map_err(TrainError::Fingerprint)
 }
 
-/// SHA-256 over the parameters of `adapter` as training starts from them, and over their scales, in hexadecimal.
+/// SHA-256 in hexadecimal digits over the parameters of `adapter`, from which training starts, and its scales.
 fn digest(adapter: &Adapter) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
@@ -70,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// Settings of which nothing can be written.
+    /// Settings that fail to serialize.
     struct Unwritable;
 
     impl Serialize for Unwritable {

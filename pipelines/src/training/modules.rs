@@ -1,4 +1,4 @@
-//! Which modules of a base a run trains.
+//! The modules that a run trains.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use catelier_adapters::{Adapter, ModuleInfo};
 use super::{TrainConfig, TrainError};
 use crate::models::base::BaseModel;
 
-/// The modules among which the targets of `config` select: the UNet's, and those of the text encoders where they are
+/// The modules from which the targets of `config` select: those of the UNet, and those of the text encoders if they are
 /// trained.
 ///
 /// # Errors
-/// [`TrainError::Setting`] where the text encoders are trained and the targets select none of their modules.
+/// [`TrainError::Setting`] if the text encoders are trained and the targets select none of their modules.
 pub(super) fn trained_modules(base: &BaseModel, config: &TrainConfig) -> Result<Vec<ModuleInfo>, TrainError> {
     let mut modules = base.unet.modules().to_vec();
     if config.train_text_encoder {
@@ -26,10 +26,10 @@ pub(super) fn trained_modules(base: &BaseModel, config: &TrainConfig) -> Result<
     Ok(modules)
 }
 
-/// Refuses a start adapter whose modules are not those that the targets of `config` select.
+/// Refuses a start adapter if the targets of `config` select other modules than it adapts.
 ///
 /// # Errors
-/// [`TrainError::StartMismatch`] names the modules on either side.
+/// [`TrainError::StartMismatch`] names the modules that differ.
 pub(super) fn check_start(base: &BaseModel, config: &TrainConfig, start: &Adapter) -> Result<(), TrainError> {
     let modules = trained_modules(base, config)?;
     let selected: BTreeSet<&str> =

@@ -1,4 +1,4 @@
-//! How a caller follows a training run, and steers it.
+//! How a caller follows and stops a training run.
 
 use catelier_adapters::Adapter;
 use serde::{Deserialize, Serialize};
@@ -14,27 +14,27 @@ pub struct StepReport {
     pub steps: usize,
     /// The weighted objective.
     pub loss: f64,
-    /// Its denoising term.
+    /// The denoising term.
     pub denoising: f64,
-    /// Its CAT term before weighting; absent when the step has none.
+    /// The CAT term before weighting; absent if the step has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cat: Option<f64>,
-    /// The class images' term before weighting; absent when the run has none.
+    /// The class images' term before weighting; absent if the run has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<f64>,
-    /// Mean squared distance to the base's prediction on held-out prompts, on the steps that measure it.
+    /// Mean squared distance to the base's prediction on held-out prompts; absent if the step does not measure it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<f64>,
     /// Norm of the adapter's whole gradient before clipping.
     pub gradient_norm: f64,
     /// Learning rate of this step.
     pub learning_rate: f64,
-    /// Learning rate of the text encoders' parameters; absent when they are not trained.
+    /// Learning rate of the text encoders' parameters; absent if they are not trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder_learning_rate: Option<f64>,
 }
 
-/// What a run does next.
+/// A request of the observer to the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
     /// Train on.
@@ -46,7 +46,7 @@ pub enum Control {
 }
 
 impl Control {
-    /// The stronger of two requests: stopping before saving before going on; the first of two reasons.
+    /// The stronger of two requests: `Stop` before `Save` before `Continue`. Of two `Stop`s the first gives the reason.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -57,14 +57,14 @@ impl Control {
     }
 }
 
-/// Follows a run; every method but the first has a neutral default.
+/// Follows a run. Every method but [`on_step`](Self::on_step) has a default that asks for nothing.
 ///
 /// An error of a method ends the run with [`TrainError::Observer`], which keeps its source.
 pub trait TrainObserver {
-    /// A step is done.
+    /// Called after each step with its values.
     ///
     /// # Errors
-    /// Whatever keeps the observer from its work, as [`TrainError::observer`].
+    /// [`TrainError::observer`] with the reason why the observer cannot continue.
     fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError>;
 
     /// Whether `step` should measure the drift on held-out prompts.
@@ -77,7 +77,7 @@ pub trait TrainObserver {
         false
     }
 
-    /// The adapter as it would be saved now: to generate with, to score, and to keep if it is the best so far.
+    /// Receives the adapter as it would be saved now, for example to generate images with it or to keep the best one.
     ///
     /// # Errors
     /// Those of [`on_step`](Self::on_step).

@@ -1,4 +1,4 @@
-//! From a gradient to moved parameters: clipping, AdamW, the moving average.
+//! From a gradient to updated parameters: clipping, AdamW, moving average.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use catelier_numerics::schedule::LearningRate;
 
 use super::{TrainConfig, TrainError};
 
-/// The trained parameters of a run with all that moves them.
+/// The trained parameters of a run, with the state of AdamW and the moving average.
 ///
 /// The parameters of the UNet and of the text encoders are two groups, each with its own learning rate on the run's
 /// schedule; the gradient is clipped by its norm over both.
@@ -26,7 +26,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer of `parameters`, named by module path, that has taken no step.
+    /// An optimizer of `parameters`, named by module path, before its first step.
     ///
     /// # Errors
     /// [`TrainError::Numerics`] for a decay of the average outside its range.
@@ -42,12 +42,12 @@ impl Optimizer {
         })
     }
 
-    /// The parameters that it moves.
+    /// The parameters in training.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The moving average of the parameters by name, where the run keeps one.
+    /// The moving average of the parameters by name, if the run keeps one.
     pub fn average(&self) -> Option<&BTreeMap<String, Tensor>> {
         self.average.as_ref().map(Ema::average)
     }
@@ -63,7 +63,7 @@ impl Optimizer {
     /// Takes optimizer step `step`, counted from 0; returns the norm of the whole gradient before clipping.
     ///
     /// # Errors
-    /// [`TrainError::Numerics`] if the gradients are not those of the parameters.
+    /// [`TrainError::Numerics`] if a gradient is missing or has another shape than its parameter.
     pub fn step(&mut self, step: usize, mut gradients: Gradients) -> Result<f64, TrainError> {
         let norm = match self.max_grad_norm {
             0.0 => gradients.global_norm()?,

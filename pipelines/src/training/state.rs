@@ -1,7 +1,8 @@
-//! Everything of a run that outlives a step, on disk.
+//! The saved state of a run: all data that a step hands to the next one.
 //!
-//! A state is one safetensors file `step-000120.safetensors`, written beside and then renamed, so that a crash at any
-//! byte leaves the previous one whole. Noise and the order of images are functions of (seed, step) and need no saving.
+//! A state is one safetensors file `step-000120.safetensors`. It is written under another name and then renamed, so a
+//! crash during the write leaves the previous state whole. Noise and the order of the images are functions of (seed,
+//! step) and need no saving.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ use super::{Optimizer, TrainError};
 
 const FORMAT: &str = "catelier-train-state";
 const VERSION: &str = "2";
-/// The newest two are kept: the older one serves if the disk damages the newer.
+/// Number of states to keep. If the disk damages the newest, the older one serves.
 const KEPT: usize = 2;
 
 /// The saved states of one run.
@@ -23,17 +24,17 @@ const KEPT: usize = 2;
 pub struct StateFolder(PathBuf);
 
 impl StateFolder {
-    /// The states in `folder`, which need not exist yet.
+    /// The states in `folder`, which may not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self(folder.into())
     }
 
-    /// Whether there is anything to resume from.
+    /// Whether the folder has no state.
     pub fn is_empty(&self) -> bool {
         self.newest_first().map(|files| files.is_empty()).unwrap_or(true)
     }
 
-    /// Saves the state after `step`, then removes all but the newest states.
+    /// Saves the state after `step`, then removes all but the newest two states.
     pub(super) fn save(
         &self,
         step: usize,
@@ -53,8 +54,8 @@ impl StateFolder {
     /// Restores the newest readable state and returns its step.
     ///
     /// # Errors
-    /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`] with every reason, or
-    /// [`TrainError::StateMismatch`] if it is the state of a run with another fingerprint.
+    /// [`TrainError::NothingToResume`]; [`TrainError::StateUnreadable`] with the reason for each file;
+    /// [`TrainError::StateMismatch`] for the state of a run with another fingerprint.
     pub(super) fn restore(&self, fingerprint: &RunFingerprint, optimizer: &mut Optimizer) -> Result<usize, TrainError> {
         let files = self.newest_first()?;
         if files.is_empty() {
@@ -158,7 +159,7 @@ impl Optimizer {
     }
 }
 
-/// The tensors whose names start with `prefix`, without it.
+/// The tensors whose names start with `prefix`, by the rest of the name.
 fn section(file: &TensorFile, prefix: &str) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     for name in file.names() {

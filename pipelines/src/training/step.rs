@@ -1,4 +1,4 @@
-//! One forward and backward pass of the training objective.
+//! The objective on one batch: forward passes, values of the terms, and gradients.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::diffusion::loss;
 use crate::models::{Condition, CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 
-/// What one forward pass is computed from, already on the device.
+/// The inputs of one forward pass, on the device.
 #[derive(Debug)]
 pub struct Batch<'a> {
     /// Clean latents, `[batch, 4, height/8, width/8]`.
@@ -21,13 +21,13 @@ pub struct Batch<'a> {
     pub noise: Tensor,
     /// One timestep per sample.
     pub timesteps: Vec<u32>,
-    /// Captions to denoise under.
+    /// The captions that condition the prediction.
     pub captions: Captions<'a>,
     /// One name per sample, for messages.
     pub names: Vec<String>,
 }
 
-/// The terms of the objective, one value per sample, `[batch]` each; a term that was not taken has none.
+/// Values of the terms, one per sample; a term that the step lacks is empty.
 #[derive(Default)]
 pub(crate) struct Terms {
     pub(crate) denoising: Vec<f64>,
@@ -35,65 +35,65 @@ pub(crate) struct Terms {
     pub(crate) prior: Vec<f64>,
 }
 
-/// The objective for one model: which passes are made and how they are weighted.
+/// The training objective for one model and adapter.
 pub struct Objective<'a> {
     /// The frozen UNet.
     pub unet: &'a UNet,
-    /// The noise that it was trained with.
+    /// The noise schedule that the UNet was trained with.
     pub schedule: &'a NoiseSchedule,
-    /// The adapter that is trained, at full strength, with dropout if the run has any.
+    /// The adapter in training, at strength 1, with dropout if the run has any.
     pub adapters: &'a AdapterSet,
-    /// Its parameters.
+    /// The adapter's parameters.
     pub parameters: &'a Parameters,
-    /// Min-SNR gamma; `None` weights all timesteps alike.
+    /// Gamma of min-SNR weighting; `None` weights all timesteps equally.
     pub min_snr_gamma: Option<f64>,
 }
 
-/// What the CAT term holds the adapter to.
+/// The target of the CAT term.
 #[derive(Debug)]
 pub struct CatTarget<'a> {
     /// The captions without the trigger.
     pub captions: Captions<'a>,
-    /// The base's prediction under them, where it is known.
+    /// The base's prediction under these captions if it is cached.
     pub noise_pred_base: Option<Tensor>,
 }
 
-/// Values of both terms, one per sample, their gradient, and the base's prediction.
+/// Values of both terms per sample, their gradient, and the base's prediction.
 pub struct DenoisingAndCat {
     /// Denoising loss of each sample.
     pub denoising: Vec<f64>,
     /// CAT term of each sample before weighting.
     pub cat: Vec<f64>,
-    /// Gradient of the weighted sum of both means.
+    /// Gradient of the weighted sum of both terms' means.
     pub gradients: Gradients,
     /// The frozen base's prediction without the trigger, `[batch, 4, height/8, width/8]`, without a graph.
     pub noise_pred_base: Tensor,
 }
 
 impl Objective<'_> {
-    /// Denoising loss of each sample of `batch` under its own captions, and the gradient of `weight` times their mean.
+    /// The denoising loss of each sample of `batch` under its captions, and the gradient of `weight` times their mean.
     ///
     /// # Errors
-    /// [`TrainError::Numerics`] naming every parameter without a finite gradient; anything that the model refuses.
+    /// [`TrainError::Numerics`] naming every parameter without a finite gradient; any error of the model.
     ///
-    /// **Source** methods of DDPM training; w(t) as min-SNR (Hang et al. 2023) where asked for.
+    /// **Source** Ho et al. 2020; w(t) of min-SNR: Hang et al. 2023.
     pub fn denoising(&self, batch: &Batch<'_>, weight: f64) -> Result<(Vec<f64>, Gradients), TrainError> {
         let input = self.input(&self.shared_prefix(batch)?, &batch.captions, None)?;
         let noise_pred = self.adapted(&input)?;
-        // What only the forward pass needs is not kept through the backward pass.
+        // Only the forward pass needs the input, so it is freed before the backward pass.
         drop(input);
         let values = self.denoising_values(&noise_pred, batch)?;
         let ([values], gradients) = self.backward([(&values, weight)], &batch.timesteps)?;
         Ok((values, gradients))
     }
 
-    /// The same with the CAT term on the very latents, noise and timesteps of `batch`, times `cat_weight`.
+    /// [`denoising`](Self::denoising), and the CAT term times `cat_weight` on the same latents, noise and timesteps.
     ///
     /// # Errors
     /// Those of [`denoising`](Self::denoising).
     ///
-    /// **Source** arXiv 2404.07554: the adapted prediction without the trigger is held to the frozen base's. Where the
-    /// text encoders are trained, the base's prediction takes the base's own condition.
+    /// **Source** arXiv 2404.07554: without the trigger, the adapted prediction is held to the frozen base's. If the
+    /// text encoders are trained, the base's prediction is conditioned by the base's text encoders.
     pub fn denoising_and_cat(
         &self,
         batch: &Batch<'_>,
@@ -122,8 +122,9 @@ impl Objective<'_> {
         Ok(DenoisingAndCat { denoising, cat, gradients, noise_pred_base })
     }
 
-    /// Both terms from one batch of twice the size, and one backward pass.
+    /// Both terms from one batch of twice the size and one backward pass.
     fn together(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        // For small maps, starting an operation costs more than its arithmetic; one batch has half as many operations.
         let noise_pred = self.both_adapted(passes)?;
         let rows = noise_pred.dim(0)? / 2;
         let denoising = self.denoising_values(&noise_pred.narrow(0, 0, rows)?, passes.batch)?;
@@ -131,7 +132,7 @@ impl Objective<'_> {
         self.backward([(&denoising, weight), (&cat, cat_weight)], &passes.batch.timesteps)
     }
 
-    /// The adapted predictions with the trigger, then those without it, as one batch.
+    /// The adapted predictions as one batch: rows with the trigger, then rows without it.
     fn both_adapted(&self, passes: &Passes<'_>) -> Result<Tensor, TrainError> {
         let with = self.input(passes.shared, &passes.batch.captions, None)?;
         let without = self.input(passes.shared, passes.without, Some(passes.prefix_base))?;
@@ -144,8 +145,9 @@ impl Objective<'_> {
         })
     }
 
-    /// Each term has a backward pass of its own, so only one graph is alive at a time.
+    /// One backward pass per term.
     fn one_after_the_other(&self, passes: &Passes<'_>, weight: f64, cat_weight: f64) -> Result<Valued<2>, TrainError> {
+        // Only one graph is alive at a time, so a CAT step needs the memory of one pass.
         let Passes { shared, batch, without, prefix_base, noise_pred_base } = passes;
         let noise_pred = self.adapted(&self.input(shared, &batch.captions, None)?)?;
         let values = self.denoising_values(&noise_pred, batch)?;
@@ -159,8 +161,8 @@ impl Objective<'_> {
         Ok(([denoising, cat], gradients))
     }
 
-    /// What the adapted prediction under `captions` is computed from; `prefix_base` is the prefix under their condition by the
-    /// base's encoders, where it has been computed.
+    /// The input of the adapted prediction under `captions`. `prefix_base` is the prefix under the condition of the
+    /// base's text encoders, if it has been computed.
     fn input<'b>(
         &self,
         shared: &SharedPrefix,
@@ -175,8 +177,8 @@ impl Objective<'_> {
         Ok(Input { prefix, condition, keys })
     }
 
-    /// The adapted prediction. The base's cross-attention keys and values serve it where the adapter leaves the layers that
-    /// compute them as they are.
+    /// The adapted prediction. It takes the base's cross-attention keys and values if the adapter changes none of the
+    /// layers that compute them.
     fn adapted(&self, input: &Input<'_>) -> Result<Tensor, TrainError> {
         let keys = input.keys.filter(|_| self.unet.leaves_cross_attention_unadapted(self.adapters));
         Ok(self.unet.predict_from(&input.prefix, &input.condition.context, keys, self.adapters)?)
@@ -193,7 +195,8 @@ impl Objective<'_> {
         Ok(loss::denoising(noise_pred, &target)?)
     }
 
-    /// The values of each term, one per sample, and the gradient of the sum of `weight * mean(w(t) * values)`.
+    /// The values of each term per sample, and the gradient of the sum of `weight * mean(w(t) * values)`. The gradient
+    /// is empty if a value is not finite; the caller refuses the step then.
     fn backward<const N: usize>(&self, terms: [(&Tensor, f64); N], timesteps: &[u32]) -> Result<Valued<N>, TrainError> {
         let mut numbers = [const { Vec::new() }; N];
         let mut objective: Option<Tensor> = None;
@@ -214,7 +217,7 @@ impl Objective<'_> {
         }
     }
 
-    /// Each sample's value at the weight of its timestep.
+    /// Each sample's value times w(t) of its timestep.
     fn weighted(&self, values: &Tensor, timesteps: &[u32]) -> Result<Tensor, TrainError> {
         let Some(gamma) = self.min_snr_gamma else {
             return Ok(values.clone());
@@ -225,30 +228,30 @@ impl Objective<'_> {
     }
 }
 
-/// What the passes of both terms are computed from.
+/// The inputs of the passes of both terms.
 struct Passes<'a> {
     shared: &'a SharedPrefix,
     batch: &'a Batch<'a>,
     /// The captions without the trigger.
     without: &'a Captions<'a>,
-    /// The prefix of the base's prediction under them.
+    /// The prefix of the base's prediction under the captions without the trigger.
     prefix_base: &'a Prefix,
     noise_pred_base: &'a Tensor,
 }
 
-/// What an adapted prediction is computed from.
+/// The inputs of an adapted prediction.
 struct Input<'a> {
     prefix: Cow<'a, Prefix>,
     condition: Cow<'a, Condition>,
-    /// The base's cross-attention keys and values of the condition, where they are known.
+    /// The base's cross-attention keys and values for the condition, if they have been computed.
     keys: Option<&'a CrossAttentionKv>,
 }
 
-/// Values of some terms, one per sample, and their gradient.
+/// Values of `N` terms, one per sample, and their gradient.
 type Valued<const N: usize> = ([Vec<f64>; N], Gradients);
 
 impl Terms {
-    /// The weighted objective as a scalar; samples without a CAT term count as 0.
+    /// The weighted objective as a scalar; a batch without the CAT term counts with 0.
     pub(crate) fn total(&self, cat_weight: f64, prior_weight: f64) -> f64 {
         let cat_share = self.cat.len() as f64 / self.denoising.len().max(1) as f64;
         mean(&self.denoising) + cat_weight * cat_share * mean(&self.cat) + prior_weight * mean(&self.prior)
@@ -260,7 +263,7 @@ impl Terms {
         self.prior.extend(more.prior);
     }
 
-    /// Every sample whose value is not finite, described for a person.
+    /// A sentence for every sample whose value is not finite: term, image, value and timestep.
     pub(crate) fn offenders(&self, batch: &Batch<'_>) -> Vec<String> {
         let of = |term: &str, values: &[f64]| -> Vec<String> {
             let bad = values.iter().enumerate().filter(|(_, value)| !value.is_finite());
@@ -277,7 +280,7 @@ impl Terms {
     }
 }
 
-/// Mean of `values`, 0 where there are none.
+/// Mean of `values`; 0 if there are none.
 pub(crate) fn mean(values: &[f64]) -> f64 {
     match values.len() {
         0 => 0.0,

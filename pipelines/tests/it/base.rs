@@ -1,4 +1,4 @@
-//! Bases as their configurations describe them, and their fingerprints.
+//! Bases from their configurations, and their fingerprints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -174,7 +174,7 @@ fn fingerprint(folder: &Path) -> String {
     BaseConfig::load(&files).unwrap().fingerprint(&files).unwrap()
 }
 
-/// Shapes of a component's weights by name, but for tables of numbers that are none.
+/// Shapes of a component's weights by name, without integer tables such as position ids.
 fn shapes(files: &ModelFiles, component: &str) -> BTreeMap<String, Vec<usize>> {
     let stored = files.stored_tensors(component).unwrap().into_iter();
     let weights = stored.filter(|tensor| !tensor.name.ends_with("position_ids"));
@@ -185,7 +185,7 @@ fn elements(shape: &[usize]) -> u64 {
     shape.iter().product::<usize>() as u64
 }
 
-/// The weights of a component, but for tables of numbers that are none, and their file.
+/// The weights of a component, without integer tables such as position ids, and their file.
 fn weights(folder: &Path, component: &str) -> (PathBuf, Tensors) {
     let names = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
     let path = names.map(|name| folder.join(component).join(name)).into_iter().find(|path| path.is_file()).unwrap();

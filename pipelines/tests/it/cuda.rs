@@ -1,4 +1,4 @@
-//! Whole models on a CUDA device against the CPU. Where there is none, these tests say so and compare nothing.
+//! Whole models on a CUDA device against the CPU. Without a device these tests say so and compare nothing.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
@@ -24,7 +24,7 @@ fn placed(condition: &Condition, device: &Device) -> Condition {
     Condition { context: to(&condition.context), added }
 }
 
-/// Gradients of a CAT step on tiny `model`, and the factors after AdamW took it.
+/// Gradients of a CAT step on tiny `model`, and the factors after AdamW's step.
 fn step(model: &str, dtype: DType, device: &Device, checkpointing: bool) -> (Gradients, Parameters) {
     let mut loaded = UNet::load(&files(model), dtype, device).unwrap();
     loaded.recompute(if checkpointing { Recompute::All } else { Recompute::Nothing });
@@ -47,7 +47,8 @@ fn a_training_step_agrees_with_the_cpu() {
             let rounding = Tolerance::Absolute(1e-4 * expected.global_norm().unwrap());
             for (name, gradient) in expected.iter() {
                 assert_close(name, found.get(name).unwrap(), gradient, rounding);
-                // AdamW's first step is the gradient's sign: one that cancels to rounding may go either way.
+                // AdamW's first step is the gradient's sign: a gradient that cancels to rounding error may go either
+                // way.
                 let (after, moved) = (expected_after.get(name).unwrap(), Tolerance::Absolute(2.1e-3));
                 assert_close(name, found_after.get(name).unwrap(), after, moved);
             }
@@ -100,6 +101,6 @@ fn the_autoencoder_agrees_with_the_cpu() {
         let base = BaseModel::load(&files("tiny-sd1"), DType::F32, device).unwrap();
         base.vae.encode(&normal("image", &[1, 3, 64, 32]).to_device(device).unwrap()).unwrap().mode()
     };
-    // Sums in another order, as for the operations in f32.
+    // The device adds in another order, as it does for operations in f32.
     assert_close("latents", &mean(&device), &mean(&Device::Cpu), Tolerance::OfLargest(1e-4));
 }

@@ -1,4 +1,4 @@
-//! Generation as a user meets it: seeds, batches, guidance, and numbers that overflow.
+//! Generation for users: seeds, batches, guidance, and values that overflow.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! The hub, with the real client against a server on this machine.
+//! The hub client against a server on this machine.
 
 mod server;
 

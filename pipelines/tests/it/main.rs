@@ -1,4 +1,4 @@
-//! Larger tests: the same numbers as diffusers, transformers and PEFT; the hub; whole models.
+//! Larger tests: comparison with diffusers, transformers and PEFT; the hub; whole models.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -15,5 +15,5 @@ mod models;
 mod rounding;
 mod training;
 
-/// The golden tests of this program run on whatever this CPU does best.
+/// Golden tests of this binary run with the fastest kernels of the CPU.
 fn choose_kernels() {}

@@ -1,4 +1,4 @@
-//! Whole models: what holds whatever their weights are.
+//! Whole models: laws that hold for all weights.
 
 use candle_core::{DType, Device, Tensor, Var};
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, BaseFamily, LoraConfig, Targets, UpdateKind};
@@ -46,7 +46,7 @@ pub(crate) fn full_adapter(unet: &UNet) -> (Adapter, Parameters) {
     full_adapter_of(UpdateKind::Lora, unet)
 }
 
-/// The same of any kind.
+/// An adapter of any kind on every module, with factors that are not zero.
 fn full_adapter_of(kind: UpdateKind, unet: &UNet) -> (Adapter, Parameters) {
     let config = LoraConfig { rank: 2, alpha: 2.0, dropout: 0.0, targets: Targets::everything() };
     let norms = |path: &str| unet.row_norms(path);
@@ -62,7 +62,7 @@ fn full_adapter_of(kind: UpdateKind, unet: &UNet) -> (Adapter, Parameters) {
     adapter.trainable(&Device::Cpu).unwrap()
 }
 
-/// The gradients of a step towards `target`, held to what the base predicts.
+/// The gradients of a step towards `target`, the base's prediction.
 pub(crate) fn cat_gradients(
     unet: &UNet,
     condition: &Condition,
@@ -78,7 +78,8 @@ pub(crate) fn cat_gradients(
     parameters.collect_gradients(&terms.mean_all().unwrap().backward().unwrap()).unwrap()
 }
 
-/// Types meet in the loss, in the adapters and in the embedding of timesteps; on the CPU only f64 shows it.
+/// Different types meet in the loss, in the adapters and in the embedding of timesteps; on the CPU only an f64 model
+/// shows an error there.
 #[test]
 fn latents_and_factors_may_have_another_precision_than_the_model() {
     for model in MODELS {
@@ -168,7 +169,7 @@ fn a_fresh_adapter_is_identity() {
     let (latents, condition) = (normal("latents", &[1, 4, 8, 8]), condition(&unet, 1));
     let predict = |set: &AdapterSet| unet.predict(&latents, &timesteps(&[100]), &condition, set).unwrap();
     let base = predict(&AdapterSet::base());
-    // A DoRA adds bias and residual after its gain, in another order than the layer alone.
+    // A DoRA adds bias and residual after its gain, so in another order than the layer alone.
     for (kind, tolerance) in [(UpdateKind::Lora, Tolerance::Exact), (UpdateKind::Dora, Tolerance::Absolute(2e-5))] {
         let fresh = Adapter::init_kind(kind, &config, unet.modules(), norms, 1, &Device::Cpu).unwrap().0;
         assert_close("fresh adapter", &predict(&AdapterSet::single(&fresh, 1.0)), &base, tolerance);
@@ -189,7 +190,7 @@ fn latent_sides_that_do_not_divide_evenly_work() {
             assert_eq!(out.dims(), [1, 4, height, width], "{model}");
             let values = out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(values.iter().all(|value| value.is_finite()), "{model}, {height} x {width}");
-            // Each output position depends on the input there, those past the last even row and column too.
+            // Each output position depends on the input at its position, also past the last even row and column.
             for (row, column) in [(0, 0), (height - 1, 0), (0, width - 1), (height - 1, width - 1)] {
                 let change = (predict(&nudged(&latents, row, column)) - &out).unwrap().abs().unwrap();
                 let there = change.narrow(2, row, 1).unwrap().narrow(3, column, 1).unwrap();
@@ -367,7 +368,7 @@ pub(crate) fn copy_of(model: &str) -> tempfile::TempDir {
     to
 }
 
-/// Where a full-size SD 1.5 folder is, for the test below.
+/// The environment variable with a full-size SD 1.5 folder, for the test below.
 const FULL_SIZE_VARIABLE: &str = "CATELIER_FULL_SD15";
 
 #[test]
@@ -396,7 +397,7 @@ fn a_full_size_sd15_has_every_slot_and_predicts() {
     show_memory("after a backward pass");
 }
 
-/// Shows the memory in use and its peak, where the system tells.
+/// Prints the memory in use and its peak, if the system reports them.
 #[expect(clippy::print_stdout, reason = "the figures of a full-size run, shown with --nocapture")]
 fn show_memory(when: &str) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

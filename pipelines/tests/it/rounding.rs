@@ -1,4 +1,4 @@
-//! What weights in bf16 cost in accuracy on the CPU: one step of the embedded base beside the same step in f32.
+//! The accuracy of bf16 weights on the CPU: one step of the embedded base against the same step in f32.
 //! `cargo test -p catelier-pipelines --test it rounding -- --nocapture` prints the figures.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use catelier_testkit::close::relative_error;
 
 use crate::models::{cat_gradients, condition, full_adapter, normal};
 
-/// Its prediction without an adapter, and the gradients of a CAT step for an adapter of every module.
+/// The prediction without an adapter, and the gradients of a CAT step for an adapter of every module.
 fn step(dtype: DType) -> (Tensor, Gradients) {
     let base = ModelFiles::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("../base"));
     let unet = UNet::load(&base, dtype, &Device::Cpu).unwrap();

@@ -1,4 +1,4 @@
-//! Training runs on the tiny models: text encoders, starts, observers, states.
+//! Training runs on the tiny models: text encoders, start adapters, observers, states.
 
 use std::error::Error as _;
 use std::ops::ControlFlow;
@@ -26,7 +26,7 @@ use catelier_testkit::tolerance::{GRADIENT, Tolerance};
 use image::{Rgb, RgbImage};
 
 const MODELS: [&str; 3] = ["tiny-sd1", "tiny-sd2", "tiny-sdxl"];
-/// Targets that select layers of the text encoders alone.
+/// Targets that select modules of the text encoders only.
 const TEXT_ONLY: &str = "q_proj,k_proj,v_proj,out_proj";
 
 fn base(model: &str) -> BaseModel {
@@ -34,7 +34,7 @@ fn base(model: &str) -> BaseModel {
     BaseModel::load(&files, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// Two images of 32 pixels with captions that the trigger `shs` is put into.
+/// Two images of 32 pixels, with captions into which the trigger `shs` is inserted.
 fn images() -> TrainingImages {
     let trigger = Trigger::new("shs").unwrap();
     let image = |(number, caption): (u32, &str)| {
@@ -64,7 +64,7 @@ fn with_text_encoder() -> TrainConfig {
     TrainConfig { train_text_encoder: true, ..config() }
 }
 
-/// Keeps the reports and asks for nothing.
+/// Keeps the reports and always continues.
 #[derive(Default)]
 struct Reports(Vec<StepReport>);
 
@@ -79,7 +79,7 @@ impl TrainObserver for Reports {
     }
 }
 
-/// A run of `config` to its end: the adapter and the reports.
+/// Runs `config` to its end; returns the adapter and the reports.
 fn train(
     base: &BaseModel,
     config: &TrainConfig,
@@ -169,7 +169,7 @@ fn each_component_moves_at_its_own_learning_rate() {
     for (path, update) in adapter.iter() {
         let up = &update.low_rank().up;
         let rate = if path.starts_with("text_encoder") { 1e-3 } else { 1e-2 };
-        // AdamW's first step is the rate times the sign of the gradient.
+        // AdamW's first step is the learning rate times the sign of the gradient.
         assert!((largest(up) / rate - 1.0).abs() < 0.01, "{path} moved by {}", largest(up));
     }
 }
@@ -192,7 +192,7 @@ fn targets_that_name_no_layer_of_the_text_encoder_are_refused() {
     assert!(matches!(error, TrainError::Setting { setting: "targets", .. }), "{error}");
 }
 
-/// Everything that a resumed run must find again, with both components trained.
+/// All data that a resumed run must restore, with both components trained.
 #[test]
 fn resumed_training_of_both_components_gives_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ impl TrainObserver for StopAfter {
 fn keys_and_values_of_the_base_are_not_used_for_trained_conditions() {
     let folder = tempfile::tempdir().unwrap();
     let base = base("tiny-sd1");
-    // No layer of the UNet is adapted, so the base's keys and values would fit, if the conditions were the base's.
+    // No layer of the UNet is adapted, so the base's keys and values would be used if the conditions were the base's.
     let config = TrainConfig { targets: TEXT_ONLY.parse().unwrap(), ..with_text_encoder() };
     let plain = dataset(&base);
     let with_keys = plain.clone().with_keys(&base, &config).unwrap();
@@ -309,7 +309,7 @@ fn generation_encodes_with_the_adapter_and_the_base_without() {
     assert_eq!(draw(&AdapterSet::base()), before);
 }
 
-/// One pass of the objective with an adapter that has learned something in every component.
+/// One pass of the objective with an adapter that has non-zero factors in every component.
 struct Step {
     base: BaseModel,
     adapter: Adapter,
@@ -364,7 +364,7 @@ impl Step {
         }
     }
 
-    /// Values of both terms and their gradient as a training step computes them.
+    /// Values of both terms and their gradient, as a training step computes them.
     fn in_training(&self) -> ([Vec<f64>; 2], Gradients) {
         let (batch, adapters) = (self.batch(), self.adapters());
         let objective = Objective {
@@ -379,7 +379,7 @@ impl Step {
         ([both.denoising, both.cat], both.gradients)
     }
 
-    /// Values of both terms by the definition of CAT: three whole predictions, the base's with the base's encoder.
+    /// Values of both terms by the definition of CAT: three whole predictions; the base's uses the base's text encoder.
     fn by_definition(&self) -> [Tensor; 2] {
         let Batch { latents, noise, timesteps, .. } = self.batch();
         let noisy = self.base.schedule.add_noise(&latents, &noise, &timesteps).unwrap();
@@ -435,8 +435,8 @@ fn a_step_with_text_encoders_is_the_definition_where_conditions_go_one_after_the
     }
 }
 
-/// Along the gradient, the objective grows by the gradient's square: none of it is lost on the way through both encoders,
-/// SDXL's pooled prompt and the UNet.
+/// Along the gradient, the objective grows by the gradient's squared norm: no part of it is lost on the way through
+/// both text encoders, SDXL's pooled prompt and the UNet.
 #[test]
 fn the_joint_gradient_agrees_with_finite_differences() {
     for model in MODELS {
@@ -473,7 +473,7 @@ fn sum_of_squares(tensor: &Tensor) -> f64 {
     tensor.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar().unwrap()
 }
 
-/// An adapter of this alpha that a run of `config` has trained.
+/// An adapter with this `alpha`, trained by a run.
 fn start(base: &BaseModel, dataset: &EncodedDataset, alpha: f64, seed: u64, folder: &Path) -> Adapter {
     let config = TrainConfig { alpha, seed, steps: 1, ..config() };
     train(base, &config, dataset, folder).0

@@ -24,7 +24,7 @@ fn fault_of(bytes: &[u8]) -> String {
     DecodedImage::decode(bytes).unwrap_err().to_string()
 }
 
-/// A file that announces this size and holds hardly any data.
+/// A file whose header states this size, with hardly any data.
 fn png_of_size(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = vec![];
     let mut writer = png::Encoder::new(&mut bytes, width, height).write_header().unwrap();
@@ -88,7 +88,7 @@ fn huge_images_are_refused_from_the_header() {
     assert_eq!(fault_of(&png_of_size(30_000, 30_000)), "is 30000x30000 pixels, at most 20000 on a side are read");
     assert_eq!(fault_of(&png_of_size(1, 20_001)), "is 1x20001 pixels, at most 20000 on a side are read");
     assert_eq!(fault_of(&png_of_size(20_000, 30_000)), "is 20000x30000 pixels, at most 20000 on a side are read");
-    // Grey, one byte a pixel: 400 MB fit, but not as 16 bits.
+    // Grey, one byte per pixel: 400 MB are accepted; with 16 bits they would be too many.
     assert!(!fault_of(&png_of_size(20_000, 20_000)).contains("MiB"));
     let mut bytes = vec![];
     let mut encoder = png::Encoder::new(&mut bytes, 20_000, 20_000);
@@ -100,7 +100,7 @@ fn huge_images_are_refused_from_the_header() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// A JPEG with the turn that a camera notes in EXIF.
+/// A JPEG with this EXIF orientation.
 fn turned_jpeg(image: &RgbImage, orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
     exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
@@ -117,7 +117,7 @@ fn camera_turns_are_applied() {
     let image = corners(48, 32);
     let upright = DecodedImage::decode(&turned_jpeg(&image, 1)).unwrap().pixels;
     assert!(upright.get_pixel(2, 2).0[0] > 200);
-    // 6: turn the stored image a quarter clockwise, so its top left corner goes to the top right.
+    // 6: rotate the stored image a quarter clockwise, so its top left corner goes to the top right.
     let turned = DecodedImage::decode(&turned_jpeg(&image, 6)).unwrap().pixels;
     assert_eq!(turned.dimensions(), (32, 48));
     assert!(turned.get_pixel(29, 2).0[0] > 200);

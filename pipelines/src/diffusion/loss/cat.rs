@@ -1,4 +1,4 @@
-//! The term that gives CAT its name: without the trigger, the adapter must change nothing.
+//! The CAT term: without the trigger, the adapter must not change the prediction.
 
 use candle_core::{Result, Tensor};
 
@@ -10,17 +10,17 @@ use super::squared_difference;
 /// || eps_adapted(z_t, t, caption without trigger) - stop_gradient eps_base(z_t, t, same caption) ||²
 /// ```
 ///
-/// `adapted`, `base`: `[batch, channels, height, width]`; the result: `[batch]`. Both predictions
-/// are made of the latents, noise and timesteps of the denoising term; the result is weighted with
-/// the same `w(t)` and then with the CAT weight (1 in the paper's code). A fresh adapter predicts
-/// what the base predicts, so this starts at exactly 0 with gradient 0.
+/// `adapted`, `base`: `[batch, channels, height, width]`; the result: `[batch]`. Both predictions take the latents,
+/// noise and timesteps of the denoising term; the caller multiplies the result by the same `w(t)` and by the CAT weight
+/// (1 in the paper's code). A fresh adapter predicts the same as the base, so the term starts at exactly 0 with
+/// gradient 0.
 ///
-/// **Gradient**: to `adapted` only; `base` is detached here, whatever the caller did.
+/// **Gradient**: to `adapted` only; this function detaches `base`.
 ///
 /// **Source**: Contrastive Adapter Training, arXiv 2404.07554.
 ///
 /// # Errors
-/// When the shapes differ.
+/// An error if the shapes differ.
 pub fn cat(adapted: &Tensor, base: &Tensor) -> Result<Tensor> {
     squared_difference(adapted, &base.detach())
 }

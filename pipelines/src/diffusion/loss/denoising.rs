@@ -5,27 +5,26 @@ use candle_core::{Result, Tensor};
 use super::squared_difference;
 use crate::diffusion::{NoiseSchedule, Prediction};
 
-/// Mean squared difference between what the model predicts and what it should.
+/// Mean squared difference between the prediction and its target.
 ///
 /// `noise_pred`, `target`: `[batch, channels, height, width]`; the result: `[batch]`. `target` is
-/// [`NoiseSchedule::target`]: the noise or the velocity.
+/// [`NoiseSchedule::target`], the noise or the velocity.
 ///
 /// **Gradient**: to `noise_pred`, `2 (noise_pred - target) / elements of a sample`. `target` is
 /// detached.
 ///
 /// **Source**: Ho et al. 2020, arXiv 2006.11239, equation 14.
 ///
-/// # Errors
+/// An error if the shapes differ.
 /// When the shapes differ.
 pub fn denoising(noise_pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     squared_difference(noise_pred, &target.detach())
 }
 
-/// `w(t)` of min-SNR weighting, one number per timestep; `gamma` is 5 in the paper.
+/// `w(t)` of min-SNR weighting, one value per timestep; `gamma` is 5 in the paper.
 ///
-/// `min(SNR, gamma) / SNR` for a model that predicts the noise, `min(SNR, gamma) / (SNR + 1)` for
-/// one that predicts the velocity. At zero SNR these are 1 and 0. A timestep beyond the schedule
-/// counts as its last one.
+/// `min(SNR, gamma) / SNR` for a model that predicts the noise, `min(SNR, gamma) / (SNR + 1)` for one that predicts the
+/// velocity. At zero SNR the weights are 1 and 0. A timestep beyond the schedule takes the weight of the last one.
 ///
 /// **Source**: Hang et al. 2023, arXiv 2303.09556, section 3.4.
 pub fn min_snr_weight(schedule: &NoiseSchedule, timesteps: &[u32], gamma: f64) -> Vec<f64> {

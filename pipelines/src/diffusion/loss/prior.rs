@@ -1,4 +1,4 @@
-//! DreamBooth's prior preservation: images of the class keep the class what it was.
+//! DreamBooth's prior preservation: the adapter must still predict images of the class.
 
 use candle_core::{Result, Tensor};
 
@@ -6,16 +6,16 @@ use super::squared_difference;
 
 /// Mean squared difference on an image of the class under the class prompt.
 ///
-/// `class_pred`: the adapted prediction on class latents with noise and timesteps of their own;
-/// `class_target`: the noise or velocity of those; both `[batch, channels, height, width]`, the
-/// result `[batch]`. The caller weights it with the prior weight (1 in the paper).
+/// `class_pred`: the adapted prediction for latents of the class, with their own noise and timesteps; `class_target`:
+/// their noise or velocity; both `[batch, channels, height, width]`. The result: `[batch]`. The caller multiplies it by
+/// the prior weight (1 in the paper).
 ///
 /// **Gradient**: to `class_pred`; `class_target` is detached.
 ///
 /// **Source**: Ruiz et al. 2023, arXiv 2208.12242, equation 2.
 ///
 /// # Errors
-/// When the shapes differ.
+/// An error if the shapes differ.
 pub fn prior_preservation(class_pred: &Tensor, class_target: &Tensor) -> Result<Tensor> {
     squared_difference(class_pred, &class_target.detach())
 }

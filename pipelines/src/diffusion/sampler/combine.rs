@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 
-/// `sum of weight * tensor`, computed in the first tensor's type.
+/// The sum of weight × tensor over `terms`, in the type of the first tensor.
 pub(super) fn weighted_sum(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     let mut terms = terms.iter().filter(|(weight, _)| *weight != 0.0);
     let first = terms.next();

@@ -8,7 +8,7 @@ use super::{Sampler, SamplerSettings, needed};
 use crate::diffusion::{NoiseSchedule, Prediction, SMALLEST_SIGNAL};
 use crate::error::{Error, Result};
 
-/// What a model output says about latents of share of signal `a`: (x0, noise).
+/// `x0` and noise, solved from a model output for latents with share of signal `a`.
 pub(super) fn x0_and_noise(
     prediction: Prediction,
     model_output: &Tensor,
@@ -29,7 +29,7 @@ pub(super) fn x0_and_noise(
     }
 }
 
-/// Steps along the path that has the training process' marginals; noise is optional (`eta`).
+/// Steps with the marginals of the training process; `eta` adds noise.
 #[derive(Debug)]
 pub(super) struct Ddim {
     prediction: Prediction,
@@ -54,19 +54,19 @@ impl Ddim {
         Ok(Self { prediction: schedule.prediction(), timesteps, signals, eta: settings.eta })
     }
 
-    /// Standard deviation of the noise of a step, `eta` times that of DDPM.
+    /// Standard deviation of the noise of a step: `eta` times DDPM's.
     fn deviation(&self, (signal, next): (f64, f64)) -> f64 {
         let variance = (1.0 - next) / (1.0 - signal) * (1.0 - signal / next);
         self.eta * variance.max(0.0).sqrt()
     }
 }
 
-/// Where a sampler goes past timestep 0 when the model's configuration does not say.
+/// The share of signal below timestep 0, if the model's configuration does not set it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum EndOfSchedule {
-    /// To `a = 1`, no noise.
+    /// `a = 1`: no noise.
     One,
-    /// To `a` of timestep 0.
+    /// `a` of timestep 0.
     FirstAlpha,
 }
 
@@ -77,7 +77,7 @@ impl EndOfSchedule {
     }
 }
 
-/// Share of signal at each timestep and at the one that follows it.
+/// Share of signal at each timestep and at the next one.
 fn signals_before_and_after(schedule: &NoiseSchedule, timesteps: &[f64], end: EndOfSchedule) -> Vec<(f64, f64)> {
     let before: Vec<f64> = timesteps.iter().map(|t| schedule.alphas_cumprod()[*t as usize]).collect();
     let after = before.iter().copied().skip(1).chain(std::iter::once(end.signal(schedule)));

@@ -9,15 +9,15 @@ use super::{Sampler, SamplerSettings, needed};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::Result;
 
-/// The smallest variance of a step: that to `a = 1` is zero.
+/// Lower limit of a step's variance; the variance of a step to `a = 1` is zero.
 const SMALLEST_VARIANCE: f64 = 1e-20;
 
-/// Draws from the posterior of the next latents given these and the predicted `x0`.
+/// Draws the next latents from the posterior, given the latents and the predicted `x0`.
 #[derive(Debug)]
 pub(super) struct Ddpm {
     prediction: Prediction,
     timesteps: Vec<f64>,
-    /// Share of signal before each call, then 1.
+    /// Share of signal before each call, and 1 at the end.
     signals: Vec<f64>,
 }
 

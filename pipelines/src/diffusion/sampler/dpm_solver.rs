@@ -11,17 +11,17 @@ use super::{Sampler, SamplerSettings, needed};
 use crate::diffusion::{FinalSigma, NoiseSchedule, Prediction};
 use crate::error::Result;
 
-/// From this many steps on, a last step to a noise level above zero keeps order two.
+/// Least number of steps for which a last step to a noise level above zero keeps order two.
 const ENOUGH_STEPS: usize = 15;
 
-/// One noise level, in the terms the solvers use.
+/// One noise level in the solvers' parameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Level {
     /// Factor of `x0`.
     pub(super) alpha: f64,
     /// Factor of the noise; `alpha² + sigma² = 1`.
     pub(super) sigma: f64,
-    /// `ln(alpha / sigma)`, half the log-SNR; infinite at the end.
+    /// `ln(alpha / sigma)`, half the log-SNR; infinite at sigma 0.
     pub(super) lambda: f64,
 }
 
@@ -36,7 +36,7 @@ impl Level {
     }
 }
 
-/// Timesteps and sigmas of the solvers in log-SNR; sigmas have one entry more, the end.
+/// Timesteps and sigmas of the solvers in log-SNR; sigmas have one more entry, the end.
 pub(super) fn solver_walk(schedule: &NoiseSchedule, settings: &SamplerSettings) -> Result<(Vec<f64>, Vec<f64>)> {
     let table = SigmaTable::new(schedule);
     let spacing = settings.spacing_for(schedule);
@@ -50,7 +50,7 @@ pub(super) fn solver_walk(schedule: &NoiseSchedule, settings: &SamplerSettings) 
     Ok((timesteps, sigmas))
 }
 
-/// Steps in log-SNR with a slope from the last two predictions of `x0`.
+/// Steps in log-SNR, with a slope from the last two predictions of `x0`.
 #[derive(Debug)]
 pub(super) struct DpmSolver {
     prediction: Prediction,
@@ -79,7 +79,7 @@ impl DpmSolver {
         Ok(Self { is_stochastic: true, ..Self::new(schedule, settings)? })
     }
 
-    /// `x0` carried on to where the step ends: itself at order one, extrapolated at order two.
+    /// The `x0` to step with: the prediction at order one, its extrapolation at order two.
     fn extrapolated(&self, x0: &Tensor, call: usize, step: f64) -> Result<Tensor> {
         let is_last = call + 1 == self.timesteps.len();
         match &self.previous_x0 {

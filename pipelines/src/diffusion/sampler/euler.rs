@@ -8,7 +8,7 @@ use super::{Sampler, SamplerSettings, needed};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::Result;
 
-/// Straight steps down in sigma; the ancestral variant goes too far and adds noise back.
+/// First-order steps down in sigma. The ancestral variant steps below the next sigma and adds noise up to it.
 #[derive(Debug)]
 pub(super) struct Euler {
     prediction: Prediction,
@@ -27,7 +27,7 @@ impl Euler {
     }
 }
 
-/// (sigma to step down to, deviation of the noise added there), so that together they make `to`.
+/// The sigma to step down to and the deviation of the noise added there; together they give sigma `to`.
 fn split_ancestral(from: f64, to: f64) -> (f64, f64) {
     let added = (to * to * (from * from - to * to) / (from * from)).max(0.0);
     ((to * to - added).max(0.0).sqrt(), added.sqrt())

@@ -8,13 +8,13 @@ use super::{Sampler, SamplerSettings};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::Result;
 
-/// Every step is tried, then repeated with the mean of the slopes at its two ends: two calls for
-/// each step but the last, which ends at sigma 0 where there is no slope.
+/// Each step is made once, then repeated with the mean of the slopes at its two ends: two calls per step, but one for
+/// the last, because the slope is not defined at sigma 0.
 #[derive(Debug)]
 pub(super) struct Heun {
     prediction: Prediction,
     walk: SigmaWalk,
-    /// Latents and slope at the start of the step that is being tried.
+    /// Latents and slope at the start of the step that waits for its second call.
     tried: Option<(Tensor, Tensor)>,
 }
 

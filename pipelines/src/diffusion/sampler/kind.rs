@@ -1,4 +1,4 @@
-//! Which samplers there are, what they are called and how they are set up.
+//! The samplers: names, labels and settings.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::error::Error;
 pub enum SamplerKind {
     /// Ancestral sampling of the training process (Ho et al. 2020, arXiv 2006.11239).
     Ddpm,
-    /// Its deterministic relative (Song et al. 2020, arXiv 2010.02502).
+    /// The deterministic sampler of the same process (Song et al. 2020, arXiv 2010.02502).
     Ddim,
     /// Linear multistep of order four (Liu et al. 2022, arXiv 2202.09778), without its slow start.
     Pndm,
@@ -24,7 +24,7 @@ pub enum SamplerKind {
     Heun,
     /// Second-order multistep in log-SNR (Lu et al. 2022, arXiv 2211.01095).
     DpmPlusPlus2M,
-    /// The same for the stochastic equation.
+    /// DPM++ 2M for the stochastic differential equation.
     DpmPlusPlus2MSde,
     /// Predictor and corrector of order two (Zhao et al. 2023, arXiv 2302.04867).
     UniPc,
@@ -79,7 +79,7 @@ impl SamplerKind {
         }
     }
 
-    /// The diffusers class that does the same.
+    /// The diffusers class of the same sampler.
     pub fn diffusers_class(self) -> &'static str {
         match self {
             Self::Ddpm => "DDPMScheduler",
@@ -94,7 +94,7 @@ impl SamplerKind {
         }
     }
 
-    /// The sampler that a model's `scheduler_config.json` recommends, where it is one of ours.
+    /// The sampler that a model's `scheduler_config.json` recommends; `None` if this crate lacks it.
     pub fn recommended(config: &SchedulerConfig) -> Option<Self> {
         let class = config.class_name.as_deref()?;
         let stochastic = config.algorithm_type.as_deref() == Some("sde-dpmsolver++");
@@ -104,7 +104,7 @@ impl SamplerKind {
         }
     }
 
-    /// The spacing that diffusers gives this sampler when the model's configuration has none.
+    /// diffusers' default spacing of this sampler, for a model whose configuration has none.
     fn default_spacing(self) -> Spacing {
         match self {
             Self::Ddpm | Self::Ddim | Self::Pndm | Self::Lcm => Spacing::Leading,
@@ -122,7 +122,7 @@ impl fmt::Display for SamplerKind {
 impl FromStr for SamplerKind {
     type Err = Error;
 
-    /// Reads a name, a label or a diffusers class, whatever its case: `euler-a`, `Euler a`.
+    /// Parses a name, a label or a diffusers class, in any case: `euler-a`, `Euler a`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let plain = |text: &str| text.to_lowercase().replace([' ', '-', '_'], "");
         let wanted = plain(text);
@@ -136,23 +136,23 @@ impl FromStr for SamplerKind {
     }
 }
 
-/// What a sampler is prepared from, besides the model's noise schedule.
+/// The settings of a sampler, besides the model's noise schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerSettings {
     /// Which sampler.
     pub kind: SamplerKind,
-    /// How many steps, from 1 to one below the schedule's length.
+    /// Number of steps, from 1 to one below the schedule's length.
     pub steps: usize,
-    /// Which timesteps to visit; `None` follows the model's configuration, then the sampler.
+    /// The timesteps to visit; `None` takes the model's configuration, then the sampler's default.
     pub spacing: Option<Spacing>,
-    /// Sigmas after Karras et al., for Euler, Heun, DPM++ and UniPC; `None` follows the model.
+    /// Karras sigmas, for Euler, Heun, DPM++ and UniPC; `None` takes the model's configuration.
     pub karras: Option<bool>,
-    /// DDIM only: 0 is deterministic, 1 draws as much noise as DDPM.
+    /// DDIM only: 0 is deterministic, 1 draws the noise of DDPM.
     pub eta: f64,
 }
 
 impl SamplerSettings {
-    /// A sampler as the model's configuration has it.
+    /// A sampler with the settings of the model's configuration.
     pub fn new(kind: SamplerKind, steps: usize) -> Self {
         Self { kind, steps, spacing: None, karras: None, eta: 0.0 }
     }

@@ -8,10 +8,10 @@ use super::{Sampler, SamplerSettings, needed};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::{Error, Result};
 
-/// Standard deviation of the data that the boundary condition assumes.
+/// Standard deviation of the data in the boundary condition.
 const DATA_DEVIATION: f64 = 0.5;
 
-/// Jumps to `x0` and back up to a lower noise level, every time.
+/// Each call predicts `x0` and adds noise up to the next, lower noise level.
 #[derive(Debug)]
 pub(super) struct Lcm {
     prediction: Prediction,
@@ -29,7 +29,7 @@ impl Lcm {
         Ok(Self { prediction: schedule.prediction(), timesteps, signals, timestep_scaling })
     }
 
-    /// (factor of the latents, factor of `x0`): the identity at timestep 0, `x0` far from it.
+    /// Factors of the latents and of `x0` in the boundary condition: 1 and 0 at timestep 0, near 0 and 1 far from it.
     fn boundary(&self, call: usize) -> (f64, f64) {
         let scaled = self.timesteps[call] * self.timestep_scaling;
         let power = scaled * scaled + DATA_DEVIATION * DATA_DEVIATION;

@@ -1,6 +1,6 @@
 //! Samplers: from noise to latents, one model call at a time.
 //!
-//! Whatever the sampler, a generation is this loop:
+//! A generation is this loop, with any sampler:
 //!
 //! ```text
 //! latents = unit normal noise * sampler.initial_noise_scale()
@@ -10,11 +10,10 @@
 //!     latents      = sampler.step(model_output, call, latents, noise of this call if it draws any)
 //! ```
 //!
-//! and at its end `latents` are clean latents. A sampler draws nothing by itself: where
-//! [`Sampler::draws_noise`] says so, the caller hands in unit normal noise. Names, defaults and
-//! arithmetic follow diffusers' schedulers, against which each is tested, but for two things: DDIM
-//! and PNDM step to the timestep that is visited next, also where rounding puts that beside a whole
-//! stride; and PNDM combines predictions of the noise, also for a model that predicts velocities.
+//! and at its end `latents` are clean latents. A sampler draws no randomness: if [`Sampler::draws_noise`] returns true,
+//! the caller passes unit normal noise. Names, defaults and arithmetic follow diffusers' schedulers, and tests compare
+//! each with them. Two things differ: DDIM and PNDM step to the next visited timestep, even if rounding puts it off a
+//! whole stride; and PNDM combines predictions of the noise, also for a model that predicts velocities.
 
 mod combine;
 mod ddim;
@@ -36,9 +35,9 @@ pub use kind::{SamplerKind, SamplerSettings};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 
-/// The steps of one generation; keeps what earlier steps left behind, so use it once.
+/// The steps of one generation. It keeps state between calls, so each generation needs a new one.
 pub trait Sampler: std::fmt::Debug + Send {
-    /// The timestep of every model call, in order. Euler's need not be whole numbers.
+    /// The timestep of every model call, in order. Euler's may be fractions.
     fn timesteps(&self) -> &[f64];
 
     /// Factor of the unit normal noise that a generation starts from.
@@ -46,15 +45,15 @@ pub trait Sampler: std::fmt::Debug + Send {
         1.0
     }
 
-    /// The noise level before every call and after the last, for samplers that work in sigmas.
+    /// The noise level before every call and after the last; `None` for samplers without sigmas.
     fn sigmas(&self) -> Option<&[f64]> {
         None
     }
 
-    /// What the model is given at `call`: `[batch, channels, height, width]` like `latents`.
+    /// The model's input at `call`: `[batch, channels, height, width]`, like `latents`.
     ///
     /// # Errors
-    /// When the tensor operation fails.
+    /// An error if a tensor operation fails.
     fn scale_input(&self, latents: &Tensor, _call: usize) -> Result<Tensor> {
         Ok(latents.clone())
     }
@@ -64,20 +63,20 @@ pub trait Sampler: std::fmt::Debug + Send {
         false
     }
 
-    /// Latents after `call`, from the model's output for them.
+    /// The latents after `call`, from the model's output.
     ///
     /// `model_output`, `latents`, `noise` and the result: `[batch, channels, height, width]`.
-    /// Calls are made in order, each once.
+    /// The caller makes each call once, in order.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when noise is needed and not there.
+    /// [`Error::InvalidInput`] if the call needs noise and `noise` is `None`.
     fn step(&mut self, model_output: &Tensor, call: usize, latents: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
 }
 
-/// A sampler ready to run.
+/// Builds the sampler for one generation.
 ///
 /// # Errors
-/// [`Error::InvalidSetting`] when the schedule does not have that many steps.
+/// [`Error::InvalidSetting`] if the schedule has fewer steps than `settings` ask for.
 pub fn prepare(schedule: &NoiseSchedule, settings: &SamplerSettings) -> Result<Box<dyn Sampler>> {
     Ok(match settings.kind {
         SamplerKind::Ddpm => Box::new(ddpm::Ddpm::new(schedule, settings)?),
@@ -93,7 +92,7 @@ pub fn prepare(schedule: &NoiseSchedule, settings: &SamplerSettings) -> Result<B
     })
 }
 
-/// The noise of a step that needs some.
+/// The noise of a step that needs it.
 fn needed(noise: Option<&Tensor>) -> Result<&Tensor> {
     noise.ok_or_else(|| Error::InvalidInput {
         what: "noise",

@@ -14,16 +14,16 @@ const SECOND_ORDER: [f64; 2] = [3.0 / 2.0, -1.0 / 2.0];
 const THIRD_ORDER: [f64; 3] = [23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0];
 const FOURTH_ORDER: [f64; 4] = [55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0];
 
-/// Linear multistep; its second call repeats the first step with the mean of two outputs, so there
-/// is one call more than steps. It works in predicted noise: a velocity is turned into noise first,
-/// since velocities of different timesteps do not add up.
+/// Linear multistep. The second call repeats the first step with the mean of two outputs, so there is one call more
+/// than steps. It combines predictions of the noise: a velocity is converted to noise first, because velocities of
+/// different timesteps cannot be added.
 #[derive(Debug)]
 pub(super) struct Pndm {
     prediction: Prediction,
     timesteps: Vec<f64>,
     /// Share of signal of the latents at each call.
     signals: Vec<f64>,
-    /// Share of signal that each call steps from and to.
+    /// Share of signal before and after each call's step.
     strides: Vec<(f64, f64)>,
     /// Earlier predictions of the noise, newest first.
     noise_preds: Vec<Tensor>,
@@ -43,7 +43,7 @@ impl Pndm {
         Ok(Self { prediction, timesteps, signals, strides, noise_preds: Vec::new(), start: None })
     }
 
-    /// The noise to step with: a combination of this prediction and the remembered ones.
+    /// The noise to step with: a combination of this prediction and the earlier ones.
     fn combined(&mut self, noise_pred: Tensor, call: usize) -> Result<Tensor> {
         if call == 1 {
             return weighted_sum(&[(0.5, &noise_pred), (0.5, &self.noise_preds[0])]);
@@ -61,7 +61,7 @@ impl Pndm {
     }
 }
 
-/// Share of signal at each timestep; none may be zero, where noise says nothing about `x0`.
+/// Share of signal at each timestep; an error if one is zero, because noise does not determine `x0` there.
 fn signals_at(schedule: &NoiseSchedule, timesteps: &[f64]) -> Result<Vec<f64>> {
     let signals: Vec<f64> = timesteps.iter().map(|t| schedule.alphas_cumprod()[*t as usize]).collect();
     match signals.contains(&0.0) {
@@ -74,7 +74,7 @@ fn signals_at(schedule: &NoiseSchedule, timesteps: &[f64]) -> Result<Vec<f64>> {
     }
 }
 
-/// Share of signal that each call steps from and to; the second call makes the first step again.
+/// Share of signal before and after each call's step; the second call repeats the first step.
 fn strides(signals: &[f64], end: f64) -> Vec<(f64, f64)> {
     let after = signals.iter().copied().skip(1).chain(std::iter::once(end));
     let mut strides: Vec<(f64, f64)> = signals.iter().copied().zip(after).collect();
@@ -84,7 +84,7 @@ fn strides(signals: &[f64], end: f64) -> Vec<(f64, f64)> {
     strides
 }
 
-/// Equation 11 of the paper: from one share of signal to the next, for any prediction of the noise.
+/// Equation 11 of the paper: from one share of signal to the next with a prediction of the noise.
 fn transfer(latents: &Tensor, noise_pred: &Tensor, (signal, next): (f64, f64)) -> Result<Tensor> {
     let divisor = signal * (1.0 - next).sqrt() + (signal * (1.0 - signal) * next).sqrt();
     weighted_sum(&[((next / signal).sqrt(), latents), (-(next - signal) / divisor, noise_pred)])

@@ -1,7 +1,7 @@
 //! The schedule as noise levels: `sigma = sqrt((1 - a) / a)`.
 //!
-//! Scaled by `1 / sqrt(a)`, noisy latents are `x0 + sigma noise`, and sampling is a walk down in
-//! sigma (Karras et al. 2022, arXiv 2206.00364).
+//! Noisy latents times `1 / sqrt(a)` are `x0 + sigma noise`; a sampler steps down in sigma (Karras et al. 2022, arXiv
+//! 2206.00364).
 
 use candle_core::Tensor;
 
@@ -10,10 +10,10 @@ use super::combine::weighted_sum;
 use crate::diffusion::{FinalSigma, NoiseSchedule, Prediction, SMALLEST_SIGNAL};
 use crate::error::Result;
 
-/// Curvature of Karras sigmas, as in the paper.
+/// Exponent of Karras sigmas, as in the paper.
 const RHO: f64 = 7.0;
 
-/// Sigma of every training timestep, rising.
+/// Sigma of every training timestep, in rising order.
 #[derive(Debug, Clone)]
 pub(super) struct SigmaTable(Vec<f64>);
 
@@ -34,14 +34,14 @@ impl SigmaTable {
         self.0[self.0.len() - 1]
     }
 
-    /// Sigma at a timestep of the schedule, interpolated between whole ones.
+    /// Sigma at a timestep, interpolated between whole timesteps.
     pub(super) fn at(&self, timestep: f64) -> f64 {
         let below = (timestep as usize).min(self.0.len() - 1);
         let above = (below + 1).min(self.0.len() - 1);
         self.0[below] + (self.0[above] - self.0[below]) * (timestep - below as f64)
     }
 
-    /// The timestep at which the schedule has `sigma`, interpolated in log sigma.
+    /// The timestep with this `sigma`, interpolated in log sigma.
     pub(super) fn timestep_of(&self, sigma: f64) -> f64 {
         let below = self.0.partition_point(|known| *known <= sigma).max(1) - 1;
         let below = below.min(self.0.len().saturating_sub(2));
@@ -71,7 +71,7 @@ pub(super) fn karras(smallest: f64, largest: f64, count: usize) -> Vec<f64> {
     (0..count).map(sigma).collect()
 }
 
-/// Timesteps and sigmas of a walk in sigma; sigmas have one entry more, the end.
+/// Timesteps and sigmas of a generation; sigmas have one more entry, the end.
 #[derive(Debug, Clone)]
 pub(super) struct SigmaWalk {
     pub(super) timesteps: Vec<f64>,
@@ -80,7 +80,7 @@ pub(super) struct SigmaWalk {
 }
 
 impl SigmaWalk {
-    /// The walk of Euler and Heun.
+    /// Timesteps and sigmas of Euler and Heun.
     pub(super) fn new(schedule: &NoiseSchedule, settings: &SamplerSettings) -> Result<Self> {
         use super::timesteps::{Rounding, spaced};
         use crate::diffusion::Spacing;
@@ -94,7 +94,7 @@ impl SigmaWalk {
             timesteps = sigmas.iter().map(|sigma| table.timestep_of(*sigma)).collect();
         }
         let initial_noise_scale = match spacing {
-            // the start is noise plus what little signal the model expects below the last timestep
+            // At the start are the noise and the little signal that the model expects below the last timestep.
             Spacing::Leading => (sigmas[0] * sigmas[0] + 1.0).sqrt(),
             Spacing::Linspace | Spacing::Trailing => sigmas[0],
         };
@@ -103,12 +103,12 @@ impl SigmaWalk {
     }
 }
 
-/// `latents / sqrt(sigma² + 1)`: from `x0 + sigma noise` to the unit variance that models take.
+/// `latents / sqrt(sigma² + 1)`: converts `x0 + sigma noise` to the model's input of unit variance.
 pub(super) fn scaled_to_unit_variance(latents: &Tensor, sigma: f64) -> Result<Tensor> {
     Ok((latents / (sigma * sigma + 1.0).sqrt())?)
 }
 
-/// `x0` from latents `x0 + sigma noise` and the model's output for them.
+/// `x0`, solved from latents `x0 + sigma noise` and the model's output.
 pub(super) fn x0_at_sigma(
     prediction: Prediction,
     model_output: &Tensor,
@@ -122,7 +122,7 @@ pub(super) fn x0_at_sigma(
     }
 }
 
-/// The direction in which latents move as sigma rises, `(latents - x0) / sigma`.
+/// Derivative of the latents by sigma, `(latents - x0) / sigma`.
 pub(super) fn derivative(latents: &Tensor, x0: &Tensor, sigma: f64) -> Result<Tensor> {
     Ok(((latents - x0)? / sigma)?)
 }

@@ -7,7 +7,7 @@ use catelier_testkit::tolerance::Tolerance;
 use super::*;
 use crate::diffusion::{BetaSchedule, Prediction, SchedulerConfig, Spacing};
 
-/// A model that knows the image: whatever it is shown, it predicts what leads there.
+/// A model that knows the image: for any input, its prediction leads to it.
 struct PerfectModel {
     x0: Tensor,
     prediction: Prediction,
@@ -43,7 +43,7 @@ fn wave(frequency: f64) -> Tensor {
     Tensor::from_vec(values, (1, 1, 4, 4), &Device::Cpu).unwrap()
 }
 
-/// Share of signal that the latents of a call have.
+/// Share of signal of the latents at a call.
 fn signal_at(sampler: &dyn Sampler, schedule: &NoiseSchedule, call: usize) -> f64 {
     match sampler.sigmas() {
         Some(sigmas) => 1.0 / (sigmas[call] * sigmas[call] + 1.0),
@@ -74,7 +74,7 @@ fn every_sampler_arrives_at_the_image_that_a_perfect_model_sees() {
             for karras in [false, true] {
                 let settings = SamplerSettings { karras: Some(karras), ..SamplerSettings::new(kind, 7) };
                 let what = format!("{kind}, {prediction:?}, zero SNR {zero_snr}, Karras {karras}");
-                // LCM keeps a share of the latents at its last timestep, 4e-6 of them
+                // LCM keeps 4e-6 of the latents at its last timestep
                 assert_close(&what, &sample(&schedule, &settings, &x0), &x0, Tolerance::Absolute(1e-4));
             }
         }

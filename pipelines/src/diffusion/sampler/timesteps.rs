@@ -1,4 +1,4 @@
-//! Which training timesteps are visited, from the noisiest down.
+//! The training timesteps that a sampler visits, from the noisiest down.
 
 use crate::diffusion::{NoiseSchedule, Spacing};
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ pub(super) enum Rounding {
     Fractional,
 }
 
-/// `steps` timesteps of `spacing`, falling.
+/// `steps` timesteps with this `spacing`, in falling order.
 pub(super) fn spaced(schedule: &NoiseSchedule, spacing: Spacing, steps: usize, rounding: Rounding) -> Result<Vec<f64>> {
     check(schedule, steps)?;
     let length = schedule.len();
@@ -28,7 +28,8 @@ pub(super) fn spaced(schedule: &NoiseSchedule, spacing: Spacing, steps: usize, r
     within(schedule, timesteps)
 }
 
-/// Timesteps of the solvers in log-SNR: one more is laid out and the cleanest left away.
+/// Timesteps of the solvers in log-SNR: `leading` and `linspace` are spaced for one step more, without the last
+/// timestep.
 pub(super) fn spaced_for_solver(schedule: &NoiseSchedule, spacing: Spacing, steps: usize) -> Result<Vec<f64>> {
     check(schedule, steps)?;
     let length = schedule.len();
@@ -51,7 +52,7 @@ fn trailing(length: usize, steps: usize) -> Vec<f64> {
 }
 
 fn linspace(length: usize, steps: usize) -> Vec<f64> {
-    // one step alone sits at the start of the range, timestep 0
+    // a single step starts at timestep 0
     let stride = if steps > 1 { (length - 1) as f64 / (steps - 1) as f64 } else { 0.0 };
     (0..steps).rev().map(|index| index as f64 * stride).collect()
 }

@@ -8,7 +8,7 @@ use super::{Sampler, SamplerSettings};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::Result;
 
-/// Each model output first corrects the step that led to it, then predicts the next.
+/// Each model output first corrects the step before it, then predicts the next.
 #[derive(Debug)]
 pub(super) struct UniPc {
     prediction: Prediction,
@@ -19,7 +19,7 @@ pub(super) struct UniPc {
     last: Option<LastStep>,
 }
 
-/// The step that led to the latents at hand.
+/// The step that gave the current latents.
 #[derive(Debug)]
 struct LastStep {
     latents: Tensor,
@@ -42,7 +42,7 @@ impl UniPc {
         Level::new(self.sigmas[index])
     }
 
-    /// The last call and the first have no second order: nothing follows, nothing went before.
+    /// First order at the first call and at the last: order two needs a call before and a call after.
     fn order(&self, call: usize) -> Order {
         match call == 0 || call + 1 == self.timesteps.len() {
             true => Order::First,
@@ -50,7 +50,7 @@ impl UniPc {
         }
     }
 
-    /// Latents at `call` again, now that the model's `x0` there is known.
+    /// The latents at `call`, corrected with the model's `x0` for them.
     fn corrected(&self, last: &LastStep, x0: &Tensor, call: usize) -> Result<Tensor> {
         let (from, to) = (self.level(call - 1), self.level(call));
         let step = to.lambda - from.lambda;
@@ -83,13 +83,13 @@ impl UniPc {
     }
 }
 
-/// The exact solution where `x0` stays what it is.
+/// The exact solution for a constant `x0`.
 fn exponential_step(latents: &Tensor, x0: &Tensor, from: Level, to: Level) -> Result<Tensor> {
     let step = to.lambda - from.lambda;
     weighted_sum(&[(-to.alpha * (-step).exp_m1(), x0), (to.sigma / from.sigma, latents)])
 }
 
-/// Weights of the earlier slope and of the present change, from the two order conditions
+/// Weights of the earlier slope and the current change, from the two order conditions
 /// `u + v = b1` and `ratio u + v = b2` (equation 11 of the paper).
 fn corrector_weights(ratio: f64, step: f64) -> (f64, f64) {
     let growth = (-step).exp_m1();

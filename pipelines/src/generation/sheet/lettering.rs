@@ -1,4 +1,4 @@
-//! Letters for sheets: Noto Sans Mono, drawn beforehand in shades of grey.
+//! Letters for sheets: Noto Sans Mono, rendered in advance in shades of grey.
 
 use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
@@ -6,7 +6,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 /// Space between lines, in pixels.
 const LEADING: u32 = 4;
 
-/// The two sizes of a sheet's lettering.
+/// The two letter sizes of a sheet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Font {
     Title,
@@ -37,8 +37,8 @@ impl Font {
         self.letter_width() * text.chars().count() as u32
     }
 
-    /// `text` in lines of at most `width` pixels, broken between words where it can be, at most
-    /// `most` of them; what does not fit ends in dots.
+    /// `text` in at most `most` lines of at most `width` pixels, broken between words if possible; a text that does not
+    /// fit ends in dots.
     pub(super) fn wrapped(self, text: &str, width: u32, most: usize) -> Vec<String> {
         let room = ((width / self.letter_width()) as usize).max(4);
         let mut lines: Vec<String> = Vec::new();
@@ -60,7 +60,7 @@ impl Font {
         lines
     }
 
-    /// Draws one line with its top left corner at `place`; what is beyond the page is left out.
+    /// Draws one line with its top left corner at `place`; pixels beyond the page are left out.
     pub(super) fn draw(self, page: &mut RgbImage, text: &str, (left, top): (u32, u32), ink: Rgb<u8>) {
         let (weight, size) = self.cut();
         for (index, letter) in text.chars().enumerate() {
@@ -74,7 +74,7 @@ impl Font {
         }
     }
 
-    /// Draws lines one under another, each in the middle of `width` pixels.
+    /// Draws lines below one another, each centred in `width` pixels.
     pub(super) fn draw_centred(
         self,
         page: &mut RgbImage,
@@ -90,13 +90,13 @@ impl Font {
     }
 }
 
-/// A word cut where it is longer than a whole line.
+/// A word, cut into pieces if it is longer than a line.
 fn pieces(word: &str, room: usize) -> Vec<String> {
     let letters: Vec<char> = word.chars().collect();
     letters.chunks(room).map(|piece| piece.iter().collect()).collect()
 }
 
-/// Lays `ink` over a pixel, `shade` of 255 opaque.
+/// Blends `ink` over a pixel; a `shade` of 255 is opaque.
 fn blend(page: &mut RgbImage, (x, y): (u32, u32), ink: Rgb<u8>, shade: u8) {
     let Some(pixel) = page.get_pixel_mut_checked(x, y) else { return };
     for (channel, ink) in pixel.0.iter_mut().zip(ink.0) {

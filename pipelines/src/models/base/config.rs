@@ -1,4 +1,4 @@
-//! A base model as its configuration files describe it, without weights.
+//! A base model's configuration files, without weights.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +10,26 @@ use crate::error::{Error, Result};
 use crate::models::files::{ModelFiles, UnsupportedSetting};
 use crate::models::{TextEncoderConfig, TextEncoderLayout, UNetConfig, UNetLayout, VaeConfig, VaeLayout};
 
-/// All configurations of a base model: its family, its modules and their shapes, without its weights.
+/// All configurations of a base model: its family, its modules and their shapes.
 ///
 /// Loading reads a few kilobytes, whatever the size of the model.
 #[derive(Debug, Clone)]
 pub struct BaseConfig {
     /// The name of the model: its folder, hub id, or `embedded`.
     pub name: String,
-    /// Of the UNet.
+    /// Configuration of the UNet.
     pub unet: UNetConfig,
-    /// Of the autoencoder.
+    /// Configuration of the autoencoder.
     pub vae: VaeConfig,
-    /// Of the text encoders by component: one, or SDXL's two.
+    /// Configurations of the text encoders by component: one, or SDXL's two.
     pub text_encoders: BTreeMap<Component, TextEncoderConfig>,
-    /// Of the noise schedule and the recommended sampler.
+    /// Configuration of the noise schedule and the recommended sampler.
     pub scheduler: SchedulerConfig,
-    /// The meaning of an empty negative prompt.
+    /// The condition that stands for an empty negative prompt.
     pub empty_negative: EmptyNegative,
 }
 
-/// What classifier-free guidance takes for an empty negative prompt.
+/// The condition that classifier-free guidance takes for an empty negative prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmptyNegative {
     /// The encoded empty prompt.
@@ -38,10 +38,10 @@ pub enum EmptyNegative {
     Zeros,
 }
 
-/// Side of the latents of a UNet whose configuration does not name it.
+/// Height and width of the latents for a UNet whose configuration does not name them.
 const DEFAULT_SAMPLE_SIZE: usize = 64;
 
-/// `model_index.json`, as far as it matters here.
+/// The keys of `model_index.json` that this crate reads.
 #[derive(serde::Deserialize)]
 struct ModelIndex {
     #[serde(rename = "_class_name", default)]
@@ -58,12 +58,12 @@ const PIPELINES: [&str; 4] = [
 ];
 
 impl BaseConfig {
-    /// Reads `model_index.json` and the configuration of every component that it stands for, each once.
+    /// Reads `model_index.json` and the configuration of every component that it names, each once.
     ///
     /// # Errors
-    /// [`Error::UnsupportedSettings`] for another kind of pipeline or network, [`Error::MissingFile`] and the other file
-    /// errors, [`Error::InvalidInput`] when the text encoders and the UNet do not fit together, [`Error::InvalidSetting`] for
-    /// an impossible noise schedule.
+    /// [`Error::UnsupportedSettings`] for another kind of pipeline or network; [`Error::MissingFile`] and the other
+    /// file errors; [`Error::InvalidInput`] if the text encoders and the UNet do not fit together;
+    /// [`Error::InvalidSetting`] for an impossible noise schedule.
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let index = read_index(files)?;
         let zeros = index.force_zeros_for_empty_prompt;
@@ -80,7 +80,7 @@ impl BaseConfig {
         Ok(config)
     }
 
-    /// The family that the model's layers show.
+    /// The family, found from the model's layers.
     pub fn family(&self) -> BaseFamily {
         match (&self.unet.added, self.unet.linear_projection) {
             (Some(_), _) => BaseFamily::Sdxl,
@@ -94,17 +94,18 @@ impl BaseConfig {
         self.scheduler.prediction_type
     }
 
-    /// Side in pixels of the images that the model was trained on.
+    /// Width and height in pixels of the images that the model was trained on.
     pub fn resolution(&self) -> usize {
         self.unet.sample_size.unwrap_or(DEFAULT_SAMPLE_SIZE) * self.vae.factor()
     }
 
-    /// The longest prompt, in tokens, with both special tokens.
+    /// Length of the longest prompt in tokens, including both special tokens.
     pub fn tokens(&self) -> usize {
         self.text_encoders.values().map(|config| config.max_position_embeddings).min().unwrap_or(0)
     }
 
-    /// Every module an adapter can reach: the UNet's, then the text encoders', each in the order the data meets them.
+    /// Every module that an adapter can change: the UNet's, then the text encoders', each in the order of the forward
+    /// pass.
     pub fn modules(&self) -> Vec<ModuleInfo> {
         let text_encoders = self.text_encoder_layouts().flat_map(|(_, layout)| layout.modules());
         UNetLayout::new(&self.unet).modules().into_iter().chain(text_encoders).collect()
@@ -120,13 +121,13 @@ impl BaseConfig {
         std::iter::once(unet).chain(text_encoders).collect()
     }
 
-    /// The model's [`Fingerprint`](catelier_adapters::Fingerprint) as text: the same for copies in f32 and f16, and their
-    /// first part for a copy in bf16.
+    /// The model's [`Fingerprint`](catelier_adapters::Fingerprint) as text. Copies in f32 and f16 have the same
+    /// fingerprint; a copy in bf16 has only its first part.
     ///
-    /// It covers the configurations as far as they change a prediction, and name, shape and 768 elements of every weight:
-    /// 256 each from the beginning, the middle and the end. The first part hashes the signs of the elements, which rounding
-    /// never changes; the second part hashes the elements rounded to f16. Of the files only these elements are read. Two
-    /// models that agree in all that but differ elsewhere have the same fingerprint; copies in bf16 are told apart by signs
+    /// It covers the settings that change a prediction, and the name, the shape and 768 elements of every weight: 256
+    /// each from the beginning, the middle and the end. The first part hashes the signs of the elements, which rounding
+    /// never changes; the second part hashes the elements rounded to f16. Only these elements are read from the files.
+    /// Two models that differ only in other elements have the same fingerprint; copies in bf16 are compared by signs
     /// alone.
     ///
     /// # Errors
@@ -146,7 +147,7 @@ impl BaseConfig {
         self.text_encoders.iter().map(move |(component, config)| layout(*component, config))
     }
 
-    /// The text encoders' hidden states, side by side, are the context that the UNet attends to.
+    /// Fails unless the widths of the text encoders' hidden states add up to the UNet's context width.
     fn check_context_width(&self) -> Result<()> {
         let found: usize = self.text_encoders.values().map(|config| config.hidden_size).sum();
         let expected = self.unet.context_width();

@@ -1,4 +1,4 @@
-//! A short name for the content of a base model, whatever the precision of its weights.
+//! A fingerprint of a base model's content that does not depend on the precision of its weights.
 
 use catelier_adapters::Fingerprint;
 use half::{bf16, f16};
@@ -11,28 +11,28 @@ use super::config::EmptyNegative;
 use crate::error::Result;
 use crate::models::files::{ModelFiles, StoredTensor};
 
-/// Components with weights, in the order they are hashed.
+/// The components with weights, in the order of hashing.
 const NETWORKS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "vae"];
 
-/// Elements taken from each of three places of every weight.
+/// Number of elements taken from each of three positions of every weight.
 const SAMPLE: usize = 256;
 
-/// Bytes of SHA-256 that each part of the fingerprint shows.
+/// Bytes of SHA-256 in each part of the fingerprint.
 const SHOWN: usize = 16;
 
-/// The two parts of the fingerprint while the weights are read.
+/// The two hashes of the fingerprint, one of signs and one of values.
 ///
-/// Rounding to nearest keeps the sign bit, of zeros that were small numbers too, so the signs are the same in every copy. A copy
-/// in f16 holds the values of a copy in f32 rounded to f16, so the rounded values are the same in both. They are not known to a
-/// copy in bf16: rounding twice is not rounding once.
+/// Rounding to nearest keeps the sign bit, also of small values that round to zero, so the signs are the same in every
+/// copy. A copy in f16 holds the f32 values rounded to f16, so values rounded to f16 are the same in both. A copy in
+/// bf16 cannot give them: rounding to bf16 and then to f16 is not the same as rounding to f16.
 struct Parts {
     signs: Sha256,
     values: Sha256,
-    /// Whether the bits that `values` needs are there.
+    /// Whether all weights have the precision that `values` needs.
     has_values: bool,
 }
 
-/// The fingerprint of the model of this configuration in `files`.
+/// The fingerprint of the model in `files` with this configuration.
 pub(super) fn of(config: &BaseConfig, files: &ModelFiles) -> Result<String> {
     let mut parts = Parts { signs: Sha256::new(), values: Sha256::new(), has_values: true };
     add(&mut parts.signs, described(config).as_bytes());
@@ -51,8 +51,8 @@ pub(super) fn of(config: &BaseConfig, files: &ModelFiles) -> Result<String> {
     Ok(parts.finish())
 }
 
-/// The configurations as far as they change a prediction, with defaults filled in: a file that was saved again by another version
-/// of its library may spell out more.
+/// The settings that change a prediction, as JSON with defaults filled in: a file that another version of its library
+/// saved again may spell out more keys.
 fn described(config: &BaseConfig) -> String {
     let scheduler = &config.scheduler;
     let text_encoders: Vec<_> = config.text_encoders.values().collect();
@@ -83,7 +83,7 @@ fn canonical(network: &str, name: &str) -> String {
 }
 
 impl Parts {
-    /// Adds name, shape and samples of a weight; tables of numbers that are no weights, such as position ids, are left out.
+    /// Adds name, shape and samples of a weight. Tables that are no weights, such as position ids, are left out.
     fn add_tensor(&mut self, name: &str, tensor: &StoredTensor) -> Result<()> {
         if !matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Ok(());
@@ -103,7 +103,7 @@ impl Parts {
     }
 }
 
-/// Elements from the beginning, the middle and the end; some of them more than once where there are few.
+/// Elements from the beginning, the middle and the end; small tensors give some of them more than once.
 fn sampled(tensor: &StoredTensor) -> Result<Vec<f32>> {
     let count = tensor.element_count();
     let sample = SAMPLE.min(count);
@@ -124,7 +124,7 @@ fn value(bytes: &[u8], dtype: Dtype) -> f32 {
     }
 }
 
-/// Adds `bytes` with their length, so that no two sequences of parts run together.
+/// Adds `bytes` after their length, so that different sequences of parts never give the same input to the hash.
 fn add(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);

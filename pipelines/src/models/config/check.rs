@@ -1,4 +1,4 @@
-//! Refusing, by name, what a configuration asks for and these models do not do.
+//! Refuses settings of a configuration that these models do not support, by name.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::models::files::{ModelFiles, UnsupportedSetting};
 
-/// A configuration file being checked: refusals are collected and reported together.
+/// A configuration file during the check; refusals are collected and reported together.
 pub(super) struct Check {
     path: String,
     file: Value,
@@ -24,7 +24,7 @@ impl Check {
         self.refused.push(UnsupportedSetting { key: key.into(), value, supported });
     }
 
-    /// Refuses every key that is present with another value than the listed ones.
+    /// Refuses every key that is present with a value other than the listed ones.
     pub(super) fn fixed(&mut self, table: &[(&str, &[&str])]) {
         for (key, supported) in table {
             let Some(value) = self.file.get(key).cloned() else { continue };
@@ -34,7 +34,7 @@ impl Check {
         }
     }
 
-    /// Refuses the list `key` when it has an entry that is not one of `supported`.
+    /// Refuses the list `key` if an entry is not one of `supported`.
     pub(super) fn every(&mut self, key: &str, supported: &[&str]) {
         let Some(Value::Array(entries)) = self.file.get(key).cloned() else { return };
         for entry in entries {
@@ -67,7 +67,7 @@ impl Check {
         T::deserialize(&self.file).map_err(|source| Error::InvalidConfig { path: self.path.clone(), source })
     }
 
-    /// Reports refusals before values are parsed that would fail with a vaguer message.
+    /// Reports refusals before parsing: parsing the same values would fail with a vaguer message.
     pub(super) fn finish_early(&mut self) -> Result<()> {
         if self.refused.is_empty() {
             return Ok(());
@@ -80,7 +80,7 @@ impl Check {
     }
 }
 
-/// Whether `value` is the JSON `text`; numbers are compared as numbers, so that 1 is 1.0.
+/// Whether `value` equals the JSON `text`; numbers are compared by value, so 1 equals 1.0.
 fn same(value: &Value, text: &str) -> bool {
     let Ok(expected) = serde_json::from_str::<Value>(text) else { return false };
     match (value.as_f64(), expected.as_f64()) {
@@ -89,7 +89,7 @@ fn same(value: &Value, text: &str) -> bool {
     }
 }
 
-/// One number for all levels of a network, or one for each.
+/// One number for all levels of a network, or one per level.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum PerLevel {

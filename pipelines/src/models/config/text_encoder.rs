@@ -28,7 +28,7 @@ pub struct TextEncoderConfig {
     pub vocab_size: usize,
     /// Width of the hidden states.
     pub hidden_size: usize,
-    /// Width inside the feed-forward layers.
+    /// Width between the projections of the feed-forward layers.
     pub intermediate_size: usize,
     /// Width of the projected pooled output.
     pub projection_dim: usize,
@@ -36,13 +36,13 @@ pub struct TextEncoderConfig {
     pub num_hidden_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
-    /// The longest prompt, in tokens, with both special tokens.
+    /// Length of the longest prompt in tokens, including both special tokens.
     pub max_position_embeddings: usize,
     /// Activation of the feed-forward layers.
     pub hidden_act: Activation,
     /// Epsilon of every layer normalisation.
     pub layer_norm_eps: f64,
-    /// The end token; 2 in old files, which means the highest id of the prompt.
+    /// Id of the end token. Old files have 2 for every vocabulary; the prompt then ends at its highest id.
     pub eos_token_id: u32,
     /// The class of transformers that saved the weights.
     #[serde(skip_serializing)]

@@ -10,15 +10,15 @@ use crate::models::files::ModelFiles;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct UNetConfig {
-    /// Channels of the latents it takes.
+    /// Channels of the latents.
     pub in_channels: usize,
-    /// Channels of its prediction.
+    /// Channels of the prediction.
     pub out_channels: usize,
-    /// Latent side the model was trained at, where the file says.
+    /// Height and width of the latents in training, if the file has them.
     pub sample_size: Option<usize>,
     /// The levels, from the finest to the coarsest.
     pub levels: Vec<UNetLevel>,
-    /// The order in which the upward levels have attention, coarsest first.
+    /// Whether each level on the way up has attention, coarsest level first.
     pub up_attention: Vec<bool>,
     /// Groups of every group normalisation.
     pub norm_groups: usize,
@@ -42,9 +42,9 @@ pub struct UNetConfig {
 pub struct UNetLevel {
     /// Channels.
     pub channels: usize,
-    /// Residual blocks on the way down; one more on the way up.
+    /// Residual blocks on the way down; the way up has one more.
     pub layers: usize,
-    /// Whether the way down has attention.
+    /// Whether the level has attention on the way down.
     pub attention: bool,
     /// Attention heads (`attention_head_dim`, which despite its name counts heads).
     pub heads: usize,
@@ -54,13 +54,13 @@ pub struct UNetLevel {
     pub context_width: usize,
 }
 
-/// How timesteps become vectors.
+/// The sinusoidal embedding of timesteps.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TimestepConfig {
-    /// Width of the embedding that the residual blocks take.
+    /// Width of the time embedding.
     pub width: usize,
-    /// Cosines before sines.
+    /// Whether cosines come before sines.
     pub flip_sin_to_cos: bool,
     /// Subtracted from the number of frequencies in the exponent's denominator.
     pub freq_shift: f64,
@@ -70,13 +70,13 @@ pub struct TimestepConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AddedEmbeddingConfig {
-    /// Sinusoidal width of each of the six size numbers.
+    /// Sinusoidal width of each of the six image sizes.
     pub time_width: usize,
-    /// Width of the pooled text and the six embeddings together.
+    /// Width of the pooled prompt and the six embedded sizes together.
     pub input_width: usize,
 }
 
-/// The file as it is written; missing keys have diffusers' defaults.
+/// The keys of the file; missing keys take diffusers' defaults.
 #[derive(Deserialize)]
 #[serde(default)]
 struct UNetFile {
@@ -133,7 +133,7 @@ impl Default for UNetFile {
     }
 }
 
-/// Keys of `unet/config.json` with the only values these models follow (JSON; the first is the default).
+/// Keys of `unet/config.json` that must have one of these values (as JSON; the first is the default).
 const UNET_FIXED: &[(&str, &[&str])] = &[
     ("act_fn", &["\"silu\"", "\"swish\""]),
     ("addition_embed_type", &["null", "\"text_time\""]),

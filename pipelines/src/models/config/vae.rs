@@ -17,13 +17,13 @@ pub struct VaeConfig {
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// Channels of the levels, finest first; every level but the last halves the sides.
+    /// Channels of the levels, finest first; every level but the last halves height and width.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks of each level on the way down; one more on the way up.
+    /// Residual blocks of each level of the encoder; the decoder has one more.
     pub layers_per_block: usize,
     /// Groups of every group normalisation.
     pub norm_num_groups: usize,
-    /// The latents are multiplied by it to have about unit variance.
+    /// Factor that gives the latents about unit variance.
     pub scaling_factor: f64,
     /// Subtracted from the latents before scaling.
     pub shift_factor: Option<f64>,
@@ -33,7 +33,7 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     /// Whether a 1x1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
-    /// Whether half precision overflows in this model, so that it has to run in f32.
+    /// Whether half precision overflows in this model; it then runs in f32.
     pub force_upcast: bool,
 }
 
@@ -60,7 +60,7 @@ const VAE_FIXED: &[(&str, &[&str])] =
     &[("act_fn", &["\"silu\"", "\"swish\""]), ("latents_mean", &["null"]), ("latents_std", &["null"])];
 
 impl VaeConfig {
-    /// Reads `config.json` in the folder `component`, as a rule `vae`.
+    /// Reads `config.json` in the folder `component`, usually `vae`.
     ///
     /// # Errors
     /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
@@ -80,7 +80,7 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// How many pixels one latent cell is wide: 8 with four levels.
+    /// Width of a latent cell in pixels: 8 with four levels.
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }

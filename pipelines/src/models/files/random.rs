@@ -1,4 +1,4 @@
-//! Weights that no file holds: random numbers of whatever shape is asked for, for timing a network without its files.
+//! Random weights of any shape that a network asks for: benchmarks time a network without its files.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use catelier_numerics::noise::hashed_uniforms;
@@ -11,17 +11,17 @@ use crate::error::Result;
 pub(super) struct RandomTensors {
     pub(super) seed: u64,
     pub(super) component: String,
-    /// Whether the component ends in a projection, as its configuration's `architectures` say.
+    /// Whether the component ends in a projection, according to `architectures` in its configuration.
     pub(super) projects: bool,
 }
 
 impl RandomTensors {
-    /// Whether the tensor is there, for those that a network can do without.
+    /// Whether the tensor exists; networks ask this for optional tensors.
     pub(super) fn holds(&self, name: &str) -> bool {
         self.projects && name == "text_projection.weight"
     }
 
-    /// Vectors are 1 where they scale and 0 where they shift; matrices and kernels are uniform in ±1/√(fan in), so that
+    /// Vectors are 1 if they scale and 0 if they shift. Matrices and kernels are uniform in ±1/√(fan in), so
     /// activations neither vanish nor overflow.
     pub(super) fn tensor(&self, name: &str, shape: Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         let tensor = match shape.dims() {

@@ -1,4 +1,4 @@
-//! The weights of one component as their files store them: names, types and shapes from the headers, elements on demand.
+//! The weights of one component as stored in files: names, types and shapes from the headers, elements on demand.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
 
-/// One tensor of a weights file, of which nothing but its entry in the file's header has been read.
+/// One tensor of a weights file; only its entry in the file's header has been read.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
     /// Its name in the file.
@@ -21,11 +21,11 @@ pub struct StoredTensor {
     /// Its shape.
     pub shape: Vec<usize>,
     file: Rc<WeightsFile>,
-    /// Where its first element is in the file.
+    /// Position of its first element in the file, in bytes.
     offset: u64,
 }
 
-/// A safetensors file: eight bytes that give the length of its header, the header, and the elements.
+/// A safetensors file: eight bytes with the length of the header, the header, and the elements.
 #[derive(Debug)]
 pub(super) struct WeightsFile {
     /// For messages.
@@ -41,19 +41,19 @@ enum Content {
 }
 
 const LENGTH_BYTES: u64 = 8;
-/// As in the reference implementation.
+/// The limit of the reference implementation.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
 
 impl StoredTensor {
-    /// Number of its elements.
+    /// Number of elements.
     pub fn element_count(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The bytes of these elements, in the order of memory; of the file nothing else is read.
+    /// The bytes of the `elements`, in memory order. Reads nothing else from the file.
     ///
     /// # Errors
-    /// [`Error::ReadFile`], and [`Error::UnreadableWeights`] for elements that the tensor does not have.
+    /// [`Error::ReadFile`], and [`Error::UnreadableWeights`] for a range past the last element.
     pub fn read(&self, elements: Range<usize>) -> Result<Vec<u8>> {
         if elements.start > elements.end || elements.end > self.element_count() {
             return Err(self.file.unreadable(format!("`{}` has no elements {elements:?}", self.name)));
@@ -73,12 +73,12 @@ impl WeightsFile {
         Ok(Self { path: path.display().to_string(), content: Content::File(path.to_owned(), file), bytes })
     }
 
-    /// A file that is part of the binary.
+    /// Opens a file embedded in the binary.
     pub(super) fn embedded(component: &str, bytes: &'static [u8]) -> Self {
         Self { path: component.into(), content: Content::Embedded(bytes), bytes: bytes.len() as u64 }
     }
 
-    /// The tensors that its header lists.
+    /// The tensors listed in the header.
     pub(super) fn tensors(self) -> Result<Vec<StoredTensor>> {
         let length = self.read(0, LENGTH_BYTES as usize)?;
         let header_bytes = length.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));

@@ -1,4 +1,4 @@
-//! The tensors of one component, taken by name and checked against the shape its configuration asks for.
+//! The weights of one component: tensors are taken by name and checked against the shape from the configuration.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct UnsupportedSetting {
     pub key: String,
     /// Its value, as JSON.
     pub value: String,
-    /// What is supported, in words or as JSON.
+    /// The supported values, in words or as JSON.
     pub supported: String,
 }
 
@@ -29,14 +29,14 @@ impl fmt::Display for UnsupportedSetting {
     }
 }
 
-/// A tensor that is missing, or has another shape than its configuration says.
+/// A tensor that is missing, or has another shape than its configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorOffence {
     /// The tensor's name in the file.
     pub tensor: String,
-    /// The shape it should have.
+    /// The shape that it should have.
     pub expected: Vec<usize>,
-    /// The shape it has; `None` when it is missing.
+    /// The shape that it has; `None` if it is missing.
     pub found: Option<Vec<usize>>,
 }
 
@@ -50,11 +50,11 @@ impl fmt::Display for TensorOffence {
     }
 }
 
-/// The weights of one component at one place in its module tree.
+/// The weights of one component, below one path in its module tree.
 ///
-/// Files are memory-mapped: a tensor is read (and converted) when it is taken, and the map goes when the last
-/// `Weights` of the component does, so a loaded model holds one copy of its weights. A tensor that is missing or
-/// misshapen is noted, not reported at once: [`finish`](Self::finish) reports all of them together.
+/// Files are memory-mapped: a tensor is read (and converted) when it is taken, and the map is released with the last
+/// `Weights` of the component, so a loaded model holds one copy of its weights. A missing or misshapen tensor is
+/// recorded, not reported at once: [`finish`](Self::finish) reports all of them together.
 #[derive(Clone)]
 pub struct Weights {
     file: Rc<WeightFile>,
@@ -88,7 +88,7 @@ impl Weights {
         Ok(Self::new(component, Source::Mapped(tensors), dtype, device))
     }
 
-    /// Parses weights that are part of the binary.
+    /// Parses weights embedded in the binary.
     pub(super) fn embedded(component: &str, files: Vec<&'static [u8]>, dtype: DType, device: &Device) -> Result<Self> {
         let tensors = files
             .into_iter()
@@ -98,7 +98,7 @@ impl Weights {
         Ok(Self::new(component, Source::Embedded(tensors), dtype, device))
     }
 
-    /// Makes weights up as they are asked for.
+    /// Draws random weights on demand.
     pub(super) fn random(tensors: RandomTensors, dtype: DType, device: &Device) -> Self {
         let component = tensors.component.clone();
         Self::new(&component, Source::Random(tensors), dtype, device)
@@ -115,39 +115,39 @@ impl Weights {
         Self { file: Rc::new(file), prefix: String::new() }
     }
 
-    /// The component's folder: `unet`, `vae`, `text_encoder`.
+    /// The component's folder, such as `unet`, `vae` or `text_encoder`.
     pub fn component(&self) -> &str {
         &self.file.component
     }
 
-    /// The device tensors are put on.
+    /// The device of the loaded tensors.
     pub fn device(&self) -> &Device {
         &self.file.device
     }
 
-    /// The type the weights are loaded in.
+    /// The type that the weights are converted to.
     pub fn dtype(&self) -> DType {
         self.file.dtype
     }
 
-    /// The type of activations: f32 on the CPU for weights in half precision, whose products it sums in f32, and elsewhere
-    /// the type of the weights.
+    /// The type of activations. On the CPU it is f32 for weights in half precision, because their products are summed
+    /// in f32; otherwise it is the type of the weights.
     pub fn activation_dtype(&self) -> DType {
         self.file.activation_dtype()
     }
 
-    /// The place `name` below this one, joined by a dot.
+    /// The weights below `name`, joined to this path by a dot.
     #[must_use]
     pub fn at(&self, name: &str) -> Self {
         Self { file: self.file.clone(), prefix: self.full_name(name) }
     }
 
-    /// This place's path from the component's root, without a dot at the end; empty at the root.
+    /// This path from the component's root, without a dot at the end; empty at the root.
     pub fn path(&self) -> &str {
         &self.prefix
     }
 
-    /// Whether the tensor `name` is there.
+    /// Whether the tensor `name` exists.
     pub fn contains(&self, name: &str) -> bool {
         let name = self.full_name(name);
         match &self.file.tensors {
@@ -156,19 +156,18 @@ impl Weights {
         }
     }
 
-    /// The shape of the tensor `name`, if it is there; random weights have none until they are taken.
+    /// The shape of the tensor `name`, if it exists; random weights have no shape before they are taken.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.file.view(&self.full_name(name)).map(|view| view.shape().to_vec())
     }
 
-    /// The tensor `name` on the component's device, converted to its type; vectors (norms, biases) to that of
-    /// activations.
+    /// The tensor `name` on the component's device, converted to the component's type; vectors (norms, biases) are
+    /// converted to the type of activations.
     ///
-    /// A tensor that is missing or has another shape is noted for [`finish`](Self::finish); zeros stand in for it
-    /// until then.
+    /// A missing or misshapen tensor is recorded for [`finish`](Self::finish), and zeros are returned in its place.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when its type cannot be converted or memory is short.
+    /// [`Error::Tensor`] if its type cannot be converted or memory is short.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.full_name(name));
         if let Source::Random(tensors) = &self.file.tensors {
@@ -185,7 +184,7 @@ impl Weights {
         Ok(Tensor::zeros(shape, self.file.dtype, &self.file.device)?)
     }
 
-    /// Reports every tensor that [`get`](Self::get) did not find as asked.
+    /// Reports every tensor that [`get`](Self::get) recorded as missing or misshapen.
     ///
     /// # Errors
     /// [`Error::TensorMismatch`] naming all of them.
@@ -219,7 +218,7 @@ impl WeightFile {
         Ok(view.load(&self.device)?.to_dtype(self.dtype_of(view.shape()))?)
     }
 
-    /// What a tensor of these dimensions is converted to: vectors to the type of activations.
+    /// The type that a tensor with these dimensions is converted to: vectors to the type of activations.
     fn dtype_of(&self, dims: &[usize]) -> DType {
         if dims.len() > 1 { self.dtype } else { self.activation_dtype() }
     }

@@ -1,4 +1,4 @@
-//! Talking to the hub, through the `hf-hub` crate.
+//! Requests to the hub, through the `hf-hub` crate.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,29 +10,29 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::{HubId, HubSettings};
 use crate::error::{Error, Result};
 
-/// What happens while a model is fetched.
+/// Progress of a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchEvent<'a> {
-    /// A file of this many bytes begins.
+    /// The transfer of a file begins.
     Started {
         /// The file, relative to the model folder.
         file: &'a str,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
     },
-    /// This many bytes more have come.
+    /// More bytes of the file have arrived.
     Received {
         /// The number of bytes since the last event.
         bytes: usize,
     },
-    /// A file is complete and in the cache.
+    /// The file is complete and in the cache.
     Finished {
         /// The file, relative to the model folder.
         file: &'a str,
     },
 }
 
-/// The commit a revision stands for, and its files.
+/// The commit of a revision, and its files.
 pub(super) struct Listing {
     pub(super) commit: String,
     pub(super) files: BTreeSet<String>,
@@ -58,7 +58,7 @@ impl<'a> Client<'a> {
         Ok(Self { settings, api, cache })
     }
 
-    /// What the hub has under this id.
+    /// The commit and the files of `id` on the hub.
     pub(super) fn listing(&self, id: &HubId) -> Result<Listing> {
         let info = self
             .repository(id, id.revision())
@@ -98,7 +98,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Notes in the cache which commit the revision stands for.
+    /// Records the commit of the revision in the cache.
     pub(super) fn remember(&self, id: &HubId, commit: &str) -> Result<()> {
         let noted = self.cache.repo(repo(id, id.revision())).create_ref(commit);
         noted.map_err(|source| failure(id.to_string(), self.settings, ApiError::IoError(source)))
@@ -113,7 +113,8 @@ fn repo(id: &HubId, revision: &str) -> Repo {
     Repo::with_revision(id.repository().into(), RepoType::Model, revision.into())
 }
 
-/// The folder the cache has for the revision of `id`: through the note of a branch or tag, or as the commit itself.
+/// The snapshot folder of `id` in the cache: found through the recorded commit of a branch or tag, or by the commit
+/// itself.
 pub(super) fn cached_snapshot(id: &HubId, settings: &HubSettings) -> Option<PathBuf> {
     let folder = settings.cache.join(repo(id, id.revision()).folder_name());
     let noted = std::fs::read_to_string(folder.join("refs").join(id.revision()));
@@ -129,7 +130,7 @@ struct Reporter<'a> {
 }
 
 impl Progress for Reporter<'_> {
-    /// Called when a file begins, and once more when its transfer does.
+    /// The client calls it when a file begins, and again when the transfer of its content begins.
     fn init(&mut self, size: usize, filename: &str) {
         if !std::mem::replace(&mut self.begun, true) {
             (self.on_event)(FetchEvent::Started { file: filename, bytes: size });
@@ -143,7 +144,7 @@ impl Progress for Reporter<'_> {
     fn finish(&mut self) {}
 }
 
-/// What the user should read about a failed request for `id`.
+/// The error for a failed request about `id`, by the HTTP status.
 fn failure(id: String, settings: &HubSettings, source: ApiError) -> Error {
     let endpoint = settings.endpoint.clone();
     match status(&source) {
@@ -153,7 +154,7 @@ fn failure(id: String, settings: &HubSettings, source: ApiError) -> Error {
     }
 }
 
-/// The HTTP status in a client error, if the hub answered at all.
+/// The HTTP status of a client error; `None` if the hub did not answer.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
         ApiError::RequestError(error) => match **error {

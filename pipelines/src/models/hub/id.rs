@@ -1,4 +1,4 @@
-//! Hub ids as people write them.
+//! Hub ids as users write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,19 +12,19 @@ pub struct HubId {
     revision: String,
 }
 
-/// Models that moved: where they were, where they are.
+/// Models that have moved: old id, new id.
 const MOVED: [(&str, &str); 1] = [("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5")];
 
-/// The revision that is meant when none is given.
+/// The revision of an id without one.
 const DEFAULT_REVISION: &str = "main";
 
 impl HubId {
-    /// `organisation/name`, where the model is now.
+    /// `organisation/name`; for a model that has moved, the new one.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// A branch, tag or commit; `main` when none was given.
+    /// A branch, tag or commit; `main` if the id has none.
     pub fn revision(&self) -> &str {
         &self.revision
     }

@@ -1,22 +1,22 @@
-//! Which files of a repository make up the model.
+//! Chooses the files of a repository that make up the model.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// The file that says what a diffusers folder is made of.
+/// The file that lists the components of a diffusers folder.
 pub(super) const INDEX: &str = "model_index.json";
 
-/// Which weights to fetch where a repository has both.
+/// The preferred precision of weights, if a repository has both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightPrecision {
-    /// Full precision, else half.
+    /// Full precision, or half if there is no other.
     Full,
-    /// The `fp16` variant at half the size, else full precision.
+    /// The `fp16` variant at half the size, or full precision if there is no other.
     Half,
 }
 
-/// The files of a model: what to take, and what there should be but is not.
+/// The files of a model: files to fetch, and files that are missing.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) wanted: Vec<String>,
@@ -83,7 +83,7 @@ fn is_component(index: &Value, component: &str) -> bool {
     index.get(component).and_then(|entry| entry.get(0)).is_some_and(Value::is_string)
 }
 
-/// A name weights may have: `diffusion_pytorch_model` or `model`, and the variant after it.
+/// A file name of weights, `diffusion_pytorch_model` or `model`, followed by the variant.
 struct Stem {
     model: &'static str,
     variant: Option<&'static str>,
@@ -110,7 +110,7 @@ impl Stem {
         }
     }
 
-    /// The one file, or the index and all of its shards.
+    /// The single file, or the index and all of its shards.
     fn files(&self, component: &str, available: &BTreeSet<String>) -> Option<Vec<String>> {
         let name = self.name();
         let whole = format!("{component}/{name}.safetensors");

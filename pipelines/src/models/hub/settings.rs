@@ -1,4 +1,4 @@
-//! Where the hub and its cache are, and how the hub knows us.
+//! Settings of the hub: endpoint, cache and token.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Everything a fetch needs to know about its surroundings.
+/// The settings of a fetch.
 #[derive(Debug, Clone)]
 pub struct HubSettings {
-    /// The hub, without a slash at the end: `https://huggingface.co`.
+    /// The hub's address, without a slash at the end: `https://huggingface.co`.
     pub endpoint: String,
-    /// The cache folder, the one with `models--org--name` folders in it.
+    /// The cache folder, which contains the `models--org--name` folders.
     pub cache: PathBuf,
-    /// Who we are, for private and gated models.
+    /// The user's token, for private and gated models.
     pub token: Option<Token>,
     /// Whether the network may be used.
     pub connection: Connection,
@@ -22,18 +22,18 @@ pub struct HubSettings {
 /// Whether the network may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
-    /// Ask the hub.
+    /// The hub is asked.
     Online,
-    /// Look at the cache only.
+    /// Only the cache is used.
     Offline,
 }
 
-/// A secret for the hub; never shown.
+/// The user's secret for the hub; `Debug` never shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// The token in `text`, without the white space around it; `None` when there is nothing else.
+    /// The token in `text`, without surrounding white space; `None` if nothing is left.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(text.into()))
@@ -50,18 +50,18 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The hub, where nothing else is said.
+/// The endpoint if `HF_ENDPOINT` is not set.
 const ENDPOINT: &str = "https://huggingface.co";
 
 impl HubSettings {
-    /// Reads the variables that the hub's other clients read, through `lookup`.
+    /// Reads, through `lookup`, the environment variables of the hub's other clients.
     ///
     /// `HF_ENDPOINT`; `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface` or
     /// `~/.cache/huggingface`; `HF_TOKEN`, else the file `HF_TOKEN_PATH` or `token` in `HF_HOME`; `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// [`Error::InvalidHubSetting`] for an endpoint that is no http address or when no home folder is known,
-    /// [`Error::ReadFile`] when a token file that is named cannot be read.
+    /// [`Error::InvalidHubSetting`] if the endpoint is no http address or no home folder is known, [`Error::ReadFile`]
+    /// if the file of `HF_TOKEN_PATH` cannot be read.
     pub fn resolve(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let set = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let home = hub_home(&set);
@@ -80,7 +80,7 @@ impl HubSettings {
         Ok(settings)
     }
 
-    /// Fails when the token would travel in the clear to another machine.
+    /// Fails if the token would be sent to another machine without encryption.
     pub(super) fn guard_token(&self) -> Result<()> {
         let local = is_loopback(host(&self.endpoint)?);
         if self.token.is_some() && !self.endpoint.starts_with("https://") && !local {
@@ -98,7 +98,7 @@ fn no_home() -> Error {
     }
 }
 
-/// The folder of the hub's clients.
+/// The folder that the hub's clients share.
 fn hub_home(set: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     if let Some(home) = set("HF_HOME") {
         return Some(expand(&home, set));
@@ -114,7 +114,7 @@ fn user_home(set: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from)
 }
 
-/// The path with `~/` at its beginning replaced.
+/// The path with a leading `~/` replaced by the home folder.
 fn expand(path: &str, set: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     match (path.strip_prefix("~/"), user_home(set)) {
         (Some(rest), Some(home)) => home.join(rest),
@@ -130,7 +130,7 @@ fn find_token(set: &dyn Fn(&str) -> Option<String>, home: Option<&Path>) -> Resu
     let Some(path) = named.clone().or_else(|| home.map(|home| home.join("token"))) else { return Ok(None) };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Token::new(&text)),
-        // The file in the home folder is there only after a login.
+        // The token file in the home folder exists only after a login.
         Err(_) if named.is_none() => Ok(None),
         Err(source) => Err(Error::ReadFile { path, source }),
     }

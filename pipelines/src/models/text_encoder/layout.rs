@@ -1,4 +1,4 @@
-//! The structure of a CLIP text encoder: its layers with their shapes, in the order the data meets them.
+//! The structure of a CLIP text encoder: its layers with their shapes, in the order of the forward pass.
 
 use catelier_adapters::ModuleInfo;
 
@@ -32,7 +32,7 @@ pub(crate) struct TextLayerLayout {
 }
 
 impl TextEncoderLayout {
-    /// The structure that `config` describes, of the folder `component`: `text_encoder` or `text_encoder_2`.
+    /// The structure for `config` in the folder `component`: `text_encoder` or `text_encoder_2`.
     pub(crate) fn new(component: &str, config: &TextEncoderConfig) -> Self {
         let (model, width) = (format!("{component}.text_model"), config.hidden_size);
         let embedding = |name: &str, rows| MatrixShape::new(&format!("{model}.embeddings"), name, rows, width);
@@ -47,7 +47,7 @@ impl TextEncoderLayout {
         }
     }
 
-    /// Every linear layer an adapter can reach, in the order the data meets them.
+    /// Every linear layer that an adapter can change, in the order of the forward pass.
     pub(crate) fn modules(&self) -> Vec<ModuleInfo> {
         shapes::modules(&self.layers())
     }
@@ -57,7 +57,7 @@ impl TextEncoderLayout {
         shapes::tensor_shapes(&self.layers())
     }
 
-    /// All layers, in the order the data meets them.
+    /// All layers, in the order of the forward pass.
     fn layers(&self) -> Vec<LayerShape<'_>> {
         let mut layers = [&self.token_embedding, &self.position_embedding].map(LayerShape::Matrix).to_vec();
         layers.extend(self.layers.iter().flat_map(TextLayerLayout::layers));

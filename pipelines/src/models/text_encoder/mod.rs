@@ -1,4 +1,4 @@
-//! CLIP text encoders, and the one or two of them that encode the prompts of a base model.
+//! CLIP text encoders; a base model has one or two of them.
 
 mod layers;
 mod layout;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::models::files::{ModelFiles, Weights};
 pub use prompts::TextEncoders;
 
-/// A frozen `CLIPTextModel`, or `CLIPTextModelWithProjection` where its weights have a projection.
+/// A frozen `CLIPTextModel`, or a `CLIPTextModelWithProjection` if its weights have a projection.
 #[derive(Debug)]
 pub struct TextEncoder {
     config: TextEncoderConfig,
@@ -29,43 +29,43 @@ pub struct TextEncoder {
     token_embedding: Tensor,
     /// `[max_length, width]`
     position_embedding: Tensor,
-    /// Of activations.
+    /// Type of activations.
     dtype: DType,
     layers: Vec<Layer>,
     final_layer_norm: FrozenLayerNorm,
     text_projection: Option<FrozenLinear>,
 }
 
-/// A batch of prompts, encoded.
+/// The outputs for a batch of prompts.
 #[derive(Debug, Clone)]
 pub struct TextOutput {
-    /// The embeddings, then the output of each layer, without the final norm: each `[batch, tokens, width]`.
+    /// The embeddings, then the output of each layer before the final norm: each `[batch, tokens, width]`.
     pub hidden: Vec<Tensor>,
     /// The last layer after the final norm: `[batch, tokens, width]`.
     pub last: Tensor,
     /// The row of `last` at each prompt's end token: `[batch, width]`.
     pub pooled: Tensor,
-    /// `pooled` through the projection, where there is one: `[batch, projection]`.
+    /// `pooled` after the projection, if the encoder has one: `[batch, projection]`.
     pub projected: Option<Tensor>,
 }
 
-/// Old configurations name token 2 as the end of text whatever the vocabulary says; transformers then pools at the
-/// highest id of the prompt, which is the end token in CLIP's vocabulary.
+/// The end token in old configurations, whatever the vocabulary. transformers then pools at the highest id of the
+/// prompt, which is the end token in CLIP's vocabulary.
 const UNSET_END_TOKEN: u32 = 2;
 
 impl TextEncoder {
     /// Loads the folder `component` (`text_encoder` or `text_encoder_2`) of a base model.
     ///
-    /// Tensor names may begin with `text_model.` or not; module paths always have it.
+    /// Tensor names may lack the first part `text_model.`; module paths always have it.
     ///
     /// # Errors
-    /// [`Error::UnsupportedSettings`] for a configuration this network does not follow,
+    /// [`Error::UnsupportedSettings`] for a configuration that this network does not implement,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, component: &str, dtype: DType, device: &Device) -> Result<Self> {
         Self::from_config(TextEncoderConfig::load(files, component)?, files, component, dtype, device)
     }
 
-    /// The same with its configuration, where that has been read already.
+    /// [`load`](Self::load) with a configuration that has been read already.
     pub(super) fn from_config(
         config: TextEncoderConfig,
         files: &ModelFiles,
@@ -99,7 +99,7 @@ impl TextEncoder {
         })
     }
 
-    /// The configuration it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &TextEncoderConfig {
         &self.config
     }
@@ -109,15 +109,15 @@ impl TextEncoder {
         &self.modules
     }
 
-    /// The module path of its last layer, with the dot that ends it.
+    /// The module path of its last layer, including the dot at its end.
     pub(super) fn last_layer_path(&self) -> String {
         format!("{}.encoder.layers.{}.", self.path, self.config.num_hidden_layers.saturating_sub(1))
     }
 
-    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the initial magnitudes of a DoRA.
     ///
     /// # Errors
-    /// There is no such module.
+    /// An error if there is no such module.
     pub fn row_norms(&self, path: &str) -> candle_core::Result<Tensor> {
         self.frozen_layers.row_norms(path)
     }
@@ -125,8 +125,8 @@ impl TextEncoder {
     /// Encodes prompts given as token ids, all of the same length.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for an empty batch, prompts of different lengths, too many tokens, or an id that is
-    /// not in the vocabulary.
+    /// [`Error::InvalidInput`] for an empty batch, prompts of different lengths, too many tokens, or an id outside the
+    /// vocabulary.
     pub fn encode(&self, prompts: &[Vec<u32>], adapters: &AdapterSet) -> Result<TextOutput> {
         self.check_ids(prompts)?;
         let mut x = self.embed(prompts)?;
@@ -144,7 +144,7 @@ impl TextEncoder {
     /// The final layer norm of hidden states `[batch, tokens, width]`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the width is another.
+    /// [`Error::Tensor`] for hidden states of another width.
     pub fn normalize(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(self.final_layer_norm.forward(hidden)?)
     }
@@ -158,7 +158,7 @@ impl TextEncoder {
         embedded.to_dtype(self.dtype)?.broadcast_add(&positions)
     }
 
-    /// Where each prompt ends: what pooling takes.
+    /// The position of each prompt's end token, at which pooling takes its row.
     fn end_positions(&self, prompts: &[Vec<u32>]) -> Vec<usize> {
         prompts.iter().map(|ids| end_position(ids, self.config.eos_token_id)).collect()
     }
@@ -182,14 +182,14 @@ impl TextEncoder {
     }
 }
 
-/// The projection of the pooled prompt, where the weights have one.
+/// The projection of the pooled prompt, if the weights have one.
 fn load_projection(builder: &LayerBuilder, shape: &MatrixShape) -> Result<Option<FrozenLinear>> {
     let load = || Ok(FrozenLinear::new(&builder.matrix(shape)?, None)?);
     builder.contains(&shape.path).then(load).transpose()
 }
 
-/// The first highest id where the configuration does not know the end token, else the first end token; the first
-/// position when there is none, as in transformers.
+/// The position of the end token: the first one, or the first highest id if the configuration does not know the end
+/// token. Without an end token it is 0, as in transformers.
 fn end_position(ids: &[u32], end_token: u32) -> usize {
     let sought = if end_token == UNSET_END_TOKEN { ids.iter().max().copied() } else { Some(end_token) };
     ids.iter().position(|&id| Some(id) == sought).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! From prompts to the condition of a prediction.
+//! Encodes prompts to the condition of a prediction.
 
 use std::collections::BTreeMap;
 
@@ -11,36 +11,36 @@ use crate::error::{Error, Result};
 use crate::models::files::ModelFiles;
 use crate::models::{AddedCondition, Condition, ImageSizes, TextEncoderConfig};
 
-/// The text encoders of a base model with their tokenizers: one, or SDXL's two.
+/// The text encoders of a base model with their tokenizers: one of each, or SDXL's two.
 #[derive(Debug)]
 pub struct TextEncoders {
     readers: Vec<Reader>,
     modules: Vec<ModuleInfo>,
-    /// Height and width that SDXL's image sizes have until the caller sets others.
+    /// Height and width of SDXL's image sizes until the caller sets others.
     native_size: u32,
 }
 
-/// A text encoder and the tokenizer it was trained with.
+/// A text encoder and its tokenizer.
 #[derive(Debug)]
 struct Reader {
     tokenizer: Tokenizer,
     encoder: TextEncoder,
 }
 
-/// Side of the images that SDXL was trained on, in pixels.
+/// Width and height of the images that SDXL was trained on, in pixels.
 const SDXL_SIDE: u32 = 1024;
 
 impl TextEncoders {
-    /// Loads `tokenizer/` with `text_encoder/` and, where there are, `tokenizer_2/` with `text_encoder_2/`.
+    /// Loads `tokenizer/` with `text_encoder/` and, if they exist, `tokenizer_2/` with `text_encoder_2/`.
     ///
     /// # Errors
     /// Those of [`TextEncoder::load`], and [`Error::Prompts`] for an unusable tokenizer; [`Error::InvalidInput`]
-    /// when a tokenizer has ids its encoder does not know, or SDXL's second encoder has no projection.
+    /// if a tokenizer has ids outside its encoder's vocabulary, or SDXL's second encoder has no projection.
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         Self::from_configs(TextEncoderConfig::load_all(files)?, files, dtype, device)
     }
 
-    /// The same with the configurations, where those have been read already.
+    /// [`load`](Self::load) with configurations that have been read already.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
@@ -61,13 +61,13 @@ impl TextEncoders {
         self.readers.iter().map(|reader| &reader.encoder)
     }
 
-    /// Every linear layer of the encoders that an adapter can reach.
+    /// Every linear layer of the encoders that an adapter can change.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
     }
 
-    /// Every linear layer that a condition depends on, which are those that can be trained: all of them, except the last
-    /// layer of SDXL's first encoder, whose output nothing uses.
+    /// Every linear layer that the condition depends on; only these can be trained. They are all layers except the last
+    /// layer of SDXL's first encoder, whose output is not used.
     pub fn conditioning_modules(&self) -> Vec<ModuleInfo> {
         let unused = match self.readers.as_slice() {
             [first, _] => first.encoder.last_layer_path(),
@@ -76,7 +76,7 @@ impl TextEncoders {
         self.modules.iter().filter(|module| !module.path.starts_with(&unused)).cloned().collect()
     }
 
-    /// Whether conditions with `adapters` differ from the base's: whether one of them has a module in an encoder.
+    /// Whether an adapter of `adapters` changes a text encoder, so that conditions differ from the base's.
     pub fn adapted_by(&self, adapters: &AdapterSet) -> bool {
         let components = [Component::TextEncoder, Component::TextEncoder2];
         components.iter().any(|component| !adapters.parameters_under(component.name()).is_empty())
@@ -87,7 +87,7 @@ impl TextEncoders {
         &self.readers[0].tokenizer
     }
 
-    /// The prompt as the first encoder's tokenizer reads it, with what did not fit.
+    /// The tokens of the prompt from the first encoder's tokenizer, and the end of its text if it was cut.
     ///
     /// # Errors
     /// [`Error::Prompts`].
@@ -95,7 +95,7 @@ impl TextEncoders {
         Ok(self.tokenizer().encode(prompt)?)
     }
 
-    /// The token ids of `prompts`, encoder by encoder, each by the encoder's own tokenizer, cut or padded to its length.
+    /// The token ids of `prompts` for each encoder, from its own tokenizer, cut or padded to its length.
     ///
     /// # Errors
     /// [`Error::Prompts`].
@@ -103,24 +103,24 @@ impl TextEncoders {
         self.readers.iter().map(|reader| reader.token_ids(prompts)).collect()
     }
 
-    /// The condition for each prompt, as the base model was trained: the last hidden states after the final norm,
-    /// or for SDXL the penultimate ones of both encoders and the pooled output of the second.
+    /// The condition for each prompt in the form that the base model was trained with: the last hidden states after the
+    /// final norm; for SDXL the penultimate hidden states of both encoders and the pooled output of the second.
     ///
     /// SDXL's image sizes are those of an uncropped 1024x1024 image; [`Condition::with_sizes`] sets others.
     ///
     /// # Errors
-    /// [`Error::Prompts`] for a prompt that cannot be tokenized, [`Error::InvalidInput`] for no prompts.
+    /// [`Error::Prompts`] for a prompt that cannot be tokenized, [`Error::InvalidInput`] if there are no prompts.
     pub fn encode(&self, prompts: &[&str]) -> Result<Condition> {
         self.encode_with(prompts, 0, &AdapterSet::base())
     }
 
-    /// The same as [`encode`](Self::encode), leaving out the last `clip_skip` layers (counted as diffusers does: 0
-    /// is the model's own choice, 1 is called clip skip 2 by other programs) and with `adapters` in the encoders.
+    /// [`encode`](Self::encode) without the last `clip_skip` layers and with `adapters` in the encoders. `clip_skip`
+    /// counts as in diffusers: 0 is the model's own choice; other programs call 1 "clip skip 2".
     ///
     /// **Gradient** flows to the adapters in the encoders.
     ///
     /// # Errors
-    /// Those of [`encode`](Self::encode), and [`Error::InvalidInput`] when there are not that many layers.
+    /// Those of [`encode`](Self::encode), and [`Error::InvalidInput`] if the encoder has fewer layers.
     pub fn encode_with(&self, prompts: &[&str], clip_skip: usize, adapters: &AdapterSet) -> Result<Condition> {
         let outputs =
             self.readers.iter().map(|reader| reader.read(prompts, adapters)).collect::<Result<Vec<TextOutput>>>()?;
@@ -130,7 +130,7 @@ impl TextEncoders {
         }
     }
 
-    /// SDXL: hidden states side by side, and the last encoder's pooled prompt.
+    /// SDXL's condition: the hidden states of both encoders side by side, and the pooled output of the last one.
     fn join(&self, outputs: &[TextOutput], clip_skip: usize) -> Result<Condition> {
         let penultimate = outputs
             .iter()
@@ -143,7 +143,7 @@ impl TextEncoders {
             found: "weights without `text_projection.weight`".into(),
         })?;
         let sizes = vec![ImageSizes::uncropped(self.native_size, self.native_size); pooled.dim(0)?];
-        // Not in bf16, whose values are 4 apart from 512 on.
+        // bf16 cannot hold the sizes: from 512 on, its values are 4 apart.
         let time_ids = ImageSizes::time_ids(&sizes, DType::F32, pooled.device())?;
         Ok(Condition { context, added: Some(AddedCondition { pooled, time_ids }) })
     }

@@ -1,4 +1,4 @@
-//! Attention over the cells of a feature map, and from them to the prompt.
+//! Self-attention over the cells of a feature map, and cross-attention from them to the prompt.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Transformer {
         self.proj_out.to_map(&tokens, (height, width), Fusion::default().onto(x), pass.adapters)
     }
 
-    /// Adds its blocks' keys and values of `context: [batch, tokens, width]` to `kv`.
+    /// Adds the keys and values of `context: [batch, tokens, width]` of each block to `kv`.
     pub(super) fn cross_attention_kv(
         &self,
         context: &Tensor,
@@ -132,7 +132,7 @@ struct Attention {
     to_v: LinearSlot,
     to_out: LinearSlot,
     heads: usize,
-    /// Whether its products have factors of bf16, as its projections have.
+    /// Whether the factors of its products are rounded to bf16, as in its projections.
     rounded: bool,
 }
 
@@ -168,7 +168,7 @@ impl Attention {
     }
 }
 
-/// A gated feed-forward layer, four times as wide inside (GEGLU, Shazeer 2020).
+/// A gated feed-forward layer, four times as wide between its projections (GEGLU, Shazeer 2020).
 #[derive(Debug)]
 struct FeedForward {
     path: String,
@@ -187,8 +187,8 @@ impl FeedForward {
         })
     }
 
-    /// `x` plus the layer behind its `norm`. The activations between the two projections are kept for a backward pass or
-    /// recomputed in it; the bits are the same.
+    /// `x` plus the layer's output for `x` after `norm`. The activations between the two projections are kept for the
+    /// backward pass or recomputed in it; both give the same bits.
     fn forward_onto(&self, x: &Tensor, norm: &FrozenLayerNorm, pass: Pass<'_>) -> TensorResult<Tensor> {
         let elements = WIDER * x.elem_count() as u64;
         let kept = x.track_op() && !pass.recompute.has(&self.path) && keeps_wide(elements, self.dtype);
@@ -202,13 +202,14 @@ impl FeedForward {
     }
 }
 
-/// How much wider a feed-forward layer is between its projections: values and gates, four times its width each.
+/// Width between the projections in multiples of the outer width: four times for values and four times for gates.
 const WIDER: u64 = 8;
 
-/// Whether a feed-forward layer with weights of this type keeps the `elements` between its projections for the backward pass.
+/// Whether a feed-forward layer with weights of this type keeps the `elements` between its projections for the backward
+/// pass.
 ///
-/// More than 32 MiB do not stay in the CPU's cache: with the fast products of bf16, recomputing them in pieces then takes no
-/// longer than writing and reading them.
+/// More than 32 MiB (8 Mi elements of f32) do not stay in the CPU's cache: with bf16's fast products, recomputing them
+/// in pieces then takes no longer than writing and reading them.
 pub(crate) fn keeps_wide(elements: u64, weights: DType) -> bool {
     weights != DType::BF16 || elements <= 8 << 20
 }

@@ -1,4 +1,4 @@
-//! Residual blocks and the layers that change a feature map's sides.
+//! Residual blocks, and the layers that halve or enlarge a feature map.
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
@@ -11,7 +11,7 @@ use crate::models::config::UNetConfig;
 use crate::models::shapes::Conv2dShape;
 use crate::models::slots::{Conv2dSlot, LayerBuilder, LinearSlot};
 
-/// Two convolutions around the timestep, with a residual (`ResnetBlock2D`).
+/// Two convolutions with the time embedding added between them, and a residual (`ResnetBlock2D`).
 #[derive(Debug)]
 pub(super) struct ResnetBlock {
     path: String,
@@ -43,7 +43,7 @@ impl Block for ResnetBlock {
         &self.path
     }
 
-    /// `inputs`: a map `[batch, in, height, width]` and the activated time embedding `[batch, width]`.
+    /// `inputs`: a map `[batch, in, height, width]` and the time embedding after SiLU `[batch, width]`.
     fn forward(&self, inputs: &[Tensor], Pass { adapters, .. }: Pass<'_>) -> TensorResult<Tensor> {
         let (x, time) = (&inputs[0], &inputs[1]);
         let time = self.time_emb_proj.forward(time, adapters)?;
@@ -58,7 +58,7 @@ impl Block for ResnetBlock {
     }
 }
 
-/// Halves the sides, rounding up, with a strided convolution (`Downsample2D`).
+/// Halves height and width, rounding up, with a strided convolution (`Downsample2D`).
 #[derive(Debug)]
 pub(super) struct Downsample {
     conv: Conv2dSlot,
@@ -74,7 +74,7 @@ impl Downsample {
     }
 }
 
-/// Grows the sides to those of the skip connection that comes next, then convolves (`Upsample2D`).
+/// Enlarges the map to the size of the next skip connection, then convolves (`Upsample2D`).
 #[derive(Debug)]
 pub(super) struct Upsample {
     conv: Conv2dSlot,

@@ -1,4 +1,4 @@
-//! Keys and values of cross-attention: functions of the prompt alone, so the steps of a sampler or a run share them.
+//! Keys and values of cross-attention. They depend on the prompt alone, so all steps of a sampler or a run share them.
 
 use std::collections::BTreeMap;
 
@@ -6,30 +6,29 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use crate::error::{Error, Result};
 
-/// Keys and values of every cross-attention layer for one condition under one adapter set: computed once, used in every
-/// step that has both.
+/// Keys and values of every cross-attention layer for one condition under one adapter set, computed once for all steps.
 #[derive(Debug, Clone, Default)]
 pub struct CrossAttentionKv {
-    /// By the path of the transformer block: keys and values, `[batch, tokens, channels]` each.
+    /// Keys and values by the path of the transformer block, `[batch, tokens, channels]` each.
     blocks: BTreeMap<String, [Tensor; 2]>,
 }
 
 /// How the prompt reaches a block.
 #[derive(Clone, Copy)]
 pub(super) enum PromptInput<'a> {
-    /// Not at all: there is no cross-attention in the prefix.
+    /// The block does not see it: the prefix has no cross-attention.
     Unseen,
     /// As hidden states of the text encoder: `[batch, tokens, width]`.
     Context(&'a Tensor),
-    /// As keys and values that were computed before.
+    /// As keys and values computed before.
     Kv(&'a CrossAttentionKv),
 }
 
 impl CrossAttentionKv {
-    /// The rows of all `parts`, one after another.
+    /// The rows of all `parts`, in order.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when there are none, or they are of different models.
+    /// [`Error::InvalidInput`] if there are no parts, or if they come from different models.
     pub fn cat(parts: &[&Self]) -> Result<Self> {
         let Some(first) = parts.first() else {
             return Err(mismatch("none"));

@@ -1,7 +1,7 @@
-//! The structure of the UNet: its blocks and layers with their shapes, in the order the data meets them.
+//! The structure of the UNet: its blocks and layers with their shapes, in the order of the forward pass.
 //!
-//! [`UNet::load`](super::UNet::load) fills it with weights and [`Footprint`](crate::training::plan::Footprint) with sizes of
-//! activations, so neither knows the structure itself.
+//! [`UNet::load`](super::UNet::load) loads weights into it and [`Footprint`](crate::training::plan::Footprint) counts
+//! activations along it, so the structure is written down only here.
 
 use catelier_adapters::ModuleInfo;
 
@@ -31,29 +31,29 @@ pub(crate) struct MlpLayout {
     pub(crate) linear_2: LinearShape,
 }
 
-/// Layers over maps of one size, and the convolution that changes the size after them.
+/// Layers over maps of one size, followed by the convolution to the next size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LevelLayout {
     /// How many times the sides of the latents have been halved.
     pub(crate) halvings: usize,
     pub(crate) layers: Vec<LayerLayout>,
-    /// The strided convolution to the next level down, or the convolution after nearest-neighbour upsampling to the next
-    /// level up.
+    /// On the way down, the strided convolution to the next level; on the way up, the convolution after
+    /// nearest-neighbour upsampling.
     pub(crate) resample: Option<Conv2dShape>,
 }
 
-/// A residual block, and attention after it where the level has any.
+/// A residual block, followed by attention if the level has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerLayout {
     pub(crate) resnet: ResnetLayout,
     pub(crate) attention: Option<TransformerLayout>,
 }
 
-/// Two convolutions around the timestep, with a residual (`ResnetBlock2D`).
+/// Two convolutions with the time embedding added between them, and a residual (`ResnetBlock2D`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResnetLayout {
     pub(crate) path: String,
-    /// Channels before it, on the way up with those of the skip connection.
+    /// Input channels, on the way up including those of the skip connection.
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
     pub(crate) norm1: NormShape,
@@ -115,7 +115,7 @@ pub(crate) struct FeedForwardLayout {
 }
 
 impl UNetLayout {
-    /// The structure that `config` describes.
+    /// The structure for `config`.
     pub(crate) fn new(config: &UNetConfig) -> Self {
         let (first, time) = (config.levels[0].channels, config.timestep.width);
         let conv = |name: &str, inputs, outputs, kernel| {
@@ -136,7 +136,7 @@ impl UNetLayout {
         }
     }
 
-    /// All layers, in the order the data meets them.
+    /// All layers, in the order of the forward pass.
     fn layers(&self) -> Vec<LayerShape<'_>> {
         let mut layers = self.time_embedding.layers().to_vec();
         layers.extend(self.added_embedding.iter().flat_map(MlpLayout::layers));
@@ -149,7 +149,7 @@ impl UNetLayout {
         layers
     }
 
-    /// Every linear layer and convolution an adapter can reach, in the order the data meets them.
+    /// Every linear layer and convolution that an adapter can change, in the order of the forward pass.
     pub(crate) fn modules(&self) -> Vec<ModuleInfo> {
         shapes::modules(&self.layers())
     }
@@ -209,7 +209,7 @@ fn up_levels(config: &UNetConfig) -> Vec<LevelLayout> {
     levels
 }
 
-/// Channels of the skip connections in the order they are pushed: after the first convolution, then level by level.
+/// Channels of the skip connections in the order of the way down: the first convolution, then level by level.
 fn skip_channels(config: &UNetConfig) -> Vec<usize> {
     let coarsest = config.levels.len() - 1;
     let mut skips = vec![config.levels[0].channels];
@@ -234,7 +234,7 @@ impl MlpLayout {
 }
 
 impl LayerLayout {
-    /// Layer `index` of a level: `resnets.{index}` and, if asked for, `attentions.{index}`.
+    /// Layer `index` of a level: `resnets.{index}`, and `attentions.{index}` if the level has attention.
     fn new(
         path: &str,
         index: usize,

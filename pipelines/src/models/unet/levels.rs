@@ -1,4 +1,4 @@
-//! The levels of the UNet: down to coarser maps, through the middle, and up again beside the skips.
+//! The levels of the UNet: down to coarser maps, the middle, and up again with the skip connections.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use crate::models::checkpoint::Pass;
 use crate::models::config::UNetConfig;
 use crate::models::slots::LayerBuilder;
 
-/// Inputs of every block besides the map.
+/// Inputs of every block besides the feature map.
 pub(super) struct BlockInputs<'a> {
-    /// The activated time embedding: `[batch, width]`.
+    /// The time embedding after SiLU: `[batch, width]`.
     pub(super) time: &'a Tensor,
     pub(super) prompt: PromptInput<'a>,
     pub(super) pass: Pass<'a>,
 }
 
-/// A residual block, and attention after it where the level has any.
+/// A residual block, followed by attention if the level has it.
 #[derive(Debug)]
 struct Layer {
     resnet: Arc<ResnetBlock>,
@@ -50,7 +50,7 @@ impl Layer {
     }
 }
 
-/// A level on the way down: it leaves one skip for each layer and one for the smaller map.
+/// A level on the way down: it adds one skip connection per layer and one for the smaller map.
 #[derive(Debug)]
 pub(super) struct DownLevel {
     layers: Vec<Layer>,
@@ -76,8 +76,8 @@ impl DownLevel {
         pass.run(&self.layers[0].resnet, &[x, time])
     }
 
-    /// The smaller map; the skip connections are pushed to `skips`. `first` is the result of
-    /// [`first_resnet`](Self::first_resnet).
+    /// From `first`, the result of [`first_resnet`](Self::first_resnet), to the smaller map; pushes the skip
+    /// connections to `skips`.
     pub(super) fn forward(
         &self,
         first: Tensor,
@@ -119,7 +119,7 @@ impl MiddleLevel {
     }
 }
 
-/// A level on the way up: each layer takes one skip, and the map grows to the next skip's sides.
+/// A level on the way up: each layer takes one skip connection, and the map is enlarged to the size of the next one.
 #[derive(Debug)]
 pub(super) struct UpLevel {
     layers: Vec<Layer>,
@@ -140,7 +140,7 @@ impl UpLevel {
         self.layers.iter().filter_map(|layer| layer.attention.as_ref())
     }
 
-    /// The larger map; takes its skips from the end of `skips`.
+    /// The enlarged map; pops the skip connections from the end of `skips`.
     pub(super) fn forward(
         &self,
         x: &Tensor,

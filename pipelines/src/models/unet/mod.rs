@@ -34,7 +34,7 @@ use super::{Condition, UNetConfig};
 use crate::error::{Error, Result};
 use crate::models::files::ModelFiles;
 
-/// A frozen UNet. Adapters are an argument of each call, so base and adapted predictions come from one model.
+/// A frozen UNet. Adapters are an argument of each call, so one model gives base and adapted predictions.
 #[derive(Debug)]
 pub struct UNet {
     config: UNetConfig,
@@ -56,13 +56,13 @@ impl UNet {
     /// Loads `unet/` of a base model, with its weights converted to `dtype` on `device`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedSettings`] for a configuration these networks do not follow,
+    /// [`Error::UnsupportedSettings`] for a configuration that these networks do not implement,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         Self::from_config(UNetConfig::load(files)?, files, dtype, device)
     }
 
-    /// The same with its configuration, where that has been read already.
+    /// [`load`](Self::load) with a configuration that has been read already.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
@@ -73,7 +73,7 @@ impl UNet {
         Ok(unet)
     }
 
-    /// Builds the layers in the order the data meets them, which is the order of [`modules`](Self::modules).
+    /// Builds the layers in the order of the forward pass, which is the order of [`modules`](Self::modules).
     fn build(builder: &LayerBuilder, config: UNetConfig) -> Result<Self> {
         let layout = UNetLayout::new(&config);
         let down = |level| DownLevel::load(builder, level, &config);
@@ -95,41 +95,42 @@ impl UNet {
         })
     }
 
-    /// Decides which blocks to [`Recompute`] from now on; after loading there are none.
+    /// Sets the blocks to [`Recompute`] from now on; after loading no block is recomputed.
     pub fn recompute(&mut self, recompute: Recompute) {
         self.recompute = Arc::new(recompute);
     }
 
-    /// The configuration it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &UNetConfig {
         &self.config
     }
 
-    /// Every linear layer and convolution an adapter can reach, in the order the data meets them.
+    /// Every linear layer and convolution that an adapter can change, in the order of the forward pass.
     pub fn modules(&self) -> &[ModuleInfo] {
         &self.modules
     }
 
-    /// Norm of the weights of each output of the module at `path`, `[out]`: the magnitudes of a fresh DoRA.
+    /// Norm of the weights of each output of the module at `path`, `[out]`: the initial magnitudes of a DoRA.
     ///
     /// # Errors
-    /// There is no such module.
+    /// An error if there is no such module.
     pub fn row_norms(&self, path: &str) -> TensorResult<Tensor> {
         self.frozen_layers.row_norms(path)
     }
 
-    /// The type of its activations and of what it predicts: that of its weights, but f32 on the CPU.
+    /// Type of its activations and predictions: the type of its weights, but f32 on the CPU for weights in half
+    /// precision.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// The model's prediction, `[batch, out_channels, height, width]`: noise or velocity, as it was trained.
     ///
-    /// `latents: [batch, in_channels, height, width]`, any sides; `timesteps: [batch]`, one for each sample, of any
-    /// number type.
+    /// `latents: [batch, in_channels, height, width]`, of any height and width; `timesteps: [batch]`, of any number
+    /// type.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the argument whose shape does not fit, [`Error::Tensor`] when memory is short.
+    /// [`Error::InvalidInput`] naming the argument whose shape does not fit, [`Error::Tensor`] if memory is short.
     pub fn predict(
         &self,
         latents: &Tensor,
@@ -140,8 +141,8 @@ impl UNet {
         self.predict_observed(latents, timesteps, condition, adapters, &mut |_, _| {})
     }
 
-    /// The same as [`predict`](Self::predict), showing `observe` the activations after `time_embedding`,
-    /// `conv_in`, `down_blocks.{i}`, `mid_block` and `up_blocks.{i}`.
+    /// [`predict`](Self::predict), which also calls `observe` with the activations after `time_embedding`, `conv_in`,
+    /// `down_blocks.{i}`, `mid_block` and `up_blocks.{i}`.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
@@ -157,8 +158,8 @@ impl UNet {
         self.run(&prefix, &condition.context, None, adapters, observe)
     }
 
-    /// [`predict`](Self::predict) from a [`Prefix`] under `context: [batch, tokens, width]`, with the cross-attention keys
-    /// and values of the same context and adapter set where they are known.
+    /// [`predict`](Self::predict) from a [`Prefix`], with the cross-attention keys and values of
+    /// `context: [batch, tokens, width]` under the same adapters if they have been computed.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
@@ -194,7 +195,8 @@ impl UNet {
         self.modules.iter().filter(move |module| projects(&module.path))
     }
 
-    /// Whether `adapters` change no cross-attention projection, so that the base's keys and values are theirs too.
+    /// Whether `adapters` change no cross-attention projection: the base's keys and values are then those with
+    /// `adapters` too.
     pub fn leaves_cross_attention_unadapted(&self, adapters: &AdapterSet) -> bool {
         !self.cross_attention_projections().any(|projection| adapters.adapts(&projection.path))
     }
@@ -216,7 +218,7 @@ impl UNet {
         Ok(self.after_prefix(map, skips, &BlockInputs { time: &time, prompt, pass }, observe)?)
     }
 
-    /// Down from the first attention, through the middle and up again.
+    /// The blocks from the first attention on: the rest of the way down, the middle, the way up.
     fn after_prefix(
         &self,
         mut x: Tensor,
@@ -248,7 +250,7 @@ impl UNet {
         expect_shape("timesteps", timesteps, &[Some(batch)])
     }
 
-    /// The context in the type that the model computes in.
+    /// The context, converted to the type that the model computes in.
     fn check_context(&self, context: &Tensor, batch: Option<usize>) -> Result<Tensor> {
         expect_shape("context", context, &[batch, None, Some(self.config.context_width())])?;
         Ok(context.to_dtype(self.dtype)?)
@@ -259,7 +261,7 @@ fn added_mismatch(expected: &str, found: &str) -> Error {
     Error::InvalidInput { what: "added condition", expected: expected.into(), found: found.into() }
 }
 
-/// Fails unless `tensor` has these dimensions; `None` stands for any size but zero.
+/// An error unless `tensor` has the `expected` dimensions; `None` stands for any size above zero.
 fn expect_shape(what: &'static str, tensor: &Tensor, expected: &[Option<usize>]) -> Result<()> {
     let dims = tensor.dims();
     let fits = |(&dim, expected): (&usize, &Option<usize>)| dim > 0 && expected.is_none_or(|expected| dim == expected);

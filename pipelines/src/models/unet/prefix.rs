@@ -1,4 +1,6 @@
-//! The prefix of a prediction, from the input to the first attention: the same for all prompts, so predictions share it.
+//! The prefix of a prediction: its layers before the first attention.
+//!
+//! These layers do not see the prompt, so predictions for the same latents and timesteps share their outputs.
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
@@ -11,7 +13,7 @@ use crate::error::Result;
 use crate::models::AddedCondition;
 use crate::models::checkpoint::Pass;
 
-/// The prefix that predictions for the same latents and timesteps share, whatever their conditions; see
+/// The prefix that predictions for the same latents and timesteps share, under any condition; see
 /// [`UNet::shared_prefix`].
 #[derive(Debug, Clone)]
 pub struct SharedPrefix {
@@ -20,8 +22,8 @@ pub struct SharedPrefix {
     unadapted: bool,
 }
 
-/// Latents, timesteps and added condition of a prediction, with its activations up to the first attention as far as they
-/// are known; see [`UNet::prefix`].
+/// Latents, timesteps and added condition of a prediction, with those activations of its prefix that have been
+/// computed; see [`UNet::prefix`].
 #[derive(Debug, Clone)]
 pub struct Prefix {
     /// `[batch, in_channels, height, width]`.
@@ -30,11 +32,12 @@ pub struct Prefix {
     pub(super) timesteps: Tensor,
     pub(super) added: Option<AddedCondition>,
     first_layers: FirstLayers,
-    /// `None` where an adapter changes it.
+    /// Output of the prefix; `None` if an adapter changes it or it has not been computed.
     output: Option<PrefixOutput>,
 }
 
-/// Outputs of the layers that see neither the prompt nor the added condition; `None` where an adapter changes them.
+/// Outputs of the layers that see neither the prompt nor the added condition; `None` for a layer that an adapter
+/// changes.
 #[derive(Debug, Clone, Default)]
 struct FirstLayers {
     /// `[batch, width]`.
@@ -43,12 +46,12 @@ struct FirstLayers {
     conv_in: Option<Tensor>,
 }
 
-/// Activations before the first attention.
+/// Activations at the first attention.
 #[derive(Debug, Clone)]
 pub(super) struct PrefixOutput {
-    /// The activated time embedding: `[batch, width]`.
+    /// The time embedding after SiLU: `[batch, width]`.
     pub(super) time: Tensor,
-    /// Skip connections for the way up, in order.
+    /// Skip connections for the way up, in the order of the way down.
     pub(super) skips: Vec<Tensor>,
     /// Output of the first residual block of the first level with attention.
     pub(super) map: Tensor,
@@ -57,12 +60,12 @@ pub(super) struct PrefixOutput {
 const TIME_EMBEDDING: &str = "unet.time_embedding";
 const CONV_IN: &str = "unet.conv_in";
 
-/// Sees activations by name.
+/// Receives activations with their names.
 pub(super) type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
 impl UNet {
-    /// Computes the prefix of predictions for these latents and timesteps under several conditions and adapter sets, as
-    /// far as none of them changes it. Shapes as for [`predict`](Self::predict).
+    /// Computes the prefix that predictions for these latents and timesteps share under several conditions and adapter
+    /// sets. Layers that an adapter changes are left to each prediction. Shapes as for [`predict`](Self::predict).
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict).
@@ -88,11 +91,12 @@ impl UNet {
         Ok(SharedPrefix { prefix, unadapted })
     }
 
-    /// Computes the rest of the prefix under an added condition. Without one, as in all families but SDXL, `shared` is
-    /// complete already.
+    /// Computes the rest of the prefix under an added condition. Only SDXL has one; for other families `shared` is
+    /// complete.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidInput`] for an added condition that does not fit, [`crate::Error::Tensor`] when memory is short.
+    /// [`crate::Error::InvalidInput`] for an added condition that does not fit, [`crate::Error::Tensor`] if memory is
+    /// short.
     pub fn prefix(&self, shared: &SharedPrefix, added: Option<&AddedCondition>) -> Result<Prefix> {
         let mut prefix = Prefix { added: added.cloned(), ..shared.prefix.clone() };
         self.check_added(&prefix.latents, added)?;
@@ -106,7 +110,7 @@ impl UNet {
         Pass { adapters: base, recompute: &self.recompute }
     }
 
-    /// The output of `prefix`, computed as far as it is not known.
+    /// The output of `prefix`; computes the activations that `prefix` lacks.
     pub(super) fn prefix_output(
         &self,
         prefix: &Prefix,
@@ -134,7 +138,7 @@ impl UNet {
         self.to_the_first_attention(&time, map, pass, observe)
     }
 
-    /// From the time embedding, with the added one, and the output of the first convolution.
+    /// The layers between the first convolution and the first attention; `time` includes the added embedding.
     fn to_the_first_attention(
         &self,
         time: &Tensor,
@@ -154,7 +158,7 @@ impl UNet {
         Ok(PrefixOutput { time, skips, map })
     }
 
-    /// The number of the first level on the way down that has attention.
+    /// Index of the first level on the way down that has attention.
     pub(super) fn first_attention(&self) -> usize {
         let has_attention = |level: &DownLevel| level.transformers().next().is_some();
         self.down.iter().position(has_attention).unwrap_or(self.down.len())
@@ -184,16 +188,16 @@ impl UNet {
 }
 
 impl Prefix {
-    /// The prefix of a prediction of which nothing is computed yet.
+    /// A prefix without any activation.
     pub(super) fn uncomputed(latents: &Tensor, timesteps: &Tensor, added: Option<&AddedCondition>) -> Self {
         let (latents, timesteps) = (latents.clone(), timesteps.clone());
         Self { latents, timesteps, added: added.cloned(), first_layers: FirstLayers::default(), output: None }
     }
 
-    /// The rows of both, those of `self` first; both are of one [`SharedPrefix`].
+    /// The rows of `self`, then those of `other`; both must come from one [`SharedPrefix`].
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] when memory is short.
+    /// [`crate::Error::Tensor`] if memory is short.
     pub fn cat(&self, other: &Self) -> Result<Self> {
         let added = match (&self.added, &other.added) {
             (Some(one), Some(other)) => Some(AddedCondition::cat(&[one, other])?),

@@ -1,4 +1,4 @@
-//! Timesteps, and SDXL's image sizes, as vectors.
+//! Embeddings of timesteps, and of SDXL's image sizes.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_adapters::AdapterSet;
@@ -10,19 +10,19 @@ use crate::models::config::{AddedEmbeddingConfig, TimestepConfig, UNetConfig};
 use crate::models::slots::{LayerBuilder, LinearSlot};
 use crate::models::unet::layout::{MlpLayout, UNetLayout};
 
-/// Sinusoidal embedding of numbers (Vaswani et al. 2017, section 3.5), cosines or sines first.
+/// Sinusoidal embedding of values (Vaswani et al. 2017, section 3.5), cosines or sines first.
 #[derive(Debug)]
 struct Sinusoids {
-    /// One for each sine and cosine: `[1, width / 2]`.
+    /// One frequency per pair of sine and cosine: `[1, width / 2]`.
     frequencies: Tensor,
     cosines_first: bool,
-    /// A last column of zeros for odd widths.
+    /// Whether the width is odd; the last column is zero then.
     odd: bool,
 }
 
 impl Sinusoids {
     fn new(width: usize, config: &TimestepConfig, device: &Device) -> TensorResult<Self> {
-        // In f32 throughout: that is how the frequencies were rounded when the weights were trained.
+        // In f32 throughout, because the weights were trained with frequencies rounded to f32.
         const LONGEST_PERIOD: f64 = 10_000.0;
         let half = width / 2;
         let steps = (half as f64 - config.freq_shift) as f32;
@@ -45,7 +45,7 @@ impl Sinusoids {
     }
 }
 
-/// Two linear layers with SiLU between: the shape of both embeddings.
+/// Two linear layers with SiLU between, as in both embeddings.
 #[derive(Debug)]
 struct EmbeddingMlp {
     linear_1: LinearSlot,
@@ -62,7 +62,7 @@ impl EmbeddingMlp {
     }
 }
 
-/// One vector for each sample's timestep.
+/// The embedding of each sample's timestep.
 #[derive(Debug)]
 pub(super) struct TimeEmbedding {
     sinusoids: Sinusoids,
@@ -86,7 +86,7 @@ impl TimeEmbedding {
     }
 }
 
-/// SDXL's pooled prompt and image sizes as one vector, added to the timestep's.
+/// SDXL's embedding of the pooled prompt and the image sizes, added to the time embedding.
 #[derive(Debug)]
 pub(super) struct AddedEmbedding {
     sinusoids: Sinusoids,
@@ -107,7 +107,7 @@ impl AddedEmbedding {
         }))
     }
 
-    /// Width of the pooled prompt it takes.
+    /// Width of the pooled prompt.
     pub(super) fn pooled_width(&self) -> usize {
         self.config.input_width.saturating_sub(6 * self.config.time_width)
     }

@@ -1,4 +1,4 @@
-//! The two halves of the autoencoder and what they are made of.
+//! The encoder and the decoder of the autoencoder, and their blocks.
 
 use candle_core::{Result as TensorResult, Tensor};
 use catelier_numerics::ops::{AttentionMask, FrozenConv2d, FrozenGroupNorm, FrozenLinear, attention, upsample_nearest};
@@ -12,7 +12,7 @@ use crate::models::slots::LayerBuilder;
 /// Epsilon of every group normalisation in the autoencoder.
 const NORM_EPS: f64 = 1e-6;
 
-/// From an image to the moments of its latents.
+/// The encoder: an image to the moments of its latents.
 #[derive(Debug)]
 pub(super) struct Encoder {
     conv_in: FrozenConv2d,
@@ -40,7 +40,7 @@ impl Encoder {
     }
 }
 
-/// From latents to an image.
+/// The decoder: latents to an image.
 #[derive(Debug)]
 pub(super) struct Decoder {
     conv_in: FrozenConv2d,
@@ -68,7 +68,7 @@ impl Decoder {
     }
 }
 
-/// Residual blocks, then a change of the sides in all levels but the last.
+/// Residual blocks, followed by a layer that halves or doubles the map in all levels but the last.
 #[derive(Debug)]
 struct Level<R> {
     blocks: Vec<ResidualBlock>,
@@ -76,7 +76,7 @@ struct Level<R> {
 }
 
 impl<R: Resize> Level<R> {
-    /// All levels; `resize` makes a change of the sides from its convolution.
+    /// All levels; `resize` builds the layer that halves or doubles the map from its convolution.
     fn load_all(
         builder: &LayerBuilder,
         layouts: &[LevelLayout],
@@ -102,12 +102,12 @@ impl<R: Resize> Level<R> {
     }
 }
 
-/// A change of the sides between two levels.
+/// The layer between two levels, which halves or doubles the map.
 trait Resize {
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor>;
 }
 
-/// Halves the sides: a strided convolution over a map padded at the right and the bottom only.
+/// Halves height and width: a strided convolution over a map padded only at the right and the bottom.
 #[derive(Debug)]
 struct HalveSides(FrozenConv2d);
 
@@ -117,7 +117,7 @@ impl Resize for HalveSides {
     }
 }
 
-/// Doubles the sides, then convolves.
+/// Doubles height and width, then convolves.
 #[derive(Debug)]
 struct DoubleSides(FrozenConv2d);
 
@@ -128,7 +128,7 @@ impl Resize for DoubleSides {
     }
 }
 
-/// Residual block, attention where there is any, residual block.
+/// A residual block, attention if the configuration has it, and a residual block.
 #[derive(Debug)]
 struct Middle {
     first: ResidualBlock,
@@ -155,7 +155,7 @@ impl Middle {
     }
 }
 
-/// Normalisation, activation and the last convolution of either half.
+/// Normalisation, activation and the last convolution of the encoder or the decoder.
 #[derive(Debug)]
 struct Output {
     norm: FrozenGroupNorm,
@@ -208,7 +208,7 @@ impl ResidualBlock {
     }
 }
 
-/// One head of attention over all cells of the map, with a residual.
+/// Attention with one head over all cells of the map, with a residual.
 #[derive(Debug)]
 struct SelfAttention {
     group_norm: FrozenGroupNorm,
@@ -220,7 +220,7 @@ struct SelfAttention {
 
 impl SelfAttention {
     fn load(builder: &LayerBuilder, layout: &AttentionLayout, config: &VaeConfig) -> Result<Self> {
-        // Files saved before diffusers 0.18 have the names of the original code.
+        // Files saved before diffusers 0.18 use the names of the original code.
         let legacy_path = |name: &str| format!("{}.{name}", layout.path);
         let legacy = builder.contains(&legacy_path("query"));
         let projection = |shape: &LinearShape, legacy_name: &str| match legacy {

@@ -12,25 +12,25 @@ pub(crate) struct VaeLayout {
     pub(super) decoder: CoderLayout,
 }
 
-/// One half of the autoencoder; the encoder has its middle after the levels, the decoder before them.
+/// The encoder or the decoder. The encoder has its middle after the levels, the decoder before them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CoderLayout {
     pub(super) conv_in: Conv2dShape,
-    /// In the order the data meets them.
+    /// In the order of the forward pass.
     pub(super) levels: Vec<LevelLayout>,
     pub(super) middle: MiddleLayout,
     pub(super) norm_out: NormShape,
     pub(super) conv_out: Conv2dShape,
 }
 
-/// Residual blocks, and the convolution that changes the sides after them.
+/// Residual blocks, followed by the convolution between two sizes of the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LevelLayout {
     pub(super) blocks: Vec<ResidualLayout>,
     pub(super) resample: Option<Conv2dShape>,
 }
 
-/// Attention, where there is any, between two residual blocks.
+/// Two residual blocks, and attention between them if the configuration has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MiddleLayout {
     pub(super) first: ResidualLayout,
@@ -48,7 +48,7 @@ pub(super) struct ResidualLayout {
     pub(super) conv_shortcut: Option<Conv2dShape>,
 }
 
-/// One head of attention over all cells of the map.
+/// Attention with one head over all cells of the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AttentionLayout {
     pub(super) path: String,
@@ -59,11 +59,11 @@ pub(super) struct AttentionLayout {
     pub(super) to_out: LinearShape,
 }
 
-/// What module paths of the autoencoder begin with.
+/// First part of the autoencoder's module paths.
 pub(super) const ROOT: &str = "vae";
 
 impl VaeLayout {
-    /// The structure that `config` describes.
+    /// The structure for `config`.
     pub(crate) fn new(config: &VaeConfig) -> Self {
         let mixing = |name: &str, channels| Conv2dShape::new(ROOT, name, Convolution::same(channels, channels, 1));
         let latent = config.latent_channels;
@@ -115,8 +115,8 @@ fn decoder(config: &VaeConfig) -> CoderLayout {
     }
 }
 
-/// Levels of these `channels` with `blocks` residual blocks each, at the paths of `path_of`; a convolution follows every level but
-/// the last.
+/// Levels with these `channels` and `blocks` residual blocks each, at the paths from `path_of`; a convolution follows
+/// every level but the last.
 fn levels(
     channels: &[usize],
     blocks: usize,

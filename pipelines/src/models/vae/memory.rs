@@ -1,13 +1,13 @@
-//! How much memory an image takes on its way through the autoencoder, known before it goes.
+//! The memory that the autoencoder needs for an image of a given size, computed in advance.
 //!
-//! The figures follow what the code holds at a time: the input of the level at work, the input of the block, and around a
-//! convolution the normalised map, its copy in a frame of zeros, what it is computed with, and the result.
+//! It counts the tensors that are held at a time: the input of the level, the input of the block, and around a
+//! convolution the normalised map, its padded copy, the convolution's scratch memory, and the result.
 
 use catelier_numerics::ops::convolution_scratch_bytes;
 
 use crate::models::config::VaeConfig;
 
-/// Bytes that activations in f32 take at most while latents of `cells` (height, width) become an image.
+/// Peak memory of f32 activations, in bytes, while latents of `cells` (height, width) are decoded.
 pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
     let mut most = Most::nothing();
     let mut pixels = cells.0 * cells.1;
@@ -16,7 +16,7 @@ pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
     for (index, &width) in config.block_out_channels.iter().rev().enumerate() {
         most.level(config.layers_per_block + 1, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
-            // The doubled map, in its frame, and the result.
+            // The doubled map, its padded copy, and the result.
             let convolution = 3 * width * 4 * pixels + scratch([width, width], 4 * pixels);
             most.see((inputs + width) * pixels + convolution);
             pixels *= 4;
@@ -27,7 +27,7 @@ pub(super) fn decoding(config: &VaeConfig, cells: (usize, usize)) -> u64 {
     most.bytes()
 }
 
-/// Bytes that activations in f32 take at most while an image of `size` (height, width) becomes latents.
+/// Peak memory of f32 activations, in bytes, while an image of `size` (height, width) is encoded.
 pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     let mut most = Most::nothing();
     let mut pixels = size.0 * size.1;
@@ -36,7 +36,7 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     for (index, &width) in config.block_out_channels.iter().enumerate() {
         most.level(config.layers_per_block, inputs, width, pixels);
         if index + 1 < config.block_out_channels.len() {
-            // The map with a margin on two sides, one after the other, in its frame, and the result.
+            // The map with a margin at the right and the bottom, its padded copy, and the result.
             most.see((inputs + 4 * width) * pixels + width * pixels / 4);
             pixels /= 4;
         }
@@ -46,12 +46,12 @@ pub(super) fn encoding(config: &VaeConfig, size: (usize, usize)) -> u64 {
     most.bytes()
 }
 
-/// Numbers that a 3 × 3 convolution between so many channels holds besides its input and its result.
+/// Elements of scratch memory of a 3 × 3 convolution with these input and output channels.
 fn scratch(channels: [usize; 2], pixels: usize) -> usize {
     convolution_scratch_bytes(channels, pixels) as usize / size_of::<f32>()
 }
 
-/// The most numbers seen at a time.
+/// The largest number of elements held at a time.
 struct Most {
     numbers: usize,
 }
@@ -69,7 +69,7 @@ impl Most {
         (self.numbers * size_of::<f32>()) as u64
     }
 
-    /// Residual blocks at one resolution; from the second on, the input of the level is held beside that of the block.
+    /// Residual blocks at one resolution. From the second block on, the input of the level is held too.
     fn level(&mut self, blocks: usize, inputs: usize, width: usize, pixels: usize) {
         self.block(0, inputs, width, pixels);
         if blocks > 1 {
@@ -77,7 +77,7 @@ impl Most {
         }
     }
 
-    /// A residual block: either convolution, then the one that brings the input to the width of the result.
+    /// A residual block: each of its convolutions, then the shortcut from the input's width to the result's.
     fn block(&mut self, held: usize, inputs: usize, width: usize, pixels: usize) {
         let shortcut = if inputs == width { 0 } else { 2 * inputs + 3 * width };
         self.see((held + 3 * inputs + width) * pixels + scratch([inputs, width], pixels));
@@ -85,8 +85,8 @@ impl Most {
         self.see((held + shortcut) * pixels);
     }
 
-    /// The blocks around the attention hold less than it does: two inputs, the normalised map and its tokens, query, key,
-    /// value and the mixture.
+    /// Attention, which holds more than the blocks around it: two inputs, the normalised map and its tokens, query,
+    /// key, value and the mixed values.
     fn middle(&mut self, width: usize, pixels: usize) {
         self.see(8 * width * pixels);
     }

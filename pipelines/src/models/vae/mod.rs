@@ -1,4 +1,4 @@
-//! The autoencoder between images and latents (`AutoencoderKL`). Frozen, and without gradients.
+//! The autoencoder between images and latents (`AutoencoderKL`), frozen and without gradients.
 
 mod blocks;
 mod layout;
@@ -19,8 +19,8 @@ use crate::models::files::ModelFiles;
 
 /// A frozen autoencoder.
 ///
-/// *Unscaled* latents are what the encoder makes and the decoder takes; *scaled* ones have about unit variance and are
-/// what the UNet sees. [`scale`](Self::scale) and [`unscale`](Self::unscale) go between the two.
+/// *Unscaled* latents are the encoder's output and the decoder's input; *scaled* latents have about unit variance and
+/// are the UNet's input. [`scale`](Self::scale) and [`unscale`](Self::unscale) convert between them.
 #[derive(Debug)]
 pub struct Vae {
     config: VaeConfig,
@@ -32,7 +32,7 @@ pub struct Vae {
     tiling: Tiling,
 }
 
-/// A normal distribution over unscaled latents, one for each latent value.
+/// A normal distribution for each value of the unscaled latents.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// Means: `[batch, latent_channels, height / 8, width / 8]`.
@@ -47,17 +47,17 @@ impl Moments {
         self.mean.clone()
     }
 
-    /// A draw made from `noise`, standard normal and of the means' shape.
+    /// A sample of the distribution, from `noise`: standard normal, of the means' shape.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the shapes differ.
+    /// [`Error::Tensor`] if the shapes differ.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         let deviation = (&self.logvar * 0.5)?.exp()?;
         Ok((&self.mean + (deviation * noise)?)?)
     }
 }
 
-/// [`Vae::encoding_bytes`] from the configuration alone.
+/// [`Vae::encoding_bytes`] from the configuration, without weights.
 pub fn encoding_bytes(config: &VaeConfig, size: (usize, usize)) -> u64 {
     memory::encoding(config, size)
 }
@@ -66,13 +66,13 @@ impl Vae {
     /// Loads `vae/` of a base model, with its weights converted to `dtype` on `device`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedSettings`] for a configuration this network does not follow,
+    /// [`Error::UnsupportedSettings`] for a configuration that this network does not implement,
     /// [`Error::TensorMismatch`] for weights that do not fit it, and those of [`ModelFiles::weights`].
     pub fn load(files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         Self::load_component(files, "vae", dtype, device)
     }
 
-    /// The same for an autoencoder in another folder of the base.
+    /// [`load`](Self::load) for an autoencoder in another folder of the base.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
@@ -80,7 +80,7 @@ impl Vae {
         Self::from_config(VaeConfig::load(files, component)?, files, component, dtype, device)
     }
 
-    /// The same with its configuration, where that has been read already.
+    /// [`load_component`](Self::load_component) with a configuration that has been read already.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
@@ -91,7 +91,7 @@ impl Vae {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        // Half precision overflows in models that say so: they run in f32 whatever the rest does.
+        // Half precision overflows in models with `force_upcast`; they run in f32 whatever the other networks do.
         let dtype = if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
         let weights = files.weights(component, dtype, device)?;
         let vae = Self::build(&LayerBuilder::new(layout::ROOT, weights.clone()), config)?;
@@ -113,7 +113,7 @@ impl Vae {
         })
     }
 
-    /// Cuts large images into tiles from now on; unless told so, it takes every image whole.
+    /// Sets when large images are processed in tiles; after loading, every image is processed whole.
     ///
     /// # Errors
     /// [`Error::InvalidSetting`] for a side that is 0 or no multiple of 4.
@@ -125,22 +125,22 @@ impl Vae {
         Ok(Self { tiling, ..self })
     }
 
-    /// Bytes that activations take at most while one image of `size` pixels (height, width) is decoded whole, in f32.
+    /// Peak memory of f32 activations, in bytes, while one image of `size` pixels (height, width) is decoded whole.
     pub fn decoding_bytes(&self, size: (usize, usize)) -> u64 {
         memory::decoding(&self.config, (size.0 / self.factor(), size.1 / self.factor()))
     }
 
-    /// Bytes that activations take at most while one image of `size` pixels (height, width) is encoded whole, in f32.
+    /// Peak memory of f32 activations, in bytes, while one image of `size` pixels (height, width) is encoded whole.
     pub fn encoding_bytes(&self, size: (usize, usize)) -> u64 {
         encoding_bytes(&self.config, size)
     }
 
-    /// Whether an image of `size` pixels (height, width) is decoded in tiles, if it is decoded alone.
+    /// Whether a single image of `size` pixels (height, width) is decoded in tiles.
     pub fn decodes_in_tiles(&self, size: (usize, usize)) -> bool {
         self.cuts(size, self.decoding_bytes(size))
     }
 
-    /// Whether an image of `size` pixels (height, width) is encoded in tiles, if it is encoded alone.
+    /// Whether a single image of `size` pixels (height, width) is encoded in tiles.
     pub fn encodes_in_tiles(&self, size: (usize, usize)) -> bool {
         self.cuts(size, self.encoding_bytes(size))
     }
@@ -149,12 +149,12 @@ impl Vae {
         height.max(width) > self.tiling.side * self.factor() && bytes > self.tiling.above_bytes
     }
 
-    /// The configuration it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &VaeConfig {
         &self.config
     }
 
-    /// How many pixels one latent cell is wide, 8 for Stable Diffusion.
+    /// Width of a latent cell in pixels, 8 for Stable Diffusion.
     pub fn factor(&self) -> usize {
         self.config.factor()
     }
@@ -162,7 +162,7 @@ impl Vae {
     /// Encodes `image: [batch, 3, height, width]`, values in -1..=1, to a distribution over unscaled latents, in f32.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the shape is another or a side is shorter than [`factor`](Self::factor).
+    /// [`Error::InvalidInput`] for another shape, or a side shorter than [`factor`](Self::factor).
     pub fn encode(&self, image: &Tensor) -> Result<Moments> {
         const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
         self.expect_map("image", image, self.config.in_channels, self.factor())?;
@@ -186,7 +186,7 @@ impl Vae {
     /// -1..=1 and not clamped.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the shape is another.
+    /// [`Error::InvalidInput`] for another shape.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.expect_map("latents", latents, self.config.latent_channels, 1)?;
         let latents = self.unscale(&latents.detach())?.to_dtype(self.dtype)?;
@@ -213,18 +213,18 @@ impl Vae {
         }
     }
 
-    /// From what the encoder makes to what the UNet sees: `(latents - shift) * scaling`.
+    /// Converts the encoder's latents to the UNet's: `(latents - shift) * scaling`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when memory is short.
+    /// [`Error::Tensor`] if memory is short.
     pub fn scale(&self, latents: &Tensor) -> Result<Tensor> {
         Ok(((latents - self.config.shift_factor.unwrap_or(0.0))? * self.config.scaling_factor)?)
     }
 
-    /// From what the UNet sees to what the decoder takes: `latents / scaling + shift`.
+    /// Converts the UNet's latents to the decoder's: `latents / scaling + shift`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when memory is short.
+    /// [`Error::Tensor`] if memory is short.
     pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
         Ok(((latents / self.config.scaling_factor)? + self.config.shift_factor.unwrap_or(0.0))?)
     }

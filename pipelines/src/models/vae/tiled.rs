@@ -1,62 +1,62 @@
-//! An image through the autoencoder in overlapping tiles, for less memory than the whole would need.
+//! Processes an image in overlapping tiles, which takes less memory than the whole image.
 //!
-//! Each tile is an image of its own to the network's normalisations and its attention, so the result is a little
-//! different from the whole image's. Neighbours share a quarter of their side, in which one fades into the other.
+//! Normalisation and attention see one tile at a time, so the result differs slightly from the whole image's.
+//! Neighbouring tiles overlap by a quarter of their side, and one fades into the other there.
 //!
 //! **Source**: `AutoencoderKL.tiled_decode` and `_tiled_encode` of diffusers 0.42.
 
 use candle_core::{Result as TensorResult, Tensor};
 
-/// When images are cut, and how large a tile is.
+/// Which images are processed in tiles, and the size of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiling {
-    /// An image larger than a tile is cut if its activations would take more than this many bytes.
+    /// Limit in bytes: an image larger than a tile is processed in tiles if its activations would take more.
     pub above_bytes: u64,
     /// Side of a tile in latent cells, a multiple of 4.
     pub side: usize,
 }
 
 impl Tiling {
-    /// 512 pixels of Stable Diffusion, what its autoencoder was trained on.
+    /// 512 pixels of Stable Diffusion, the size that its autoencoder was trained on.
     pub const SIDE: usize = 64;
 
-    /// Every image is taken whole.
+    /// Processes every image whole.
     pub const fn never() -> Self {
         Self::above(u64::MAX)
     }
 
-    /// Every image that is larger than a tile of the usual size is cut.
+    /// Processes every image larger than a tile of 64 cells in tiles.
     pub const fn always() -> Self {
         Self::above(0)
     }
 
-    /// Images larger than a tile of the usual size are cut if they would take more than `bytes`.
+    /// Processes images larger than a tile of 64 cells in tiles if they would take more than `bytes`.
     pub const fn above(bytes: u64) -> Self {
         Self { above_bytes: bytes, side: Self::SIDE }
     }
 }
 
-/// Sides of tiles on the two sides of a network, in cells or in pixels.
+/// Sizes of tiles before and after a network, in cells or in pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
-    /// Side of a tile that goes in.
+    /// Side of an input tile.
     side: usize,
-    /// From one tile that goes in to the next.
+    /// Distance from one input tile to the next.
     stride: usize,
-    /// What neighbours that come out share.
+    /// Overlap of neighbouring output tiles.
     overlap: usize,
-    /// What is kept of a tile that comes out; its right and lower neighbours have the rest.
+    /// Side of the part that is kept of an output tile; its right and lower neighbours cover the rest.
     keep: usize,
 }
 
 impl Cut {
-    /// Tiles of `input` that become tiles of `output`; both multiples of 4.
+    /// Input tiles of side `input` and output tiles of side `output`; both multiples of 4.
     pub(super) fn new(input: usize, output: usize) -> Self {
         let quarter = |side: usize| side / 4;
         Self { side: input, stride: input - quarter(input), overlap: quarter(output), keep: output - quarter(output) }
     }
 
-    /// `network` applied to tiles of `map: [batch, channels, height, width]`, and the results put together.
+    /// Applies `network` to tiles of `map: [batch, channels, height, width]` and joins the results.
     pub(super) fn apply(self, map: &Tensor, network: impl Fn(&Tensor) -> TensorResult<Tensor>) -> TensorResult<Tensor> {
         let mut rows = Vec::new();
         let mut above = Vec::new();
@@ -69,7 +69,8 @@ impl Cut {
         Tensor::cat(&rows, 2)?.contiguous()
     }
 
-    /// A row of tiles, each faded into from the one above it and then from the one to its left.
+    /// A row of tiles. Each tile is blended with the tile above it, then with the tile to its left: the order of
+    /// diffusers, because users compare images across programs.
     fn row(
         self,
         map: &Tensor,
@@ -91,12 +92,13 @@ impl Cut {
     }
 }
 
-/// `length` elements of a dimension from `start` on, or as many as there are.
+/// At most `length` elements of a dimension from `start` on.
 fn within(map: &Tensor, dimension: usize, start: usize, length: usize) -> TensorResult<Tensor> {
     map.narrow(dimension, start, length.min(map.dim(dimension)? - start))
 }
 
-/// `tile`, whose first `overlap` elements of a dimension go from the last of `before` to its own, linearly.
+/// `tile` with its first `overlap` elements of a dimension blended linearly from the last elements of `before` to its
+/// own.
 fn fade(before: &Tensor, tile: &Tensor, dimension: usize, overlap: usize) -> TensorResult<Tensor> {
     let (earlier, size) = (before.dim(dimension)?, tile.dim(dimension)?);
     let overlap = overlap.min(earlier).min(size);
@@ -123,7 +125,7 @@ mod tests {
         (left - right).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
-    /// Numbers that differ everywhere.
+    /// Values that differ everywhere.
     fn map(height: usize, width: usize) -> Tensor {
         let numbers = (0..2 * height * width).map(|index| (index as f32 * 0.7).sin()).collect::<Vec<_>>();
         Tensor::from_vec(numbers, (1, 2, height, width), &Device::Cpu).unwrap()
@@ -132,7 +134,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Wherever tiles say the same, so does what is put together: the weights sum to one and nothing is shifted.
+        /// Where overlapping tiles agree, the joined result equals them: the weights sum to one and nothing is shifted.
         #[test]
         fn a_network_that_looks_at_single_cells_shows_no_seam(
             quarter in 1..4usize,

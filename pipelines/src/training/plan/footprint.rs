@@ -1,7 +1,7 @@
-//! The memory that one training step keeps, block by block, from the configuration alone.
+//! The memory that one training step holds, block by block, computed from the configuration alone.
 //!
-//! A walk over the UNet's layout with sizes in place of tensors: the graph keeps the input of every node until the
-//! backward pass (`catelier_numerics::ops::Fusion` lists the layers that share a node).
+//! It walks over the UNet's layout with sizes in place of tensors. The graph keeps the input of every node until the
+//! backward pass; `catelier_numerics::ops::Fusion` lists the layers that share a node.
 
 use candle_core::DType;
 use catelier_adapters::{ModuleInfo, Targets, UpdateKind};
@@ -15,14 +15,14 @@ use crate::models::{
 /// Bytes of an activation.
 const ACTIVATION: u64 = 4;
 
-/// Settings of a training step that decide its size, besides the base.
+/// The settings that decide the memory of a training step, besides the base.
 #[derive(Debug, Clone)]
 pub struct StepSizes {
     /// Height and width of the latents.
     pub latent: (usize, usize),
     /// Images per forward pass.
     pub batch: usize,
-    /// Tokens of a prompt.
+    /// Tokens per prompt.
     pub tokens: usize,
     /// Kind of the adapter's updates.
     pub kind: UpdateKind,
@@ -32,22 +32,22 @@ pub struct StepSizes {
     pub targets: Targets,
     /// Whether the objective has the CAT term.
     pub cat: bool,
-    /// Whether the adapter's inputs are dropped out, which keeps masks and takes nodes apart.
+    /// Whether the adapter has dropout, which keeps masks and splits fused layers into several nodes.
     pub dropout: bool,
-    /// Type that the frozen weights are loaded as.
+    /// Type of the frozen weights after loading.
     pub weights: DType,
 }
 
-/// Memory and operations of a step besides the frozen weights.
+/// Memory and operations of one training step; the frozen weights are counted apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes kept between the blocks.
+    /// Bytes of the feature maps kept between the blocks.
     pub between: u64,
-    /// Bytes that come and go, at most.
+    /// Bytes of the largest temporary tensors and of the gradients that wait in the backward pass.
     pub passing: u64,
     /// Bytes of the adapter, its gradient and the optimizer's state.
     pub adapter: u64,
-    /// The blocks, in the order the data meets them.
+    /// The blocks in the order of the forward pass.
     pub blocks: Vec<BlockFootprint>,
     /// Operations of the blocks in one forward pass of a batch.
     pub forward_flops: u64,
@@ -55,16 +55,16 @@ pub struct Footprint {
     pub weights: u64,
 }
 
-/// Memory of one block, or of a feed-forward layer apart from its block, kept or recomputed.
+/// Memory of one block, or of a feed-forward layer that can be recomputed without its block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockFootprint {
     /// Its module path.
     pub path: String,
-    /// Bytes kept inside it, unless it is recomputed.
+    /// Bytes kept inside the block if it is not recomputed.
     pub inside: u64,
-    /// Bytes kept instead if it is recomputed: its inputs side by side, where several have a gradient.
+    /// Bytes kept if it is recomputed: a copy of its inputs in one tensor, where several inputs have a gradient.
     pub packed: u64,
-    /// Bytes held while it is recomputed.
+    /// Bytes held while the backward pass recomputes it.
     pub recomputing: u64,
     /// Operations of recomputing it.
     pub flops: u64,
@@ -89,16 +89,16 @@ impl Footprint {
     }
 }
 
-/// Where the walk is.
+/// State of the walk over the layout.
 struct Walk<'a> {
     sizes: &'a StepSizes,
-    /// Samples that go through the model at once.
+    /// Samples in one forward pass: twice the batch if both adapted conditions go through the UNet together.
     rows: u64,
-    /// Whether an adapted layer has been met: activations are kept from there on.
+    /// Whether the walk has met an adapted layer; the graph keeps activations from there on.
     tracked: bool,
-    /// Whether an adapted layer has been met on the way of the timestep.
+    /// Whether the walk has met an adapted layer in the time embedding.
     time_tracked: bool,
-    /// Elements that are trained.
+    /// Number of trained elements.
     trained: u64,
     /// Elements of the largest tensor.
     largest: u64,
@@ -202,7 +202,7 @@ impl Walk<'_> {
             };
             if adapted {
                 self.tracked = true;
-                // Its input and result on their own; with dropout the mask and the masked input too, and the update.
+                // Its input and its result are kept; with dropout also the mask, the masked input and the update.
                 let maps = if self.sizes.dropout { 6 } else { 2 } + self.maps_of_update();
                 (0..maps).for_each(|_| self.between(channels, size));
             }
@@ -223,7 +223,7 @@ impl Walk<'_> {
             if self.linear(linear) {
                 attention_adapted = true;
                 let outputs = if cross_attention_kv.contains(&linear) { prompt } else { tokens };
-                // The mask, the masked input, and the update beside the layer's own result.
+                // Dropout keeps the mask, the masked input, and the update besides the layer's own result.
                 dropped += 4 * outputs;
                 decomposed += self.kept_by_update(true, outputs);
             }
@@ -231,7 +231,8 @@ impl Walk<'_> {
         let widen = self.linear(&block.feed_forward.widen);
         let narrow = self.linear(&block.feed_forward.narrow);
         self.tracked |= attention_adapted || widen || narrow;
-        // Twice: norm, query, mixture, sum; and keys and values of the map itself.
+        // For each of the two attentions: norm, query, mixed values, sum. Self-attention also keeps keys and values of
+        // the map.
         let mut inside = 10 * tokens + 2 * prompt;
         inside += if widen { tokens } else { 0 } + if narrow { 5 * tokens } else { 0 };
         let wide = 8 * tokens;
@@ -253,7 +254,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A feed-forward layer that can be recomputed apart from its block: in pieces, of which none is large.
+    /// A feed-forward layer that can be recomputed without its block. It is recomputed in small pieces.
     fn feed_forward(&mut self, path: &str, width: usize, wide: u64, size: Size) {
         let flops = 2 * self.rows * area(size) * (8 * width * width) as u64;
         let inside = if self.tracked { ACTIVATION * wide } else { 0 };
@@ -261,13 +262,13 @@ impl Walk<'_> {
         self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed: 0, recomputing: 0, flops });
     }
 
-    /// Elements that the update of a module with this many `outputs` keeps besides what a LoRA keeps.
+    /// Elements that the update of a module with `outputs` output elements keeps beyond those of a LoRA.
     fn kept_by_update(&self, adapted: bool, outputs: u64) -> u64 {
         if adapted { outputs * self.maps_of_update() } else { 0 }
     }
 
-    /// The same in maps of a module's result: a DoRA keeps the result before its gain, and where dropout takes the layer
-    /// apart, both products before and after their gains.
+    /// The same number in units of the module's result. A DoRA keeps the result before its gain; with dropout, both
+    /// products before and after their gains.
     fn maps_of_update(&self) -> u64 {
         match (self.sizes.kind, self.sizes.dropout) {
             (UpdateKind::Lora, _) => 0,
@@ -276,7 +277,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Elements of a module's update that are trained.
+    /// Number of trained elements of a module's update.
     fn trained_elements(&self, inputs: usize, outputs: usize) -> usize {
         let low_rank = self.sizes.rank * (inputs + outputs);
         match self.sizes.kind {
@@ -285,7 +286,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Counts a layer; whether the adapter changes it.
+    /// Counts the layer and returns whether the adapter changes it.
     fn linear(&mut self, linear: &LinearShape) -> bool {
         self.module(&linear.module())
     }
@@ -294,7 +295,7 @@ impl Walk<'_> {
         self.module(&conv.module())
     }
 
-    /// A convolution outside the blocks, from a map of one size to one of another.
+    /// A convolution outside the blocks, from a map of size `from` to a map of size `to`.
     fn between_blocks(&mut self, conv: &Conv2dShape, [from, to]: [Size; 2]) {
         let adapted = self.conv2d(conv);
         self.tracked |= adapted;
@@ -321,20 +322,20 @@ impl Walk<'_> {
         self.footprint.blocks.push(BlockFootprint { path: path.into(), inside, packed, recomputing: inside, flops });
     }
 
-    /// A map that stays between blocks.
+    /// A map that is kept between blocks.
     fn between(&mut self, channels: usize, size: Size) {
         let elements = self.elements(channels, size);
         self.largest = self.largest.max(elements);
         self.footprint.between += ACTIVATION * elements;
     }
 
-    /// A map between blocks that is a skip connection too.
+    /// A map between blocks that is also a skip connection.
     fn skip(&mut self, channels: usize, size: Size) {
         self.between(channels, size);
         self.add_gradient_of_skip(channels, size);
     }
 
-    /// The gradient of a skip connection, which waits for the way down.
+    /// The gradient of a skip connection, held until the backward pass reaches the way down.
     fn add_gradient_of_skip(&mut self, channels: usize, size: Size) {
         self.footprint.passing += ACTIVATION * self.elements(channels, size);
     }
@@ -344,16 +345,16 @@ impl Walk<'_> {
         self.rows * channels as u64 * area(size)
     }
 
-    /// Sides of the latents after so many `halvings`, each rounded up.
+    /// Height and width of the latents after this number of `halvings`, each rounded up.
     fn size(&self, halvings: usize) -> Size {
         (0..halvings).fold(self.sizes.latent, |(height, width), _| (height.div_ceil(2), width.div_ceil(2)))
     }
 
     fn finish(self) -> Footprint {
-        /// Gradients, laid-out operands and what the allocator cannot use again, in the size of the largest tensor, as
-        /// measured by `bench step`.
+        /// Gradients, repacked operands and memory that the allocator cannot reuse, in multiples of the largest tensor;
+        /// measured with `bench step` (docs/memory.md).
         const AT_THE_LARGEST: u64 = 10;
-        /// Factors, their gradients twice while they are added up, and both moments of AdamW.
+        /// Parameters, their gradients twice while they are accumulated, and both moments of AdamW.
         const OF_A_FACTOR: u64 = 5;
         let mut footprint = self.footprint;
         footprint.passing += AT_THE_LARGEST * ACTIVATION * self.largest;

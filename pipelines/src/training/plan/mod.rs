@@ -1,4 +1,4 @@
-//! How a training run fits into memory: its estimated peak, and which blocks are recomputed instead of kept.
+//! Fits a training run into memory: its estimated peak, and the blocks to recompute.
 
 mod footprint;
 
@@ -12,20 +12,20 @@ pub use footprint::{BlockFootprint, Footprint, StepSizes};
 use crate::models::Recompute;
 use crate::models::base::BaseConfig;
 
-/// A training run's memory, and how it was made to fit.
+/// The memory of a training run, and the blocks that are recomputed to fit it into the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// The blocks and layers that are recomputed in the backward pass.
     pub recompute: Recompute,
-    /// Most bytes that the process will hold while it trains, as estimated.
+    /// Estimated peak of the process's memory while it trains, in bytes.
     pub peak: u64,
-    /// Bytes of frozen weights among them.
+    /// Bytes of the frozen weights, part of `peak`.
     pub weights: u64,
-    /// Module paths of the blocks that are recomputed, in the order the data meets them.
+    /// Module paths of the recomputed blocks, in the order of the forward pass.
     pub recomputed: Vec<String>,
-    /// How many blocks could be.
+    /// Number of blocks that can be recomputed.
     pub blocks: usize,
-    /// Operations of the recomputation in every backward pass.
+    /// Operations that recomputation adds to every backward pass.
     pub extra_flops: u64,
 }
 
@@ -33,13 +33,13 @@ pub struct MemoryPlan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("training needs about {} of memory even when nothing is kept that can be recomputed, and the limit is {}", Bytes(*.needed), Bytes(*.limit))]
 pub struct DoesNotFit {
-    /// Bytes needed at least.
+    /// Bytes needed with every block recomputed.
     pub needed: u64,
     /// Bytes allowed.
     pub limit: u64,
 }
 
-/// Bytes as a person reads them.
+/// A number of bytes, displayed in the unit that suits it.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes(pub u64);
 
@@ -59,18 +59,17 @@ const PROGRAM: u64 = 64 << 20;
 const HOLES_PERCENT: u64 = 6;
 
 impl MemoryPlan {
-    /// Keeps as much as fits into `limit` bytes; `None` keeps everything.
-    ///
-    /// `weights` are the bytes of frozen weights. Blocks are recomputed in the order of bytes saved per operation of
-    /// the recomputation.
+    /// Recomputes as few blocks as it takes to fit into `limit` bytes, in the order of bytes saved per operation;
+    /// `None` recomputes no block. `weights` are the bytes of the frozen weights.
     ///
     /// # Errors
-    /// [`DoesNotFit`] when recomputing all is not enough.
+    /// [`DoesNotFit`] if the run does not fit with every block recomputed.
     pub fn fit(footprint: &Footprint, weights: u64, limit: Option<u64>) -> Result<Self, DoesNotFit> {
         let mut plan = Self::keeping(footprint, weights, &BTreeSet::new());
         let Some(limit) = limit else {
             return Ok(plan);
         };
+        // Recomputing every block would repeat the whole forward pass; most runs fit after a few blocks.
         let mut cheapest: Vec<&BlockFootprint> = footprint.blocks.iter().collect();
         cheapest.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
         let mut recomputed = BTreeSet::new();
@@ -84,19 +83,19 @@ impl MemoryPlan {
         if plan.peak > limit { Err(DoesNotFit { needed: plan.peak, limit }) } else { Ok(plan) }
     }
 
-    /// With every block recomputed.
+    /// The plan that recomputes every block.
     pub fn recomputing_all(footprint: &Footprint, weights: u64) -> Self {
         let all = footprint.blocks.iter().map(|block| block.path.clone()).collect();
         Self { recompute: Recompute::All, ..Self::keeping(footprint, weights, &all) }
     }
 
-    /// The plan where other work takes `bytes` besides the weights, before or between the steps.
+    /// The plan with `bytes` added for other work, before or between the steps.
     #[must_use]
     pub fn beside(self, bytes: u64) -> Self {
         Self { peak: self.peak.max(held_with(self.weights) + bytes), ..self }
     }
 
-    /// With all blocks kept but those at these `paths`.
+    /// The plan that recomputes the blocks at `paths` and keeps all others.
     fn keeping(footprint: &Footprint, weights: u64, paths: &BTreeSet<String>) -> Self {
         let Footprint { between, passing, adapter, blocks, .. } = footprint;
         let (recomputed, kept): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| paths.contains(&block.path));
@@ -114,12 +113,12 @@ impl MemoryPlan {
     }
 }
 
-/// The program with its weights.
+/// Bytes of the program and its weights.
 fn held_with(weights: u64) -> u64 {
     PROGRAM + weights + weights * HOLES_PERCENT / 100
 }
 
-/// Bytes saved per operation.
+/// Bytes saved per operation of recomputing the block.
 fn worth(block: &BlockFootprint) -> f64 {
     block.inside.saturating_sub(block.packed) as f64 / block.flops.max(1) as f64
 }

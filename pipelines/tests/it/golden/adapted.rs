@@ -1,4 +1,4 @@
-//! Adapters as the fixtures store them, under PEFT's names: `<module>.lora_A.weight`, `.lora_B.weight` and, of a DoRA,
+//! Adapters of the fixtures, with PEFT's names: `<module>.lora_A.weight`, `.lora_B.weight` and, for a DoRA,
 //! `.lora_magnitude_vector`, with or without `.weight`.
 
 use candle_core::{Device, Tensor};
@@ -63,7 +63,7 @@ pub(super) fn assert_all_close(
     show(prefix, worst);
 }
 
-/// A tensor of an adapter and what the reference has in its place.
+/// A tensor of an adapter, and the reference's tensor in its place.
 pub(super) struct Pair<'a> {
     pub(super) path: String,
     pub(super) found: &'a Tensor,

@@ -1,4 +1,4 @@
-//! Predictions with adapter files as users meet them, against `adapter_files.safetensors`.
+//! Predictions with adapter files in the users' formats, against `adapter_files.safetensors`.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, file};
@@ -7,7 +7,7 @@ use catelier_testkit::tolerance::Tolerance;
 
 use super::{check, condition, files, reference};
 
-/// These outputs have no noise of their own in the manifest: that of the same model's plain output stands in.
+/// The manifest has no noise for these outputs, so the noise of the same model's plain output is used.
 fn tolerance(short: &str) -> Tolerance {
     let unet = reference().fixture("unet");
     catelier_testkit::tolerance::output(unet.noise(&format!("{short}.out")))

@@ -1,5 +1,5 @@
-//! Training on CAT end to end, five times over: a batch goes through the objective and the optimizer of a training run, with
-//! the draws of the reference in place of the run's own.
+//! Five optimizer steps of CAT training: each batch goes through the objective and the optimizer of a training run,
+//! with the draws of the reference in place of the run's own.
 
 use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet};
@@ -53,8 +53,8 @@ impl Setting {
         CatTarget { captions, noise_pred_base: None }
     }
 
-    /// The mean CAT objective of step `step`, and its gradient. The reference draws latents, noise and timesteps for either
-    /// term apart, so each is taken from a batch of its own, the other term of which has no weight.
+    /// The mean CAT objective of step `step`, and its gradient. The reference draws latents, noise and timesteps for
+    /// each term separately, so each term is taken from its own batch, in which the other term has weight 0.
     fn objective(&self, golden: &Fixture, step: usize, adapter: &Adapter, optimizer: &Optimizer) -> (f64, Gradients) {
         let adapters = AdapterSet::single(adapter, 1.0);
         let Self { unet, schedule, .. } = self;

@@ -1,4 +1,4 @@
-//! A DoRA's prediction, loss and every gradient against `dora_sd1.safetensors`.
+//! Prediction, loss and all gradients of a DoRA against `dora_sd1.safetensors`.
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::{AdapterSet, UpdateKind};

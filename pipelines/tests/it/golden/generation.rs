@@ -1,4 +1,4 @@
-//! Whole generations: prompt to pixels.
+//! Whole generations, from a prompt to pixels.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::AdapterSet;
@@ -22,7 +22,7 @@ fn request(golden: &Fixture, name: &str, facts: &Value, base: &BaseModel) -> Gen
     let image = golden.tensor(&format!("{name}.image"));
     let (_, _, height, width) = image.dims4().unwrap();
     let own = || SamplerKind::recommended(base.schedule.config()).unwrap();
-    // without a negative prompt, the facts explain instead of quoting one
+    // without a negative prompt, the facts hold an explanation in its place
     let negative = facts["negative_prompt"].as_str().filter(|text| !text.starts_with("none: "));
     GenerateRequest {
         prompts: vec![facts["prompt"].as_str().unwrap().into()],
@@ -54,7 +54,7 @@ fn follow(golden: &Fixture, name: &str, facts: &Value) {
     assert_eq!(trajectory.len(), expected.dims()[0], "{name} calls");
     for (call, latents) in trajectory.iter().enumerate() {
         let what = format!("{name} latents after call {call}");
-        // Guidance multiplies the float32 error of every call, of the reference's too.
+        // Guidance multiplies the float32 error of every call, also in the reference.
         check(&what, latents, &expected.narrow(0, call, 1).unwrap(), tolerance);
     }
     let decoded = base.vae.decode(&trajectory[trajectory.len() - 1]).unwrap();

@@ -1,4 +1,4 @@
-//! Adapted predictions, losses and every gradient against `lora_*.safetensors`.
+//! Predictions, losses and all gradients of LoRAs against `lora_*.safetensors`.
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet};
@@ -13,7 +13,7 @@ use catelier_testkit::tolerance::GRADIENT;
 use super::adapted::{adapter_of, assert_all_close, trainable};
 use super::{assert_output, condition, files, load_unet, reference};
 
-/// A model with the stored adapter as trainable parameters.
+/// A model with the stored adapter as parameters in training.
 struct Trained {
     fixture: Fixture,
     unet: UNet,
@@ -48,7 +48,7 @@ impl Trained {
         loss::denoising(&pred, &self.fixture.tensor(target)).unwrap().mean_all().unwrap()
     }
 
-    /// The stored draw under `captions`, as a training step takes it.
+    /// The stored draw under `captions`, as a batch of a training step.
     fn batch<'a>(&self, captions: Captions<'a>) -> Batch<'a> {
         Batch {
             latents: self.fixture.tensor("train.x0"),
@@ -73,7 +73,7 @@ impl Trained {
         assert_all_close("unet", gradients.iter().collect(), &self.fixture, prefix, GRADIENT);
     }
 
-    /// The CAT loss with its preservation term on the draw `draw`, checked with everything it is made of.
+    /// Checks the CAT loss on the draw `draw`, and every part of it.
     fn assert_cat(&self, form: &str, draw: &str) {
         let name = |tail: &str| format!("cat.{form}.{tail}");
         let class = Condition { context: self.fixture.tensor("cat.context_class"), added: None };
@@ -170,7 +170,7 @@ fn gradients_agree_with_checkpointing_too() {
     trained.assert_cat("shared", "train.");
 }
 
-/// The objective of a training step, both of its terms on one draw, with both conditions of the fixture.
+/// The objective of a training step: both terms on one draw, with both conditions of the fixture.
 #[test]
 fn the_objective_of_a_cat_step_agrees() {
     let trained = Trained::open("lora_sd1", "tiny-sd1");
@@ -190,7 +190,7 @@ fn the_objective_of_a_cat_step_agrees() {
     assert_all_close("unet", both.gradients.iter().collect(), &trained.fixture, "cat.shared.grad.", GRADIENT);
 }
 
-/// A training step with the text encoder: conditions from captions, inside the step.
+/// A training step that trains the text encoder: conditions are encoded from captions inside the step.
 #[test]
 fn text_encoder_and_unet_train_together() {
     let trained = Trained::open("lora_sd1", "tiny-sd1");
@@ -210,7 +210,7 @@ fn text_encoder_and_unet_train_together() {
     let caption = trained.fixture.facts()["train_prompt"].as_str().unwrap();
     let prompts =
         Prompts { encoders: &encoders, texts: vec![caption.into(); 2], sizes: vec![ImageSizes::uncropped(64, 64); 2] };
-    // The base's condition must not matter to an adapted prediction.
+    // An adapted prediction must not depend on the base's condition.
     let condition = encoders.encode(&["", ""]).unwrap();
     let batch = trained.batch(Captions { condition, keys: None, prompts: Some(prompts) });
     let schedule = NoiseSchedule::load(&files("tiny-sd1")).unwrap();

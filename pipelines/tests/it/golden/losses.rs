@@ -1,4 +1,4 @@
-//! The losses themselves, on predictions that the fixtures hold.
+//! The losses alone, on predictions stored in the fixtures.
 
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_pipelines::diffusion::loss;

@@ -1,6 +1,6 @@
-//! The same numbers as diffusers, transformers and PEFT, on tiny random models.
+//! Compares with outputs of diffusers, transformers and PEFT, on tiny models with random weights.
 //!
-//! `cargo test golden -- --nocapture` shows how much of each tolerance is used.
+//! `cargo test golden -- --nocapture` prints the used share of each tolerance.
 
 mod adapted;
 mod adapter_files;
@@ -24,10 +24,10 @@ use catelier_testkit::close::{assert_close, largest_difference};
 use catelier_testkit::golden::{Fixture, Golden};
 use catelier_testkit::tolerance::{self, Tolerance};
 
-/// The models, and how their tensors are called in fixtures.
+/// The models, and their names in the fixtures.
 const MODELS: [(&str, &str); 3] = [("tiny-sd1", "sd1"), ("tiny-sd2", "sd2"), ("tiny-sdxl", "sdxl")];
 
-/// The golden folder, with the kernels that this program tests.
+/// The golden folder, with the kernels that this binary tests.
 fn reference() -> Golden {
     crate::choose_kernels();
     Golden::open()
@@ -41,13 +41,13 @@ fn load_unet(model: &str) -> UNet {
     UNet::load(&files(model), DType::F32, &Device::Cpu).unwrap()
 }
 
-/// Asserts that a model's output is the fixture's tensor `name`, within ten times its noise.
+/// Asserts that a model's output equals the fixture's tensor `name` within ten times its noise.
 #[track_caller]
 fn assert_output(fixture: &Fixture, name: &str, actual: &Tensor) {
     check(name, actual, &fixture.tensor(name), tolerance::output(fixture.noise(name)));
 }
 
-/// Asserts closeness and shows the share of the tolerance that was used.
+/// Asserts that two tensors are close and prints the used share of the tolerance.
 #[track_caller]
 fn check(what: &str, actual: &Tensor, expected: &Tensor, tolerance: Tolerance) {
     assert_close(what, actual, expected, tolerance);

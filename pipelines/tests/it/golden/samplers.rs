@@ -1,4 +1,4 @@
-//! Every sampler set-up of the fixtures, each fed the same model outputs and noises.
+//! Every sampler configuration of the fixtures, with the model outputs and the noise of the reference.
 
 use candle_core::Tensor;
 use catelier_pipelines::diffusion::sampler::{SamplerKind, SamplerSettings, prepare};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{reference, schedule_of};
 
-/// The scheduler configuration of a set-up, with the class that it is stored beside.
+/// The scheduler configuration of a fixture, with its class.
 fn configuration(facts: &Value) -> Value {
     let mut config = facts["config"].clone();
     config["_class_name"] = facts["class"].clone();
@@ -20,7 +20,7 @@ fn row(tensor: &Tensor, index: usize) -> Tensor {
     tensor.get(index).unwrap()
 }
 
-/// Runs one set-up and compares timesteps, sigmas, scaled inputs and samples, call by call.
+/// Runs one configuration and compares timesteps, sigmas, scaled inputs and samples, call by call.
 fn follow(golden: &Fixture, name: &str, facts: &Value) {
     let schedule = schedule_of(&configuration(facts));
     let kind = SamplerKind::recommended(schedule.config()).unwrap_or_else(|| panic!("no sampler for {name}"));

@@ -1,4 +1,4 @@
-//! Betas, their products, and noise mixed into latents.
+//! Betas, their products, and noisy latents.
 
 use catelier_pipelines::diffusion::NoiseSchedule;
 use catelier_testkit::close::{assert_close, assert_numbers_close};

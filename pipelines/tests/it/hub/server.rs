@@ -1,16 +1,16 @@
-//! A hub of one repository, `gallery/tiny-sd1`, on a port of this machine.
+//! A hub with one repository, `gallery/tiny-sd1`, on a port of this machine.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// The commit every revision stands for.
+/// The commit of every revision.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 const REPOSITORY: &str = "gallery/tiny-sd1";
 
-/// What a client asked for.
+/// The requests of a client.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     path: String,
@@ -26,7 +26,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves the files of `folder`, to those who know the token if there is one.
+    /// Serves the files of `folder`; if there is a token, only to clients that send it.
     pub(crate) fn start(folder: &Path, token: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -95,7 +95,7 @@ fn respond(request: &Request, folder: &Path, token: Option<&str>) -> Vec<u8> {
     }
 }
 
-/// The part of a file that was asked for.
+/// The requested part of a file.
 fn partial(request: &Request, file: &str, bytes: &[u8]) -> Vec<u8> {
     let start = request.range_start.unwrap_or(0);
     let end = request.range_end.map_or(bytes.len(), |end| (end + 1).min(bytes.len()));
@@ -115,7 +115,7 @@ fn response(status: &str, headers: &[(&str, String)], body: &[u8]) -> Vec<u8> {
     [text.as_bytes(), b"\r\n", body].concat()
 }
 
-/// The repository's description, as far as clients need it.
+/// The repository's description, with the keys that clients read.
 fn list(folder: &Path) -> String {
     let siblings: Vec<serde_json::Value> =
         files_below(folder, PathBuf::new()).into_iter().map(|file| serde_json::json!({ "rfilename": file })).collect();
