@@ -6,9 +6,10 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::device;
-use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
-use super::linear::{check_bias, computes_adapted_here, computes_here, stored};
+use super::frozen::{Frozen, Source, check_channels, single, single_start, stored, taps_first};
+use super::fusion::{Fusion, frozen_layer};
+use super::layer::{Constants, Product, adapted_layer};
+use super::linear::{check_bias, computes_adapted_here, computes_here};
 use super::low_rank::{LowRankConv2d, low_rank_conv2d, low_rank_sizes};
 use super::prepared::with_backward;
 use catelier_kernels::{Convolution, Float, Job, OnImages, Order, Start, View, borrow};
@@ -220,19 +221,6 @@ pub fn shifted(map: Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
         Some(shift) => map.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?),
         None => Ok(map),
     }
-}
-
-pub(super) fn check_channels(x: &Tensor, sizes: &Convolution) -> Result<()> {
-    let expected = sizes.in_channels;
-    match x.dims() {
-        [_, channels, _, _] if *channels == expected => Ok(()),
-        found => candle_core::bail!("conv2d: expected [batch, {expected}, height, width], found {found:?}"),
-    }
-}
-
-/// `[out, in, kh, kw]` to `[out, kh, kw, in]`.
-pub(super) fn taps_first(weight: &Tensor) -> Result<Tensor> {
-    weight.permute((0, 2, 3, 1))?.contiguous()
 }
 
 #[derive(Clone)]

@@ -3,7 +3,8 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::activation::Geglu;
-use super::layer::{Fusion, Layer, Prologue};
+use super::fusion::{Fusion, Prologue};
+use super::layer::Layer;
 use super::linear::{FrozenLinear, Linear, computes_here};
 use super::norm::{FrozenLayerNorm, LayerNorm};
 use catelier_kernels::{AddedKernel, Float, Kernel1, View, apply1};

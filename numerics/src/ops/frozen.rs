@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 
 use catelier_kernels::{
-    Field, Float, Frame, Job, KEPT_TRANSPOSED, Packed, Start, borrow, has_bf16_instructions, has_wide_vectors, pays,
-    scratch_bytes, sweep, winograd, winograd_bytes,
+    Convolution, Field, Float, Frame, Job, KEPT_TRANSPOSED, Packed, Start, borrow, has_bf16_instructions,
+    has_wide_vectors, pays, scratch_bytes, sweep, winograd, winograd_bytes,
 };
 
 /// Bytes that a frozen weight of `elements` elements of type `dtype` takes on this CPU after its first backward pass,
@@ -30,6 +30,29 @@ pub fn convolution_scratch_bytes([inputs, outputs]: [usize; 2], pixels: usize) -
         false => scratch_bytes([inputs, outputs], pixels, threads),
     };
     bytes as u64
+}
+
+/// Detached, contiguous, and f32 where the CPU would have to compute in half precision.
+pub(super) fn stored(weight: &Tensor) -> Result<Tensor> {
+    let weight = weight.detach();
+    match weight.dtype() {
+        DType::F16 | DType::BF16 if weight.device().is_cpu() => weight.to_dtype(DType::F32)?.contiguous(),
+        _ => weight.contiguous(),
+    }
+}
+
+/// Refuses maps that are not `[batch, in_channels, height, width]`.
+pub(super) fn check_channels(x: &Tensor, sizes: &Convolution) -> Result<()> {
+    let expected = sizes.in_channels;
+    match x.dims() {
+        [_, channels, _, _] if *channels == expected => Ok(()),
+        found => candle_core::bail!("conv2d: expected [batch, {expected}, height, width], found {found:?}"),
+    }
+}
+
+/// `[out, in, kh, kw]` to `[out, kh, kw, in]`.
+pub(super) fn taps_first(weight: &Tensor) -> Result<Tensor> {
+    weight.permute((0, 2, 3, 1))?.contiguous()
 }
 
 /// A weight that is not trained, `[out, taps, in]`; a linear layer has one tap.

@@ -6,8 +6,9 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::composed::widened;
 use super::device;
-use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Constants, Fusion, Product, adapted_layer, frozen_layer};
+use super::frozen::{Frozen, Source, single, single_start, stored};
+use super::fusion::{Fusion, frozen_layer};
+use super::layer::{Constants, Product, adapted_layer};
 use super::low_rank::{LowRankLinear, check_low_rank, low_rank_linear};
 use super::prepared::{Backward, with_backward};
 use catelier_kernels::{Float, Job, Matrix, MatrixMut, Order, Start, Threads, Update, View, Window, borrow, multiply};
@@ -151,15 +152,6 @@ impl FrozenLinear {
     /// Size of the last dimension of the output.
     pub fn out_features(&self) -> usize {
         self.out_features
-    }
-}
-
-/// Detached, contiguous, and f32 where the CPU would have to compute in half precision.
-pub(super) fn stored(weight: &Tensor) -> Result<Tensor> {
-    let weight = weight.detach();
-    match weight.dtype() {
-        DType::F16 | DType::BF16 if weight.device().is_cpu() => weight.to_dtype(DType::F32)?.contiguous(),
-        _ => weight.contiguous(),
     }
 }
 

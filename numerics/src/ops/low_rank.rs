@@ -3,8 +3,8 @@
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::conv::{check_channels, taps_first};
 use super::device;
+use super::frozen::{check_channels, taps_first};
 use super::layer::LowRank;
 use catelier_kernels::{
     Convolution, Float, Kernel3, Matrix, MatrixMut, NeedsGrad, Threads, Update, View, apply3, multiply,

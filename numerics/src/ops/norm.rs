@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::activation::{Activation, Identity, Silu};
 use super::composed::widened;
 use super::device::{self, Curve};
+use super::frozen::stored;
 use super::layer::PrologueKernel;
-use super::linear::stored;
 use catelier_kernels::{Float, Kernel1, Loop, Simd, View, apply1, borrow, map_rows, sum, sum_of_products, vectorized};
 
 /// Layer normalisation over the last dimension, not trained.

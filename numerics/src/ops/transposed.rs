@@ -4,7 +4,8 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::conv::FrozenConv2d;
 use super::frozen::{Frozen, Source, single, single_start};
-use super::layer::{Fusion, Product, frozen_layer};
+use super::fusion::{Fusion, frozen_layer};
+use super::layer::Product;
 use super::linear::FrozenLinear;
 use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
 
