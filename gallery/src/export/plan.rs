@@ -8,7 +8,7 @@ use crate::styles::Artist;
 use crate::textures::texture;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
-/// Name of the random stream that images take their seeds from: another name would draw other images.
+/// Name of the random stream that the images' seeds are drawn from; another name would change every image.
 const IMAGES: &str = "image";
 
 /// One image to be painted: a scene in the house style or by an artist, or a texture.
@@ -89,7 +89,7 @@ pub(super) fn in_turns(artist: &'static Artist, count: usize, seed: u64) -> Vec<
         .collect()
 }
 
-/// A list in random order, without end: it is shuffled again whenever all of its words have come.
+/// An endless list in random order: after the last word, the words are shuffled again.
 struct Shuffled<T> {
     words: Vec<T>,
     next: usize,
