@@ -43,7 +43,7 @@ impl TextEncoder {
         features.and_then(|features| unit_length(&features)).computing("text features")
     }
 
-    /// One feature for each text, in order, each computed by itself.
+    /// One feature for each text, in order; each text is computed alone.
     ///
     /// # Errors
     /// When a text cannot be tokenized or the computation fails.
