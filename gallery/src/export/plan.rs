@@ -8,7 +8,7 @@ use crate::styles::Artist;
 use crate::textures::texture;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
-/// Name of the random stream that the images' seeds are drawn from; another name would change every image.
+/// Name of the random stream that images take their seeds from: another name would draw other images.
 const IMAGES: &str = "image";
 
 /// One image to be painted: a scene in the house style or by an artist, or a texture.
