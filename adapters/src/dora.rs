@@ -6,8 +6,9 @@ use catelier_numerics::ops::Decomposed;
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
 
-/// The weight-decomposed update of one module: the weight `W` becomes `magnitude / ‖W + scale·up·down‖ · (W +
-/// scale·up·down)`. The norm is taken over the weights of each output; the bias is unchanged.
+/// The weight-decomposed update of one module: the weight `W` becomes
+/// `magnitude / ‖W + scale·up·down‖ · (W + scale·up·down)`. The norm is taken over the weights of each output; the bias
+/// is unchanged.
 ///
 /// **Source** DoRA, arXiv 2402.09353, equation 5.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ impl DoraFactors {
         Ok(Self { low_rank, magnitude })
     }
 
-    /// The difference between the adapted weight and the base's `weight`, in f32: `[out, in]` or `[out, in, kernel,
-    /// kernel]`.
+    /// The difference between the adapted weight and the base's `weight`, in f32: `[out, in]` or
+    /// `[out, in, kernel, kernel]`.
     ///
     /// **Gradient** flows to the factors and the magnitudes. The norm counts as a constant, as section 4.3 of the paper
     /// proposes.

@@ -30,7 +30,7 @@ pub enum Prediction {
 }
 
 impl BaseFamily {
-    /// The family of a base model with these modules, whatever its size. Where the list lacks the transformers'
+    /// The family of a base model with these modules, for any size of the model. If the list lacks the transformers'
     /// projections, the width of the text context decides.
     pub fn of_modules(modules: &[ModuleInfo]) -> Option<Self> {
         if modules.iter().any(|module| module.path.starts_with("unet.add_embedding.")) {

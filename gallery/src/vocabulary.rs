@@ -71,7 +71,7 @@ words! {
 }
 
 words! {
-    /// Where the object stands.
+    /// The surroundings of the object.
     Setting {
         Field = "field",
         Sea = "sea",

@@ -72,8 +72,8 @@ impl Trigger {
         Inserted { caption, added: true }
     }
 
-    /// The caption without any occurrence of the trigger; commas, brackets and spaces around the gap are tidied: `shs,
-    /// a dog` and `a <shs> dog` become `a dog`. A caption that is only the trigger becomes empty.
+    /// The caption without any occurrence of the trigger; commas, brackets and spaces around the gap are tidied:
+    /// `shs, a dog` and `a <shs> dog` become `a dog`. A caption that is only the trigger becomes empty.
     pub fn remove(&self, caption: &str) -> String {
         let mut rest = caption.trim().to_owned();
         // One at a time, since closing a gap moves the other matches and can join two parts into a new one.

@@ -190,7 +190,7 @@ impl Fixture {
     }
 }
 
-/// Every value of a tensor as float64, in row-major order, whatever its type.
+/// Every value of a tensor of any dtype as float64, in row-major order.
 pub(crate) fn flat_values(tensor: &Tensor) -> Vec<f64> {
     tensor
         .to_dtype(DType::F64)

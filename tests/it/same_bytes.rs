@@ -106,7 +106,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Runs all commands in one folder, so that later ones find what earlier ones wrote.
+/// Runs all commands in one folder, so that later commands find the files of earlier ones.
 fn run(table: &[Entry]) -> Vec<Found<'_>> {
     let studio = Studio::new();
     let (mut command, mut stdout) = ("", String::new());

@@ -101,8 +101,8 @@ impl Key {
     }
 }
 
-/// The current name of a module: that of old attention processors (`attn1.processor.to_q_lora`, before diffusers 0.20)
-/// is rewritten.
+/// The current name of a module. Names of old attention processors (`attn1.processor.to_q_lora`, before diffusers 0.20)
+/// are rewritten.
 fn modern_stem(stem: &str, old_attention: bool) -> String {
     let stem = stem.replace(".processor.", ".");
     if !old_attention {

@@ -218,8 +218,8 @@ fn wrong_factor(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<Sha
         .map(|(factor, expected, found)| mismatch(placed, factor, expected, found))
 }
 
-/// Magnitudes that do not fit `up`. Accepted are `[out]`, kohya's `[out, 1]` and `[out, 1, 1, 1]`, and PEFT's `[1, out,
-/// 1, 1]` of convolutions.
+/// Magnitudes that do not fit `up`. Accepted are `[out]`, kohya's `[out, 1]` and `[out, 1, 1, 1]`, and PEFT's
+/// `[1, out, 1, 1]` of convolutions.
 fn wrong_magnitude(placed: &Placed<'_>, up: &[usize], magnitude: &[usize]) -> Option<ShapeMismatch> {
     let out = up[0];
     let known: [&[usize]; 4] = [&[out], &[out, 1], &[out, 1, 1, 1], &[1, out, 1, 1]];

@@ -16,8 +16,8 @@
 //! | [`identity`] | mean over prompts **with** the trigger, seeds and references of `sim(adapted, reference)` | 0 to 1 |
 //! | [`kps_joint`] | harmonic mean of the two | 0 to 1 |
 //! | [`prompt_similarity`] | mean cosine of an image and its prompt's text | -1 to 1 |
-//! | [`pair_similarity`] | mean similarity of two different images of a list: what unrelated images score | 0 to 1 |
-//! | [`collapse`] | mean similarity of two adapted images, minus that of two base images | -1 to 1 |
+//! | [`pair_similarity`] | mean similarity of two different images of a list | 0 to 1 |
+//! | [`collapse`] | mean similarity of two adapted images, minus the mean similarity of two base images | -1 to 1 |
 //!
 //! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on `identity`. The
 //! harmonic mean is never above the arithmetic mean, so a few badly changed images weigh more.

@@ -27,7 +27,7 @@ pub struct DemoPage<'a> {
     pub run: Run<'a>,
     /// The run that its headline and its findings compare it with.
     pub baseline: Run<'a>,
-    /// More runs; they are shown beside the two.
+    /// More runs, shown after these two.
     pub more: Vec<Run<'a>>,
     /// More marks of the trade-off chart, which has one for each run.
     pub trade_off: Vec<TradeOff<'a>>,

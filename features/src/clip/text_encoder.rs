@@ -24,7 +24,7 @@ impl TextEncoder {
         Self { tokenizer, tower, device: device.clone() }
     }
 
-    /// Token ids of texts, `[n, tokens]` u32; what exceeds the context is cut off.
+    /// Token ids of texts, `[n, tokens]` u32; tokens beyond the context are cut off.
     ///
     /// # Errors
     /// When the tokenizer fails or the tensor cannot be made.

@@ -11,7 +11,7 @@ use super::config::TextConfig;
 use super::files::ClipFiles;
 use crate::error::{Error, Result};
 
-/// Texts to ids of one length; what exceeds the context is cut off.
+/// Texts to ids of one length; tokens beyond the context are cut off.
 pub(super) enum TextTokenizer {
     /// CLIP's byte pairs.
     Clip(ClipTokenizer),

@@ -13,7 +13,7 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 38.0;
 
-/// Two axes and the height they stand in.
+/// Two axes and the height of the chart.
 pub(super) struct Frame<'a> {
     pub(super) x: Axis,
     pub(super) y: Axis,
