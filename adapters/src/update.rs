@@ -188,8 +188,8 @@ impl LayerUpdate {
     /// The sum is formed in f32. `weight: [out, in]` or `[out, in, kernel, kernel]`.
     ///
     /// # Errors
-    /// [`Error::MergeShapes`] if the weight belongs to another module, [`Error::MergeNotFinite`] if the sum overflows the
-    /// weight's dtype.
+    /// [`Error::MergeShapes`] if the weight belongs to another module, [`Error::MergeNotFinite`] if the sum overflows
+    /// the weight's dtype.
     pub fn merged_into(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
         let delta = self.delta(weight)?;
         let merged = (|| {

@@ -155,8 +155,8 @@ impl PromptSet {
     /// Fills the placeholders. Without a class, prompts that need one go to [`RenderedPrompts::without_class`].
     ///
     /// # Errors
-    /// [`Error::PlaceholderValueMissing`] if a prompt needs a trigger and there is none, or if every prompt needs a class
-    /// and there is none.
+    /// [`Error::PlaceholderValueMissing`] if a prompt needs a trigger and there is none, or if every prompt needs a
+    /// class and there is none.
     pub fn render(&self, values: Values<'_>) -> Result<RenderedPrompts> {
         let mut rendered = RenderedPrompts { prompts: Vec::new(), without_class: Vec::new() };
         let mut missing = None;

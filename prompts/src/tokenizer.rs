@@ -39,7 +39,8 @@ impl Tokenizer {
     /// `tokenizer_config.json` and `special_tokens_map.json`.
     ///
     /// # Errors
-    /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`], [`Error::SpecialTokenUnknown`].
+    /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`],
+    /// [`Error::SpecialTokenUnknown`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let read = |file: &str| match std::fs::read(folder.join(file)) {
             Ok(bytes) => Ok(Some(bytes)),

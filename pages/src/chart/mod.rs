@@ -1,7 +1,7 @@
 //! Small charts as inline SVG: curves over steps, marks with error bars, one value on a line.
 //!
-//! A chart is drawn 360 units wide with 12-unit text and shown at about that size, so its words stay legible on a phone.
-//! Colours come from the page's style sheet, and no two series differ by colour alone.
+//! A chart is drawn 360 units wide with 12-unit text and shown at about that size, so its words stay legible on a
+//! phone. Colours come from the page's style sheet, and no two series differ by colour alone.
 
 mod axis;
 mod frame;
