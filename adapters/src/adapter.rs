@@ -16,10 +16,10 @@ use crate::module::{Component, ModuleInfo, path_number};
 use crate::targets::Targets;
 use crate::update::LayerUpdate;
 
-/// Where the values of a fresh `down` come from.
+/// The random stream that the values of a fresh `down` are drawn from.
 const INITIAL_DOWN: Stream = Stream("adapter.down");
 
-/// What a fresh adapter looks like.
+/// Settings of a fresh adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
     /// Rows of every `down`, 1 or more.
@@ -48,7 +48,7 @@ impl LoraConfig {
     }
 }
 
-/// A probability of 1 would drop everything and divide by zero.
+/// A probability of 1 would drop every value, and the factor `1 / (1 - p)` of the kept ones would be infinite.
 pub(crate) fn check_dropout(probability: f64) -> Result<()> {
     if (0.0..1.0).contains(&probability) { Ok(()) } else { Err(Error::InvalidDropout { probability }) }
 }
@@ -69,10 +69,9 @@ impl Adapter {
 
     /// A fresh LoRA for the targets among `modules`, with its trainable parameters.
     ///
-    /// `down` is drawn uniformly from `±1 / sqrt(fan_in)` (Kaiming with `a = sqrt(5)`), `up` is
-    /// zero, so the adapter changes nothing yet. What a module gets depends on the seed and its
-    /// path, not on the other targets. Parameters are named `<path>.down` and `<path>.up`; the
-    /// adapter's tensors are those of the parameters, f32.
+    /// `down` is drawn uniformly from `±1 / sqrt(fan_in)` (Kaiming with `a = sqrt(5)`), `up` is zero, so the adapter
+    /// changes nothing yet. The values of a module depend on the seed and its path, not on the other targets.
+    /// Parameters are named `<path>.down` and `<path>.up`, f32; the adapter shares their tensors.
     ///
     /// **Gradient** flows from the adapter's use to the parameters.
     ///
@@ -82,11 +81,13 @@ impl Adapter {
         Self::fresh(config, modules, seed, device)?.trainable(device)
     }
 
-    /// As [`init`](Self::init), of any kind. `row_norms` gives the norm of the base's weights for each output of the module
-    /// at a path, `[out]`: the magnitudes of a fresh DoRA, `<path>.magnitude`, with which it changes nothing yet.
+    /// A fresh adapter of any kind, with factors drawn as in [`init`](Self::init).
+    ///
+    /// `row_norms(path)` returns the norm of the base's weights for each output of the module, `[out]`. A fresh DoRA
+    /// takes these norms as magnitudes, named `<path>.magnitude`, so it changes nothing yet.
     ///
     /// # Errors
-    /// As [`init`](Self::init), and those of `row_norms`.
+    /// As [`init`](Self::init), and any error of `row_norms`.
     pub fn init_kind(
         kind: UpdateKind,
         config: &LoraConfig,
@@ -110,7 +111,7 @@ impl Adapter {
         config.targets.select(modules)?.into_iter().map(fresh).collect()
     }
 
-    /// The factors of all modules with magnitudes.
+    /// The DoRA with the factors of this adapter and the magnitudes that `magnitude(path)` returns.
     fn decomposed(&self, magnitude: impl Fn(&str) -> candle_core::Result<Tensor>) -> Result<Self> {
         let decomposed = |(path, update): (&str, &LayerUpdate)| {
             let magnitude = magnitude(path).map_err(Error::tensor(&format!("measuring the weights of `{path}`")))?;
@@ -119,11 +120,12 @@ impl Adapter {
         self.iter().map(decomposed).collect()
     }
 
-    /// The same adapter over other tensors: those of `tensors` with the names `<path>.<tensor>`, as
-    /// [`trainable`](Self::trainable) names its parameters.
+    /// The same adapter with its tensors replaced by `tensors`, which are named as in [`trainable`](Self::trainable):
+    /// `<path>.<tensor>`.
     ///
     /// # Errors
-    /// [`Error::ParameterNames`] naming every tensor that is missing, of another shape, or of another adapter.
+    /// [`Error::ParameterNames`] names every tensor that is missing, has another shape, or belongs to no module of the
+    /// adapter.
     pub fn with_parameters(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
         let mut expected = BTreeMap::new();
         for (path, update) in self.iter() {
@@ -138,7 +140,8 @@ impl Adapter {
         self.try_map(|path, name, _| Ok(tensors[&format!("{path}.{name}")].clone()))
     }
 
-    /// The same elements as fresh parameters on `device`, in f32, to train on from here; named `<path>.<tensor>`.
+    /// The adapter over fresh trainable parameters with the same values, f32 on `device`; a parameter is named
+    /// `<path>.<tensor>`.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the device refuses.
@@ -183,7 +186,7 @@ impl Adapter {
         self.updates.values().map(LayerUpdate::element_count).sum()
     }
 
-    /// The components that have adapted modules, and how many each has.
+    /// The number of adapted modules of each component that has any.
     pub fn components(&self) -> BTreeMap<Component, usize> {
         let mut counts = BTreeMap::new();
         for (component, _) in self.iter().filter_map(|(path, _)| Component::of_path(path)) {
@@ -192,28 +195,28 @@ impl Adapter {
         counts
     }
 
-    /// The kind of all modules, if they share one.
+    /// The kind of all modules, if it is the same.
     pub fn uniform_kind(&self) -> Option<UpdateKind> {
         uniform(self.updates.values().map(LayerUpdate::kind))
     }
 
-    /// The rank of all modules, if they share one.
+    /// The rank of all modules, if it is the same.
     pub fn uniform_rank(&self) -> Option<usize> {
         uniform(self.updates.values().map(LayerUpdate::rank))
     }
 
-    /// The alpha of all modules, if they share one.
+    /// The alpha of all modules, if it is the same.
     pub fn uniform_alpha(&self) -> Option<f64> {
         uniform(self.updates.values().map(LayerUpdate::alpha))
     }
 
-    /// The same adapter without a gradient path: what is handed out, saved or averaged.
+    /// The same adapter detached from the graph, for saving and averaging: no gradient flows to its tensors.
     pub fn detached(&self) -> Self {
         let detached = self.try_map(|_, _, tensor| Ok(tensor.detach()));
         detached.expect("detaching a tensor cannot fail")
     }
 
-    /// A LoRA at `strength` times its effect, kept in the alphas so that no digit is lost.
+    /// The LoRA with `strength` times its effect. Only alphas change, so no factor is rounded.
     ///
     /// # Errors
     /// [`Error::NotLora`] for a module of another kind, whose effect is not proportional to its alpha.
@@ -224,12 +227,12 @@ impl Adapter {
         self.iter().map(scaled).collect()
     }
 
-    /// The low-rank factors of all modules as a LoRA; of a DoRA, the update of its direction.
+    /// The low-rank factors of all modules as a LoRA; for a DoRA, the factors that update its direction.
     pub fn low_rank(&self) -> Self {
         self.iter().map(|(path, update)| (path.to_owned(), update.low_rank().clone())).collect()
     }
 
-    /// The same elements on another device, in another dtype; see [`LayerUpdate::to`].
+    /// A copy on another device in another dtype; see [`LayerUpdate::to`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if the device refuses.
@@ -237,8 +240,8 @@ impl Adapter {
         self.iter().map(|(path, update)| Ok((path.to_owned(), update.to(device, dtype)?))).collect()
     }
 
-    /// Frobenius norm of the low-rank updates of all modules together. A DoRA changes weights by more than that; how much
-    /// depends on the base.
+    /// Frobenius norm of the low-rank updates of all modules together. The change that a DoRA makes to the weights
+    /// depends on the base too and is not measured here.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a factor cannot be read.
@@ -247,7 +250,7 @@ impl Adapter {
         Ok(squares.sum::<Result<f64>>()?.sqrt())
     }
 
-    /// The same updates over other tensors, those that `f` makes of path, name and tensor.
+    /// The same updates with every tensor replaced by `f(path, name, tensor)`.
     fn try_map(&self, mut f: impl FnMut(&str, &'static str, &Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
         let mut map = |(path, update): (&str, &LayerUpdate)| {
             let update = update.try_map(|name, tensor| f(path, name, tensor));
@@ -263,13 +266,13 @@ impl<U: Into<LayerUpdate>> FromIterator<(String, U)> for Adapter {
     }
 }
 
-/// The factors of a module that must be a plain LoRA for what is to be done.
+/// The factors of a LoRA; [`Error::NotLora`] for a module of another kind. `doing` names the operation in the error.
 pub(crate) fn plain_lora<'a>(doing: &'static str, path: &str, update: &'a LayerUpdate) -> Result<&'a LoraFactors> {
     let not_lora = || Error::NotLora { doing, module: path.to_owned(), kind: update.kind() };
     update.as_lora().ok_or_else(not_lora)
 }
 
-/// The value that all share; none if they differ or there are none.
+/// The value that all items have; `None` if they differ or there are no items.
 fn uniform<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
     let first = values.next()?;
     values.all(|value| value == first).then_some(first)

@@ -9,12 +9,12 @@ use crate::adapter::{Adapter, plain_lora};
 use crate::error::{Error, Result};
 use crate::factors::{LoraFactors, Matrices};
 
-/// One adapter whose update is exactly the weighted sum of the others': their factors are
-/// stacked, so ranks add up. Modules that only some have are taken from those.
+/// One adapter whose update is exactly the weighted sum of the adapters' updates. Factors are stacked, so ranks add up.
+/// A module that only some adapters have is summed over those.
 ///
 /// # Errors
-/// [`Error::CombinedShapes`] if two adapters disagree about a module's shape; [`Error::NotLora`] for modules of another
-/// kind, whose updates depend on the base's weights.
+/// [`Error::CombinedShapes`] if two adapters disagree about a module's shape; [`Error::NotLora`] for a module of
+/// another kind, whose update depends on the base's weights.
 pub fn sum(adapters: &[(&Adapter, f64)]) -> Result<Adapter> {
     let paths: BTreeSet<&str> = adapters.iter().flat_map(|(adapter, _)| adapter.iter().map(|(path, _)| path)).collect();
     paths
@@ -27,8 +27,8 @@ pub fn sum(adapters: &[(&Adapter, f64)]) -> Result<Adapter> {
         .collect()
 }
 
-/// Factors whose product is the weighted sum of the terms' updates; each term's scale and weight
-/// go into its `up`, and alpha is the new rank.
+/// Factors whose product is the weighted sum of the terms' updates. `up` takes in each term's scale and weight; alpha
+/// is the new rank, so the scale is 1.
 fn stacked(path: &str, terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
     let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for (factors, weight) in terms {
@@ -44,21 +44,21 @@ fn stacked(path: &str, terms: &[(&LoraFactors, f64)]) -> Result<LoraFactors> {
     terms[0].0.with_matrices(&Matrices { up, down }, rank)
 }
 
-/// An adapter at another rank, and what that lost.
+/// An adapter at another rank, and the part of each update that was cut off.
 #[derive(Debug, Clone)]
 pub struct Resized {
-    /// The nearest adapter of the asked rank.
+    /// The nearest adapter of the requested rank.
     pub adapter: Adapter,
-    /// Share of the squared Frobenius norm that was cut off, by module, in `[0, 1]`.
+    /// By module, the share of the squared Frobenius norm that was cut off, in `[0, 1]`.
     pub discarded: BTreeMap<String, f64>,
 }
 
-/// The adapter nearest to this one whose modules all have this rank: the update's largest
-/// singular directions. Alpha is the new rank, so the scale is 1.
+/// The nearest adapter, in Frobenius norm, whose modules all have rank `rank`: a truncated SVD of every update. Alpha
+/// is the new rank, so the scale is 1.
 ///
 /// # Errors
-/// [`Error::InvalidRank`] for rank 0; [`Error::Numerics`] if the decomposition fails; [`Error::NotLora`] for modules of
-/// another kind, whose nearest update depends on the base's weights.
+/// [`Error::InvalidRank`] for rank 0; [`Error::Numerics`] if the SVD fails; [`Error::NotLora`] for a module of another
+/// kind, whose nearest update depends on the base's weights.
 pub fn resize(adapter: &Adapter, rank: usize) -> Result<Resized> {
     if rank == 0 {
         return Err(Error::InvalidRank { rank });

@@ -1,4 +1,4 @@
-//! One module's weight-decomposed update.
+//! The weight-decomposed update (DoRA) of one module.
 
 use candle_core::{DType, Tensor};
 use catelier_numerics::ops::Decomposed;
@@ -7,19 +7,21 @@ use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
 
 /// The weight-decomposed update of one module: the weight `W` becomes
-/// `magnitude / ‖W + scale·up·down‖ · (W + scale·up·down)`, with the norm of each output's weights; the bias stays.
+/// `magnitude / ‖W + scale·up·down‖ · (W + scale·up·down)`. The norm is taken over the weights of each output; the bias
+/// is unchanged.
 ///
 /// **Source** DoRA, arXiv 2402.09353, equation 5.
 #[derive(Debug, Clone)]
 pub struct DoraFactors {
-    /// The direction's update: `down`, `up` and alpha.
+    /// The low-rank update of the direction: `down`, `up` and alpha.
     pub low_rank: LoraFactors,
-    /// The norm of each output's weights in the adapted module, `[out]`; that of the base's in a fresh adapter.
+    /// Norm of each output's weights in the adapted module, `[out]`. A fresh adapter has the norms of the base's
+    /// weights.
     pub magnitude: Tensor,
 }
 
 impl DoraFactors {
-    /// Joins factors and magnitudes after checking that they fit each other.
+    /// Pairs factors with magnitudes after checking that their shapes fit.
     ///
     /// # Errors
     /// [`Error::MagnitudeShape`] unless there is one magnitude for each row of `up`.
@@ -31,9 +33,11 @@ impl DoraFactors {
         Ok(Self { low_rank, magnitude })
     }
 
-    /// What the update adds to the base's weight, in f32: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// The difference between the adapted weight and the base's `weight`, in f32: `[out, in]` or
+    /// `[out, in, kernel, kernel]`.
     ///
-    /// **Gradient** flows to the factors and the magnitudes; the norm counts as a constant.
+    /// **Gradient** flows to the factors and the magnitudes. The norm counts as a constant, as section 4.3 of the paper
+    /// proposes.
     ///
     /// # Errors
     /// [`Error::MergeShapes`] if the weight belongs to another module.
@@ -46,7 +50,7 @@ impl DoraFactors {
             let weight = weight.to_dtype(DType::F32)?;
             let updated = (&weight + low_rank)?;
             let squares = updated.detach().flatten_from(1)?.to_dtype(DType::F64)?.sqr()?.sum(1)?;
-            // Weights that are all zero give zero whatever their magnitude is.
+            // A row of zero weights stays zero: dividing by 1 instead of its norm avoids NaN.
             let squares = squares.eq(0.0)?.where_cond(&squares.ones_like()?, &squares)?;
             let gain = (self.magnitude.to_dtype(DType::F32)? / squares.sqrt()?.to_dtype(DType::F32)?)?;
             let shape: Vec<usize> =
@@ -56,7 +60,7 @@ impl DoraFactors {
         delta().map_err(Error::tensor("forming the update"))
     }
 
-    /// The update at `strength`, as a frozen layer takes it.
+    /// The update at `strength` in the form that a frozen layer's kernel takes.
     pub(crate) fn at(&self, strength: f64) -> Decomposed<'_> {
         let LoraFactors { down, up, .. } = &self.low_rank;
         Decomposed { down, up, magnitude: &self.magnitude, scale: self.low_rank.scale(), strength }

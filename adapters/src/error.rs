@@ -1,4 +1,4 @@
-//! What can go wrong with adapters, and what to do about it.
+//! Errors of adapters and their files, with advice.
 
 use std::path::PathBuf;
 
@@ -11,43 +11,43 @@ use crate::kind::{AdapterKind, UpdateKind};
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How many offenders a message spells out before it counts the rest.
+/// Number of offenders that a message names before it counts the rest.
 const SPELLED_OUT: usize = 3;
 
-/// Everything that can go wrong with adapters and their files.
+/// An error of an adapter or its file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A rank that no adapter can have.
+    /// The rank is 0.
     #[error("rank must be 1 or more, found {rank}")]
     InvalidRank {
-        /// The rank asked for.
+        /// The requested rank.
         rank: usize,
     },
-    /// An alpha that would make the update vanish or explode.
+    /// The alpha is zero, NaN or infinite.
     #[error("alpha must be finite and not zero, found {alpha}")]
     InvalidAlpha {
-        /// The alpha asked for.
+        /// The requested alpha.
         alpha: f64,
     },
-    /// A dropout probability out of range.
+    /// The dropout probability is not in `0 <= p < 1`.
     #[error("dropout must be at least 0 and below 1, found {probability}")]
     InvalidDropout {
-        /// The probability asked for.
+        /// The requested probability.
         probability: f64,
     },
-    /// A target list without a target.
+    /// The list of targets is empty.
     #[error("no target given: expected a preset or at least one pattern")]
     NoTargets,
-    /// Targets that name no module of the base.
+    /// Some targets match no module of the base.
     #[error("no module matches {} (searched {searched} modules)", listed(missed.iter().map(|m| &m.pattern)))]
     TargetsMissed {
-        /// How many modules the base has.
+        /// Number of modules of the base.
         searched: usize,
-        /// The patterns without a module.
+        /// The patterns that match no module.
         missed: Vec<MissedPattern>,
     },
-    /// Two factors that do not belong together.
+    /// The shapes of two factors do not fit each other.
     #[error(
         "factors do not fit: expected down [rank, in] with up [out, rank], or down [rank, in, k, k] with up [out, rank, 1, 1]; found down {down:?}, up {up:?}"
     )]
@@ -57,7 +57,7 @@ pub enum Error {
         /// Shape of `up`.
         up: Vec<usize>,
     },
-    /// Magnitudes that are not one for each output.
+    /// The number of magnitudes is not the number of outputs.
     #[error("magnitudes do not fit: expected [{outputs}], one for each row of `up`, found {found:?}")]
     MagnitudeShape {
         /// Number of rows of `up`.
@@ -65,29 +65,29 @@ pub enum Error {
         /// Shape of the magnitudes.
         found: Vec<usize>,
     },
-    /// Named tensors that make up no kind of update.
+    /// No kind of update has tensors of these names.
     #[error("no kind of adapter has the tensors {}", listed(names))]
     UpdateTensors {
         /// The names.
         names: Vec<String>,
     },
-    /// An operation on updates that is defined for LoRA alone.
+    /// The operation is defined for LoRA alone, and a module has another kind.
     #[error("{doing} adapters is defined for LoRA; `{module}` is a {kind}")]
     NotLora {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The first module of another kind.
         module: String,
         /// Its kind.
         kind: UpdateKind,
     },
-    /// A name that is not a kind of update.
+    /// No kind of update has this name.
     #[error("unknown kind of adapter `{name}`: expected `lora` or `dora`")]
     UnknownKind {
-        /// What was asked for.
+        /// The name as given.
         name: String,
     },
-    /// An update and a weight of different shapes.
+    /// The shapes of an update and a weight differ.
     #[error("cannot merge an update of shape {update:?} into a weight of shape {weight:?}")]
     MergeShapes {
         /// Shape of the weight.
@@ -95,19 +95,19 @@ pub enum Error {
         /// Shape of the update.
         update: Vec<usize>,
     },
-    /// A merged weight that its dtype cannot hold.
+    /// A merged weight overflows its dtype.
     #[error("the merged weight is not finite in {dtype:?}")]
     MergeNotFinite {
         /// The weight's dtype.
         dtype: DType,
     },
-    /// Parameters that are not those of the adapter.
+    /// Named parameters do not match the adapter's.
     #[error("parameters are missing, have another shape, or belong to another adapter: {}", listed(names))]
     ParameterNames {
         /// Their names, `<module>.<tensor>`.
         names: Vec<String>,
     },
-    /// Adapters that cannot be combined module by module.
+    /// Two adapters have different shapes at a module, so they cannot be added.
     #[error("module `{module}` has factors of different shape in the adapters to combine")]
     CombinedShapes {
         /// The module.
@@ -116,16 +116,16 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{what} failed")]
     Tensor {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// What the tensor library says.
+        /// The tensor library's error.
         #[source]
         source: candle_core::Error,
     },
     /// Linear algebra, noise or a tensor file failed.
     #[error("{what} failed")]
     Numerics {
-        /// What was being done.
+        /// The operation.
         what: String,
         /// The cause.
         #[source]
@@ -136,17 +136,17 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A folder that holds no adapter file.
+    /// A folder has no adapter file.
     #[error("`{}` holds no adapter: expected `adapter_model.safetensors` or `pytorch_lora_weights.safetensors`", folder.display())]
     EmptyFolder {
         /// The folder.
         folder: PathBuf,
     },
-    /// A safetensors file without a LoRA key.
+    /// A safetensors file has no tensor of an adapter.
     #[error("`{}` holds no LoRA: {tensors} tensors, {}", path.display(), first_of("first", names))]
     NotAnAdapter {
         /// The file.
@@ -156,17 +156,17 @@ pub enum Error {
         /// Their names, at most a few.
         names: Vec<String>,
     },
-    /// An adapter of another kind.
+    /// The file holds a kind of adapter that cannot be applied.
     #[error("`{}` is a {kind} file and cannot be applied: {} of its tensors, first `{}`", path.display(), keys.len(), keys.first().map_or("", String::as_str))]
     UnsupportedKind {
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// The kind in the file.
         kind: AdapterKind,
-        /// The keys that show it.
+        /// The keys of that kind.
         keys: Vec<String>,
     },
-    /// Modules that lack a tensor of their update.
+    /// Some modules lack a tensor of their update.
     #[error("`{}` has modules without all of their tensors: {}", path.display(), listed_plain(modules))]
     IncompleteModules {
         /// The file.
@@ -174,7 +174,7 @@ pub enum Error {
         /// The incomplete modules.
         modules: Vec<IncompleteModule>,
     },
-    /// Two keys that mean the same module.
+    /// Two names in the file stand for the same module.
     #[error("`{}` names the same module twice: {}", path.display(), listed(modules))]
     DuplicateModules {
         /// The file.
@@ -182,7 +182,7 @@ pub enum Error {
         /// The modules.
         modules: Vec<String>,
     },
-    /// None of the file's modules exists in the base.
+    /// No module of the file exists in the base.
     #[error("none of the {total} modules of `{}` exists in the base model, first `{first}`", path.display())]
     NothingMatches {
         /// The file.
@@ -196,15 +196,15 @@ pub enum Error {
         /// The base family of the modules given.
         base_family: Option<BaseFamily>,
     },
-    /// Some keys are unknown or name modules the base lacks.
+    /// Some keys are unknown or name modules that the base lacks.
     #[error("`{}` has keys without a place in the base model ({report}): {}", path.display(), listed(&report.unmatched))]
     UnmatchedKeys {
         /// The file.
         path: PathBuf,
-        /// What matched and what did not.
+        /// The matched modules and the unmatched keys.
         report: MatchReport,
     },
-    /// Factors whose shapes are not those of the base's modules.
+    /// The shapes of some factors do not fit the base's modules.
     #[error("`{}` does not fit the base model: {}", path.display(), listed_plain(offenders))]
     WrongShapes {
         /// The file.
@@ -216,7 +216,7 @@ pub enum Error {
         /// The base family of the modules given.
         base_family: Option<BaseFamily>,
     },
-    /// Factors or alphas that are NaN or infinite.
+    /// Some factors or alphas are NaN or infinite.
     #[error("`{}` has values that are not finite in {} tensors: {}", path.display(), tensors.len(), listed(tensors))]
     NotFinite {
         /// The file.
@@ -224,58 +224,58 @@ pub enum Error {
         /// The tensors.
         tensors: Vec<String>,
     },
-    /// A tensor of a dtype or shape that its role cannot have.
+    /// A tensor has the wrong dtype or shape for its role.
     #[error("`{}`: `{tensor}` should be {expected}, found {found}", path.display())]
     UnexpectedTensor {
         /// The file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What its role asks for.
+        /// The expected dtype or shape.
         expected: &'static str,
-        /// What it is.
+        /// The dtype or shape in the file.
         found: String,
     },
-    /// An adapter configuration that cannot be read.
+    /// An adapter configuration cannot be read.
     #[error("`{origin}` is not a usable adapter configuration: {reason}")]
     Configuration {
         /// The file, or the header entry.
         origin: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// An adapter that changes nothing has no file.
+    /// The adapter adapts no module, so there is nothing to write.
     #[error("the adapter has no modules, so there is nothing to write")]
     NothingToWrite,
-    /// Module paths outside the known components cannot be written.
+    /// Some module paths belong to no known component, so they cannot be written.
     #[error("module paths must start with `unet.`, `text_encoder.` or `text_encoder_2.`: {}", listed(paths))]
     UnknownComponents {
         /// The paths.
         paths: Vec<String>,
     },
-    /// A PEFT file holds one model.
+    /// The adapter adapts several components, but a PEFT folder holds one.
     #[error("a PEFT file holds the adapter of one model, found {}", listed(components))]
     SeveralComponents {
         /// The components of the adapter.
         components: Vec<String>,
     },
-    /// A diffusers or PEFT file holds one kind of update.
+    /// The adapter has several kinds of update, but a diffusers or PEFT file holds one.
     #[error("a {format} file holds one kind of adapter, found {}", listed(kinds))]
     SeveralKinds {
-        /// The format asked for.
+        /// The requested format.
         format: Format,
         /// The kinds of the adapter's modules.
         kinds: Vec<String>,
     },
-    /// A name that is not a format.
+    /// No format has this name.
     #[error("unknown adapter format `{name}`: expected `kohya`, `diffusers` or `peft`")]
     UnknownFormat {
-        /// What was asked for.
+        /// The name as given.
         name: String,
     },
 }
 
-/// A target pattern that names no module, with the nearest names.
+/// A target pattern that matches no module, with the nearest names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedPattern {
     /// The pattern as given.
@@ -284,7 +284,7 @@ pub struct MissedPattern {
     pub closest: Vec<String>,
 }
 
-/// One factor whose shape is not the one its module needs.
+/// A factor whose shape does not fit its module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeMismatch {
     /// Module path in the base.
@@ -298,7 +298,7 @@ pub struct ShapeMismatch {
 }
 
 impl ShapeMismatch {
-    /// Whether the file has a magnitude for each input, `[1, in]`, where there should be one for each output.
+    /// Whether the file has a magnitude for each input, `[1, in]`, instead of one for each output.
     fn is_magnitude_per_input(&self) -> bool {
         self.factor == "magnitude" && self.found.len() > 1 && self.found[0] == 1
     }
@@ -314,9 +314,9 @@ impl std::fmt::Display for ShapeMismatch {
 /// A module of a file that lacks a tensor of its update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncompleteModule {
-    /// The keys that the file has for it.
+    /// The keys of the module in the file.
     pub keys: Vec<String>,
-    /// What is missing: `down`, `up` or `magnitude`.
+    /// The missing tensor: `down`, `up` or `magnitude`.
     pub missing: &'static str,
 }
 
@@ -327,25 +327,25 @@ impl std::fmt::Display for IncompleteModule {
 }
 
 impl Error {
-    /// Wraps a tensor library error with what was being done.
+    /// Wraps a tensor library error together with the operation that failed.
     pub(crate) fn tensor(what: &str) -> impl FnOnce(candle_core::Error) -> Self {
         let what = what.to_owned();
         move |source| Self::Tensor { what, source }
     }
 
-    /// Wraps a numerics error with what was being done.
+    /// Wraps a numerics error together with the operation that failed.
     pub(crate) fn numerics(what: impl Into<String>) -> impl FnOnce(catelier_numerics::Error) -> Self {
         let what = what.into();
         move |source| Self::Numerics { what, source }
     }
 
-    /// Wraps a system error with the file it is about.
+    /// Wraps a system error together with the file that it is about.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
 
-    /// What to do next, where something can be done.
+    /// Advice on what to do next, where there is any.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::TargetsMissed { missed, .. } => return nearest_names(missed),
@@ -401,12 +401,12 @@ fn other_family(file: Option<BaseFamily>, base: Option<BaseFamily>) -> Option<St
     }
 }
 
-/// The first few names in backticks, and how many more there are.
+/// The first few names in backticks, and the number of the others.
 fn listed<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
     listed_plain(names.into_iter().map(|name| format!("`{}`", name.as_ref())))
 }
 
-/// The first few items, and how many more there are.
+/// The first few items, and the number of the others.
 fn listed_plain<S: std::fmt::Display>(items: impl IntoIterator<Item = S>) -> String {
     let mut items = items.into_iter();
     let shown: Vec<String> = items.by_ref().take(SPELLED_OUT).map(|item| item.to_string()).collect();

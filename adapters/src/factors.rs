@@ -1,4 +1,4 @@
-//! One module's low-rank update, and the one place where it is written out as a matrix.
+//! The low-rank update (LoRA) of one module, and the one function that forms its matrix.
 
 use candle_core::{DType, Tensor};
 
@@ -14,14 +14,14 @@ use crate::error::{Error, Result};
 pub struct LoraFactors {
     /// Maps the module's input to `rank` values.
     pub down: Tensor,
-    /// Maps those values to the module's output; zero in a fresh adapter.
+    /// Maps the `rank` values to the module's output; zero in a fresh adapter.
     pub up: Tensor,
-    /// Numerator of the scale; the usual conventions set it to the rank or to 1.
+    /// Numerator of the scale `alpha / rank`; usually the rank or 1.
     pub alpha: f64,
 }
 
 impl LoraFactors {
-    /// Pairs two factors after checking that they fit each other.
+    /// Pairs two factors after checking that their shapes fit.
     ///
     /// # Errors
     /// [`Error::FactorShapes`] when the ranks differ or the dimensions are not those
@@ -46,7 +46,7 @@ impl LoraFactors {
         self.down.dims().first().copied().unwrap_or(0)
     }
 
-    /// `alpha / rank`, the factor that the product of the two matrices is multiplied by.
+    /// `alpha / rank`, the factor of the product `up * down`.
     pub fn scale(&self) -> f64 {
         self.alpha / self.rank().max(1) as f64
     }
@@ -56,7 +56,7 @@ impl LoraFactors {
         self.down.rank() == 4
     }
 
-    /// Number of values in both factors.
+    /// Number of elements of both factors.
     pub fn element_count(&self) -> usize {
         self.down.elem_count() + self.up.elem_count()
     }
@@ -72,7 +72,7 @@ impl LoraFactors {
         })
     }
 
-    /// New factors for the same module from plain matrices of any rank, in this one's shapes.
+    /// Factors for the same module from plain matrices of any rank, reshaped to this module's layout.
     pub fn with_matrices(&self, matrices: &Matrices, alpha: f64) -> Result<Self> {
         let Matrices { up, down } = matrices;
         let rank = down.dims().first().copied().unwrap_or(0);
@@ -85,7 +85,7 @@ impl LoraFactors {
         Self::new(reshape(down, down_shape)?, reshape(up, up_shape)?, alpha)
     }
 
-    /// The update written out, `scale * up * down`, in f32: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// The update as a matrix, `scale * up * down`, in f32: `[out, in]` or `[out, in, kernel, kernel]`.
     ///
     /// **Gradient** flows to both factors.
     pub fn delta(&self) -> Result<Tensor> {
@@ -97,8 +97,8 @@ impl LoraFactors {
             .map_err(Error::tensor("forming the update"))
     }
 
-    /// Frobenius norm of [`delta`](Self::delta), found without forming it:
-    /// `||up * down||^2` is the sum over the product of the two rank-by-rank Gram matrices.
+    /// Frobenius norm of [`delta`](Self::delta), computed in f64 without forming the matrix: `||up * down||^2` is the
+    /// sum over the elementwise product of the Gram matrices `up^T up` and `down down^T`, both `[rank, rank]`.
     pub fn delta_norm(&self) -> Result<f64> {
         let Matrices { up, down } = self.matrices()?;
         let squared = || -> candle_core::Result<f64> {
@@ -111,7 +111,7 @@ impl LoraFactors {
         Ok(self.scale().abs() * squared.max(0.0).sqrt())
     }
 
-    /// The same update at `strength` times its size, kept in `alpha` so that no digit is lost.
+    /// The update times `strength`. Only `alpha` changes, so no factor is rounded.
     pub fn scaled(&self, strength: f64) -> Self {
         Self { alpha: self.alpha * strength, ..self.clone() }
     }
@@ -128,8 +128,8 @@ pub struct Matrices {
 
 /// Whether every value of the tensor is finite.
 ///
-/// A sum cannot tell: it may overflow although each value is finite. `x - x` is zero for
-/// finite values and NaN for all others.
+/// A sum of the values would not do, since it may overflow although each value is finite. `x - x` is zero for finite
+/// values and NaN for all others.
 pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
     let difference = tensor.sub(tensor)?.to_dtype(DType::F32)?;
     Ok(difference.sum_all()?.to_scalar::<f32>()? == 0.0)

@@ -1,4 +1,4 @@
-//! Families of base models, and what their networks predict.
+//! Families of base models, and the prediction types of their UNets.
 
 use std::fmt;
 
@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::module::{ModuleInfo, ModuleKind};
 
-/// A family of base models whose adapters have the same modules.
+/// A family of base models: adapters of one family have the same modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BaseFamily {
     /// Stable Diffusion 1.x: the transformers' projections are 1x1 convolutions.
     Sd1,
-    /// Stable Diffusion 2.x: they are linear layers.
+    /// Stable Diffusion 2.x: the transformers' projections are linear layers.
     Sd2,
     /// Stable Diffusion XL: the UNet also takes a pooled prompt and image sizes.
     Sdxl,
 }
 
-/// What the UNet of a base model predicts.
+/// The prediction type of a base model's UNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prediction {
-    /// The noise that was mixed in.
+    /// The noise that was added to the latent.
     #[serde(rename = "epsilon")]
     Epsilon,
-    /// `sqrt(a) noise - sqrt(1 - a) z_0` (Salimans and Ho 2022, arXiv 2202.00512).
+    /// The velocity `sqrt(a) noise - sqrt(1 - a) z_0` (Salimans and Ho 2022, arXiv 2202.00512).
     #[serde(rename = "v_prediction")]
     Velocity,
 }
 
 impl BaseFamily {
-    /// The family of a base model with these modules, whatever its size; a list without the transformers' projections is
-    /// judged by the width of the text context.
+    /// The family of a base model with these modules, for any size of the model. If the list lacks the transformers'
+    /// projections, the width of the text context decides.
     pub fn of_modules(modules: &[ModuleInfo]) -> Option<Self> {
         if modules.iter().any(|module| module.path.starts_with("unet.add_embedding.")) {
             return Some(Self::Sdxl);
@@ -62,8 +62,7 @@ impl BaseFamily {
         }
     }
 
-    /// The family named by `ss_base_model_version` or `modelspec.architecture`, in the spellings
-    /// that trainers use.
+    /// The family named by `ss_base_model_version` or `modelspec.architecture`, in any spelling that trainers use.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let any = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
@@ -107,7 +106,7 @@ impl Prediction {
     }
 }
 
-/// Whether the name, dotted or underscored, is that of a layer fed with the text context.
+/// Whether a layer of this name, dotted or underscored, takes the text context as input.
 pub(crate) fn takes_context(name: &str) -> bool {
     ["attn2.to_k", "attn2.to_v", "attn2_to_k", "attn2_to_v"].iter().any(|end| name.ends_with(end))
 }

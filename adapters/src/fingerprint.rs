@@ -1,21 +1,21 @@
-//! Fingerprints of base models, as adapters carry them to find their base again.
+//! Fingerprints of base models: an adapter file stores the fingerprint of its base, which finds the base again.
 
 use std::fmt;
 
 /// A fingerprint of a base model.
 ///
-/// Version 2 is `v2-SIGNS` or `v2-SIGNS-VALUES`: hashes over samples of every weight, of the signs, which survive any
-/// rounding, and of the values rounded to f16. Copies of one base in f32 and f16 have the same fingerprint; a copy in bf16
-/// has lost the bits that `VALUES` needs and has the first part alone.
+/// Version 2 is `v2-SIGNS` or `v2-SIGNS-VALUES`: hashes over samples of every weight. `SIGNS` hashes the signs, which
+/// no rounding changes; `VALUES` hashes the values rounded to f16. Copies of one base in f32 and f16 have the same
+/// fingerprint. A copy in bf16 has lost the bits that `VALUES` needs and has `SIGNS` alone.
 ///
-/// Fingerprints without a version are those of the first version, which depended on the precision of the weights.
+/// A fingerprint without a version prefix is of version 1, which depended on the precision of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fingerprint<'a> {
-    /// The text of a version that this program does not make.
+    /// A fingerprint of another version, as text. This program does not make such fingerprints.
     Unversioned(&'a str),
     /// Version 2.
     V2 {
-        /// Hash of everything that no rounding changes.
+        /// Hash of everything that rounding leaves unchanged.
         signs: &'a str,
         /// Hash of values rounded to f16; `None` for copies in bf16.
         values: Option<&'a str>,
@@ -23,7 +23,7 @@ pub enum Fingerprint<'a> {
 }
 
 impl<'a> Fingerprint<'a> {
-    /// Takes a fingerprint apart; any text is one.
+    /// Parses a fingerprint. Every text is one, so parsing cannot fail.
     pub fn parse(text: &'a str) -> Self {
         match text.strip_prefix("v2-") {
             None => Self::Unversioned(text),
@@ -34,7 +34,8 @@ impl<'a> Fingerprint<'a> {
         }
     }
 
-    /// Whether both can be of one base: false only where they are of one version and differ in a part that both have.
+    /// Whether both can belong to one base: false only if they have the same version and differ in a part that both
+    /// have.
     pub fn agrees_with(self, other: Fingerprint<'_>) -> bool {
         match (self, other) {
             (Self::Unversioned(one), Fingerprint::Unversioned(other)) => one == other,

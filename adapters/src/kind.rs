@@ -1,4 +1,4 @@
-//! Kinds of adapters: those that are applied here, and those that files are known to hold.
+//! Kinds of adapters: the kinds that can be applied here, and all kinds that a file is recognised as.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,7 +46,7 @@ impl FromStr for UpdateKind {
     }
 }
 
-/// A kind of adapter, as the tensor names of a file show it.
+/// A kind of adapter, recognised by the tensor names of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdapterKind {
@@ -84,7 +84,7 @@ impl From<UpdateKind> for AdapterKind {
 }
 
 impl AdapterKind {
-    /// What to do with a file of this kind that cannot be applied.
+    /// Advice for a file of this kind, which cannot be applied.
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Lora => "this file can be applied as it is",

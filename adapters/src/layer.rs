@@ -5,8 +5,8 @@ use catelier_numerics::ops::{self, Decomposed, FrozenConv2d, FrozenLinear, Fusio
 
 use crate::factors::LoraFactors;
 
-/// A frozen layer, as an update needs it: alone, together with an update as one node of the graph, and the change that an
-/// update makes to its result.
+/// The computations of a frozen layer that updates need: the layer alone, the layer and an update as one graph node,
+/// and the change that an update makes to the layer's result.
 pub(crate) trait FrozenLayer {
     /// `residual + layer(x)`.
     fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor>;
@@ -17,7 +17,7 @@ pub(crate) trait FrozenLayer {
     /// `scale·up·down·x`.
     fn lora_change(&self, x: &Tensor, factors: &LoraFactors, scale: f64) -> Result<Tensor>;
 
-    /// `residual + layer(x)` and the change.
+    /// `residual + layer(x) + strength · (adapted layer(x) − layer(x))`.
     fn forward_dora(&self, x: &Tensor, update: Decomposed<'_>, residual: Option<&Tensor>) -> Result<Tensor>;
 
     /// `strength · (adapted layer(x) − layer(x))`.

@@ -1,4 +1,4 @@
-//! The modules of a base model that an adapter can change, and the names they go by.
+//! The modules of a base model that an adapter can change, and their paths.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ pub struct ModuleInfo {
     /// Component and diffusers module path, for example
     /// `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q`.
     pub path: String,
-    /// What the module computes, with its sizes.
+    /// The operation of the module, with its sizes.
     pub kind: ModuleKind,
 }
 
-/// What a module computes; decides the shapes of its low-rank factors.
+/// The operation of a module; it determines the shapes of the low-rank factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModuleKind {
@@ -57,7 +57,7 @@ impl ModuleKind {
         }
     }
 
-    /// Number of inputs that one output value is computed from.
+    /// Number of input values that one output value depends on.
     pub fn fan_in(&self) -> usize {
         self.down_shape(1).iter().product()
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Component {
     }
 }
 
-/// Whether `path` is `prefix` or lies below it; the empty prefix holds everything.
+/// Whether `path` is `prefix` or lies below it. Every path lies below the empty prefix.
 pub(crate) fn is_under(path: &str, prefix: &str) -> bool {
     let prefix = prefix.trim_end_matches('.');
     match path.strip_prefix(prefix) {
@@ -117,8 +117,8 @@ pub(crate) fn is_under(path: &str, prefix: &str) -> bool {
     }
 }
 
-/// A number that stands for a path in the noise counter (64-bit FNV-1a), so that what a
-/// module draws depends on its name alone and not on which other modules take part.
+/// The hash (64-bit FNV-1a) of a path, which is the index of the module's random stream. A module's random values
+/// therefore depend on its path alone, not on the other adapted modules.
 pub(crate) fn path_number(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

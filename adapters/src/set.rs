@@ -1,4 +1,4 @@
-//! The adapters that one call of a model is made with.
+//! The set of adapters that a model takes as an argument of every call.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::layer::FrozenLayer;
 use crate::module::{is_under, path_number};
 use crate::update::LayerUpdate;
 
-/// Where dropout masks come from.
+/// The random stream that dropout masks are drawn from.
 const DROPOUT: Stream = Stream("adapter.dropout");
 
-/// The adapters a model is called with, each at its strength. The empty set is the base model.
+/// The adapters of one model call, each at its strength. The empty set is the base model.
 ///
-/// A model asks the set to run each of its modules with what the adapters change there
-/// ([`linear`](Self::linear), [`conv2d`](Self::conv2d)). Cloning is cheap.
+/// A model runs each of its modules through the set ([`linear`](Self::linear), [`conv2d`](Self::conv2d)), which adds
+/// the adapters' changes. Cloning is cheap.
 ///
-/// An adapter changes a layer's result by `strength · (adapted layer(x) − layer(x))`, and the changes of several are added:
-/// each is measured against the base, so their order does not matter. A LoRA's strength therefore scales its product; a
-/// DoRA at half strength gives the mean of the layer and the DoRA.
+/// An adapter changes a layer's result by `strength · (adapted layer(x) − layer(x))`. The changes of several adapters
+/// are added; each is relative to the base, so their order does not matter. The strength scales the product of a LoRA;
+/// a DoRA at strength 0.5 gives the mean of the base layer's result and the fully adapted one.
 ///
 /// **Gradient** flows to the inputs and to every tensor of every adapter in the set.
 #[derive(Debug, Clone, Default)]
@@ -38,14 +38,14 @@ struct Entry {
     strength: f64,
 }
 
-/// Dropout on the adapters' inputs, for training only. The base's part of a layer sees the whole input; a DoRA's change is
-/// computed from the dropped one, its product with the frozen weight included, as PEFT does.
+/// Dropout on the adapters' inputs, for training only. The frozen layer takes the whole input. The change of a DoRA,
+/// including its product with the frozen weight, is computed from the dropped input, as PEFT does.
 ///
-/// The mask is a function of seed, step, module path and the adapter's place in the set, so a
-/// recomputed or resumed step drops the same values.
+/// The mask is a function of seed, step, module path and the adapter's index in the set, so a recomputed block or a
+/// resumed run drops the same values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterDropout {
-    /// Probability that an input value is dropped, `0 <= p < 1`; kept ones grow by `1 / (1 - p)`.
+    /// Probability that an input value is dropped, `0 <= p < 1`; kept values are multiplied by `1 / (1 - p)`.
     pub probability: f64,
     /// Seed of the run.
     pub seed: u64,
@@ -66,12 +66,12 @@ impl AdapterSet {
         set
     }
 
-    /// Adds an adapter; its effect is added to that of the others.
+    /// Adds an adapter at a strength.
     pub fn push(&mut self, adapter: &Adapter, strength: f64) {
         Arc::make_mut(&mut self.entries).push(Entry { adapter: adapter.clone(), strength });
     }
 
-    /// Whether the set changes nothing: it has no adapter with factors and a strength.
+    /// Whether the set changes nothing: every adapter is empty or has strength 0.
     pub fn is_base(&self) -> bool {
         self.entries.iter().all(|entry| entry.strength == 0.0 || entry.adapter.is_empty())
     }
@@ -82,16 +82,15 @@ impl AdapterSet {
         self
     }
 
-    /// The same set with one more strength per sample: `multipliers: [batch]`.
+    /// The same set with one more factor of the strength for each sample: `multipliers: [batch]`.
     ///
-    /// A zero leaves the sample to the base model, so adapted and base predictions can share a
-    /// batch.
+    /// The factor 0 gives a sample the base's prediction, so that adapted and base predictions can share a batch.
     pub fn with_multipliers(mut self, multipliers: Tensor) -> Self {
         self.multipliers = Some(multipliers);
         self
     }
 
-    /// Whether an adapter of the set changes what the module at `path` does.
+    /// Whether an adapter of the set changes the module at `path`.
     pub fn adapts(&self, path: &str) -> bool {
         self.updates_at(path).next().is_some()
     }
@@ -101,7 +100,7 @@ impl AdapterSet {
     /// **Shapes** `x: [batch, ..., in]`; returns `[batch, ..., out]`, the shape of the residual.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// candle's error if the shapes do not fit.
     pub fn linear(
         &self,
         path: &str,
@@ -117,7 +116,7 @@ impl AdapterSet {
     /// **Shapes** `x: [batch, in, height, width]`; returns `[batch, out, oh, ow]`, the shape of the residual.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// candle's error if the shapes do not fit.
     pub fn conv2d(
         &self,
         path: &str,
@@ -128,14 +127,14 @@ impl AdapterSet {
         self.adapt(path, x, layer, residual)
     }
 
-    /// The updates at `path`, each with its adapter's place in the set and its strength.
+    /// The updates at `path`, each with its adapter's index in the set and its strength.
     fn updates_at<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, &'a LayerUpdate, f64)> {
         let entries = self.entries.iter().enumerate().filter(|(_, entry)| entry.strength != 0.0);
         entries.filter_map(move |(place, entry)| Some((place, entry.adapter.get(path)?, entry.strength)))
     }
 
-    /// Layer and first update are one node of the graph where nothing comes between them, which is faster and keeps less;
-    /// the changes of all others are added.
+    /// Without dropout and multipliers, the layer and the first update are one node of the graph, which is faster and
+    /// keeps fewer activations. The changes of the other updates are added.
     fn adapt(
         &self,
         path: &str,
@@ -156,7 +155,7 @@ impl AdapterSet {
         Ok(output)
     }
 
-    /// The input with dropped values, the others grown so that the expectation stays.
+    /// The input after dropout: kept values are divided by `1 - p`, so that the expectation stays the same.
     fn dropped(&self, path: &str, place: usize, x: &Tensor) -> candle_core::Result<Tensor> {
         let Some(dropout) = self.dropout else {
             return Ok(x.clone());
@@ -172,7 +171,7 @@ impl AdapterSet {
         x * mask.to_dtype(x.dtype())?
     }
 
-    /// The update at each sample's own strength.
+    /// The change times the multiplier of each sample.
     fn multiplied(&self, update: Tensor) -> candle_core::Result<Tensor> {
         let Some(multipliers) = &self.multipliers else {
             return Ok(update);
@@ -183,8 +182,7 @@ impl AdapterSet {
         update.broadcast_mul(&multipliers)
     }
 
-    /// Every tensor of the updates below `prefix`, in a fixed order: what a checkpointed segment hands over as its
-    /// parameters.
+    /// Every tensor of the updates below `prefix`, in a fixed order: the parameters of a checkpointed segment.
     pub fn parameters_under(&self, prefix: &str) -> Vec<Tensor> {
         self.entries
             .iter()
@@ -195,11 +193,11 @@ impl AdapterSet {
             .collect()
     }
 
-    /// The set for the modules below `prefix`, over other tensors: those a checkpointed segment
-    /// gets in place of [`parameters_under`](Self::parameters_under), in the same order.
+    /// The set for the modules below `prefix` with its tensors replaced by `parameters`, in the order of
+    /// [`parameters_under`](Self::parameters_under). A checkpointed segment computes with these.
     ///
     /// # Panics
-    /// If the number of tensors is not that of `parameters_under(prefix)`.
+    /// If `parameters` has another length than `parameters_under(prefix)`.
     pub fn with_parameters(&self, prefix: &str, parameters: &[Tensor]) -> Self {
         let mut parameters = parameters.iter();
         let mut next = |_: &'static str, _: &Tensor| {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, MissedPattern, Result};
 use crate::module::{ModuleInfo, ModuleKind};
 
-/// The projections of every attention, which LoRA adapts by default: the UNet's, then the text encoders' (diffusers'
-/// training scripts choose the same).
+/// The projections of every attention, which LoRA adapts by default, as diffusers' training scripts do: first the
+/// UNet's, then the text encoders'.
 const ATTENTION: [&str; 8] = [
     "to_q",
     "to_k",
@@ -22,14 +22,14 @@ const ATTENTION: [&str; 8] = [
     "self_attn.out_proj",
 ];
 
-/// Names of the presets, as they are typed.
+/// Names of the presets in flags and settings.
 const PRESETS: [&str; 4] = ["attention", "linears", "convolutions", "everything"];
 
 /// The modules that an adapter changes.
 ///
-/// In text, a preset name (`attention`, `linears`, `convolutions`, `everything`) or patterns
-/// separated by commas or spaces. A pattern names the end of a module path (`to_q`,
-/// `ff.net.2`, or the whole path), where `*` stands for any characters: `mid_block.*.to_v`.
+/// In text, a preset name (`attention`, `linears`, `convolutions`, `everything`) or patterns separated by commas or
+/// spaces. A pattern matches the end of a module path (`to_q`, `ff.net.2`, or the whole path); `*` stands for any
+/// characters: `mid_block.*.to_v`.
 ///
 /// ```
 /// # use catelier_adapters::Targets;
@@ -50,7 +50,7 @@ pub enum Targets {
     Convolutions,
     /// Every linear layer and every convolution.
     Everything,
-    /// The modules that one of these patterns names; never empty.
+    /// The modules that match one of these patterns; never empty.
     Patterns(Vec<String>),
 }
 
@@ -75,16 +75,16 @@ impl Targets {
         Self::Everything
     }
 
-    /// The modules that one of these patterns names; see the type for their form.
+    /// The modules that match one of these patterns; see the type for the syntax.
     pub fn patterns(patterns: Vec<String>) -> Self {
         Self::Patterns(patterns)
     }
 
-    /// The chosen ones among `modules`, in their order.
+    /// The targets among `modules`, in their order.
     ///
     /// # Errors
-    /// [`Error::TargetsMissed`] if nothing is chosen or if one of the patterns names
-    /// no module; it lists the closest names for each.
+    /// [`Error::TargetsMissed`] if no module is a target or one of the patterns matches no module; the error lists the
+    /// closest names for each pattern.
     pub fn select<'m>(&self, modules: &'m [ModuleInfo]) -> Result<Vec<&'m ModuleInfo>> {
         self.refuse_misses(modules)?;
         let chosen: Vec<_> = modules.iter().filter(|m| self.chooses(m)).collect();
@@ -97,7 +97,7 @@ impl Targets {
         Ok(chosen)
     }
 
-    /// Whether `module` is one of them.
+    /// Whether `module` is a target.
     pub fn chooses(&self, module: &ModuleInfo) -> bool {
         let linear = matches!(module.kind, ModuleKind::Linear { .. });
         match self {
@@ -175,14 +175,14 @@ impl fmt::Display for Targets {
     }
 }
 
-/// Whether the pattern names this path or the end of it, from some dot on.
+/// Whether the pattern matches the path, or its end after a dot.
 fn names(pattern: &str, path: &str) -> bool {
     let starts = std::iter::once(0).chain(path.match_indices('.').map(|(at, _)| at + 1));
     starts.map(|start| &path[start..]).any(|end| matches(pattern.as_bytes(), end.as_bytes()))
 }
 
-/// Glob matching of the whole text, `*` for any run of characters, without recursion:
-/// on a mismatch, the last star swallows one character more.
+/// Whether `*` patterns match the whole text, without recursion: on a mismatch, the last star matches one character
+/// more.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry = None;
@@ -202,7 +202,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// The three module names nearest to a pattern that names nothing.
+/// The three module names nearest to a pattern that matches no module.
 fn closest(pattern: &str, modules: &[ModuleInfo]) -> Vec<String> {
     let segments = pattern.split('.').count();
     let endings: BTreeSet<String> = modules.iter().map(|m| ending(&m.path, segments)).collect();
@@ -211,7 +211,7 @@ fn closest(pattern: &str, modules: &[ModuleInfo]) -> Vec<String> {
     ranked.into_iter().take(3).map(|(_, ending)| ending).collect()
 }
 
-/// The last `segments` segments of a path; a number alone names nothing, so it brings its parent.
+/// The last `segments` segments of a path, and the one before them if the first is a number, which says nothing alone.
 fn ending(path: &str, segments: usize) -> String {
     let parts: Vec<&str> = path.split('.').collect();
     let mut start = parts.len().saturating_sub(segments);

@@ -1,8 +1,8 @@
 //! The update of one layer, by kind.
 //!
-//! A kind is a variant of [`LayerUpdate`] over a type of its own: named tensors, what it does to a frozen layer, and its
-//! place in files. Everything else (training, resuming, averaging, moving between devices) goes through the named tensors
-//! and knows no kind.
+//! Each kind is a variant of [`LayerUpdate`] over a type of its own, which defines the named tensors, their effect on a
+//! frozen layer, and their names in files. Training, resuming, averaging and moving between devices go through the
+//! named tensors and do not depend on the kind.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::factors::{LoraFactors, is_finite};
 use crate::kind::UpdateKind;
 use crate::layer::FrozenLayer;
 
-/// What an adapter does to one layer.
+/// The update of one layer.
 #[derive(Debug, Clone)]
 pub enum LayerUpdate {
     /// A low-rank addition to the weight.
@@ -36,7 +36,7 @@ impl From<DoraFactors> for LayerUpdate {
 }
 
 impl LayerUpdate {
-    /// Its kind.
+    /// The kind of update.
     pub fn kind(&self) -> UpdateKind {
         match self {
             Self::Lora(_) => UpdateKind::Lora,
@@ -44,7 +44,7 @@ impl LayerUpdate {
         }
     }
 
-    /// Its tensors by name, always in the same order.
+    /// The tensors with their names, always in the same order.
     pub fn tensors(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         (0..).map_while(|index| self.tensor(index))
     }
@@ -58,10 +58,11 @@ impl LayerUpdate {
         }
     }
 
-    /// The update over these tensors, whose names tell its kind.
+    /// The update made of these tensors; their names determine its kind.
     ///
     /// # Errors
-    /// [`Error::UpdateTensors`] if no kind has tensors of these names, and those of the kind's own constructor.
+    /// [`Error::UpdateTensors`] if no kind has tensors of these names; otherwise the errors of [`LoraFactors::new`] and
+    /// [`DoraFactors::new`].
     pub fn from_tensors(mut tensors: BTreeMap<String, Tensor>, alpha: f64) -> Result<Self> {
         let names: Vec<String> = tensors.keys().cloned().collect();
         let found = (tensors.remove("down"), tensors.remove("up"), tensors.remove("magnitude"), tensors.len());
@@ -74,15 +75,15 @@ impl LayerUpdate {
         }
     }
 
-    /// Its tensor of this name.
+    /// The tensor of this name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors().find(|(own, _)| *own == name).map(|(_, tensor)| tensor)
     }
 
-    /// The same update over other tensors of the same shapes, those that `f` makes of name and tensor.
+    /// The same update with every tensor replaced by `f(name, tensor)`, which must keep the shape.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// Any error of `f`.
     pub fn try_map<E>(&self, mut f: impl FnMut(&'static str, &Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
         let low_rank = self.low_rank();
         let low_rank =
@@ -93,7 +94,7 @@ impl LayerUpdate {
         })
     }
 
-    /// The factors of a plain LoRA.
+    /// The factors of a LoRA; `None` for another kind.
     pub fn as_lora(&self) -> Option<&LoraFactors> {
         match self {
             Self::Lora(factors) => Some(factors),
@@ -101,7 +102,7 @@ impl LayerUpdate {
         }
     }
 
-    /// The low-rank factors in it: all of a LoRA, the direction's update of a DoRA.
+    /// The low-rank factors: the whole of a LoRA, the direction's update of a DoRA.
     pub fn low_rank(&self) -> &LoraFactors {
         match self {
             Self::Lora(factors) => factors,
@@ -129,7 +130,7 @@ impl LayerUpdate {
         self.low_rank().is_convolution()
     }
 
-    /// Shape of the weight that it updates: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// Shape of the module's weight: `[out, in]` or `[out, in, kernel, kernel]`.
     pub fn weight_shape(&self) -> Vec<usize> {
         let LoraFactors { down, up, .. } = self.low_rank();
         [&up.dims()[..1], &down.dims()[1..]].concat()
@@ -140,8 +141,8 @@ impl LayerUpdate {
         self.tensors().map(|(_, tensor)| tensor.elem_count()).sum()
     }
 
-    /// The same elements on another device, factors in another dtype. Magnitudes keep theirs: one that is rounded would
-    /// change the size of an output as a whole.
+    /// A copy on another device, with the factors in another dtype. Magnitudes keep their dtype: rounding one would
+    /// scale a whole output.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the device refuses.
@@ -165,9 +166,9 @@ impl LayerUpdate {
         Ok(finite)
     }
 
-    /// What it adds to the base's `weight`, in f32 and in the weight's shape.
+    /// The difference between the adapted weight and the base's `weight`, in f32 and in the weight's shape.
     ///
-    /// **Gradient** flows to its tensors.
+    /// **Gradient** flows to the update's tensors.
     ///
     /// # Errors
     /// [`Error::MergeShapes`] if the weight belongs to another module.
@@ -182,13 +183,13 @@ impl LayerUpdate {
         Err(Error::MergeShapes { weight: weight.dims().to_vec(), update: delta.dims().to_vec() })
     }
 
-    /// The weight with `strength` times the update added, in the weight's own dtype: what merging writes.
+    /// The merged weight, `weight + strength * delta`, in the weight's own dtype.
     ///
     /// The sum is formed in f32. `weight: [out, in]` or `[out, in, kernel, kernel]`.
     ///
     /// # Errors
-    /// [`Error::MergeShapes`] if the weight belongs to another module, [`Error::MergeNotFinite`] if the sum overflows the
-    /// weight's dtype.
+    /// [`Error::MergeShapes`] if the weight belongs to another module, [`Error::MergeNotFinite`] if the sum overflows
+    /// the weight's dtype.
     pub fn merged_into(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
         let delta = self.delta(weight)?;
         let merged = (|| {
@@ -203,7 +204,7 @@ impl LayerUpdate {
         }
     }
 
-    /// `residual + layer(x)` and the update's change at this strength, with one product of the frozen weight.
+    /// `residual + layer(x)` plus the update's change at this strength. The frozen weight is multiplied once.
     pub(crate) fn forward(
         &self,
         layer: &impl FrozenLayer,
@@ -219,8 +220,8 @@ impl LayerUpdate {
         }
     }
 
-    /// What the update at this strength adds to the layer's result. A LoRA needs no product of the frozen weight for it,
-    /// a DoRA one.
+    /// The change that the update at this strength makes to the layer's result. A LoRA needs no product with the frozen
+    /// weight, a DoRA needs one.
     pub(crate) fn change(&self, layer: &impl FrozenLayer, x: &Tensor, strength: f64) -> candle_core::Result<Tensor> {
         match self {
             Self::Lora(factors) => layer.lora_change(x, &with_dtype_of(factors, x)?, factors.scale() * strength),

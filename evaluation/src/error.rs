@@ -1,4 +1,4 @@
-//! What can go wrong between features and scores, and what to do next.
+//! Errors of scores and pages, with advice.
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -10,16 +10,16 @@ pub enum Error {
     /// Images or texts could not be turned into features.
     #[error(transparent)]
     Features(#[from] catelier_features::Error),
-    /// A score was asked of nothing.
+    /// There are too few values for a score.
     #[error("cannot compute `{score}`: expected at least {expected} {of}, found {found}")]
     TooFew {
         /// The score.
         score: &'static str,
-        /// What is counted.
+        /// The kind of values.
         of: &'static str,
-        /// How many are needed.
+        /// The number that the score needs.
         expected: usize,
-        /// How many there are.
+        /// The number that was given.
         found: usize,
     },
     /// The bootstrap of a score failed.
@@ -27,7 +27,7 @@ pub enum Error {
     Statistics {
         /// The score.
         score: &'static str,
-        /// What the statistics said.
+        /// The error of the statistics.
         #[source]
         source: Box<catelier_numerics::Error>,
     },
@@ -41,7 +41,7 @@ pub enum Error {
         /// The second list's length.
         found: usize,
     },
-    /// A feature has no direction: all of it is zero, or some of it is not a number.
+    /// A feature has no direction: all values are zero, or a value is not finite.
     #[error("a feature has no direction: expected finite values that are not all zero")]
     NoDirection,
     /// A value lies outside the range of its score.
@@ -59,11 +59,11 @@ pub enum Error {
     /// The text is not the JSON of a score file.
     #[error("not a score file")]
     ScoreFile {
-        /// Where reading stopped.
+        /// The parser's error, with line and column.
         #[source]
         source: serde_json::Error,
     },
-    /// The JSON has another format or a version from the future.
+    /// The JSON has another format or a newer version.
     #[error("expected format `{expected}` version {version} or older, found `{found}` version {found_version}")]
     ScoreFormat {
         /// The format this crate reads.
@@ -81,7 +81,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next, where there is something to advise.
+    /// Advice on what to do next, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

@@ -1,14 +1,14 @@
-//! The list of scores: the one place that names them for files, commands and pages.
+//! The list of scores with their names in files, commands and pages.
 
 use crate::score::Score;
 use crate::scores::Scores;
 
-/// Which way a score points.
+/// Whether higher or lower values of a score are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
-    /// More is better.
+    /// Higher is better.
     Higher,
-    /// Less is better.
+    /// Lower is better.
     Lower,
 }
 
@@ -20,13 +20,13 @@ pub struct Metric {
     pub name: &'static str,
     /// Its name in plain words.
     pub title: &'static str,
-    /// What it means, in one sentence; the formula is in [`crate::kps`].
+    /// Its meaning in one sentence; the formula is in [`crate::kps`].
     pub definition: &'static str,
-    /// Which way it points.
+    /// Whether higher or lower values are better.
     pub better: Better,
-    /// Whether 0 and 1 are its ends, so that it can be drawn on a strip.
+    /// Whether its range is 0 to 1, so that it can be drawn on a strip.
     pub unit_range: bool,
-    /// What an evaluation must contain for it to be computed.
+    /// The images or texts that an evaluation must contain for this score.
     pub needs: &'static str,
     value: fn(&Scores) -> Option<Score>,
 }
@@ -38,14 +38,14 @@ impl Metric {
         METRICS.iter().find(|metric| metric.name == name)
     }
 
-    /// The score of this row; `None` where the evaluation lacked what it [needs](Self::needs).
+    /// The score of this row; `None` if the evaluation lacked what it [needs](Self::needs).
     #[must_use]
     pub fn of(&self, scores: &Scores) -> Option<Score> {
         (self.value)(scores)
     }
 }
 
-/// All scores, the most telling first.
+/// All scores, the most informative first.
 pub static METRICS: [Metric; 5] = [
     Metric {
         name: "kps_no_token",

@@ -1,8 +1,7 @@
-//! Which images are compared with which.
+//! The protocol of an evaluation: which images are compared.
 //!
-//! The caller generates the images or reads them; this module only measures. Base and
-//! adapted image of a pair must share prompt, seed, sampler, steps and guidance, or the
-//! comparison means nothing.
+//! The caller generates the images or reads them; this module only measures. Base and adapted image of a pair must
+//! share prompt, seed, sampler, steps and guidance, since otherwise their difference is not the adapter's effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +15,7 @@ use crate::score::{Score, require};
 use crate::scores::{Counts, FORMAT, Generation, ImageScore, Scores, VERSION};
 use crate::similarity::{against, cosine, paired};
 
-/// Everything an evaluation looks at.
+/// The images and settings of an evaluation.
 #[derive(Debug, Clone)]
 pub struct Evaluation<'a> {
     /// Images of prompts that do not contain the trigger, with and without the adapter.
@@ -36,9 +35,9 @@ pub struct Evaluation<'a> {
 pub struct ImagePair<'a> {
     /// The prompt, without the trigger.
     pub prompt: String,
-    /// How near the prompt is to what the adapter was taught.
+    /// The relation of the prompt to the adapter's subject.
     pub kind: PromptKind,
-    /// What the image shows, for instance `house`, where that is known.
+    /// The class of the image's subject, for instance `house`, where it is known.
     pub class: Option<String>,
     /// The seed of the start noise.
     pub seed: u64,
@@ -51,7 +50,7 @@ pub struct ImagePair<'a> {
 /// One prompt with the trigger, generated with the adapter.
 #[derive(Debug, Clone)]
 pub struct TriggerImage<'a> {
-    /// The prompt as it would read *without* the trigger: the trigger means nothing to CLIP.
+    /// The prompt *without* the trigger, since the trigger means nothing to CLIP.
     pub prompt: String,
     /// The seed of the start noise.
     pub seed: u64,
@@ -68,8 +67,8 @@ pub struct Baseline<'a> {
 }
 
 impl<'a> Baseline<'a> {
-    /// Measures the base's images, one for each pair without the trigger and in their order, the references, and the
-    /// prompts, each once however often it is given.
+    /// Measures the base's images (one for each pair without the trigger, in their order), the references, and each
+    /// different prompt once.
     ///
     /// # Errors
     /// When an image has no pixels or measuring fails.
@@ -101,8 +100,7 @@ impl Evaluation<'_> {
         self.score_against(&self.baseline(extractor)?)
     }
 
-    /// What [`score`](Self::score) measures of the base, to be shared with other evaluations of the same base, prompts
-    /// and references.
+    /// The features of the base, to be shared with other evaluations of the same base, prompts and references.
     ///
     /// # Errors
     /// When an image has no pixels or measuring fails.
@@ -111,8 +109,8 @@ impl Evaluation<'_> {
         Baseline::measure(&base, &self.references, &self.prompts(), extractor)
     }
 
-    /// The same scores as [`score`](Self::score), with the base, the references and the prompts measured before:
-    /// only the adapted images are measured here, and prompts that the baseline lacks.
+    /// The same scores as [`score`](Self::score), given a baseline that was measured before. Only the adapted images
+    /// are measured, and prompts that the baseline lacks.
     ///
     /// # Errors
     /// As [`score`](Self::score), and when the baseline has another number of images or references.
@@ -263,7 +261,7 @@ impl<'b> Features<'b> {
     }
 }
 
-/// The features of [`Evaluation::prompts`]: the baseline's, and those that it lacks measured now.
+/// The features of [`Evaluation::prompts`]: from the baseline where it has them, measured otherwise.
 fn prompt_features(evaluation: &Evaluation<'_>, baseline: &Baseline<'_>) -> Result<Vec<Feature>> {
     let prompts = evaluation.prompts();
     let lacking: Vec<&str> = prompts.iter().copied().filter(|prompt| !baseline.prompts.contains_key(*prompt)).collect();

@@ -1,4 +1,4 @@
-//! A number with its uncertainty.
+//! A score with its uncertainty.
 
 use catelier_numerics::stats;
 use catelier_pages::Estimate;
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The smallest similarity that enters a harmonic mean, so that one opposite image gives a score
-/// next to 0 and not an undefined one.
+/// The smallest similarity in a harmonic mean, so that one opposite image gives a score close to 0 instead of a
+/// division by zero.
 pub const SMALLEST_SIMILARITY: f64 = 1e-9;
 
 /// A score with the 95 % bootstrap interval of its mean.
 ///
-/// Images are drawn again with replacement, each independently; images of one prompt with
-/// several seeds are more alike than that, so read the interval as a lower bound on the doubt.
+/// The bootstrap resamples images independently. Images of one prompt with several seeds are correlated, so the true
+/// interval can be wider.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The score itself.
@@ -22,7 +22,7 @@ pub struct Score {
     pub low: f64,
     /// Upper end of the interval.
     pub high: f64,
-    /// How many values were averaged.
+    /// Number of averaged values.
     pub n: usize,
 }
 
@@ -47,10 +47,10 @@ impl Score {
         Ok(Self { mean: interval.mean, low: interval.low, high: interval.high, n: interval.n })
     }
 
-    /// The harmonic mean of `values` in (0, 1]: one over the mean of the reciprocals.
+    /// The harmonic mean of `values` in (0, 1]: the reciprocal of the mean of the reciprocals.
     ///
-    /// A percentile interval follows any monotone map, so the interval is that of the mean
-    /// reciprocal, turned over.
+    /// The interval is the reciprocal of the interval of that mean, with its ends exchanged; percentile intervals
+    /// permit this for every monotone function.
     pub(crate) fn harmonic(score: &'static str, values: &[f64], seed: u64) -> Result<Self> {
         let reciprocals: Vec<f64> = values.iter().map(|value| value.max(SMALLEST_SIMILARITY).recip()).collect();
         let of_reciprocals = Self::arithmetic(score, &reciprocals, seed)?;

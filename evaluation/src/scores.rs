@@ -15,31 +15,31 @@ pub const FORMAT: &str = "catelier-scores";
 /// The newest version of the format; it rises when the meaning of a field changes.
 pub const VERSION: u32 = 1;
 
-/// All scores of one adapter, with everything needed to judge or repeat them.
+/// All scores of one adapter, with the facts needed to judge or repeat them.
 ///
-/// The definitions are in [`crate::kps`]. A score that was not possible, for want of references
-/// or images with the trigger, is `null` in JSON.
+/// The definitions are in [`crate::kps`]. A score that could not be computed, for lack of references or of images with
+/// the trigger, is `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Always [`FORMAT`].
     pub format: String,
     /// At most [`VERSION`].
     pub version: u32,
-    /// How much of the base was kept where the trigger was absent.
+    /// Similarity of adapted to base images without the trigger.
     pub kps_no_token: Score,
-    /// Style learned and base kept, together.
+    /// Harmonic mean of `kps_no_token` and `identity`.
     pub kps_joint: Option<Score>,
-    /// How near images with the trigger come to the references.
+    /// Similarity of images with the trigger to the references (CLIP-I).
     pub identity: Option<Score>,
-    /// How well adapted images, with and without the trigger, follow their prompts.
+    /// Similarity of adapted images, with and without the trigger, to their prompts (CLIP-T).
     pub prompt_similarity: Score,
-    /// The base images' identity similarity: what an adapter has to exceed.
+    /// Similarity of base images to the references, which an adapter has to exceed.
     pub base_identity: Option<Score>,
-    /// How alike two different base images are: what `kps_no_token` would be if nothing were kept.
+    /// Similarity of two different base images: the `kps_no_token` of an adapter that keeps nothing.
     pub base_pair_similarity: Option<Score>,
-    /// The base images' prompt similarity, to compare with.
+    /// Similarity of base images to their prompts, for comparison.
     pub base_prompt_similarity: Score,
-    /// Variety lost among images without the trigger; positive is a loss.
+    /// Loss of variety among images without the trigger; positive is a loss.
     pub class_collapse: Option<Score>,
     /// `kps_no_token` by kind of prompt, the largest drop first.
     pub kinds: Vec<Group>,
@@ -48,15 +48,15 @@ pub struct Scores {
     /// Each image without the trigger, in the order given.
     #[serde(rename = "pictures")]
     pub images: Vec<ImageScore>,
-    /// How many images of each sort were scored.
+    /// Number of scored images of each sort.
     pub counts: Counts,
     /// The seeds of the start noise, each once, in order.
     pub seeds: Vec<u64>,
     /// The seed of the bootstrap.
     pub bootstrap_seed: u64,
-    /// What measured the images.
+    /// The extractor of the features.
     pub extractor: Extractor,
-    /// How the images were generated, in the caller's words.
+    /// How the images were generated, as given by the caller.
     pub generation: Generation,
 }
 
@@ -75,7 +75,7 @@ pub struct ImageScore {
     pub similarity: f64,
 }
 
-/// How many images of each sort were scored.
+/// Number of scored images of each sort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Pairs of base and adapted image without the trigger.
@@ -86,7 +86,7 @@ pub struct Counts {
     pub references: usize,
 }
 
-/// How the images were generated, recorded as given.
+/// How the images were generated, as given by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// The base model's name or fingerprint.
@@ -116,13 +116,13 @@ impl Generation {
 }
 
 impl Scores {
-    /// The class that lost most, if images have classes.
+    /// The class with the largest drop, if images have classes.
     #[must_use]
     pub fn worst_class(&self) -> Option<&Group> {
         self.classes.first()
     }
 
-    /// A score by its name in [`METRICS`](crate::METRICS); `None` where it was not possible.
+    /// A score by its name in [`METRICS`](crate::METRICS); `None` if it could not be computed.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Score> {
         Metric::named(name)?.of(self)
@@ -154,7 +154,7 @@ impl Scores {
     }
 }
 
-/// The two fields that decide whether the rest can be understood.
+/// The two fields that decide whether the file can be read.
 #[derive(Deserialize)]
 struct Head {
     format: String,

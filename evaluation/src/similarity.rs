@@ -1,4 +1,4 @@
-//! How alike two features are.
+//! Similarity of two features.
 
 use crate::error::{Error, Result};
 
@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 /// Equal features give exactly 1.
 ///
 /// # Errors
-/// When the lengths differ, or a feature is zero or not finite.
+/// If the lengths differ, or a feature is zero or not finite.
 pub fn cosine(left: &[f32], right: &[f32]) -> Result<f64> {
     if left.len() != right.len() {
         return Err(Error::LengthMismatch { what: "features", expected: left.len(), found: right.len() });
     }
-    // One root of the product, not a product of two roots: exactly 1 for equal features.
+    // The root of the product, unlike a product of two roots, gives exactly 1 for equal features.
     let lengths = (dot(left, left) * dot(right, right)).sqrt();
     if lengths.is_normal() { Ok((dot(left, right) / lengths).clamp(-1.0, 1.0)) } else { Err(Error::NoDirection) }
 }

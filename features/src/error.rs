@@ -1,4 +1,4 @@
-//! What can go wrong between an image and its feature, and what to do next.
+//! Errors of feature extraction, with advice.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum Error {
     ReadFile {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -31,26 +31,26 @@ pub enum Error {
     Settings {
         /// The file's name.
         file: &'static str,
-        /// Where reading stopped.
+        /// The parser's error, with line and column.
         #[source]
         source: serde_json::Error,
     },
-    /// A setting of the feature extractor is outside what this crate computes.
+    /// A setting of the feature extractor is not supported by this crate.
     #[error("`{file}` sets `{setting}`: expected {expected}, found `{found}`")]
     UnsupportedSetting {
         /// The file's name.
         file: &'static str,
         /// The key.
         setting: &'static str,
-        /// What would be understood.
+        /// The supported values.
         expected: String,
-        /// What stands there.
+        /// The value in the file.
         found: String,
     },
     /// The weights cannot be read as a safetensors file.
     #[error("cannot read the CLIP weights")]
     Weights {
-        /// What is wrong with the file.
+        /// The reason.
         #[source]
         source: Box<catelier_numerics::Error>,
     },
@@ -63,14 +63,14 @@ pub enum Error {
     /// CLIP's tokenizer files cannot be used.
     #[error("cannot use the CLIP tokenizer")]
     Tokenizer {
-        /// What the tokenizer said.
+        /// The tokenizer's error.
         #[source]
         source: Box<catelier_prompts::Error>,
     },
     /// `tokenizer.json` cannot be used.
     #[error("cannot use `tokenizer.json`: {reason}")]
     TokenizerJson {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// A text cannot be tokenized.
@@ -78,15 +78,15 @@ pub enum Error {
     Tokenize {
         /// The text.
         text: String,
-        /// What the tokenizer said.
+        /// The tokenizer's error.
         reason: String,
     },
     /// A tensor operation failed.
     #[error("cannot compute {what}")]
     Tensor {
-        /// What was being computed.
+        /// The computation.
         what: &'static str,
-        /// What candle said.
+        /// candle's error.
         #[source]
         source: candle_core::Error,
     },
@@ -103,7 +103,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next, where there is something to advise.
+    /// Advice on what to do next, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -133,7 +133,7 @@ impl From<catelier_prompts::Error> for Error {
     }
 }
 
-/// Names what was being computed when candle failed.
+/// Adds the failed computation to candle's error.
 pub(crate) trait Computing<T> {
     /// Turns candle's error into this crate's.
     fn computing(self, what: &'static str) -> Result<T>;

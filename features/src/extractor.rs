@@ -1,4 +1,4 @@
-//! What a feature extractor is: images in, directions out, and for some extractors texts too.
+//! The traits of feature extractors: images, and for some also texts, to directions in one space.
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::error::Result;
 /// The feature of one image or text: a direction in the extractor's space.
 pub type Feature = Vec<f32>;
 
-/// Which extractor made the features; features and scores of different extractors do not compare.
+/// The identity of an extractor; features and scores of different extractors cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extractor {
     /// The model's name, for instance the name of its folder.
@@ -29,7 +29,7 @@ pub trait ImageFeatures {
     fn image_features(&self, images: &[&RgbImage]) -> Result<Vec<Feature>>;
 }
 
-/// Turns texts into features of the space that the images are in.
+/// Turns texts into features in the same space as the images' features.
 ///
 /// An extractor without a text side, such as DINOv2, implements [`ImageFeatures`] alone.
 pub trait TextFeatures: ImageFeatures {

@@ -1,5 +1,5 @@
-//! Images to pixel tensors, exactly as transformers' Pillow processors do it: resize with
-//! antialiasing in eight bits, cut out the centre, scale to [0, 1], normalise each channel.
+//! Images to pixel tensors, exactly as transformers' Pillow processors compute them: resize with antialiasing in eight
+//! bits, crop the centre, scale to [0, 1], normalise each channel.
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
@@ -11,7 +11,7 @@ use crate::resize::{Filter, resize};
 
 const FILE: &str = "preprocessor_config.json";
 
-/// How images are brought to the image tower's input.
+/// The settings that turn images into the input of an image tower.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Preprocessing {
     do_resize: bool,
@@ -26,7 +26,7 @@ pub struct Preprocessing {
     image_std: [f32; 3],
 }
 
-/// A size in any of the forms that files use.
+/// A size in any form that files use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -53,7 +53,7 @@ impl Preprocessing {
         Ok(settings)
     }
 
-    /// An error unless every image comes out as a square of `side` pixels.
+    /// An error unless every image is turned into a square of `side` pixels.
     pub(crate) fn require_output(&self, side: usize) -> Result<()> {
         let square = |size: Size| match size {
             Size::Exact { height, width } => (height, width),
@@ -107,7 +107,7 @@ impl Preprocessing {
         Ok(resize(image, target, self.filter()?))
     }
 
-    /// The size to resize to; the longer edge is cut to whole pixels, as Pillow's callers do.
+    /// The size to resize to; the longer edge is rounded down to whole pixels, as in transformers' processors.
     fn target(&self, width: u32, height: u32) -> (u32, u32) {
         match self.size {
             Size::Exact { height, width } => (width, height),
@@ -141,7 +141,7 @@ impl Preprocessing {
         image::imageops::crop_imm(&image, left, top, width, height).to_image()
     }
 
-    /// Channel after channel, row after row.
+    /// The normalised values, channel by channel and row by row.
     fn normalised(&self, image: &RgbImage) -> Vec<f32> {
         let factor = if self.do_rescale { self.rescale_factor } else { 1.0 };
         let mut values = Vec::with_capacity(image.as_raw().len());

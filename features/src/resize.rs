@@ -1,12 +1,12 @@
-//! Pillow's resize, bit for bit: antialiased, across and then down, eight bits after each pass.
+//! Pillow's resize, bit for bit: antialiased, horizontally and then vertically, rounded to eight bits after each pass.
 //!
-//! CLIP was trained on images resized by Pillow, and scores move with the resize filter, so the
-//! arithmetic is part of the measurement: weights in fixed point with 22 fractional bits, rounded
-//! half away from zero, normalised per output pixel.
+//! CLIP was trained on images resized by Pillow, and scores change with the resize filter, so the arithmetic must be
+//! the same: fixed-point weights with 22 fractional bits, rounded half away from zero, normalised for each output
+//! pixel.
 
 use image::RgbImage;
 
-/// Pillow's filters, numbered as Pillow numbers them.
+/// Pillow's filters with Pillow's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filter {
     Nearest = 0,
@@ -17,7 +17,7 @@ pub(crate) enum Filter {
     Hamming = 5,
 }
 
-/// Fractional bits of a fixed-point weight: 32, less 8 for the level and 2 for overshoot.
+/// Fractional bits of a fixed-point weight: 32, minus 8 for the level and 2 for overshoot.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
 impl Filter {
@@ -67,7 +67,7 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
-/// The input pixels that make one output pixel, and how much each counts.
+/// The input pixels of one output pixel, with their weights.
 struct Taps {
     first: usize,
     weights: Vec<i32>,
@@ -129,7 +129,7 @@ mod tests {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 9) as u8, (y * 7) as u8, (x * y) as u8]))
     }
 
-    /// Each byte times its position from 1 on, summed.
+    /// The sum of each byte times its position, from 1 on.
     fn checksum(image: &RgbImage) -> u64 {
         (1..).zip(image.as_raw()).map(|(position, level)| position * u64::from(*level)).sum::<u64>() % (1 << 32)
     }

@@ -1,4 +1,4 @@
-//! The check of all contributions before any is used; every one that fails is named.
+//! The check of all contributions before any is used; the error names every contribution that fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,8 @@ pub enum RankPolicy {
 /// Checks that contributions can be aggregated: names, weights, bases, modules, shapes, kinds, finite
 /// values, and under [`RankPolicy::Uniform`] ranks and alphas.
 ///
-/// A contribution is measured against the consensus, which is the most common value among all
-/// contributions; of equally common values, the one of the client whose name sorts first.
+/// A contribution is compared with the consensus, the most common value among all contributions. Of equally common
+/// values, it is the one of the client whose name sorts first.
 ///
 /// # Errors
 /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails.
@@ -43,7 +43,7 @@ pub fn check(contributions: &[Contribution], ranks: RankPolicy) -> Result<()> {
     Err(Error::Contributions { total: contributions.len(), rejected })
 }
 
-/// Problems of a contribution that do not depend on the other adapters.
+/// Problems of a contribution that do not depend on the consensus.
 fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     if contribution.client.trim().is_empty() {
@@ -76,7 +76,8 @@ pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     }
 }
 
-/// Finite factors can have a product that is not: the update is what overflows then. Measured on the low-rank part of an update.
+/// The problem of an update that overflows f32 although its factors are finite. Only the low-rank part is measured,
+/// since the rest of a DoRA depends on the base's weights.
 fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
     let norm_of = |(module, update): (_, &LayerUpdate)| Ok((module, update.low_rank().delta_norm()?));
     let norms: Vec<(&str, f64)> =
@@ -87,13 +88,13 @@ fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
     Ok(largest.filter(|_| !(norm as f32).is_finite()).map(problem))
 }
 
-/// By module, the size of its output and then the shape of its input side.
+/// By module, the number of outputs followed by the shape of the input.
 type Sizes = BTreeMap<String, Vec<usize>>;
 
 /// The most common base, module shapes, ranks and alphas of all contributions.
 struct Consensus {
     sizes: Sizes,
-    /// Fingerprints of the base, one for each version of them.
+    /// The most common fingerprint of the base for each version of fingerprints.
     bases: Vec<String>,
     kinds: BTreeMap<String, UpdateKind>,
     ranks: BTreeMap<String, usize>,
@@ -117,7 +118,7 @@ impl Consensus {
             Some((module.clone(), rank))
         });
         let alphas = modules.clone().filter_map(|module| {
-            // Compared as bits: alphas are equal only where their bits are.
+            // Alphas are equal if their bits are equal.
             let alpha = most_common(of_module(module).into_iter().map(|update| update.alpha().to_bits()))?;
             Some((module.clone(), f64::from_bits(alpha)))
         });
@@ -189,8 +190,8 @@ impl Consensus {
     }
 }
 
-/// The most common base among fingerprints of each version, since those of different versions cannot be compared. Of version 2
-/// first the part that all copies of a base have, then the part that copies in bf16 lack.
+/// The most common base for each version of fingerprints, since fingerprints of different versions cannot be compared.
+/// In version 2 the part that all copies of a base have decides first, then the part that copies in bf16 lack.
 fn usual_bases<'a>(fingerprints: impl Iterator<Item = &'a str>) -> Vec<String> {
     let parsed: Vec<Fingerprint<'a>> = fingerprints.map(Fingerprint::parse).collect();
     let unversioned = most_common(parsed.iter().filter(|one| matches!(one, Fingerprint::Unversioned(_))).copied());

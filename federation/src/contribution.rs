@@ -28,8 +28,8 @@ impl Contribution {
     }
 }
 
-/// Contributions with weights that sum to 1, sorted by the names of their clients: results do not
-/// depend on the order in which contributions come.
+/// Contributions with weights normalised to sum 1, sorted by client name, so that results do not depend on the order of
+/// arrival.
 pub(crate) fn shares(contributions: &[Contribution]) -> Vec<(&Contribution, f64)> {
     let mut sorted: Vec<&Contribution> = contributions.iter().collect();
     sorted.sort_by(|left, right| left.client.cmp(&right.client));

@@ -8,7 +8,7 @@ use catelier_adapters::UpdateKind;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Number of rejected contributions that a message spells out; the rest is counted.
+/// Number of rejected contributions that a message names before it counts the rest.
 const SPELLED_OUT: usize = 3;
 
 /// An error of aggregation or of a state file.
@@ -26,7 +26,7 @@ pub enum Error {
         /// The contributions that failed the check.
         rejected: Vec<RejectedContribution>,
     },
-    /// The mean of contributions that are finite one by one overflows f32.
+    /// The mean overflows f32 although every contribution is finite.
     #[error(
         "the mean of the contributions overflows f32: {problem}; the largest update is from `{client}`, norm {norm:.1e}"
     )]
@@ -71,7 +71,7 @@ pub enum Error {
     /// An operation on adapters failed.
     #[error("{what} failed")]
     Adapters {
-        /// What was being done.
+        /// The operation.
         what: String,
         /// The cause.
         #[source]
@@ -80,7 +80,7 @@ pub enum Error {
     /// An operation on tensors failed.
     #[error("{what} failed")]
     Tensor {
-        /// What was being done.
+        /// The operation.
         what: String,
         /// The tensor library's error.
         #[source]
@@ -89,7 +89,7 @@ pub enum Error {
     /// Linear algebra or a state file failed.
     #[error("{what} failed")]
     Numerics {
-        /// What was being done.
+        /// The operation.
         what: String,
         /// The cause.
         #[source]
@@ -114,7 +114,7 @@ pub struct RejectedContribution {
     pub problems: Vec<Problem>,
 }
 
-/// A problem of one contribution; expected values are those of most contributions.
+/// A problem of one contribution; expected values are the consensus of all contributions.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Problem {
@@ -163,9 +163,9 @@ pub enum Problem {
     Kind {
         /// The module.
         module: String,
-        /// The kind that most have.
+        /// The kind in most contributions.
         expected: UpdateKind,
-        /// Its own.
+        /// The kind in this one.
         found: UpdateKind,
     },
     /// A module has another rank, and the strategy averages factors.
@@ -278,7 +278,7 @@ impl Error {
     }
 }
 
-/// One strategy takes mixed ranks and alphas; with any other problem a contribution cannot be used.
+/// `product` accepts mixed ranks and alphas; no strategy accepts the other problems.
 fn hint_for(rejected: &[RejectedContribution]) -> Option<String> {
     let mut problems = rejected.iter().flat_map(|contribution| &contribution.problems);
     let only_factors = problems.all(|problem| matches!(problem, Problem::Rank { .. } | Problem::Alpha { .. }));

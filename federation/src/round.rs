@@ -20,15 +20,15 @@ pub trait Client {
     /// Name of the client, unique among all clients.
     fn name(&self) -> &str;
 
-    /// Trains from the global adapter, or from a fresh one where there is none yet, and returns the
-    /// result. `round` counts from 1.
+    /// Trains from the global adapter, or from a fresh one if there is none yet, and returns the client's contribution.
+    /// `round` counts from 1.
     fn train(&mut self, round: usize, global: Option<&Adapter>) -> Result<Contribution, Self::Error>;
 }
 
 /// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundPlan {
-    /// The rule by which contributions become one adapter.
+    /// The rule that aggregates contributions.
     pub strategy: Strategy,
     /// Number of rounds of the whole run, those already in the state included.
     pub rounds: usize,
@@ -43,7 +43,7 @@ pub enum OnFailure {
     /// The run stops with the client's error.
     #[default]
     Stop,
-    /// The round goes on without the client; the next round asks it again.
+    /// The round continues without the client, which takes part again in the next round.
     SkipClient,
 }
 
@@ -55,7 +55,7 @@ pub trait RoundObserver {
     /// A client has trained.
     fn client_done(&mut self, _round: usize, _contribution: &Contribution) {}
 
-    /// A client failed, and the round goes on without it.
+    /// A client failed, and the round continues without it.
     fn client_failed(&mut self, _round: usize, _client: &str, _reason: &dyn std::error::Error) {}
 
     /// A round is over, and the state holds its result. [`ControlFlow::Break`] ends the run.

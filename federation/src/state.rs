@@ -27,12 +27,12 @@ pub struct State {
 }
 
 impl State {
-    /// Before the first round: clients start from fresh adapters of their own.
+    /// The state before the first round; clients start from fresh adapters of their own.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Before the first round, with an adapter that all clients start from.
+    /// The state before the first round, with an adapter that all clients start from.
     pub fn starting_from(global: Adapter) -> Self {
         Self { global: Some(global), history: Vec::new() }
     }
@@ -42,12 +42,12 @@ impl State {
         self.global.as_ref()
     }
 
-    /// Number of rounds that are over.
+    /// Number of completed rounds.
     pub fn completed(&self) -> usize {
         self.history.len()
     }
 
-    /// The reports of all rounds that are over.
+    /// The reports of all completed rounds.
     pub fn history(&self) -> &[RoundReport] {
         &self.history
     }
@@ -57,7 +57,7 @@ impl State {
         self.history.push(report);
     }
 
-    /// Writes the state to one file, whole or not at all: the adapter's tensors as `<module>.<tensor>`, its alphas as
+    /// Writes the state to one file atomically: the adapter's tensors as `<module>.<tensor>`, its alphas as
     /// `<module>.alpha`, and the history as JSON in the header.
     ///
     /// # Errors
@@ -80,8 +80,7 @@ impl State {
     /// Reads a state back, with its factors on the CPU.
     ///
     /// # Errors
-    /// [`Error::State`] for a file that is not a state, or of another version; [`Error::Numerics`]
-    /// for a damaged file.
+    /// [`Error::State`] for a file that is not a state or has another version; [`Error::Numerics`] for a damaged file.
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
         let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
@@ -96,7 +95,7 @@ impl State {
     }
 }
 
-/// The adapter whose tensors the file holds.
+/// The global adapter in the file.
 fn adapter(file: &TensorFile) -> Result<Adapter> {
     let mut modules = BTreeMap::<_, BTreeMap<String, Tensor>>::new();
     for (module, tensor) in file.names().filter_map(|name| name.rsplit_once('.')) {

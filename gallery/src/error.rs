@@ -1,13 +1,13 @@
-//! What can go wrong in the gallery.
+//! Errors of the gallery.
 
 use std::io;
 use std::path::PathBuf;
 
-/// What can go wrong in the gallery.
+/// An error of the gallery.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A folder could not be made or looked into.
+    /// A folder could not be created or read.
     #[error("cannot use the folder `{}`", path.display())]
     Folder {
         /// The folder.
@@ -16,14 +16,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A file could not be written; whatever stood there before is untouched.
+    /// A file could not be written; an older file of that name is unchanged.
     #[error(transparent)]
     Write {
         /// The file and the system's error.
         #[from]
         source: catelier_numerics::Error,
     },
-    /// A folder that must be empty holds something.
+    /// A folder that must be empty has files.
     #[error("expected an empty or new folder, found files in `{}`", path.display())]
     FolderInUse {
         /// The folder.
@@ -32,13 +32,13 @@ pub enum Error {
     /// No artist has this name.
     #[error("expected the name of an artist in the gallery, found `{name}`")]
     UnknownArtist {
-        /// The name that was asked for.
+        /// The name as given.
         name: String,
     },
-    /// An image size that the canvas cannot be reduced to.
+    /// The canvas cannot be reduced to this image size.
     #[error("expected an image size of 32, 64, 128 or 256 pixels, found {side}")]
     ImageSide {
-        /// The size that was asked for.
+        /// The requested size.
         side: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! Paths: a small pen over tiny-skia, and the frame that carries an object's own coordinates onto the canvas.
+//! Paths: a small pen over tiny-skia, and the map from an object's own coordinates to the canvas.
 
 use tiny_skia::{Path, PathBuilder, Rect, Transform};
 
@@ -92,7 +92,7 @@ pub(crate) fn star_corners(points: usize, outer: f32, inner: f32) -> Vec<Point> 
         .collect()
 }
 
-/// Where an object's own coordinates, -1 to 1, lie on the canvas.
+/// The position, size and lean that map an object's own coordinates, -1 to 1, to the canvas.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) centre: Point,

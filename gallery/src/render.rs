@@ -1,4 +1,4 @@
-//! Images: 8-bit RGB squares, the canvas they are painted on, and the house style.
+//! Square 8-bit RGB images, the canvas, and the house style.
 
 use std::io;
 use std::ops::Range;
@@ -48,22 +48,22 @@ impl Image {
         Rgb([self.pixels[start], self.pixels[start + 1], self.pixels[start + 2]])
     }
 
-    /// The image made smaller: each new pixel is the mean of a square of old ones.
+    /// The image at a smaller size: each new pixel is the mean of a square of old pixels.
     ///
-    /// `side` must divide the present side; otherwise the nearest larger side that does is used.
+    /// `side` must divide the current side; otherwise the next larger side that divides it is used.
     pub fn reduced(&self, side: usize) -> Self {
         let factor = (self.side / side.clamp(1, self.side)).max(1);
         let side = self.side / factor;
         Self::from_fn(side, |x, y| self.mean(x * factor..(x + 1) * factor, y * factor..(y + 1) * factor))
     }
 
-    /// The image a little blurred: every pixel becomes the mean of the square that reaches `reach` pixels each way.
+    /// The image, slightly blurred: every pixel is the mean of the square of side `2 * reach + 1` around it.
     pub(crate) fn bled(&self, reach: usize) -> Self {
         let span = |place: usize| place.saturating_sub(reach)..(place + reach + 1).min(self.side);
         Self::from_fn(self.side, |x, y| self.mean(span(x), span(y)))
     }
 
-    /// The mean colour of a rectangle that holds at least one pixel; what lies beyond the edge does not count.
+    /// The mean colour of a rectangle, which must overlap the image; the part beyond the edge is ignored.
     pub(crate) fn mean(&self, columns: Range<usize>, rows: Range<usize>) -> Rgb {
         let (columns, rows) = (columns.start..columns.end.min(self.side), rows.start..rows.end.min(self.side));
         let area = (columns.len() * rows.len()) as u32;
@@ -79,7 +79,7 @@ impl Image {
 }
 
 impl Image {
-    /// Writes the image as an 8-bit RGB PNG file; an older file stays whole until the new one is.
+    /// Writes the image as an 8-bit RGB PNG file, atomically.
     ///
     /// # Errors
     /// [`Error::Write`](crate::Error::Write).
@@ -113,7 +113,7 @@ impl Canvas {
         self.glaze_line(path, width, colour, 1.0);
     }
 
-    /// Draws `path` as a line that lets the ground show through; `opacity` is 0 to 1.
+    /// Draws `path` as a translucent line; `opacity` is 0 to 1.
     pub(crate) fn glaze_line(&mut self, path: &tiny_skia::Path, width: f32, colour: Rgb, opacity: f32) {
         let stroke = Stroke { width, line_cap: LineCap::Round, line_join: LineJoin::Round, ..Stroke::default() };
         self.0.stroke_path(path, &paint(colour, opacity), &stroke, Transform::identity(), None);
@@ -127,7 +127,7 @@ impl Canvas {
         }
     }
 
-    /// Fills `path` with a colour that lets the ground show through; `opacity` is 0 to 1.
+    /// Fills `path` with a translucent colour; `opacity` is 0 to 1.
     pub(crate) fn glaze(&mut self, path: &tiny_skia::Path, colour: Rgb, opacity: f32) {
         self.0.fill_path(path, &paint(colour, opacity), FillRule::Winding, Transform::identity(), None);
     }

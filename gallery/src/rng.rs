@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A stream of random numbers (ChaCha8), keyed by a seed, the name of the choice and an index.
+/// A random stream (ChaCha8), determined by a seed, the name of a choice and an index.
 pub(crate) struct Rng(ChaCha8Rng);
 
 impl Rng {
@@ -28,17 +28,17 @@ impl Rng {
         self.0.next_u64()
     }
 
-    /// A number in `0..1`.
+    /// A uniform value in `0..1`.
     pub(crate) fn unit(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32
     }
 
-    /// A number in `low..high`.
+    /// A uniform value in `low..high`.
     pub(crate) fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// A number in `-reach..reach`.
+    /// A uniform value in `-reach..reach`.
     pub(crate) fn jitter(&mut self, reach: f32) -> f32 {
         self.between(-reach, reach)
     }

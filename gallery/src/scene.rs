@@ -13,7 +13,7 @@ pub const CANVAS: u32 = 256;
 
 pub(crate) const SIDE: f32 = CANVAS as f32;
 
-/// How thick the house style outlines an object, in canvas units.
+/// Width of an object's outline in the house style, in canvas units.
 pub(crate) const OUTLINE_WIDTH: f32 = 5.0;
 
 /// The part that a shape plays in its scene; each style treats the parts in its own way.
@@ -25,7 +25,7 @@ pub enum Role {
     Ground,
     /// A small thing that belongs to the setting, such as a wave or a snowflake.
     Detail,
-    /// A part of the object; `main` where it carries the caption's colour.
+    /// A part of the object.
     Object {
         /// Whether the part is painted in a tone of the caption's colour.
         main: bool,
@@ -41,7 +41,7 @@ impl Role {
     }
 }
 
-/// How a path becomes ink.
+/// Whether a path is filled or drawn as a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ink {
     /// The inside is filled.
@@ -62,7 +62,7 @@ pub struct Shape {
     pub ink: Ink,
     /// The colour in the house style.
     pub colour: Rgb,
-    /// The shape's part in the scene.
+    /// The shape's role in the scene.
     pub role: Role,
 }
 
@@ -71,7 +71,7 @@ pub struct Shape {
 pub struct Scene {
     /// The object, its colour and its setting.
     pub triple: Triple,
-    /// The seed it was drawn from; styles seed their own random numbers with it too.
+    /// The seed of the scene; styles seed their own random streams with it too.
     pub seed: u64,
     /// The shapes in painting order.
     pub shapes: Vec<Shape>,

@@ -1,6 +1,7 @@
 //! Generic textures, images without a subject, for the autoencoder alone: its decoder learns to draw fine structure.
 //!
-//! Everything is painted at full canvas size and reduced like a scene; one pixel at 64 is four canvas units.
+//! Everything is painted at full canvas size and reduced like a scene. A pixel of a 64-pixel image is four canvas units
+//! wide.
 
 use std::f32::consts::{PI, TAU};
 
@@ -63,7 +64,7 @@ fn palette(rng: &mut Rng) -> Vec<Rgb> {
     colours
 }
 
-/// Distances between lines from one and a bit to six pixels, the fine ones more often.
+/// A random distance between lines, from a little over one to six pixels; fine ones are more frequent.
 fn pitch(rng: &mut Rng) -> f32 {
     let share = rng.unit();
     PIXEL * (1.5 + 5.0 * share * share)

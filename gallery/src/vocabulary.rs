@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Declares a closed list of words: the enum, its words in order, and how a word is read back.
+/// Declares an enum with its words in order, and the function that parses a word.
 macro_rules! words {
     ($(#[$note:meta])* $name:ident { $($(#[$variant_note:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$note])*
@@ -71,7 +71,7 @@ words! {
 }
 
 words! {
-    /// Where the object stands.
+    /// The surroundings of the object.
     Setting {
         Field = "field",
         Sea = "sea",
@@ -121,7 +121,7 @@ impl Triple {
         format!("{article} {} {} {}", self.colour, self.object, self.setting.phrase())
     }
 
-    /// Whether the base model never sees this triple in training.
+    /// Whether the triple is held out of the base model's training.
     ///
     /// The rule: `object + colour + 2 * setting` (places in the vocabulary, from zero) is a multiple of ten.
     /// That is one triple in ten, with four for every object, five for every colour, eight for every setting,

@@ -9,7 +9,7 @@ use maud::{Markup, Render, html};
 
 use crate::{Error, Result};
 
-/// Up to this side, pixels are shown as squares and not smeared.
+/// Largest side of images whose pixels are shown as sharp squares.
 const PIXEL_ART_SIDE: u32 = 128;
 
 /// An image as PNG in a data URI, with a description in words for people who cannot see it.
@@ -48,7 +48,7 @@ impl Render for EmbeddedImage {
     }
 }
 
-/// Images with words under them, in rows of equal length where their count allows it.
+/// Images with captions, in rows of equal length if their count allows it.
 #[must_use]
 pub fn grid(images: &[(EmbeddedImage, &str)]) -> Markup {
     let even = [6, 5, 4].into_iter().find(|columns| images.len().is_multiple_of(*columns));

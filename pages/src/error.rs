@@ -1,9 +1,9 @@
-//! What can go wrong while a page is made.
+//! Errors of pages.
 
-/// The result of everything here that can fail.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a page could not be made.
+/// An error of a page.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +12,7 @@ pub enum Error {
     EncodeImage {
         /// The image's description.
         alt: String,
-        /// The encoder's reason.
+        /// The encoder's error.
         #[source]
         source: image::ImageError,
     },

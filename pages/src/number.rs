@@ -1,8 +1,8 @@
-//! Numbers as people read them.
+//! Numbers as text.
 
 use crate::Estimate;
 
-/// `value` with two decimals, with three where two would round it up to 1; a true minus sign.
+/// `value` with two decimals, or with three if two would round it up to 1; with a true minus sign.
 #[must_use]
 pub fn two_decimals(value: f64) -> String {
     let text = if (0.995..1.0).contains(&value) { format!("{:.3}", value.min(0.999)) } else { format!("{value:.2}") };
@@ -19,13 +19,12 @@ pub fn interval(estimate: Estimate) -> String {
     format!("{} to {}", two_decimals(estimate.low), two_decimals(estimate.high))
 }
 
-/// A number as it stands, in three digits.
+/// A number in plain notation with three digits.
 pub(crate) fn plain(value: f64) -> String {
     ticks(&[value], value.abs() / 100.0).concat()
 }
 
-/// The numbers of an axis whose ticks are `step` apart, all in one notation; powers of ten where
-/// `step` is 0.
+/// The texts of an axis whose ticks are `step` apart, all in one notation; powers of ten if `step` is 0.
 pub(crate) fn ticks(values: &[f64], step: f64) -> Vec<String> {
     let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     let decimals = (-step.abs().log10()).ceil().clamp(0.0, 5.0) as usize;

@@ -1,4 +1,4 @@
-//! The shell of every page: head, style sheet, footer; nothing is loaded from anywhere.
+//! The frame of every page: head, style sheet, footer; nothing is loaded from anywhere.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -30,7 +30,7 @@ pub fn document(title: &str, description: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-/// The opening of a page: a small line, the title and what the page is about.
+/// The opening of a page: a small line, the title and the subject.
 #[must_use]
 pub fn opening(eyebrow: &str, title: &str, lede: &str) -> Markup {
     html! {
@@ -42,7 +42,7 @@ pub fn opening(eyebrow: &str, title: &str, lede: &str) -> Markup {
     }
 }
 
-/// A section with a heading and, under it, what to look at.
+/// A section with a heading and, under it, a hint for the reader.
 #[must_use]
 pub fn section(heading: &str, explanation: &str, body: &Markup) -> Markup {
     html! {

@@ -1,9 +1,9 @@
 //! Images and their captions, found in the usual folder layouts.
 //!
 //! The caption of an image is the first of these that exists: a `.txt` file of the same name, a `.caption` file of the
-//! same name, the folder's `metadata.jsonl` (`file_name` with `text` or `prompt`), the words in the name of a folder such
-//! as `10_sks dog` (kohya's layout, whose number is the number of repeats), and the caption that is given for all images.
-//! [`CaptionedImage::source`] says which one it was.
+//! same name, the folder's `metadata.jsonl` (`file_name` with `text` or `prompt`), the words in the name of a folder
+//! such as `10_sks dog` (kohya's layout, whose number is the number of repeats), and the caption that is given for all
+//! images. [`CaptionedImage::source`] has the one that was used.
 
 mod folder;
 mod metadata;
@@ -17,7 +17,7 @@ use crate::{Error, ImageProblem, Result};
 use folder::Listing;
 pub use pair::{CaptionPair, PairNotice, pair, pair_as_written, pair_text};
 
-/// File name endings of images, in small letters.
+/// File name endings of images, in lower case.
 pub const IMAGE_EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Settings of [`collect`].
@@ -81,7 +81,7 @@ pub enum CaptionNotice {
         /// Number of images in it.
         images: usize,
     },
-    /// A subfolder whose name asks for no repeats.
+    /// A subfolder whose number of repeats is 0.
     FolderRepeatedZeroTimes {
         /// The subfolder's name.
         name: String,

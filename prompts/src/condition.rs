@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::captions::CaptionPair;
 use crate::{Error, Result};
 
-/// The text for which CAT holds the adapted prediction to the base model's.
+/// The condition of CAT's preservation term: the text for which the adapted prediction is held to the base model's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CatCondition {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::template::{self, Values};
 use crate::{Error, Result};
 
-/// The built-in sets. A set never changes under its name; a better one gets the next number.
+/// The built-in sets. The contents of a set never change; an improved set gets the next number.
 const BUILT_IN: &[(&str, &str)] =
     &[("general-v1", include_str!("../sets/general-v1.toml")), ("gallery-v1", include_str!("../sets/gallery-v1.toml"))];
 
@@ -82,7 +82,7 @@ impl PromptSet {
     /// other file as plain text with one prompt a line (lines starting with `#` are comments; the kind is generic).
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::PromptSetNotUtf8`], [`Error::PromptSetBroken`], [`Error::EmptyPrompts`]; those of
+    /// [`Error::Read`], [`Error::PromptSetNotUtf8`], [`Error::PromptSetBroken`], [`Error::EmptyPrompts`]; also as
     /// [`template::placeholders`].
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -98,7 +98,7 @@ impl PromptSet {
     /// A built-in set, or else the set in the file of this name.
     ///
     /// # Errors
-    /// [`Error::UnknownPromptSet`] for a name that is neither a set nor a file; those of [`PromptSet::from_file`].
+    /// [`Error::UnknownPromptSet`] for a name that is neither a set nor a file; also as [`PromptSet::from_file`].
     pub fn named_or_file(name_or_path: &str) -> Result<Self> {
         match Self::builtin(name_or_path) {
             Err(Error::UnknownPromptSet { .. }) if Path::new(name_or_path).exists() => {
@@ -137,7 +137,7 @@ impl PromptSet {
         Ok(Self { name, description, prompts })
     }
 
-    /// The set's name with its version, such as `general-v1`, or the file's.
+    /// The set's name with its version, such as `general-v1`, or the name of its file.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -155,8 +155,8 @@ impl PromptSet {
     /// Fills the placeholders. Without a class, prompts that need one go to [`RenderedPrompts::without_class`].
     ///
     /// # Errors
-    /// [`Error::PlaceholderValueMissing`] if a prompt needs a trigger and there is none, or if every prompt needs a class
-    /// and there is none.
+    /// [`Error::PlaceholderValueMissing`] if a prompt needs a trigger and there is none, or if every prompt needs a
+    /// class and there is none.
     pub fn render(&self, values: Values<'_>) -> Result<RenderedPrompts> {
         let mut rendered = RenderedPrompts { prompts: Vec::new(), without_class: Vec::new() };
         let mut missing = None;

@@ -16,8 +16,8 @@ pub struct Values<'a> {
     pub class: Option<&'a str>,
 }
 
-/// Fills the placeholders. `{{` and `}}` are plain braces, other text in square brackets stays as it is, and the
-/// article before a placeholder follows its value (`a {class}` becomes `an owl`).
+/// Fills the placeholders. `{{` and `}}` are literal braces, and other text in square brackets is kept. The article
+/// before a placeholder is adapted to its value (`a {class}` becomes `an owl`).
 ///
 /// # Errors
 /// [`Error::UnknownPlaceholder`], [`Error::PlaceholderValueMissing`], [`Error::UnmatchedBrace`].
@@ -40,7 +40,7 @@ pub fn render(template: &str, values: Values<'_>) -> Result<String> {
     Ok(text)
 }
 
-/// A caption with `{trigger}` and `[trigger]` filled; all other brackets and braces stay as they are.
+/// A caption with `{trigger}` and `[trigger]` filled; all other brackets and braces are kept.
 pub fn fill_trigger(caption: &str, trigger: &str) -> String {
     caption.replace("{trigger}", trigger).replace(BRACKETED_TRIGGER, trigger)
 }

@@ -1,9 +1,9 @@
 //! CLIP's byte-pair tokenizer, read from the folders that diffusers pipelines carry.
 //!
-//! The text is normalised to NFC, runs of whitespace become one space, letters become small; then words, single digits
-//! and runs of punctuation are split into byte pairs whose last one ends in `</w>` (Radford et al. 2021, as
-//! transformers' `CLIPTokenizer` does it). Special tokens are found first: with Stable Diffusion 2's pad token `!`, every
-//! exclamation mark of a prompt becomes the pad token, in transformers too.
+//! The text is normalised to NFC, runs of whitespace become one space, and letters become lower case. Words, single
+//! digits and runs of punctuation are then split into byte pairs; the last pair of each ends in `</w>` (Radford et al.
+//! 2021, as in transformers' `CLIPTokenizer`). Special tokens are found first: with Stable Diffusion 2's pad token `!`,
+//! every exclamation mark of a prompt becomes the pad token, in transformers too.
 
 mod clip;
 mod files;
@@ -23,7 +23,7 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// Number of ids before the padding, start and end token included.
     pub used: usize,
-    /// The end of the text, as written, where the text was cut; `None` if all of it fits.
+    /// The end of the text, as written, if the text was cut; `None` if all of it fits.
     pub dropped: Option<String>,
 }
 
@@ -39,7 +39,8 @@ impl Tokenizer {
     /// `tokenizer_config.json` and `special_tokens_map.json`.
     ///
     /// # Errors
-    /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`], [`Error::SpecialTokenUnknown`].
+    /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`],
+    /// [`Error::SpecialTokenUnknown`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let read = |file: &str| match std::fs::read(folder.join(file)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -49,11 +50,11 @@ impl Tokenizer {
         Self::from_files(&folder.display().to_string(), read)
     }
 
-    /// Reads the same files through `read`, which gives a file's bytes, or `None` if there is no such file; errors name
-    /// the store `place`.
+    /// Reads the same files through `read`, which returns a file's bytes, or `None` if there is no such file. Errors
+    /// name the store `place`.
     ///
     /// # Errors
-    /// Those of `read`, and those of [`Tokenizer::from_folder`].
+    /// Any error of `read`; also as [`Tokenizer::from_folder`].
     pub fn from_files(place: &str, read: impl Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
         TokenizerFiles::read(place, read)?.build()
     }

@@ -1,9 +1,10 @@
 //! The trigger of an adapter, and captions with and without it.
 //!
 //! CAT compares a caption with the same caption without its trigger. A trigger that is left behind (in the middle of a
-//! sentence, before a full stop, inside `<…>`) would hold the prediction *for the trigger* to the base model's. So it is
-//! found everywhere, in the text as the tokenizer sees it: in NFC, in small letters, any whitespace alike.
-//! A match is whole: no letter and no digit touches it. `shs` is in `<shs>`, `SHS.` and `shs_style`, not in `shs2`.
+//! sentence, before a full stop, inside `<…>`) would hold the prediction *for the trigger* to the base model's. The
+//! trigger is therefore found in the text that the tokenizer sees: in NFC, in lower case, with all whitespace equal.
+//! Only whole matches count, which no letter and no digit touches: `shs` is in `<shs>`, `SHS.` and `shs_style`, not in
+//! `shs2`.
 
 mod find;
 mod removal;
@@ -12,7 +13,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
-/// One or several words that stand for the subject of an adapter.
+/// One or several words that call the style or subject of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trigger {
     word: String,
@@ -29,7 +30,8 @@ pub struct Inserted {
 }
 
 impl Trigger {
-    /// Takes one word or several; commas, dashes and whitespace around it and doubled whitespace inside are dropped.
+    /// A trigger of one word or several. Commas, dashes and whitespace around it and doubled whitespace inside are
+    /// dropped.
     ///
     /// # Errors
     /// [`Error::EmptyTrigger`]; [`Error::PunctuationTrigger`] if `word` has no letter and no digit.
@@ -57,7 +59,7 @@ impl Trigger {
         !find::spans(caption, &self.seen).is_empty()
     }
 
-    /// The caption as it is when it holds the trigger, otherwise `trigger, caption`.
+    /// The unchanged caption if it holds the trigger, otherwise `trigger, caption`.
     pub fn insert(&self, caption: &str) -> Inserted {
         let caption = caption.trim();
         if self.is_in(caption) {
@@ -70,18 +72,18 @@ impl Trigger {
         Inserted { caption, added: true }
     }
 
-    /// The caption without the trigger, wherever it stood, with commas, brackets and spaces tidied around the gap:
+    /// The caption without any occurrence of the trigger; commas, brackets and spaces around the gap are tidied:
     /// `shs, a dog` and `a <shs> dog` become `a dog`. A caption that is only the trigger becomes empty.
     pub fn remove(&self, caption: &str) -> String {
         let mut rest = caption.trim().to_owned();
-        // One at a time: closing a gap moves the others, and can bring the halves of a new one together.
+        // One at a time, since closing a gap moves the other matches and can join two parts into a new one.
         while let Some(span) = find::spans(&rest, &self.seen).into_iter().next() {
             rest = removal::without(&rest, span);
         }
         rest
     }
 
-    /// The letters and digits of a trigger such as `<shs>`, when it also has other signs.
+    /// The letters and digits of a trigger such as `<shs>`; `None` if it has no other signs.
     pub(crate) fn bare(&self) -> Option<Self> {
         let bare: String = self.word.chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
         Self::new(&bare).ok().filter(|bare| bare != self)
@@ -94,7 +96,7 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// Whether the tokenizer sees the same text in both.
+/// Whether both texts are the same to the tokenizer.
 pub(crate) fn same_text(one: &str, other: &str) -> bool {
     let words = |text: &str| {
         let seen = find::as_seen(text);

@@ -1,9 +1,9 @@
-//! How much memory a piece of work asks for: a count that does not depend on the machine's load.
+//! Allocations of a piece of work, counted independently of the machine's load.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The system's allocator, counting. A test binary makes it its own:
+/// A counting wrapper of the system's allocator. A test binary makes it the global allocator:
 ///
 /// ```
 /// use catelier_testkit::allocations::CountingAllocator;
@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// # assert_eq!(numbers.len(), 1000);
 /// ```
 ///
-/// Two things are left out, so that the figures are the same on every machine: memory aligned to more than
-/// 64 bytes, which is what the `gemm` crate packs operands into, as many as its registers and the caches ask
-/// for; and the bytes of flags and text, among them its list of what it has packed.
+/// Two things are not counted, so that the figures are the same on every machine. The `gemm` crate packs operands into
+/// memory aligned to more than 64 bytes, and the size depends on registers and caches. The bytes of flags and text are
+/// left out too, among them the crate's list of packed operands.
 #[derive(Debug)]
 pub struct CountingAllocator {
     count: AtomicU64,
@@ -26,17 +26,17 @@ pub struct CountingAllocator {
     peak: AtomicU64,
 }
 
-/// Numbers of ours are aligned to at most as many bytes, a register's.
+/// Our tensors are aligned to at most this many bytes, the size of a vector register.
 const SCRATCH_ALIGNMENT: usize = 64;
 
-/// What some work asked of the allocator.
+/// Allocations of a piece of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocated {
     /// Allocations and reallocations.
     pub count: u64,
-    /// Most bytes of numbers that were held at a time, beyond those held before.
+    /// Peak bytes of elements held at the same time, beyond those held before.
     pub peak_bytes: u64,
-    /// Bytes of numbers that are still held, beyond those held before; 0 if there are fewer.
+    /// Bytes of elements that are still held, beyond those held before; 0 if there are fewer.
     pub held_bytes: u64,
 }
 
@@ -47,7 +47,7 @@ impl CountingAllocator {
         Self { count: AtomicU64::new(0), live: AtomicU64::new(0), peak: AtomicU64::new(0) }
     }
 
-    /// Runs `work`, and says what it and every other thread asked for meanwhile.
+    /// Runs `work` and returns its result with the allocations of all threads in the meantime.
     pub fn measure<R>(&self, work: impl FnOnce() -> R) -> (R, Allocated) {
         let (count, live) = (self.count.load(Relaxed), self.live.load(Relaxed));
         self.peak.store(live, Relaxed);
@@ -80,11 +80,11 @@ impl Default for CountingAllocator {
 }
 
 #[expect(unsafe_code, reason = "an allocator hands out raw memory")]
-// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed on unchanged to the system's allocator; counting allocates nothing.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.grow(layout);
-        // SAFETY: the caller's promises are the system allocator's demands.
+        // SAFETY: the caller's promises are the ones that the system's allocator requires.
         unsafe { System.alloc(layout) }
     }
 

@@ -1,4 +1,4 @@
-//! Comparison of tensors that says where and by how much they differ.
+//! Comparison of tensors; a failure says where and by how much they differ.
 
 use candle_core::Tensor;
 
@@ -24,7 +24,7 @@ pub fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: T
     assert_values_close(what, &flat_values(actual), &flat_values(expected), expected.dims(), tolerance);
 }
 
-/// [`assert_close`] for plain numbers: losses, norms, sigmas, learning rates.
+/// [`assert_close`] for scalars: losses, norms, sigmas, learning rates.
 ///
 /// # Panics
 /// When lengths differ or a value is too far off.
@@ -34,8 +34,7 @@ pub fn assert_numbers_close(what: &str, actual: &[f64], expected: &[f64], tolera
     assert_values_close(what, actual, expected, &[expected.len()], tolerance);
 }
 
-/// The largest absolute difference of two tensors of the same shape; infinite where either has a
-/// value that is not finite.
+/// The largest absolute difference of two tensors of the same shape; infinite if either has a value that is not finite.
 ///
 /// # Panics
 /// When the shapes differ.
@@ -82,7 +81,7 @@ fn assert_values_close(what: &str, actual: &[f64], expected: &[f64], dims: &[usi
     );
 }
 
-/// The position and size of the largest difference, or nothing for no values.
+/// The position and size of the largest difference; `None` if there are no values.
 fn worst(actual: &[f64], expected: &[f64]) -> Option<(usize, f64)> {
     let differences = actual.iter().zip(expected).map(|(a, e)| distance(*a, *e));
     differences.enumerate().max_by(|left, right| left.1.total_cmp(&right.1))

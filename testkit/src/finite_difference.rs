@@ -2,17 +2,18 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-/// Step of the difference: at f64 this balances truncation against cancellation for functions of order one.
+/// Step of the difference: in f64 this balances truncation against cancellation for functions of order one.
 const STEP: f64 = 1e-5;
 /// Largest difference allowed, relative to the largest gradient of the same input (at least 1).
 const TOLERANCE: f64 = 1e-6;
 
 /// Checks the gradient of `function` with respect to every element of every input.
 ///
-/// The output is contracted with fixed uneven weights, so that no element's error can hide behind another's. Inputs
-/// must be f64 and may have any shape; every one of them must receive a gradient.
+/// The output is contracted with fixed uneven weights, so that the errors of two elements cannot cancel. Inputs must be
+/// f64 and may have any shape; every one of them must receive a gradient.
 ///
-/// **Panics** naming `what`, the input, the index, and both values.
+/// # Panics
+/// If a gradient is wrong or absent; the message names `what`, the input, the index, and both values.
 pub fn check(what: &str, inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let loss = |inputs: &[Tensor]| -> Result<Tensor> {
         let output = function(inputs)?;
@@ -73,7 +74,7 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.flatten_all()?.to_vec1()
 }
 
-/// Weights between 0.5 and 1.5 without a period that a shape could share.
+/// Weights between 0.5 and 1.5 without a period that could match a shape.
 fn uneven_weights(output: &Tensor) -> Result<Tensor> {
     let weight = |index: usize| 1.0 + 0.5 * (index as f64 * 1.234_567 + 0.3).sin();
     let weights = (0..output.elem_count()).map(weight).collect::<Vec<_>>();

@@ -8,7 +8,7 @@
 //! golden/fixtures/manifest.json    what each tensor is, its float32 noise, each topic's facts
 //! ```
 //!
-//! Everything here panics with a sentence when a file or a name is missing: it serves tests only.
+//! Everything here panics with a sentence if a file or a name is missing: it serves tests only.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ pub struct Golden {
 impl Golden {
     /// Opens the folder named by `CATELIER_GOLDEN_DIR`, or the repository's own `golden/`.
     ///
-    /// A relative folder counts from the repository's root: that is where people type it, while
-    /// cargo runs each room's tests in the room's own folder.
+    /// A relative folder is relative to the repository's root, where users type it; cargo runs each room's tests in the
+    /// room's own folder.
     ///
     /// # Panics
     /// When the folder or its manifest cannot be read.
@@ -123,7 +123,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A tensor as it is stored: float32, int64 or uint8, on the CPU.
+    /// A tensor in its stored dtype, float32, int64 or uint8, on the CPU.
     ///
     /// # Panics
     /// When the topic has no tensor of that name.
@@ -132,7 +132,7 @@ impl Fixture {
         self.try_tensor(name).unwrap_or_else(|| panic!("golden topic `{}` has no tensor `{name}`", self.topic))
     }
 
-    /// A tensor, or nothing when the topic does not have it.
+    /// A tensor; `None` if the topic does not have it.
     #[must_use]
     pub fn try_tensor(&self, name: &str) -> Option<Tensor> {
         self.tensors.get(name).cloned()
@@ -147,10 +147,10 @@ impl Fixture {
         flat_values(&self.tensor(name))
     }
 
-    /// A tensor of whole numbers (timesteps, token ids) as `u32`.
+    /// A tensor of integers (timesteps, token ids) as `u32`.
     ///
     /// # Panics
-    /// When the tensor is missing or holds something that is not a whole number from 0 on.
+    /// If the tensor is missing or has a value that is not an integer from 0 on.
     #[must_use]
     pub fn whole_numbers(&self, name: &str) -> Vec<u32> {
         let whole = |value: f64| {
@@ -176,21 +176,21 @@ impl Fixture {
         names.filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), self.tensor(name)))).collect()
     }
 
-    /// The largest difference between the float32 tensor and the same computation in float64, or
-    /// nothing where the manifest has none (integers, schedulers, adapter files).
+    /// The largest difference between the float32 tensor and the same computation in float64; `None` if the manifest
+    /// has none (integers, schedulers, adapter files).
     #[must_use]
     pub fn noise(&self, name: &str) -> Option<f64> {
         self.entry["tensors"][name]["noise"].as_f64()
     }
 
-    /// What the manifest says about the topic besides tensors: prompts, configurations, settings.
+    /// The topic's facts in the manifest besides tensors: prompts, configurations, settings.
     #[must_use]
     pub fn facts(&self) -> &Value {
         &self.entry["facts"]
     }
 }
 
-/// Every value of a tensor as float64, in row-major order, whatever its type.
+/// Every value of a tensor of any dtype as float64, in row-major order.
 pub(crate) fn flat_values(tensor: &Tensor) -> Vec<f64> {
     tensor
         .to_dtype(DType::F64)

@@ -1,8 +1,7 @@
-//! The one table of how closely results must agree with the reference tensors.
+//! The table of tolerances between results and the reference tensors.
 //!
-//! A tolerance is a promise about arithmetic, so each has its reason beside it. Nothing here was
-//! fitted to one set of golden tensors: the same table holds for sets made with other seeds and
-//! other widths.
+//! A tolerance is a promise about arithmetic, so each has its reason beside it. No tolerance was fitted to one set of
+//! golden tensors: the same table holds for sets made with other seeds and other widths.
 
 /// How far a value may be from the expected one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -10,7 +9,7 @@
 pub enum Tolerance {
     /// No difference at all: integers, copied bytes, the same computation twice.
     Exact,
-    /// At most this difference, whatever the values are.
+    /// At most this absolute difference.
     Absolute(f64),
     /// At most this fraction of the expected tensor's largest absolute value.
     OfLargest(f64),

@@ -1,4 +1,4 @@
-//! Looking into adapter files and converting them.
+//! Inspection and conversion of adapter files.
 
 use std::path::PathBuf;
 

@@ -1,11 +1,11 @@
-//! The rooms depend on each other in one direction only, as ARCHITECTURE.md draws it.
+//! The rooms depend on each other in one direction only, as the arrows in ARCHITECTURE.md show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Who may use whom; `catelier` is the command.
+/// The rooms that each room may use; `catelier` is the command.
 const ALLOWED: [(&str, &[&str]); 15] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),

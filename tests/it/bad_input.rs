@@ -1,4 +1,4 @@
-//! What people get wrong: what is said, and that the exit code is 2.
+//! Mistakes of users: the messages, and the exit code 2.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ fn refused(ran: &Ran) -> String {
     ran.message()
 }
 
-/// What training on the folder `art` with these files is answered.
+/// The message of training on the folder `art` with these files.
 fn training_on(files: &[(&str, &[u8])]) -> String {
     let studio = Studio::new();
     fs::create_dir(studio.path("art")).unwrap();
@@ -67,7 +67,7 @@ fn images_that_cannot_be_read_are_all_named() {
     );
 }
 
-/// A PNG that claims to be large and holds next to nothing.
+/// A PNG whose header claims a large size, with next to no data.
 fn large_png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);

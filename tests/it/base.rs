@@ -1,4 +1,4 @@
-//! Commands that need a base's names and shapes alone take a folder without weights.
+//! Commands that need only the names and shapes of a base accept a folder without weights.
 
 use crate::adapters::golden;
 use crate::catelier::Studio;

@@ -1,10 +1,10 @@
-//! The benchmark from the outside: what it tells, and what it refuses.
+//! The benchmark from the outside: its report, and the input that it refuses.
 
 use serde_json::Value;
 
 use crate::catelier::Studio;
 
-/// The quickest measurement there is.
+/// The quickest measurement.
 const SHORT: &str = "--shape embedded --repeat 1 --warmup 0 --json";
 
 fn measured(line: &str) -> Value {
@@ -56,7 +56,7 @@ fn linux_tells_memory_and_cpu_time() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_step_takes_the_memory_that_was_planned() {
-    // The first steps leave the holes that later ones have.
+    // After the first steps, the allocator's memory has the same holes as after later ones.
     const WARM: &str = "--shape embedded --threads 1 --warmup 2 --repeat 1 --json";
     for line in ["step --loss lora --batch 16", "step --loss cat --batch 6 --dtype mixed"] {
         let memory = &told(&format!("{line} {WARM}"))["memory_bytes"];
@@ -71,8 +71,8 @@ fn counted_operations_are_the_same_in_every_run_and_with_any_number_of_threads()
     let cat = gflop("step --latent 8 --loss cat --threads 1");
     assert_eq!(cat, gflop("step --latent 8 --loss cat --threads 2"));
     let (lora, forward) = (gflop("step --latent 8 --loss lora"), gflop("step --latent 8 --loss none"));
-    // CAT is two adapted passes with their gradients and one pass of the base, less what they share: the layers before the
-    // first attention, and the base's keys and values of the caption.
+    // CAT is two adapted passes with their gradients and one pass of the base, minus the shared work: the layers before
+    // the first attention, and the base's keys and values of the caption.
     let sum = 2.0 * lora + forward;
     assert!(cat < sum && cat > 0.95 * sum, "{cat} against {sum}");
     assert!(lora > 2.0 * forward && lora < 4.0 * forward, "{lora} against {forward}");

@@ -13,7 +13,7 @@ use catelier_numerics::tensor_file::TensorFile;
 use crate::catelier::{Ran, Studio};
 use crate::train::{SHORT, studio};
 
-/// A run long enough to be interrupted anywhere.
+/// A run that is long enough to be interrupted at any point.
 fn long_run(studio: &Studio, save_every: usize) -> Child {
     let flags =
         SHORT.replace("--steps 4", "--steps 5000").replace("--save-every 2", &format!("--save-every {save_every}"));
@@ -110,9 +110,9 @@ fn generation_stops_between_sampler_steps() {
     assert!(stderr.ends_with("stopping after this step; once more ends at once\nstopped\n"), "{stderr}");
 }
 
-/// A run in which no file may grow beyond `kibibytes`: to the command, a disk that is full.
+/// A run in which no file may grow beyond `kibibytes`, which is the same to the command as a full disk.
 fn on_a_full_disk(studio: &Studio, kibibytes: usize, line: &str) -> Ran {
-    // With the signal ignored, which the command inherits, a write beyond the limit fails like one to a full disk.
+    // The command inherits the ignored signal, so a write beyond the limit fails as on a full disk.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" {line}", 2 * kibibytes);
     let output = Command::new("sh")
         .args(["-c", &script, env!("CARGO_BIN_EXE_catelier")])

@@ -1,11 +1,11 @@
-//! Adapter files from outside are hostile until checked.
+//! Hostile adapter files are refused.
 
 use std::path::Path;
 
 use crate::adapters::golden;
 use crate::catelier::Studio;
 
-/// What previewing with this adapter file is answered.
+/// The message of a preview with this adapter file.
 fn applying(name: &str, bytes: &[u8]) -> String {
     let studio = Studio::new();
     studio.write(name, bytes);
@@ -23,7 +23,7 @@ fn answer(studio: &Studio, adapter: &Path) -> String {
     ran.message().replace(env!("CARGO_MANIFEST_DIR"), "[REPOSITORY]")
 }
 
-/// A safetensors file with this header and so many bytes of data.
+/// A safetensors file with this header and `data` bytes of data.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());

@@ -1,4 +1,4 @@
-//! The command from the outside: real binary, stdout, stderr, exit code.
+//! The command from the outside: the real binary, its stdout, stderr and exit code.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

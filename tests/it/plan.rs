@@ -1,4 +1,4 @@
-//! Memory: what is planned, what is refused, and that it changes no bit.
+//! Memory: the plan, the refusals, and that a plan changes no bit of the result.
 
 use std::fs;
 

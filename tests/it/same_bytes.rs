@@ -1,7 +1,7 @@
-//! Commands whose results must stay the same to the last bit: `same_bytes.txt` has the SHA-256 of what they write.
+//! Commands whose results must not change in any bit: `same_bytes.txt` has the SHA-256 of their outputs.
 //!
-//! Compared are the tensors of a safetensors file (names, dtypes, shapes and values, not the header's metadata), the
-//! pixels of PNG files (not their text), the named fields of JSON, and all bytes of other files.
+//! The test compares the tensors of a safetensors file (names, dtypes, shapes and values, not the header's metadata),
+//! the pixels of PNG files (not their text), the named fields of JSON, and all bytes of other files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,10 +18,10 @@ use crate::catelier::Studio;
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/same_bytes.txt");
 
-/// Set to anything, the sums in the table are replaced by those of this program.
+/// If this variable is set, the sums of this run replace the sums in the table.
 const BLESS: &str = "CATELIER_BLESS";
 
-/// Stands in place of a kind of CPU where the bits do not depend on it.
+/// The kind of CPU in the table if the bits do not depend on the CPU.
 const ANY: &str = "any";
 
 /// One entry of the table, in its order.
@@ -30,7 +30,7 @@ enum Entry {
     Note(String),
     /// The arguments of `catelier`.
     Command(String),
-    /// What the command before it wrote: a file, a folder of PNG files or `stdout`, and the JSON fields that count.
+    /// An output of the command before it: a file, a folder of PNG files or `stdout`, and the JSON fields that count.
     Output {
         name: String,
         /// SHA-256 by kind of CPU.
@@ -106,7 +106,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Runs all commands in one folder, so that later ones find what earlier ones wrote.
+/// Runs all commands in one folder, so that later commands find the files of earlier ones.
 fn run(table: &[Entry]) -> Vec<Found<'_>> {
     let studio = Studio::new();
     let (mut command, mut stdout) = ("", String::new());
@@ -142,7 +142,8 @@ impl Found<'_> {
     }
 }
 
-/// Puts the sums of this run into the table. Where one changes, those of other kinds of CPU are out of date too.
+/// Puts the sums of this run into the table. Where one changes, the sums of other kinds of CPU are outdated and
+/// removed.
 fn bless(table: &mut [Entry], found: Vec<String>) {
     let outputs = table.iter_mut().filter_map(|entry| match entry {
         Entry::Output { sums, .. } => Some(sums),
@@ -185,7 +186,7 @@ fn json_fields(text: &str, fields: &[&str]) -> Vec<u8> {
         if let (false, Some(object)) = (fields.is_empty(), value.as_object_mut()) {
             object.retain(|field, _| fields.contains(&field.as_str()));
         }
-        // Fields may be put in another order.
+        // The order of fields may change.
         value.sort_all_objects();
         value.to_string() + "\n"
     });
@@ -226,7 +227,7 @@ fn pixels_of_folder(folder: &Path) -> Vec<u8> {
     files.iter().flat_map(file_bytes).collect()
 }
 
-/// The kind of CPU: whatever the kernels, the `gemm` crate or the mathematics library of the system look for.
+/// The kind of CPU: the features that the kernels, the `gemm` crate and the system's mathematics library check.
 fn cpu_name() -> String {
     let mut kind = vec![std::env::consts::OS, std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! Training from the outside: what is written, and what must give the same bits.
+//! Training from the outside: its files, and the runs that must give the same bits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -174,7 +174,7 @@ fn assert_same_adapter(studio: &Studio, left: &str, right: &str) {
     assert!(read(left) == read(right), "`{left}` and `{right}` differ");
 }
 
-/// The bytes after the header: settings differ there, factors do not.
+/// The bytes after the header; the headers of two runs differ in settings, the factors must not.
 pub(crate) fn tensors(studio: &Studio, run: &str) -> Vec<u8> {
     let bytes = fs::read(studio.path(run).join("adapter.safetensors")).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -219,7 +219,7 @@ fn updates(studio: &Studio, run: &str) -> Updates {
     modules.map(|module| (module.to_owned(), update(module))).collect()
 }
 
-/// How two updates compare as vectors; NaN where one of them is zero.
+/// Comparison of two updates as vectors; NaN if one of them is zero.
 #[derive(Debug)]
 struct Agreement {
     cosine: f64,

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-/// Measures every case; the page is written anew after each, so that an interrupted comparison leaves what it has.
+/// Measures every case. The page is written after each case, so that an interrupted comparison keeps its results.
 pub(crate) fn run(args: &Args) -> Result<()> {
     page::below_marker(&args.out)?;
     let programs = Programs::find(&args.python, args.catelier.as_deref(), args.threads)?;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Those that were asked for, or the standard ones.
+/// The cases of `--case`, or the standard ones.
 fn cases(args: &Args) -> Result<Vec<Case>> {
     if !args.cases.is_empty() {
         return Ok(args.cases.clone());
@@ -58,7 +58,7 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
     STANDARD.iter().map(|text| text.parse().map_err(|reason| anyhow::anyhow!("`{text}`: {reason}"))).collect()
 }
 
-/// A B A B …
+/// Measures both programs in turn: A B A B …
 fn measure(programs: &Programs, case: Case) -> Result<Row> {
     let mut row = Row::new(case.clone());
     for round in 1..=case.rounds {
@@ -69,7 +69,7 @@ fn measure(programs: &Programs, case: Case) -> Result<Row> {
     Ok(row)
 }
 
-/// This command as another person would write it.
+/// The command line that repeats this comparison.
 fn command_line(args: &Args) -> String {
     let threads = if args.threads == 1 { String::new() } else { format!(" --threads {}", args.threads) };
     let cases: String = args.cases.iter().map(|case| format!(" --case \"{case}\"")).collect();

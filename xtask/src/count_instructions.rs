@@ -1,4 +1,4 @@
-//! Counts the instructions of the hot kernels on a simulated CPU: figures that the machine's load does not move.
+//! Counts the instructions of the hot kernels on a simulated CPU, independently of the machine's load.
 
 mod callgrind;
 mod table;
@@ -61,7 +61,7 @@ fn read(path: &Path) -> Result<Table> {
     Table::parse(&text).with_context(|| format!("`{}` is not what this command prints", path.display()))
 }
 
-/// What the program can run, as far as it was asked for.
+/// The requested kernels among those that the program can run.
 fn kernels(program: &Path, wanted: &[String]) -> Result<Vec<Kernel>> {
     let all = callgrind::list(program)?;
     if let Some(unknown) = wanted.iter().find(|name| all.iter().all(|kernel| kernel.name != **name)) {

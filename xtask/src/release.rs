@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// The repository.
+/// The repository's root.
 pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Builds what `arguments` of `cargo build --release` name; returns the program called `target`.
+/// Runs `cargo build --release` with `arguments`; returns the path of the program called `target`.
 pub(crate) fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--message-format", "json-render-diagnostics"]).args(arguments);

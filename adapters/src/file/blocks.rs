@@ -1,15 +1,15 @@
-//! The original code base's names of UNet modules, which kohya uses for SDXL.
+//! Names of UNet modules in the original Stable Diffusion code, which kohya uses for SDXL.
 //!
-//! It counts all residual layers of the way down as `input_blocks`, those of the way up as
-//! `output_blocks`; within one, `0` is the residual block, `1` the attention, and a downsampler
-//! or upsampler comes in a block of its own or last.
+//! That code numbers the residual layers of the downward path as `input_blocks` and of the upward path as
+//! `output_blocks`. Within a block, `0` is the residual block and `1` the attention. A downsampler is a block of its
+//! own; an upsampler is the last part of its block.
 
 use crate::module::{Component, ModuleInfo};
 
-/// How many residual layers each block of a UNet has; the count of blocks follows from it.
+/// Number of residual layers in each block of a UNet; the numbers of the blocks follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlockCount {
-    /// Residual layers in each block of the way down; the way up has one more.
+    /// Residual layers in each block of the downward path; the upward path has one more.
     pub(crate) layers_per_block: usize,
 }
 
@@ -39,8 +39,8 @@ impl BlockCount {
         }
     }
 
-    /// The original name, underscored, of a UNet module given by its path inside the UNet. An
-    /// upsampler's depends on whether its block has attentions too.
+    /// The original name, underscored, of the UNet module with the path `inside` the UNet. The index of an upsampler
+    /// depends on whether its block has attentions.
     pub(crate) fn original_name(&self, inside: &str, block_has_attention: bool) -> Option<String> {
         let parts: Vec<&str> = inside.split('.').collect();
         let (block, rest): (String, &[&str]) = match parts[..] {

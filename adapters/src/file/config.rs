@@ -10,14 +10,14 @@ use crate::kind::{AdapterKind, UpdateKind};
 use crate::module::Component;
 use crate::update::LayerUpdate;
 
-/// Header entry in which diffusers keeps the configurations of all components, keys prefixed.
+/// Header entry in which diffusers keeps the configurations of all components; keys have the component as prefix.
 pub(crate) const HEADER_ENTRY: &str = "lora_adapter_metadata";
 
-/// First segment of a text encoder's modules, which transformers 5 leaves out; PEFT looks for the
-/// end of a path, which is found either way.
+/// First segment of the paths of a text encoder's modules, which transformers 5 leaves out. PEFT compares ends of
+/// paths, so a target without it matches either way.
 const TEXT_PREFIX: &str = "text_model.";
 
-/// What a configuration says about alphas and the kind of update.
+/// The alphas and the kind of update in a PEFT configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct PeftConfig {
     alpha: Option<f64>,
@@ -62,7 +62,7 @@ impl PeftConfig {
         })
     }
 
-    /// The kind of adapter this configures, where it is none that can be applied.
+    /// The configured kind of adapter, if it is a kind that cannot be applied.
     pub(crate) fn other_kind(&self) -> Option<AdapterKind> {
         self.other_kind
     }
@@ -72,8 +72,8 @@ impl PeftConfig {
         self.decomposed
     }
 
-    /// Alpha of a module given by its path inside its component, such that `alpha / rank` is the
-    /// scale that PEFT uses; none if the configuration does not say.
+    /// Alpha of the module with the path `inside` its component, such that `alpha / rank` is the scale that PEFT uses;
+    /// `None` if the configuration has no alpha.
     pub(crate) fn alpha_of(&self, inside: &str, rank: usize) -> Option<f64> {
         let own = self.alpha_pattern.iter().find(|(key, _)| names(key, inside));
         let alpha = own.map(|(_, alpha)| *alpha).or(self.alpha)?;
@@ -120,7 +120,7 @@ fn other_kind(map: &Map<String, Value>) -> Result<Option<AdapterKind>, String> {
     }
 }
 
-/// Whether a pattern key names this path: its end from a dot on, or with `^` all of it.
+/// Whether a pattern key matches the path: its end after a dot, or with `^` the whole path.
 fn names(key: &str, inside: &str) -> bool {
     let plain = key.trim_end_matches('$').replace("\\.", ".");
     match plain.strip_prefix('^') {
@@ -131,8 +131,8 @@ fn names(key: &str, inside: &str) -> bool {
 
 /// The configuration of one component's updates, as PEFT writes it.
 ///
-/// Targets are whole module paths: short names would also name modules without factors. Those of
-/// text encoders start after the segment that some versions of transformers leave out.
+/// Targets are whole module paths, since short names would also match modules without factors. Paths of text encoders
+/// start after the segment that some versions of transformers leave out.
 pub(crate) fn config_of(adapter: &Adapter, component: Component) -> Map<String, Value> {
     let own: Vec<(&str, &LayerUpdate)> = adapter
         .iter()
@@ -179,8 +179,8 @@ pub(crate) fn header_of(adapter: &Adapter) -> String {
     format!("{:#}", Value::Object(all))
 }
 
-/// An integer where the number is one, as PEFT's types ask; otherwise the digits of an f32, as
-/// precise as alpha tensors and the same whenever they are read and written again.
+/// An integer if `number` has no fraction, as PEFT's types require; otherwise the digits of its f32 value, which are as
+/// precise as alpha tensors and stay the same when the file is read and written again.
 fn plain_number(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 1e15 {
         return json!(number as i64);
@@ -188,7 +188,7 @@ fn plain_number(number: f64) -> Value {
     json!((number as f32).to_string().parse::<f64>().unwrap_or(number))
 }
 
-/// The value that occurs most often, the smallest of several; 0 if there is none.
+/// The most common value; the smallest of equally common ones; 0 if there are no values.
 fn most_common(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

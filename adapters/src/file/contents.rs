@@ -32,7 +32,7 @@ pub(crate) struct UpdateKeys<'f> {
     pub(crate) down: &'f str,
     pub(crate) up: &'f str,
     pub(crate) alpha: Option<&'f str>,
-    /// There for a DoRA.
+    /// `Some` for a DoRA.
     pub(crate) magnitude: Option<&'f str>,
 }
 
@@ -48,7 +48,7 @@ impl Group {
         [&self.down, &self.up, &self.magnitude].into_iter().flatten()
     }
 
-    /// The module's update: none if there is an alpha at most, which has nothing to scale.
+    /// The tensors of the module's update; `None` if the module has nothing but an alpha.
     pub(crate) fn update(&self) -> std::result::Result<Option<UpdateKeys<'_>>, IncompleteModule> {
         match (&self.down, &self.up) {
             (Some(down), Some(up)) => {
@@ -61,12 +61,12 @@ impl Group {
         }
     }
 
-    /// The module as one that lacks a tensor.
+    /// The report of a module that lacks the tensor `missing`.
     pub(crate) fn without(&self, missing: &'static str) -> IncompleteModule {
         IncompleteModule { keys: self.keys().cloned().collect(), missing }
     }
 
-    /// The kind of its update; none if there is an alpha at most.
+    /// The kind of its update; `None` if the module has nothing but an alpha.
     pub(crate) fn kind(&self) -> Option<AdapterKind> {
         match (self.foreign.first(), &self.magnitude, &self.down) {
             (Some((kind, _)), _, _) => Some(*kind),
@@ -81,13 +81,13 @@ pub(crate) struct Contents {
     pub(crate) path: PathBuf,
     pub(crate) file: TensorFile,
     pub(crate) groups: BTreeMap<String, Group>,
-    /// Keys that are none of an adapter's.
+    /// Keys that are not the name of an adapter's tensor.
     pub(crate) unrecognised: Vec<String>,
     formats: BTreeSet<Format>,
 }
 
 impl Contents {
-    /// Opens a file, or the one in a folder, and sorts its tensors by module.
+    /// Opens a file, or the adapter file in a folder, and sorts its tensors by module.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let path = file_in(path)?;
         let file = TensorFile::open(&path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
@@ -126,7 +126,7 @@ impl Contents {
         };
         match slot {
             None => *slot = Some(name),
-            // Two spellings of one tensor: neither is more right, so the second is not recognised.
+            // Two spellings of one tensor: nothing says which is right, so the second counts as unrecognised.
             Some(_) => self.unrecognised.push(name),
         }
     }
@@ -134,7 +134,7 @@ impl Contents {
     /// The spelling of the factors; the older one where diffusers mixes two.
     pub(crate) fn format(&self) -> Format {
         let format = self.formats.first().copied().unwrap_or_default();
-        // diffusers has no older spelling of magnitudes, and then names the factors as PEFT does.
+        // diffusers has no older spelling of magnitudes, and names the factors beside them as PEFT does.
         let of_diffusers =
             |(stem, group): (&String, &Group)| group.magnitude.is_some() && Component::of_path(stem).is_some();
         if format == Format::Peft && self.groups.iter().any(of_diffusers) { Format::Diffusers } else { format }
@@ -162,7 +162,7 @@ impl Contents {
         if modules.is_empty() { Ok(()) } else { Err(Error::IncompleteModules { path: self.path.clone(), modules }) }
     }
 
-    /// The configurations that come with the file, by component; none of a kind that cannot be applied.
+    /// The configurations of the file by component; an error for a kind that cannot be applied.
     pub(crate) fn configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
         let configs = self.read_configs()?;
         match configs.values().find_map(PeftConfig::other_kind) {
@@ -175,7 +175,7 @@ impl Contents {
         }
     }
 
-    /// The configurations that come with the file, by component, of whatever kind.
+    /// The configurations of the file by component, of any kind: from `adapter_config.json` or the header.
     pub(crate) fn read_configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
         let beside = self.path.with_file_name(PEFT_CONFIG);
         if self.is_peft_file() && beside.is_file() {
@@ -190,14 +190,14 @@ impl Contents {
         }
     }
 
-    /// Whether the file belongs to a PEFT folder, so that a configuration beside it is its own.
+    /// Whether the file is in PEFT's format, so that an `adapter_config.json` beside it belongs to it.
     fn is_peft_file(&self) -> bool {
         self.path.file_name().is_some_and(|name| name == PEFT_FILE)
             || self.groups.keys().any(|stem| stem.starts_with(PEFT_PREFIX))
     }
 
-    /// The base family that the file seems made for: by the width of its context, its names, or
-    /// its own word.
+    /// The base family that the file seems made for, judged by the width of its text context, else by its names, else
+    /// by its metadata.
     pub(crate) fn family(&self) -> Option<BaseFamily> {
         let width = self.groups.iter().find_map(|(stem, group)| {
             let down = group.down.as_ref().filter(|_| takes_context(stem))?;
@@ -209,14 +209,14 @@ impl Contents {
     }
 }
 
-/// The component that a module's name in a file speaks of.
+/// The component of a module's name in a file.
 pub(crate) fn component_of(stem: &str) -> Component {
     match spelling(stem) {
         Spelling::Underscored(component, _) | Spelling::Dotted(component, _) => component,
     }
 }
 
-/// The tensor file that a path means.
+/// The tensor file at `path`, which may be the folder that holds it.
 fn file_in(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
@@ -234,7 +234,7 @@ impl Contents {
         self.file.shape(name).map_err(self.failed(name))
     }
 
-    /// A tensor of an update in f32; its name is noted if it is not finite.
+    /// A tensor of an update, converted to f32. If a value is not finite, the tensor's name is added to `not_finite`.
     pub(crate) fn tensor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
         let dtype = self.file.dtype(name).map_err(self.failed(name))?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
@@ -252,7 +252,7 @@ impl Contents {
         Ok(tensor)
     }
 
-    /// An alpha; its name is noted if it is not finite, and 1 stands in.
+    /// An alpha. If it is not finite, its name is added to `not_finite` and the result is 1.
     pub(crate) fn alpha(&self, name: &str, not_finite: &mut Vec<String>) -> Result<f64> {
         let shape = self.shape(name)?;
         if shape.iter().product::<usize>() != 1 {

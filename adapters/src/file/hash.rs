@@ -1,12 +1,12 @@
-//! Hashes that identify an adapter whatever its header says.
+//! Hashes that identify an adapter independently of its header.
 
 use catelier_numerics::hex;
 use sha2::{Digest, Sha256};
 
-/// Bytes of the length that stands before a safetensors header.
+/// Number of bytes of the length field in front of a safetensors header.
 const LENGTH_BYTES: usize = 8;
 
-/// Where the legacy hash looks, in bytes of the file, and how far.
+/// The range of the file, in bytes, that the legacy hash covers.
 const LEGACY_WINDOW: std::ops::Range<usize> = 0x10_0000..0x11_0000;
 
 /// SHA-256 of the bytes after the header, 64 hex digits: `sshs_model_hash`.
@@ -16,8 +16,8 @@ pub(crate) fn payload_hash(file: &[u8]) -> String {
     sha256(file.get(start..).unwrap_or_default())
 }
 
-/// The first eight digits of the SHA-256 of 64 KiB at 1 MiB: `sshs_legacy_hash`. Smaller files
-/// share the hash of nothing, `e3b0c442`.
+/// The first eight digits of the SHA-256 of 64 KiB at offset 1 MiB: `sshs_legacy_hash`. Files of 1 MiB or less all have
+/// the hash of no bytes, `e3b0c442`.
 pub(crate) fn legacy_hash(file: &[u8]) -> String {
     let end = LEGACY_WINDOW.end.min(file.len());
     let mut digits = sha256(file.get(LEGACY_WINDOW.start..end).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What is in an adapter file, told without a model.
+//! The contents of an adapter file, found without a base model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,20 +15,20 @@ use crate::family::BaseFamily;
 use crate::kind::AdapterKind;
 use crate::module::Component;
 
-/// What is in an adapter file.
+/// The contents of an adapter file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {
     /// Name of the file, without its folder.
     pub file: String,
     /// Size of the file.
     pub bytes: u64,
-    /// How its tensors are named.
+    /// The format of its tensor names.
     pub format: Format,
     /// The kinds of adapter in it, with the number of modules of each.
     pub kinds: BTreeMap<AdapterKind, usize>,
-    /// Ranks, with the number of modules of each.
+    /// The ranks in it, with the number of modules of each.
     pub ranks: BTreeMap<usize, usize>,
-    /// Alphas as text, with the number of modules of each.
+    /// The alphas in it as text, with the number of modules of each.
     pub alphas: BTreeMap<String, usize>,
     /// Number of modules of each component.
     pub components: BTreeMap<Component, usize>,
@@ -38,27 +38,27 @@ pub struct Inspection {
     pub dtypes: BTreeSet<String>,
     /// Number of elements of all updates.
     pub element_count: usize,
-    /// SHA-256 of the bytes after the header, which tools know the adapter by.
+    /// SHA-256 of the bytes after the header, by which other tools identify the adapter.
     pub model_hash: String,
-    /// What else there is to know: incomplete modules, unrecognised keys, values that are not finite, a hash in the header
-    /// that is another.
+    /// Irregularities: incomplete modules, unrecognised keys, values that are not finite, a hash in the header that
+    /// does not match.
     pub remarks: Vec<String>,
     /// Every module with an update that can be applied, in the order of the names.
     pub modules: Vec<InspectedModule>,
-    /// The header's entries as they are.
+    /// The entries of the header, unchanged.
     pub metadata: BTreeMap<String, String>,
 }
 
 /// One module of an adapter file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InspectedModule {
-    /// Its name in the file's spelling.
+    /// The module's name in the file.
     pub name: String,
     /// The component it belongs to.
     pub component: Component,
     /// Its rank.
     pub rank: usize,
-    /// Its alpha; the rank where the file is silent.
+    /// Its alpha; the rank if the file has no alpha.
     pub alpha: f64,
     /// Shape of `down`.
     pub down: Vec<usize>,
@@ -67,15 +67,15 @@ pub struct InspectedModule {
     /// Shape of the magnitudes; none for a plain LoRA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub magnitude: Option<Vec<usize>>,
-    /// Frobenius norm of the low-rank update, which is all of a LoRA; none if a value is not finite.
+    /// Frobenius norm of the low-rank part of the update; `None` if the file has a value that is not finite.
     pub norm: Option<f64>,
 }
 
-/// Looks into an adapter file of any kind; no base model is needed.
+/// Lists the contents of an adapter file of any kind; no base model is needed.
 ///
 /// # Errors
-/// [`Error::NotAnAdapter`], [`Error::EmptyFolder`], and [`Error::Numerics`] for a file
-/// that is damaged or no safetensors file.
+/// [`Error::NotAnAdapter`], [`Error::EmptyFolder`], and [`Error::Numerics`] for a file that is damaged or not in
+/// safetensors format.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let contents = Contents::open(path)?;
     let mut remarks = Vec::new();
@@ -177,14 +177,14 @@ fn module(
     })
 }
 
-/// What a stem says after its component.
+/// The part of a stem after the component.
 fn path_inside(stem: &str) -> &str {
     match spelling(stem) {
         Spelling::Dotted(_, inside) | Spelling::Underscored(_, inside) => inside,
     }
 }
 
-/// Norm of a module's low-rank update, where its factors fit and all of its tensors are finite.
+/// Norm of a module's low-rank update; `None` if its factors do not fit or a value of its tensors is not finite.
 fn norm(contents: &Contents, keys: UpdateKeys<'_>, alpha: f64, not_finite: &mut Vec<String>) -> Result<Option<f64>> {
     let down = contents.tensor(keys.down, not_finite)?;
     let up = contents.tensor(keys.up, not_finite)?;

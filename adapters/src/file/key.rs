@@ -1,4 +1,4 @@
-//! What one tensor name of an adapter file says: which module, and which part of its update.
+//! Tensor names of adapter files, parsed into a module name and a role in the module's update.
 
 use super::Format;
 use crate::kind::AdapterKind;
@@ -16,20 +16,20 @@ pub(crate) enum Role {
     Foreign(AdapterKind),
 }
 
-/// A tensor name, taken apart.
+/// A parsed tensor name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// The module's name in the file's own spelling, without what follows it.
+    /// The module's name in the file: the tensor name without its ending.
     pub(crate) stem: String,
     pub(crate) role: Role,
-    /// The format whose spelling this is; alphas and foreign parts are shared.
+    /// The format that uses this ending; `None` for alphas, magnitudes and foreign parts, which several formats share.
     pub(crate) format: Option<Format>,
 }
 
 use Format::{Diffusers, Kohya, Peft};
 use Role::{Alpha, Down, Foreign, Magnitude, Up};
 
-/// Endings of tensor names. Where one ending is the end of another, the longer comes first.
+/// Endings of tensor names. An ending that is the end of another comes after it, since the first match counts.
 const ENDINGS: &[(&str, Role, Option<Format>)] = &[
     (".lora_down.weight", Down, Some(Kohya)),
     (".lora_up.weight", Up, Some(Kohya)),
@@ -89,7 +89,7 @@ const ENDINGS: &[(&str, Role, Option<Format>)] = &[
 const EMBEDDINGS: [&str; 4] = ["emb_params", "clip_l", "clip_g", "string_to_param"];
 
 impl Key {
-    /// Takes a tensor name apart, or tells that it is none of an adapter's.
+    /// Parses a tensor name; `None` if it is not the name of an adapter's tensor.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         if EMBEDDINGS.contains(&name) {
             return Some(Self { stem: name.to_owned(), role: Foreign(AdapterKind::TextualInversion), format: None });
@@ -101,8 +101,8 @@ impl Key {
     }
 }
 
-/// Writes the module names of old attention processors (`attn1.processor.to_q_lora`, before
-/// diffusers 0.20) as the modules are called today.
+/// The current name of a module. Names of old attention processors (`attn1.processor.to_q_lora`, before diffusers 0.20)
+/// are rewritten.
 fn modern_stem(stem: &str, old_attention: bool) -> String {
     let stem = stem.replace(".processor.", ".");
     if !old_attention {
@@ -116,16 +116,16 @@ fn modern_stem(stem: &str, old_attention: bool) -> String {
     }
 }
 
-/// How a stem spells its module.
+/// The spelling of a module's name in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spelling<'a> {
-    /// Component prefix and a path with underscores for dots.
+    /// A component prefix and a path with underscores in place of dots.
     Underscored(Component, &'a str),
     /// A path within a component, with dots.
     Dotted(Component, &'a str),
 }
 
-/// Prefixes of underscored names; a prefix of another comes after it.
+/// Prefixes of underscored names. A prefix that starts another comes after it, since the first match counts.
 const UNDERSCORED: [(&str, Component); 5] = [
     ("lora_unet_", Component::Unet),
     ("lycoris_", Component::Unet),
@@ -137,7 +137,7 @@ const UNDERSCORED: [(&str, Component); 5] = [
 /// Prefix of a single model's modules in a PEFT file.
 pub(crate) const PEFT_PREFIX: &str = "base_model.model.";
 
-/// Which component a stem speaks of, and in which spelling.
+/// The component of a stem, and its spelling.
 pub(crate) fn spelling(stem: &str) -> Spelling<'_> {
     for (prefix, component) in UNDERSCORED {
         if let Some(rest) = stem.strip_prefix(prefix) {

@@ -1,8 +1,8 @@
-//! What an adapter's file says about it, in the words of the tools that read it.
+//! The metadata in an adapter file's header, in the vocabularies of the tools that read it.
 //!
-//! The header of a safetensors file is a map of strings. Four vocabularies meet there: `ss_*`
-//! and `sshs_*` of kohya's trainers, `modelspec.*` (Stability AI's model metadata standard
-//! 1.0.1), `lora_adapter_metadata` of diffusers, and our own `catelier.*`.
+//! The header of a safetensors file is a map of strings. It holds entries of four vocabularies: `ss_*` and `sshs_*` of
+//! kohya's trainers, `modelspec.*` (Stability AI's model metadata standard 1.0.1), `lora_adapter_metadata` of
+//! diffusers, and our own `catelier.*`.
 
 use std::collections::BTreeMap;
 
@@ -22,18 +22,18 @@ use crate::update::LayerUpdate;
 /// Version of our own entries.
 pub const FORMAT_VERSION: &str = "1";
 
-/// What an adapter's file says about it.
+/// The metadata of an adapter file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
-    /// Name for people; the trigger where there is none.
+    /// Title; the trigger if there is none.
     pub title: Option<String>,
-    /// One paragraph for people.
+    /// Description, one paragraph.
     pub description: Option<String>,
-    /// Who made it.
+    /// Author.
     pub author: Option<String>,
     /// Licence of the adapter.
     pub license: Option<String>,
-    /// When it was made, ISO 8601; given by the caller.
+    /// Date of making, ISO 8601; given by the caller.
     pub date: Option<String>,
     /// The word that calls the trained style or subject.
     pub trigger: Option<String>,
@@ -41,18 +41,18 @@ pub struct Metadata {
     pub base: TrainedOn,
     /// The resolved settings of the training, as JSON.
     pub settings: Option<Value>,
-    /// Entries of other tools, kept as they are; ours win where names collide.
+    /// Entries of other tools, kept unchanged; our own entries replace those of the same name.
     pub other: BTreeMap<String, String>,
-    /// How much of all this is written.
+    /// How much of the metadata is written.
     pub disclosure: Disclosure,
 }
 
 /// The base model an adapter was trained on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainedOn {
-    /// Its family, where it is one of the known.
+    /// Its family, if it is a known one.
     pub family: Option<BaseFamily>,
-    /// What its UNet predicts.
+    /// The prediction type of its UNet.
     pub prediction: Option<Prediction>,
     /// Width and height of the training images, in pixels.
     pub resolution: Option<(u32, u32)>,
@@ -113,7 +113,7 @@ impl Metadata {
         Ok(header)
     }
 
-    /// Entries of other tools that may be told.
+    /// Entries of other tools that [`disclosure`](Self::disclosure) allows.
     fn kept_entries(&self) -> Header {
         let told = |(name, value): &(&String, &String)| match self.disclosure {
             Disclosure::None => false,
@@ -124,7 +124,7 @@ impl Metadata {
         kept.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// The entries that kohya's trainers never leave out.
+    /// The entries that kohya's trainers always write.
     fn add_network(&self, header: &mut Header, adapter: &Adapter) {
         let mut add = |name: &str, value: String| header.insert(name.to_owned(), value);
         let dynamic = || "Dynamic".to_owned();
@@ -180,7 +180,7 @@ impl Metadata {
             .map(|settings| if full { settings.to_string() } else { privacy::without_paths(settings).to_string() });
         let entries = [
             ("format_version", Some(FORMAT_VERSION.to_owned())),
-            // A file without this entry is a LoRA, as all were before there were other kinds.
+            // A file without this entry is a LoRA: files older than the entry have no other kind.
             (
                 "kind",
                 Some(kind_of(adapter)).filter(|kind| *kind != UpdateKind::Lora).map(|kind| kind.name().to_owned()),
@@ -197,7 +197,7 @@ impl Metadata {
         }
     }
 
-    /// Reads a header back, whichever tool wrote it; entries that are not understood are kept in
+    /// Reads the header of a file that any tool wrote; entries that are not understood are kept in
     /// [`other`](Self::other).
     pub fn from_header(header: &BTreeMap<String, String>) -> Self {
         let text = |name: &str| header.get(name).cloned();
@@ -225,7 +225,7 @@ impl Metadata {
     }
 }
 
-/// Entries that writing makes anew.
+/// Entries that writing replaces.
 const WRITTEN: [&str; 24] = [
     "format",
     config::HEADER_ENTRY,
@@ -253,7 +253,7 @@ const WRITTEN: [&str; 24] = [
     "catelier.trigger",
 ];
 
-/// Entries that writing makes anew where the base family is known.
+/// Entries that writing replaces if the base family is known.
 const WRITTEN_FOR_FAMILY: [&str; 3] = ["ss_base_model_version", "ss_v2", "modelspec.architecture"];
 
 fn others(header: &Header, family_known: bool) -> Header {
@@ -278,12 +278,12 @@ fn size_of(text: &str) -> Option<(u32, u32)> {
     Some((width.parse().ok()?, height.parse().ok()?))
 }
 
-/// The kind that the header speaks of: a DoRA if one of the modules is.
+/// The kind in the header: DoRA if one of the modules is a DoRA, else LoRA.
 fn kind_of(adapter: &Adapter) -> UpdateKind {
     adapter.iter().map(|(_, update)| update.kind()).max().unwrap_or_default()
 }
 
-/// The trainer's module that makes such a network: sd-scripts' own for LoRA, LyCORIS for DoRA.
+/// The trainer's module that makes such an adapter: sd-scripts' own for LoRA, LyCORIS for DoRA.
 fn network_module(adapter: &Adapter) -> &'static str {
     match kind_of(adapter) {
         UpdateKind::Lora => "networks.lora",
@@ -291,8 +291,8 @@ fn network_module(adapter: &Adapter) -> &'static str {
     }
 }
 
-/// That module's settings: LyCORIS' names of DoRA, and those of the convolutions, where there are convolutions wider than
-/// one pixel.
+/// The arguments of [`network_module`]: LyCORIS' settings of a DoRA, and rank and alpha of the convolutions if a kernel
+/// is wider than one pixel.
 fn network_arguments(adapter: &Adapter) -> Value {
     let wide = |update: &&LayerUpdate| update.is_convolution() && update.weight_shape()[2] > 1;
     let mut arguments = Map::new();
@@ -307,7 +307,7 @@ fn network_arguments(adapter: &Adapter) -> Value {
     Value::Object(arguments)
 }
 
-/// Hashes as kohya takes them: of a file that holds the tensors and the `ss_` entries alone.
+/// Adds kohya's hashes, which cover a file that holds the tensors and the `ss_` entries alone.
 fn add_hashes(header: &mut Header, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let training: Header = header
         .iter()

@@ -1,8 +1,8 @@
-//! Adapter files in the three spellings of the trade: kohya, diffusers and PEFT.
+//! Adapter files in three formats: kohya, diffusers and PEFT.
 //!
-//! Reading is strict: every tensor finds its place in the base model or the file is refused, and
-//! what matched is reported. Nothing is guessed: names are looked up in the list of the base's
-//! modules. Writing is deterministic: the same adapter and metadata give the same bytes.
+//! Reading is strict: a file is refused unless every tensor belongs to a module of the base model, and the report lists
+//! the matches. Nothing is guessed: names are looked up in the list of the base's modules. Writing is deterministic:
+//! the same adapter and metadata give the same bytes.
 
 mod blocks;
 mod config;
@@ -34,17 +34,17 @@ use crate::error::{Error, Result};
 pub use crate::kind::AdapterKind;
 use crate::module::ModuleInfo;
 
-/// How an adapter's tensors are named.
+/// The format of an adapter file, which determines the names of its tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// `lora_unet_….lora_down.weight` with an alpha tensor for each module: read by A1111, Forge,
-    /// ComfyUI, stable-diffusion.cpp and diffusers. For SDXL the blocks are counted as in the
-    /// original code base. (diffusers 0.42 overlooks alphas that differ from module to module
-    /// here; such an adapter is better given to it in its own spelling.)
+    /// `lora_unet_….lora_down.weight` with an alpha tensor for each module: read by A1111, Forge, ComfyUI,
+    /// stable-diffusion.cpp and diffusers. For SDXL, blocks are numbered as in the original code. diffusers 0.42
+    /// ignores alphas that differ between modules in this format; write such an adapter for diffusers in
+    /// [`Format::Diffusers`].
     #[default]
     Kohya,
-    /// `unet.….lora.down.weight`, as diffusers' training scripts write; alphas in the header.
+    /// `unet.….lora.down.weight`, as written by diffusers' training scripts; alphas are in the header.
     Diffusers,
     /// `base_model.model.….lora_A.weight` beside an `adapter_config.json`.
     Peft,
@@ -73,8 +73,8 @@ impl FromStr for Format {
     }
 }
 
-/// Reads a file for the base with these modules and writes it in another format. What the file
-/// says about itself is kept, except for local paths.
+/// Reads a file for the base with these modules and writes it in another format. The metadata is kept, except for local
+/// paths.
 ///
 /// # Errors
 /// As [`read`] and [`write()`].

@@ -1,4 +1,4 @@
-//! From the names in a file to the modules of a base model, without guessing.
+//! Looks up the names in a file among the modules of a base model, without guessing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,28 +6,28 @@ use super::blocks::{BlockCount, block_of};
 use super::key::{Spelling, spelling};
 use crate::module::{Component, ModuleInfo};
 
-/// Every name that the modules of a base model go by.
+/// All names of the modules of a base model, in every spelling.
 pub(crate) struct NameIndex<'m> {
     by_path: HashMap<&'m str, &'m ModuleInfo>,
-    /// Underscored names; `None` where two modules would share one.
+    /// Underscored names; `None` if two modules have the same one.
     by_underscored: HashMap<(Component, String), Option<&'m ModuleInfo>>,
     components: HashSet<Component>,
 }
 
-/// What a name in a file means.
+/// The module that a name in a file stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place<'m> {
     /// A module of the base.
     Module(&'m ModuleInfo),
-    /// A module of a text encoder whose modules were not given, by its path.
+    /// The path of a module of a text encoder whose modules were not given.
     Unlisted(String),
-    /// No module that is known.
+    /// No known module.
     Nowhere,
 }
 
 impl<'m> NameIndex<'m> {
-    /// Writes down the names of all modules: their paths, these with underscores, and for a UNet
-    /// the original names with underscores.
+    /// Indexes the names of all modules: their paths, the paths with underscores, and for a UNet the original names
+    /// with underscores.
     pub(crate) fn new(modules: &'m [ModuleInfo]) -> Self {
         let mut index = Self { by_path: HashMap::new(), by_underscored: HashMap::new(), components: HashSet::new() };
         let count = BlockCount::of(modules);
@@ -60,12 +60,12 @@ impl<'m> NameIndex<'m> {
             .or_insert(Some(module));
     }
 
-    /// Whether the base's modules include some of this component.
+    /// Whether the base's modules include any of this component.
     pub(crate) fn lists(&self, component: Component) -> bool {
         self.components.contains(&component)
     }
 
-    /// The place of a stem; see [`Place`].
+    /// The module that `stem` stands for.
     pub(crate) fn find(&self, stem: &str) -> Place<'m> {
         let (component, found, unlisted) = match spelling(stem) {
             Spelling::Underscored(component, name) => {
@@ -100,7 +100,7 @@ impl<'m> NameIndex<'m> {
     }
 }
 
-/// Text encoders are listed with and without this first segment, by the age of their files.
+/// The other name of a text encoder's module: newer files leave out the first segment, older ones have it.
 fn other_text_name(component: Component, name: &str, segment: &str) -> Option<String> {
     if component == Component::Unet {
         return None;
@@ -120,7 +120,7 @@ fn blocks_with_attention(modules: &[ModuleInfo]) -> HashSet<&str> {
         .collect()
 }
 
-/// The linear layers of a CLIP text encoder layer, with underscores and as their paths end.
+/// The linear layers of a CLIP text encoder layer: the underscored name and the end of the path.
 const TEXT_LAYER: [(&str, &str); 6] = [
     ("self_attn_q_proj", "self_attn.q_proj"),
     ("self_attn_k_proj", "self_attn.k_proj"),

@@ -1,21 +1,21 @@
-//! What a file may tell about the machine and the images it was made with.
+//! The private facts about the machine and the images that a file may or may not contain.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How much a written file tells.
+/// How much metadata a written file contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Disclosure {
-    /// What loaders need, and nothing else: no trigger, no date, no settings.
+    /// Only the entries that loaders need: no trigger, no date, no settings.
     None,
-    /// What the adapter is and how it was made, without local paths and without anything about
-    /// single images: the default.
+    /// Properties of the adapter and its training settings, without local paths and without anything about single
+    /// images: the default.
     #[default]
     Minimal,
-    /// Everything known, folder names and caption statistics included.
+    /// Everything known, including folder names and caption statistics.
     Full,
 }
 
@@ -32,7 +32,7 @@ impl FromStr for Disclosure {
     }
 }
 
-/// What stands where a local path was.
+/// The text that replaces a local path.
 pub(crate) const REDACTED: &str = "<local path>";
 
 /// Header entries of trainers that hold folder names, captions or file names.
@@ -47,17 +47,17 @@ const PRIVATE_ENTRIES: [&str; 8] = [
     "ss_vae_name",
 ];
 
-/// Settings whose value is a path, whatever it looks like.
+/// Last words of settings whose value is always a path.
 const PATH_SETTINGS: [&str; 11] =
     ["cache", "config", "dir", "directory", "file", "folder", "images", "out", "output", "path", "references"];
 
-/// Whether a header entry may be told at [`Disclosure::Minimal`].
+/// Whether a header entry is left out at [`Disclosure::Minimal`].
 pub(crate) fn is_private(name: &str, value: &str) -> bool {
     PRIVATE_ENTRIES.contains(&name) || is_local_path(value)
 }
 
-/// Whether text is a path on somebody's machine: absolute, in a home folder, relative by dots,
-/// on a drive, or a file URL. A hub id such as `owner/name` is not.
+/// Whether text is a local path: absolute, in a home folder, relative by dots, on a drive, or a file URL. A hub id such
+/// as `owner/name` is not.
 pub(crate) fn is_local_path(text: &str) -> bool {
     let starts = ["/", "~/", "./", "../", "file:", "\\\\", ".\\", "..\\"];
     let drive = text.as_bytes().get(1..3).is_some_and(|b| b == b":\\" || b == b":/")
@@ -65,7 +65,7 @@ pub(crate) fn is_local_path(text: &str) -> bool {
     drive || starts.iter().any(|start| text.starts_with(start))
 }
 
-/// The settings without local paths.
+/// The settings with [`REDACTED`] in place of local paths.
 pub(crate) fn without_paths(settings: &Value) -> Value {
     redacted(settings, false)
 }
@@ -85,7 +85,7 @@ fn redacted(value: &Value, names_a_path: bool) -> Value {
     }
 }
 
-/// Whether the last word of a setting's name is this one: `out`, `image_folder`.
+/// Whether `word` is the last word of a setting's name, as in `out` and `image_folder`.
 fn ends_with_word(key: &str, word: &str) -> bool {
     key.strip_suffix(word).is_some_and(|before| before.is_empty() || before.ends_with(['_', '-']))
 }

@@ -1,4 +1,4 @@
-//! Reading adapters, strictly.
+//! Reads adapter files, strictly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,22 +17,22 @@ use crate::family::BaseFamily;
 use crate::module::{Component, ModuleInfo, ModuleKind};
 use crate::update::LayerUpdate;
 
-/// An adapter as it was read.
+/// An adapter read from a file.
 #[derive(Debug, Clone)]
 pub struct LoadedAdapter {
-    /// Its updates, f32 on the CPU, in the shapes of the base's modules.
+    /// The updates, f32 on the CPU, in the shapes of the base's modules.
     pub adapter: Adapter,
-    /// What found its place in the base.
+    /// The modules that matched the base's, by component.
     pub report: MatchReport,
-    /// What the file says about itself.
+    /// The metadata of the file.
     pub metadata: Metadata,
-    /// How its tensors are named.
+    /// The format of the file.
     pub format: Format,
-    /// SHA-256 of the bytes after the header, which tools know the adapter by.
+    /// SHA-256 of the bytes after the header, by which other tools identify the adapter.
     pub model_hash: String,
 }
 
-/// What happens to keys that have no place in the base model.
+/// What happens to keys that match no module of the base model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnmatchedKeys {
     /// The file is refused.
@@ -42,21 +42,21 @@ pub enum UnmatchedKeys {
     Skip,
 }
 
-/// Reads an adapter for the base with these modules; every key must have its place.
+/// Reads an adapter for the base with these modules; every key must match one of them.
 ///
 /// `path` is a safetensors file, or a folder with `adapter_model.safetensors` (PEFT) or
-/// `pytorch_lora_weights.safetensors` (diffusers). Text encoder modules that `modules` does not
-/// list are known by CLIP's fixed names. Where nothing tells alpha, it is the rank.
+/// `pytorch_lora_weights.safetensors` (diffusers). Text encoder modules that `modules` does not list are recognised by
+/// CLIP's fixed names. Where neither the file nor a configuration has an alpha, it is the rank.
 ///
 /// # Errors
-/// A hostile or damaged file is [`Error::Numerics`] with the cause; [`Error::UnsupportedKind`] for LoHa, LoKr and others;
-/// [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::IncompleteModules`],
-/// [`Error::DuplicateModules`], [`Error::NotFinite`] name all that is wrong.
+/// [`Error::Numerics`] for a hostile or damaged file, with the cause; [`Error::UnsupportedKind`] for LoHa, LoKr and
+/// others. [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::IncompleteModules`],
+/// [`Error::DuplicateModules`] and [`Error::NotFinite`] name every offender.
 pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
     read_with(path, modules, UnmatchedKeys::Refuse)
 }
 
-/// As [`read`], with a choice about keys without a place.
+/// As [`read`], with a choice about keys that match no module.
 ///
 /// # Errors
 /// As [`read`].
@@ -79,7 +79,7 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
     })
 }
 
-/// Refuses a file whose configuration says that every module has magnitudes where some have none.
+/// Refuses a file that lacks magnitudes although its configuration has `use_dora`.
 fn refuse_missing_magnitudes(contents: &Contents, configs: &BTreeMap<Component, PeftConfig>) -> Result<()> {
     let decomposed = |stem: &str| configs.get(&component_of(stem)).is_some_and(PeftConfig::is_decomposed);
     let missing = contents.groups.iter().filter_map(|(stem, group)| {
@@ -89,15 +89,15 @@ fn refuse_missing_magnitudes(contents: &Contents, configs: &BTreeMap<Component, 
     contents.refuse_incomplete(missing.collect())
 }
 
-/// One module of the file with its place in the base.
+/// One module of the file, matched to a module of the base.
 struct Placed<'f> {
     path: String,
-    /// Absent for a text encoder that the base does not list.
+    /// `None` for a module of a text encoder that the base does not list.
     kind: Option<ModuleKind>,
     keys: UpdateKeys<'f>,
 }
 
-/// Every module of the file that has its place, and the count of all.
+/// The matched modules of the file, and the counts of all.
 struct Places<'f> {
     placed: Vec<Placed<'f>>,
     report: MatchReport,
@@ -166,7 +166,7 @@ impl<'f> Places<'f> {
     }
 }
 
-/// Loads all updates after comparing all shapes.
+/// Loads all updates, after all shapes have been compared with the base's.
 fn load(
     contents: &Contents,
     places: &Places<'_>,
@@ -200,8 +200,7 @@ fn refuse_wrong_shapes(contents: &Contents, places: &Places<'_>, base_family: Op
     Err(Error::WrongShapes { path: contents.path.clone(), offenders, file_family: contents.family(), base_family })
 }
 
-/// The first factor of a module that has not the shape its module needs, one-pixel kernels
-/// counting as none.
+/// The first factor of a module whose shape does not fit the module. One-pixel kernels may be left out of a shape.
 fn wrong_factor(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<ShapeMismatch> {
     let rank = down.first().copied().unwrap_or(0);
     let expected = match &placed.kind {
@@ -219,7 +218,7 @@ fn wrong_factor(placed: &Placed<'_>, down: &[usize], up: &[usize]) -> Option<Sha
         .map(|(factor, expected, found)| mismatch(placed, factor, expected, found))
 }
 
-/// Magnitudes that are not one for each row of `up`: `[out]`, kohya's `[out, 1]` or `[out, 1, 1, 1]`, or PEFT's
+/// Magnitudes that do not fit `up`. Accepted are `[out]`, kohya's `[out, 1]` and `[out, 1, 1, 1]`, and PEFT's
 /// `[1, out, 1, 1]` of convolutions.
 fn wrong_magnitude(placed: &Placed<'_>, up: &[usize], magnitude: &[usize]) -> Option<ShapeMismatch> {
     let out = up[0];
@@ -268,7 +267,7 @@ fn load_module(
     Ok(DoraFactors::new(factors, magnitude)?.into())
 }
 
-/// Alpha as a configuration tells it, or the rank.
+/// The alpha in the configuration of the module's component, or the rank.
 fn configured_alpha(configs: &BTreeMap<Component, PeftConfig>, path: &str, rank: usize) -> f64 {
     Component::of_path(path)
         .and_then(|(component, inside)| configs.get(&component)?.alpha_of(inside, rank))

@@ -1,4 +1,4 @@
-//! How much of a file found its place in the base model.
+//! The report of the modules of a file that matched the base model's.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::module::Component;
 
-/// How much of a file found its place in the base model, by component.
+/// The modules of a file that matched the base model's, counted by component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatchReport {
-    /// Counts of modules, for each component that the file speaks of.
+    /// Counts of modules, for each component in the file.
     pub components: BTreeMap<Component, Matched>,
-    /// Tensor names that have no place, in their order.
+    /// Tensor names that match no module, sorted.
     pub unmatched: Vec<String>,
 }
 
 /// Counts of the modules of one component.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matched {
-    /// Modules that found their place.
+    /// Modules that matched the base's.
     pub matched: usize,
     /// Modules in the file.
     pub total: usize,
-    /// Whether the base listed this component's modules, so that shapes could be compared.
-    /// Without it, a text encoder's modules are known by their fixed names only.
+    /// Whether the base listed this component's modules, so that shapes could be compared. Otherwise the modules of a
+    /// text encoder are recognised by CLIP's fixed names only.
     pub compared: bool,
 }
 
 impl MatchReport {
-    /// Modules that found their place, all components together.
+    /// Matched modules of all components together.
     pub fn matched(&self) -> usize {
         self.components.values().map(|counts| counts.matched).sum()
     }
 
-    /// Modules in the file, all components together.
+    /// Modules in the file of all components together.
     pub fn total(&self) -> usize {
         self.components.values().map(|counts| counts.total).sum()
     }
 
-    /// Whether everything in the file has its place.
+    /// Whether every module and every key of the file matched.
     pub fn is_complete(&self) -> bool {
         self.unmatched.is_empty() && self.matched() == self.total()
     }

@@ -1,4 +1,4 @@
-//! Writing adapters.
+//! Writes adapter files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,18 +21,18 @@ use crate::update::LayerUpdate;
 /// Name of the tensor file in a PEFT folder.
 pub(crate) const PEFT_FILE: &str = "adapter_model.safetensors";
 
-/// Name of the configuration beside it.
+/// Name of the configuration in a PEFT folder.
 pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
 
-/// Writes an adapter, whole or not at all, with the same bytes for the same input.
+/// Writes an adapter file atomically; the same input gives the same bytes.
 ///
-/// A PEFT adapter is a folder: `path` is created and gets `adapter_model.safetensors` and
-/// `adapter_config.json`; a `path` that ends in `.safetensors` gets its configuration beside it.
+/// A PEFT adapter is a folder: `path` is created and gets `adapter_model.safetensors` and `adapter_config.json`. If
+/// `path` ends in `.safetensors`, it is the tensor file and the configuration is written beside it.
 ///
 /// # Errors
-/// [`Error::NothingToWrite`], [`Error::UnknownComponents`] for paths outside the known
-/// components, [`Error::SeveralComponents`] for PEFT, [`Error::SeveralKinds`] for PEFT and diffusers, [`Error::Numerics`]
-/// and [`Error::Io`] where the disk refuses.
+/// [`Error::NothingToWrite`]; [`Error::UnknownComponents`] for paths outside the known components;
+/// [`Error::SeveralComponents`] for PEFT; [`Error::SeveralKinds`] for PEFT and diffusers; [`Error::Numerics`] and
+/// [`Error::Io`] if the disk refuses.
 pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<()> {
     let tensors = named_tensors(adapter, format, metadata)?;
     let header = metadata.header(adapter, format, &tensors)?;
@@ -43,7 +43,7 @@ pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata
     tensor_file::write(&file, &tensors, &header).map_err(Error::numerics(format!("writing `{}`", file.display())))
 }
 
-/// Every tensor of the file under its name.
+/// The tensors of the file by name.
 fn named_tensors(adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<BTreeMap<String, Tensor>> {
     refuse_unwritable(adapter, format)?;
     let kohya = KohyaNames {
@@ -75,10 +75,11 @@ fn named_tensors(adapter: &Adapter, format: Format, metadata: &Metadata) -> Resu
     Ok(tensors)
 }
 
-/// Endings of `down` and `up`.
+/// Endings of the names of `down` and `up`.
 ///
-/// The upstream scripts rename those of attentions only; diffusers then goes by the first name it sees and loses the
-/// others, so all are spelled alike here. diffusers names the factors of a DoRA as PEFT does.
+/// The upstream scripts rename only the factors of attentions. diffusers then takes the format of the first name that
+/// it sees and loses the other factors, so all names have one form here. diffusers names the factors of a DoRA as PEFT
+/// does.
 fn factor_endings(format: Format, component: Component, kind: UpdateKind) -> [&'static str; 2] {
     match (format, kind, component) {
         (Format::Kohya, _, _) => [".lora_down.weight", ".lora_up.weight"],
@@ -90,8 +91,8 @@ fn factor_endings(format: Format, component: Component, kind: UpdateKind) -> [&'
     }
 }
 
-/// Ending and tensor of magnitudes: LyCORIS' `dora_scale` is shaped so that it multiplies a weight, PEFT's vector so that it
-/// multiplies a convolution's result.
+/// Ending and tensor of magnitudes. LyCORIS' `dora_scale` has the shape that multiplies a weight, PEFT's vector the
+/// shape that multiplies a convolution's result.
 fn named_magnitude(format: Format, dora: &DoraFactors) -> Result<(&'static str, Tensor)> {
     let out = dora.magnitude.elem_count();
     let (ending, shape) = match (format, dora.low_rank.is_convolution()) {
@@ -117,7 +118,7 @@ fn refuse_unwritable(adapter: &Adapter, format: Format) -> Result<()> {
     if format == Format::Peft && components.len() > 1 {
         return Err(Error::SeveralComponents { components: components.keys().map(ToString::to_string).collect() });
     }
-    // `use_dora` holds for a whole configuration.
+    // diffusers and PEFT have one `use_dora` for all modules of a configuration.
     if format != Format::Kohya && adapter.uniform_kind().is_none() {
         let kinds: BTreeSet<_> = adapter.iter().map(|(_, update)| update.kind().to_string()).collect();
         return Err(Error::SeveralKinds { format, kinds: kinds.into_iter().collect() });
@@ -125,7 +126,7 @@ fn refuse_unwritable(adapter: &Adapter, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// How kohya names modules, which depends on the base family.
+/// kohya's names of modules, which depend on the base family.
 struct KohyaNames {
     original_blocks: bool,
     numbered_encoders: bool,
@@ -140,7 +141,7 @@ impl KohyaNames {
             Component::TextEncoder2 => "lora_te2",
         };
         let original = if self.original_blocks && component == Component::Unet {
-            // Only SDXL is named this way, and all its upsamplers have attentions in their block.
+            // Only SDXL has original names, and in SDXL every block with an upsampler has attentions.
             BlockCount::default().original_name(inside, true)
         } else {
             None
@@ -162,7 +163,7 @@ fn storable(tensor: &Tensor) -> Result<Tensor> {
         .map_err(Error::tensor("reading an update"))
 }
 
-/// Writes the configuration and returns where the tensors go.
+/// Writes the configuration and returns the path of the tensor file.
 fn write_peft_config(path: &Path, adapter: &Adapter, metadata: &Metadata) -> Result<PathBuf> {
     let is_file = path.extension().is_some_and(|end| end == "safetensors");
     let folder = if is_file { path.parent().unwrap_or(Path::new("")) } else { path };

@@ -1,4 +1,4 @@
-//! Files as users meet them: other tools' spellings, damage, privacy.
+//! Files from other tools: their spellings, damage, privacy.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +52,7 @@ fn adapter() -> Adapter {
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// Writes tensors with a header, and the folder that holds them.
+/// Writes tensors with a header; returns the file and the folder that holds it.
 fn written(tensors: &Tensors, header: &[(&str, &str)]) -> (TempDir, std::path::PathBuf) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("style.safetensors");
@@ -66,7 +66,7 @@ fn read(tensors: &Tensors) -> Result<file::LoadedAdapter, Error> {
     file::read(&path, &base())
 }
 
-/// One module's pair under a stem, with the endings of a spelling.
+/// The factors of one module under a stem, with a format's endings.
 fn pair(stem: &str, down: &str, up: &str) -> Tensors {
     let tensors = [(format!("{stem}{down}"), wave(&[2, 8], 0.1)), (format!("{stem}{up}"), wave(&[8, 2], 0.2))];
     tensors.into_iter().collect()
@@ -465,7 +465,7 @@ fn mixed_ranks_and_alphas_survive_every_format() {
     }
 }
 
-/// diffusers goes by the spelling of the first name in a file and loses what is spelled otherwise.
+/// diffusers takes the format of the first name in a file and loses tensors in another format.
 #[test]
 fn a_diffusers_file_spells_attentions_and_convolutions_alike() {
     let folder = tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The adapter files of the golden folder: what diffusers and PEFT wrote is read as they meant it.
+//! The adapter files of the golden folder, written by diffusers and PEFT, load with the values that these tools had.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tempfile::tempdir;
 
 use crate::base::{assert_same_adapter, assert_same_update, modules, values};
 
-/// The files that belong to tiny-sd1, and to tiny-sdxl.
+/// The files for tiny-sd1, and for tiny-sdxl.
 const SD1: [&str; 8] = [
     "kohya",
     "kohya_fp16",
@@ -38,7 +38,7 @@ fn load(name: &str) -> LoadedAdapter {
     file::read(&path(name), &base(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The weights that PEFT trained, under our paths, with the alpha of the fixture.
+/// The weights that PEFT trained, renamed to our paths, with the alpha of the fixture.
 fn trained(topic: &str, component: Component) -> Adapter {
     let golden = Golden::open();
     let fixture = golden.fixture(topic);

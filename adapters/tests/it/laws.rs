@@ -1,4 +1,4 @@
-//! What holds for any adapter.
+//! Laws that hold for any adapter.
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::file::{self, Format, Metadata};

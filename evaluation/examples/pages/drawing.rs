@@ -1,10 +1,10 @@
-//! Little made-up scenes, plain and in the hand of an ink-and-ochre artist.
+//! Small synthetic scenes, plain and in the style of an ink-and-ochre artist.
 
 use image::{Rgb, RgbImage};
 
 const SIDE: u32 = 64;
 
-/// What a scene can show.
+/// The objects of scenes.
 pub(crate) const OBJECTS: [&str; 5] = ["house", "boat", "tree", "moon", "mug"];
 
 const COLOURS: [(&str, [u8; 3]); 4] =
@@ -17,7 +17,7 @@ const SETTINGS: [(&str, [u8; 3], [u8; 3]); 3] = [
     ("at night", [28, 34, 66], [40, 52, 58]),
 ];
 
-/// A scene: its words, what it shows, and its image.
+/// A scene: its prompt, its object, and its image.
 pub(crate) struct Scene {
     pub(crate) prompt: String,
     pub(crate) class: &'static str,
@@ -65,7 +65,7 @@ fn within(class: &str, x: i32, y: i32) -> Option<bool> {
     }
 }
 
-/// The artist's hand: ochre paper, ink hatching where it is dark.
+/// The image in the artist's style: ochre paper, ink hatching in dark areas.
 pub(crate) fn by_artist(image: &RgbImage) -> RgbImage {
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
         let Rgb([r, g, b]) = *image.get_pixel(x, y);

@@ -1,4 +1,4 @@
-//! Writes both pages with made-up images, to look at them:
+//! Writes both pages with synthetic images, to look at them:
 //! `cargo run -p catelier-evaluation --example pages -- FOLDER`
 
 mod drawing;

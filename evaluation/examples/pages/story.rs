@@ -1,4 +1,4 @@
-//! A made-up comparison: two adapters whose leak and style are chosen.
+//! A synthetic comparison: two adapters with chosen leak and style.
 
 use catelier_evaluation::report::{
     AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting, TradeOff,
@@ -15,7 +15,7 @@ use crate::drawing::{Scene, blend, by_artist, scene};
 const PROMPTS: usize = 12;
 const ARTIST_IMAGES: usize = 10;
 
-/// All images of a made-up demonstration.
+/// All images of a synthetic demonstration.
 pub(crate) struct Story {
     artist: Vec<Scene>,
     prompts: Vec<Scene>,
@@ -29,7 +29,7 @@ struct Adapter {
 }
 
 impl Adapter {
-    /// Adapted images that take on `leak` of the style unasked and `style` of it when asked.
+    /// Adapted images with the share `leak` of the style without the trigger and `style` of it with the trigger.
     fn new(prompts: &[Scene], leak: f64, style: f64) -> Self {
         let styled = |amount: f64| {
             let paint = |(index, scene): (usize, &Scene)| {
@@ -102,7 +102,7 @@ impl Story {
         self.page_of(&[&self.cat, &self.lora])
     }
 
-    /// The same with a third adapter beside them.
+    /// The page with a third adapter.
     pub(crate) fn demo_page_of_three(&self) -> Result<String> {
         self.page_of(&[&self.cat, &self.lora, &Adapter::new(&self.prompts, 0.2, 0.8)])
     }
@@ -204,7 +204,7 @@ fn commands() -> Vec<Command<'static>> {
     ]
 }
 
-/// Measures an image by its coarse colours: enough for made-up images.
+/// Measures an image by its coarse colours, which is enough for synthetic images.
 struct ByPixels {
     extractor: Extractor,
 }

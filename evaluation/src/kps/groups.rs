@@ -6,7 +6,7 @@ use super::kps_no_token;
 use crate::error::{Error, Result};
 use crate::score::Score;
 
-/// What became of the images of one kind or class.
+/// The score of one kind of prompt or one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// The kind or class.
@@ -15,7 +15,7 @@ pub struct Group {
     pub kept: Score,
     /// `1 - kept.mean`, in [0, 1].
     pub drop: f64,
-    /// The similarity of the group's most changed image.
+    /// Similarity of the group's most changed image.
     pub worst: f64,
 }
 
@@ -24,7 +24,7 @@ pub struct Group {
 /// `labels[i]` is the group of `similarities[i]`; images without a label are left out.
 ///
 /// # Errors
-/// When the lists differ in length or a similarity lies outside [0, 1].
+/// If the lists differ in length or a similarity lies outside [0, 1].
 pub fn by_group(labels: &[Option<&str>], similarities: &[f64], seed: u64) -> Result<Vec<Group>> {
     if labels.len() != similarities.len() {
         return Err(Error::LengthMismatch {

@@ -16,12 +16,11 @@
 //! | [`identity`] | mean over prompts **with** the trigger, seeds and references of `sim(adapted, reference)` | 0 to 1 |
 //! | [`kps_joint`] | harmonic mean of the two | 0 to 1 |
 //! | [`prompt_similarity`] | mean cosine of an image and its prompt's text | -1 to 1 |
-//! | [`pair_similarity`] | mean similarity of two different images of a list: what unrelated images score | 0 to 1 |
-//! | [`collapse`] | mean similarity of two adapted images, minus that of two base images | -1 to 1 |
+//! | [`pair_similarity`] | mean similarity of two different images of a list | 0 to 1 |
+//! | [`collapse`] | mean similarity of two adapted images, minus the mean similarity of two base images | -1 to 1 |
 //!
-//! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on
-//! `identity`. The harmonic mean is never above the arithmetic one, so a few badly changed
-//! images weigh more.
+//! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on `identity`. The
+//! harmonic mean is never above the arithmetic mean, so a few badly changed images weigh more.
 
 mod groups;
 
@@ -31,8 +30,8 @@ use crate::error::Result;
 use crate::score::{SMALLEST_SIMILARITY, Score, require, require_range};
 use crate::similarity::similarity;
 
-/// Harmonic mean of the similarities of adapted to base images, over prompts without the
-/// trigger and seeds: 1 when the adapter changed nothing it was not asked to.
+/// Harmonic mean of the similarities of adapted to base images, over prompts without the trigger and seeds: 1 if the
+/// adapter changes nothing without its trigger.
 ///
 /// `seed` fixes the bootstrap.
 ///
@@ -43,8 +42,8 @@ pub fn kps_no_token(similarities: &[f64], seed: u64) -> Result<Score> {
     Score::harmonic("kps_no_token", similarities, seed)
 }
 
-/// Identity similarity (CAT's IS, taken over images with the trigger): how near the adapted
-/// images come to the references.
+/// Identity similarity (CAT's IS, taken over images with the trigger): the similarity of adapted images to the
+/// references.
 ///
 /// `by_image[i]` holds the similarity of image `i` to each reference. References are averaged
 /// within an image first, so the interval counts images and not pairs.
@@ -64,8 +63,8 @@ pub fn identity(by_image: &[Vec<f64>], seed: u64) -> Result<Score> {
 /// Harmonic mean of [`kps_no_token`] and [`identity`]: high only when the style was learned *and*
 /// the rest was kept.
 ///
-/// Its interval joins the two lower and the two upper ends, which is wider than either sample
-/// alone would justify; `n` counts the images of both.
+/// The ends of its interval are the harmonic means of the lower and of the upper ends, which is wider than either
+/// sample alone would justify. `n` counts the images of both.
 #[must_use]
 pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
     Score {
@@ -78,7 +77,7 @@ pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
 
 /// Prompt similarity (CAT's PS): mean raw cosine of images and the texts of their prompts.
 ///
-/// Small numbers are normal (0.2 to 0.35 for CLIP ViT-B/32), and small differences mean little.
+/// Small values are normal (0.2 to 0.35 for CLIP ViT-B/32), and small differences mean little.
 ///
 /// # Errors
 /// When there is no cosine, or one lies outside [-1, 1].
@@ -87,10 +86,9 @@ pub fn prompt_similarity(cosines: &[f64], seed: u64) -> Result<Score> {
     Score::arithmetic("prompt_similarity", cosines, seed)
 }
 
-/// How alike the images of a list are among themselves: the mean [`similarity`] of all pairs of
-/// different images.
+/// Similarity of the images of a list to each other: the mean [`similarity`] of all pairs of different images.
 ///
-/// For base images this is the floor below which [`kps_no_token`] means that nothing was kept.
+/// For base images this is the floor: a [`kps_no_token`] below it means that nothing was kept.
 /// The interval draws images, not pairs.
 ///
 /// # Errors
@@ -100,8 +98,8 @@ pub fn pair_similarity<F: AsRef<[f32]>>(images: &[F], seed: u64) -> Result<Score
     Score::arithmetic("pair_similarity", &mean_similarity_to_others(images)?, seed)
 }
 
-/// Class collapse: how much more alike the adapted images are among themselves than the base
-/// images are. Positive means lost variety.
+/// Class collapse: the mean similarity of adapted images to each other, minus the mean similarity of base images. A
+/// positive value is a loss of variety.
 ///
 /// The lists are aligned: `adapted[i]` and `base[i]` come from one prompt and seed. The mean runs
 /// over all pairs of different images; the interval draws images, not pairs.

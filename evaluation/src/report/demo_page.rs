@@ -12,7 +12,7 @@ use super::findings;
 use crate::error::{Error, Result};
 use crate::scores::Scores;
 
-/// Everything the demonstration's page shows.
+/// The contents of the demonstration's page.
 #[derive(Debug, Clone)]
 pub struct DemoPage<'a> {
     /// The artist's name.
@@ -27,15 +27,15 @@ pub struct DemoPage<'a> {
     pub run: Run<'a>,
     /// The run that its headline and its findings compare it with.
     pub baseline: Run<'a>,
-    /// More runs; they are shown beside the two.
+    /// More runs, shown after these two.
     pub more: Vec<Run<'a>>,
     /// More marks of the trade-off chart, which has one for each run.
     pub trade_off: Vec<TradeOff<'a>>,
-    /// What to know about the set-up, for instance rank and steps.
+    /// Facts about the set-up, for instance rank and steps.
     pub settings: Vec<Setting>,
     /// A remark under the times of training; empty for none.
     pub training_note: &'a str,
-    /// How to do the same with one's own images.
+    /// Commands that do the same with one's own images.
     pub commands: Vec<Command<'a>>,
     /// A remark that must not be overlooked: [`super::EMBEDDED_BASE_NOTICE`] for the embedded base.
     pub notice: Option<&'a str>,
@@ -50,7 +50,7 @@ pub struct DemoPrompt<'a> {
     pub seed: u64,
     /// The base, without the trigger.
     pub base: &'a RgbImage,
-    /// Images of each run: of the page's, of the baseline, and of the others in their order.
+    /// Images of each run: first the page's, then the baseline's, then the others in their order.
     pub adapted: Vec<AdaptedImages<'a>>,
 }
 
@@ -74,7 +74,7 @@ pub struct Run<'a> {
     pub scores: &'a Scores,
     /// Curves of its training.
     pub curves: TrainingCurves,
-    /// How long training took, in seconds.
+    /// Duration of training, in seconds.
     pub seconds: f64,
 }
 
@@ -99,7 +99,7 @@ pub struct TrainingCurves {
 pub struct TradeOff<'a> {
     /// Its name, short enough to stand beside a mark.
     pub label: String,
-    /// Its look, for instance that of the run whose settings it varies.
+    /// Its look, for instance the look of the run whose settings it varies.
     pub tone: Tone,
     /// Its scores.
     pub scores: &'a Scores,
@@ -108,18 +108,18 @@ pub struct TradeOff<'a> {
 /// A fact about the set-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// What it is, for instance `Rank`.
+    /// Its name, for instance `Rank`.
     pub name: String,
     /// Its value, for instance `8`.
     pub value: String,
 }
 
-/// A line to type.
+/// A command for the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command<'a> {
-    /// What it does.
+    /// What the command does, in words.
     pub explanation: &'a str,
-    /// What to type.
+    /// The command line.
     pub line: &'a str,
 }
 
@@ -166,7 +166,7 @@ impl DemoPage<'_> {
     fn lede(&self) -> String {
         let images = number::count(self.artist_images.len(), "image", "images");
         let mut methods: Vec<&str> = self.runs().map(|(_, run)| run.method).collect();
-        // From the plainest method to the one that the page is about.
+        // The order is from the plainest method to the run that the page is about.
         methods.reverse();
         format!(
             "{} adapters learned the style of {} from the same {images} and the same trigger word, \u{201c}{}\u{201d}. {}",

@@ -13,8 +13,8 @@ use crate::kps::Group;
 use crate::protocol::{Evaluation, ImagePair, kind_name};
 use crate::scores::Scores;
 
-/// How many of the most changed pairs, of images with the trigger and of references a page shows
-/// if nothing else is said; each image is embedded whole.
+/// Default number of the most changed pairs, of images with the trigger, and of references that a page shows. Each
+/// image is embedded in full, so the limit bounds the page's size.
 const SHOWN: usize = 24;
 
 /// One adapter's scores, its most changed images, and how they were measured.
@@ -24,11 +24,11 @@ pub struct EvaluationPage<'a> {
     pub title: &'a str,
     /// The images that were measured.
     pub evaluation: &'a Evaluation<'a>,
-    /// What was found.
+    /// The scores of these images.
     pub scores: &'a Scores,
     /// A remark that must not be overlooked, for instance [`super::EMBEDDED_BASE_NOTICE`].
     pub notice: Option<&'a str>,
-    /// Most images of a sort to show; the rest is scored and left out of the page.
+    /// Largest number of images of each sort on the page; all images are scored.
     pub shown: usize,
 }
 

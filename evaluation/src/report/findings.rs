@@ -1,4 +1,4 @@
-//! Findings in plain words, computed from the scores whichever way they fall.
+//! Findings in plain words, computed from the scores; the texts cover every outcome.
 
 use catelier_pages::number::two_decimals as shown;
 
@@ -8,7 +8,7 @@ use crate::metrics::Better;
 use crate::score::Score;
 use crate::scores::Scores;
 
-/// The page's headline: the decision of the two scores that matter most.
+/// The page's headline, decided by `kps_no_token` and `kps_joint`.
 pub(super) fn headline(run: &Run<'_>, baseline: &Run<'_>) -> String {
     let kept = Verdict::between(&run.scores.kps_no_token, &baseline.scores.kps_no_token, Better::Higher);
     let joint = verdict(run.scores.kps_joint, baseline.scores.kps_joint);
@@ -59,8 +59,8 @@ fn preservation(run: &Run<'_>, baseline: &Run<'_>) -> String {
 /// A difference in [`fraction_kept`] below which a change is called little.
 const SMALL_GAP: f64 = 0.1;
 
-/// The fraction that was kept, on a scale where two different base images are 0 and no change is 1: similarities depend
-/// on the extractor, and this hardly does.
+/// The fraction of the base that was kept, on a scale where two different base images are 0 and no change is 1.
+/// Similarities depend on the extractor; this fraction hardly does.
 fn fraction_kept(scores: &Scores, kept: &Score) -> f64 {
     let floor = scores.base_pair_similarity.map_or(0.5, |score| score.mean);
     (kept.mean - floor) / (1.0 - floor).max(1e-6)
@@ -80,7 +80,7 @@ fn style(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     })
 }
 
-/// Said only where an adapter is not clearly nearer to the artist than the base.
+/// A warning if an adapter is not clearly nearer to the artist than the base.
 fn learned_at_all(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     let base = run.scores.base_identity?;
     let unlearned = |run: &Run<'_>| run.scores.identity.is_some_and(|score| score.low <= base.high);
@@ -108,7 +108,7 @@ fn balance(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     })
 }
 
-/// The class that either adapter hurt most.
+/// The class that one of the adapters changed most.
 fn worst_class(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     let (worst, of_baseline) = (run.scores.worst_class()?, baseline.scores.worst_class()?);
     let class = if worst.drop > of_baseline.drop { &worst.name } else { &of_baseline.name };
@@ -123,7 +123,7 @@ fn worst_class(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     ))
 }
 
-/// Said only where images clearly became more alike.
+/// A finding only if the images clearly became more alike.
 fn variety(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
     let (collapse, of_baseline) = (run.scores.class_collapse?, baseline.scores.class_collapse?);
     let lost = |score: &Score| score.low > 0.0;

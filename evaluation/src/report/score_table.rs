@@ -1,4 +1,4 @@
-//! Scores with their intervals and what each means.
+//! Scores with their intervals and definitions.
 
 use catelier_pages::chart::{Tone, strip};
 use catelier_pages::number;
@@ -33,13 +33,13 @@ impl Verdict {
 
 /// A score of the base, which an adapter's score is compared with.
 pub(super) struct Reference {
-    /// Whose score it is, as the start of a sentence.
+    /// The owner of the score, as the start of a sentence.
     pub(super) whose: &'static str,
     pub(super) score: Score,
 }
 
 impl Reference {
-    /// The score of the untouched base beside this one, where there is one.
+    /// The score of the base without adapter, if there is one for this metric.
     pub(super) fn of(metric: &Metric, scores: &Scores) -> Option<Self> {
         let (whose, score) = match metric.name {
             "kps_no_token" => ("Two different images of the base", scores.base_pair_similarity),

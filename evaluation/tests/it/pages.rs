@@ -1,4 +1,4 @@
-//! Whole pages: they load nothing, escape everything and say what the numbers say.
+//! Whole pages: they load nothing, escape everything and state the scores correctly.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ static WINNING: LazyLock<Story> = LazyLock::new(|| Story::new(0.06, 0.42, 0.9));
 static DEMO: LazyLock<String> = LazyLock::new(|| WINNING.demo_page().unwrap());
 static EVALUATION: LazyLock<String> = LazyLock::new(|| WINNING.evaluation_page().unwrap());
 
-/// Everything a browser might fetch by itself.
+/// Fails if a browser would fetch anything for the page.
 fn assert_loads_nothing(html: &str) {
     for forbidden in ["http://", "https://", "<script", "<link", "<iframe", "@import", "url(", "srcset"] {
         assert!(!html.contains(forbidden), "the page contains `{forbidden}`");
@@ -79,7 +79,7 @@ fn the_demo_shows_every_chart_and_command() {
     assert!(html.contains("catelier train --images my-images"));
 }
 
-/// Pairs stand in the order of damage, and what is not shown is counted.
+/// Pairs are sorted by change, the most changed first, and the page says how many are not shown.
 #[test]
 fn the_most_changed_pair_comes_first_and_the_rest_is_counted() {
     let world = World::new(RED, BLUE, BLUE);

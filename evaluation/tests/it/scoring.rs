@@ -1,4 +1,4 @@
-//! Whole evaluations on made-up images.
+//! Whole evaluations on synthetic images.
 
 use catelier_evaluation::{Baseline, Error, METRICS, Scores};
 
@@ -66,7 +66,7 @@ fn no_pair_is_an_error() {
     );
 }
 
-/// Equal but for the last bit of a number read from decimal digits.
+/// Equal except for the last bit of a value that was parsed from decimal digits.
 fn assert_same(read: &Scores, written: &Scores) {
     for name in METRICS.iter().map(|metric| metric.name) {
         let (read, written) = (read.named(name).unwrap(), written.named(name).unwrap());

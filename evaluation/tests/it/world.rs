@@ -1,4 +1,4 @@
-//! Made-up images and an extractor that measures colour, for tests that need no model.
+//! Synthetic images and an extractor that measures colour, for tests without a model.
 
 use std::cell::Cell;
 
@@ -21,7 +21,7 @@ impl ByColour {
 }
 
 impl ByColour {
-    /// How many images were measured since the last call.
+    /// Number of images measured since the last call.
     pub(crate) fn images_measured(&self) -> usize {
         self.images.take()
     }
@@ -67,8 +67,7 @@ pub(crate) fn flat(colour: Rgb<u8>) -> RgbImage {
     RgbImage::from_pixel(8, 8, colour)
 }
 
-/// Two pairs, a red house and a green boat, whose adapted images are given, and one image with
-/// the trigger.
+/// Two pairs, a red house and a green boat, with given adapted images, and one image with the trigger.
 pub(crate) struct World {
     pub(crate) house: RgbImage,
     pub(crate) boat: RgbImage,

@@ -1,4 +1,4 @@
-//! `config.json` of CLIP and SigLIP models, with the defaults that transformers gives to absent keys.
+//! `config.json` of CLIP and SigLIP models; absent keys take the defaults of transformers.
 
 use candle_transformers::models::siglip;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ pub(super) enum ModelConfig {
 /// The shape of both towers of a CLIP model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ClipConfig {
-    /// Width of the common space of images and texts.
+    /// Width of the space that images and texts share.
     pub(super) projection_dim: usize,
     /// The text tower.
     pub(super) text: TextConfig,
@@ -54,8 +54,8 @@ pub(super) struct TextConfig {
     pub(super) hidden_act: Activation,
     /// Added to the variance in every norm.
     pub(super) layer_norm_eps: f64,
-    /// The token whose hidden state stands for the text. Old files say 2, which is no such token;
-    /// then the highest id in the text is taken, as transformers does.
+    /// The end token, whose hidden state is the text's feature. Old files say 2, which is not the end token; then the
+    /// highest id in the text is taken, as in transformers.
     pub(super) eos_token_id: u32,
 }
 
@@ -129,7 +129,7 @@ impl ModelConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// When it is not JSON, is of another family, or describes an impossible shape.
+    /// If it is not JSON, has another family, or describes an impossible shape.
     pub(super) fn from_json(json: &[u8]) -> Result<Self> {
         let root: Value = serde_json::from_slice(json).map_err(malformed)?;
         match root["model_type"].as_str().unwrap_or("clip") {
@@ -178,7 +178,7 @@ fn siglip_config(root: &Value) -> Result<siglip::Config> {
     Ok(config)
 }
 
-/// A tower's section, overlaid by the older `…_config_dict` where a file has both.
+/// A tower's section; keys of the older `…_config_dict` win if a file has both.
 fn section(root: &Value, key: &str) -> Value {
     let mut section = root[key].as_object().cloned().unwrap_or_default();
     if let Some(overlay) = root[format!("{key}_dict")].as_object() {

@@ -22,7 +22,7 @@ pub struct ClipFiles {
     pub preprocessor: Vec<u8>,
     /// `model.safetensors`.
     pub weights: Vec<u8>,
-    /// Those of the tokenizer's files that there are, by name; images need none.
+    /// The tokenizer's files by name, as far as they exist; images need none.
     pub tokenizer: BTreeMap<&'static str, Vec<u8>>,
 }
 
@@ -49,8 +49,8 @@ impl ClipFiles {
         })
     }
 
-    /// The same files from memory, for instance from inside the program; `find` gives a file's
-    /// contents by its name, and `name` becomes the extractor's name.
+    /// The same files from memory, for instance from the program's own binary. `find` returns the contents of a file by
+    /// its name; `name` becomes the extractor's name.
     ///
     /// # Errors
     /// When a file that images need is not found.

@@ -45,7 +45,7 @@ impl ImageEncoder {
         Ok(parts.with_tower(tower, device))
     }
 
-    /// How images become pixel tensors.
+    /// The preprocessing that turns images into pixel tensors.
     #[must_use]
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
@@ -71,8 +71,8 @@ impl ImageFeatures for ImageEncoder {
         &self.extractor
     }
 
-    /// Each image by itself, spread over rayon's threads: a feature then depends neither on the images beside it nor
-    /// on the number of threads.
+    /// Computes each image alone, in parallel on rayon's threads, so that a feature depends neither on the other images
+    /// nor on the number of threads.
     fn image_features(&self, images: &[&RgbImage]) -> Result<Vec<Feature>> {
         images.par_iter().enumerate().map(|(index, image)| self.feature(index, image)).collect()
     }

@@ -1,8 +1,8 @@
-//! CLIP and SigLIP as measuring instruments.
+//! CLIP and SigLIP as feature extractors.
 //!
-//! Reads the folder that transformers writes (`config.json`, `model.safetensors`,
-//! `preprocessor_config.json` and the tokenizer's files) or the same files from memory. Weights
-//! in f16, bf16 or f32; everything is computed in f32, and nothing carries a gradient.
+//! Reads the folder that transformers writes (`config.json`, `model.safetensors`, `preprocessor_config.json` and the
+//! tokenizer's files) or the same files from memory. Weights are f16, bf16 or f32; everything is computed in f32, and
+//! no gradient is kept.
 //!
 //! Shapes: pixels `[n, 3, image_size, image_size]`, ids `[n, tokens]`, features `[n, width]`, where
 //! `width` is CLIP's `projection_dim` and SigLIP's `hidden_size`.
@@ -29,7 +29,7 @@ use crate::extractor::{Extractor, Feature, ImageFeatures, TextFeatures};
 use config::ModelConfig;
 use weights::Weights;
 
-/// A CLIP or SigLIP model: images and texts become directions in one space.
+/// A CLIP or SigLIP model, which maps images and texts to directions in one space.
 pub struct Clip {
     /// The image side.
     pub images: ImageEncoder,

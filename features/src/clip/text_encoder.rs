@@ -24,7 +24,7 @@ impl TextEncoder {
         Self { tokenizer, tower, device: device.clone() }
     }
 
-    /// Token ids of texts, `[n, tokens]` u32; what exceeds the context is cut off.
+    /// Token ids of texts, `[n, tokens]` u32; tokens beyond the context are cut off.
     ///
     /// # Errors
     /// When the tokenizer fails or the tensor cannot be made.
@@ -43,7 +43,7 @@ impl TextEncoder {
         features.and_then(|features| unit_length(&features)).computing("text features")
     }
 
-    /// One feature for each text, in order, each computed by itself.
+    /// One feature for each text, in order; each text is computed alone.
     ///
     /// # Errors
     /// When a text cannot be tokenized or the computation fails.

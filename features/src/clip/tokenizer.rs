@@ -1,4 +1,4 @@
-//! Texts to token ids, as each family does it.
+//! Texts to token ids, by the rules of each model family.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::config::TextConfig;
 use super::files::ClipFiles;
 use crate::error::{Error, Result};
 
-/// Texts to ids of one length; what exceeds the context is cut off.
+/// Texts to ids of one length; tokens beyond the context are cut off.
 pub(super) enum TextTokenizer {
     /// CLIP's byte pairs.
     Clip(ClipTokenizer),
@@ -20,7 +20,7 @@ pub(super) enum TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// CLIP's tokenizer, whose texts must have room in the tower's positions.
+    /// CLIP's tokenizer; its length must fit the tower's positions.
     pub(super) fn clip(files: &ClipFiles, config: &TextConfig) -> Result<Self> {
         let read = |file: &str| Ok(files.tokenizer.get(file).cloned());
         let tokenizer = ClipTokenizer::from_files(&files.name, read)?;

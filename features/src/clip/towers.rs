@@ -1,8 +1,8 @@
 //! CLIP's two towers, made of the transformer blocks of candle-transformers.
 //!
 //! Its `clip` module fixes QuickGELU and an epsilon of 1e-5. Its `chinese_clip` module has the same blocks under the
-//! same tensor names with both as settings, and an encoder that takes a mask: that serves OpenAI's and OpenCLIP's
-//! models alike, as images and, under a causal mask, as texts.
+//! same tensor names, takes both as settings, and has an encoder that accepts a mask. That module therefore serves the
+//! image and text towers of OpenAI's and OpenCLIP's models, with a causal mask for texts.
 
 use candle_core::{D, Result as CandleResult, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias};
@@ -12,10 +12,10 @@ use vision_model::{ChineseClipVisionConfig, ChineseClipVisionEncoder, ChineseCli
 
 use super::config::{Activation, ClipConfig, TextConfig, VisionConfig};
 
-/// What old configuration files say for the end token, although it is none.
+/// The end token in old configuration files, which is not the tokenizer's end token.
 const LEGACY_END: u32 = 2;
 
-/// Pixels or ids to features.
+/// A tower maps pixels or ids to features.
 pub(super) type Tower = Box<dyn Module + Send + Sync>;
 
 /// Scales each row to length 1, as transformers' `CLIPModel` does.
@@ -95,7 +95,7 @@ impl Module for TextTower {
     }
 }
 
-/// Added to attention's logits, `[length, length]`: a token sees itself and what stands before it.
+/// The mask added to the attention logits, `[length, length]`: a token attends to itself and the tokens before it.
 fn causal_mask(length: usize, like: &Tensor) -> CandleResult<Tensor> {
     let seen = |row: usize, column: usize| if column <= row { 0.0 } else { f32::NEG_INFINITY };
     let mask = (0..length).flat_map(|row| (0..length).map(move |column| seen(row, column))).collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! The weights file behind candle-nn's `VarBuilder`: a tower asks for its tensors by name and shape, and those that do
-//! not fit are collected, so that an error names all of them and not the first.
+//! The weights file as the backend of candle-nn's `VarBuilder`. A tower requests tensors by name and shape; tensors
+//! that do not fit are collected, so that the error names all of them.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,30 +13,31 @@ use crate::error::{Computing, Error, Result};
 
 const FILE: &str = "model.safetensors";
 
-/// Offenders after which building a tower stops: a configuration with a made-up number of layers must not ask for ever.
+/// Number of offenders after which building a tower stops, since a damaged configuration may request any number of
+/// layers.
 const MOST_OFFENDERS: usize = 1000;
 
-/// The tensors of a model, handed out in f32.
+/// The tensors of a model, converted to f32.
 pub(super) struct Weights {
     file: TensorFile,
     offenders: Mutex<Vec<String>>,
 }
 
 impl Weights {
-    /// Opens the file.
+    /// Opens a safetensors file.
     pub(super) fn open(bytes: Vec<u8>) -> Result<Self> {
         let file = TensorFile::from_bytes(FILE, bytes).map_err(|source| Error::Weights { source: Box::new(source) })?;
         Ok(Self { file, offenders: Mutex::new(Vec::new()) })
     }
 
-    /// What `build` makes of the tensors, or all tensors that it asked for in vain.
+    /// The result of `build`; an error lists all requested tensors that are missing or have another shape.
     pub(super) fn build<T>(self, device: &Device, build: impl FnOnce(VarBuilder) -> CandleResult<T>) -> Result<T> {
         let built = build(VarBuilder::from_backend(Box::new(&self), DType::F32, device.clone()));
         let offenders = self.offenders.into_inner().unwrap_or_else(PoisonError::into_inner);
         if offenders.is_empty() { built.computing("CLIP weights") } else { Err(Error::TensorMismatch { offenders }) }
     }
 
-    /// Notes the offender and stands in for its tensor with zeros, which take no memory whatever the shape.
+    /// Records the offender and returns zeros in place of its tensor; broadcast zeros take no memory for any shape.
     fn offend(&self, offender: String, shape: Shape, dtype: DType, device: &Device) -> CandleResult<Tensor> {
         let mut offenders = self.offenders.lock().unwrap_or_else(PoisonError::into_inner);
         offenders.push(offender);
@@ -61,7 +62,7 @@ impl SimpleBackend for &Weights {
         self.file.tensor(name, device).map_err(candle_core::Error::wrap)?.to_dtype(dtype)
     }
 
-    /// Always: a tower that finds a tensor absent makes one up, and here it must ask for it.
+    /// Always true: if a tensor were reported absent, a tower would create one instead of requesting it.
     fn contains_tensor(&self, _: &str) -> bool {
         true
     }

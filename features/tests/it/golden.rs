@@ -1,4 +1,4 @@
-//! CLIP and SigLIP against what transformers computes.
+//! CLIP and SigLIP against the results of transformers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -216,10 +216,11 @@ fn siglip_without_a_tokenizer_measures_images_and_says_what_texts_need() {
     assert_eq!(images.image_features(&[&image()]).unwrap(), siglip().image_features(&[&image()]).unwrap());
 }
 
-/// The folder behind the references of `ours()`, whatever folder the other tests read.
+/// The model folder of the references of `ours()`; `CATELIER_GOLDEN_DIR` does not change it.
 const REPOSITORY_GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden");
 
-/// OpenCLIP's models use the exact GELU, which transformers' numbers for other settings of `tiny-clip` tell apart.
+/// OpenCLIP's models use the exact GELU; the fixture has transformers' results for `tiny-clip` with that and other
+/// settings.
 #[test]
 fn clip_with_openclips_settings_agrees() {
     let fixture = ours().fixture("openclip");

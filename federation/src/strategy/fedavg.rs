@@ -8,7 +8,7 @@ use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// Weighted mean of every tensor of the updates, taken separately: of `down`, of `up` (FedIT), and of a DoRA's magnitudes.
+/// Weighted mean of every tensor of the updates separately: of `down` and of `up` (FedIT), and of a DoRA's magnitudes.
 ///
 /// **Not exact**: with shares `p_k` and the shared scale `s`, the mean of the updates is
 /// `s * sum p_k up_k down_k`, while `fedavg` gives `s * mean(up) * mean(down)`. The difference is
@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 /// one `down` or one `up`; [`Aggregate::distances`] has its norm. The rule is linear in the
 /// factors that clients send, so it can work under secure aggregation.
 ///
-/// The mean of DoRAs is further from the mean of their weights: each client divides by a norm of its own, and the result by
-/// the norm of the mean. Distances are those of the low-rank parts alone, for the rest depends on the base's weights.
+/// For DoRAs the result is further from the mean of the weights, since each client divides by a norm of its own and the
+/// result by the norm of the mean. Distances cover the low-rank parts alone; the rest depends on the base's weights.
 ///
 /// **Source** FedAvg, arXiv 1602.05629, on LoRA factors: FedIT, arXiv 2305.05644.
 ///
@@ -40,7 +40,7 @@ fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
     first.try_map(|name, _| mean(mean_of(name))).map_err(Error::tensor("averaging updates"))
 }
 
-/// Weighted sum, added up in f64 and rounded to f32.
+/// Weighted sum, computed in f64 and rounded to f32.
 fn mean<'t>(terms: impl Iterator<Item = (&'t Tensor, f64)>) -> candle_core::Result<Tensor> {
     let weighted = terms.map(|(tensor, share)| tensor.to_dtype(DType::F64)? * share);
     let weighted = weighted.collect::<candle_core::Result<Vec<_>>>()?;

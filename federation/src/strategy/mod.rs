@@ -1,7 +1,7 @@
-//! Strategies: rules by which many adapters become one.
+//! Strategies: rules that aggregate many adapters into one.
 //!
-//! Each strategy is a pure function of the contributions in a file of its own. A new one is such
-//! a file and a variant of [`Strategy`]; rounds need no change.
+//! Each strategy is a pure function of the contributions, in a file of its own. A new strategy needs such a file and a
+//! variant of [`Strategy`]; rounds need no change.
 
 mod fedavg;
 mod product;
@@ -20,11 +20,11 @@ use crate::check::overflow;
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Problem, Result};
 
-/// The rule by which the contributions of a round become one adapter.
+/// The rule that aggregates the contributions of a round.
 ///
-/// In text: `fedavg`, `product` (the largest rank of the contributions), `product:8` (rank 8),
-/// `product:exact` (the sum of ranks, which loses nothing). The names of their papers are read too:
-/// `fedit` is `fedavg`, and `flexlora` is `product`.
+/// In text: `fedavg`, `product` (the largest rank of the contributions), `product:8` (rank 8), `product:exact` (the sum
+/// of ranks, which loses nothing). The names in the papers are accepted too: `fedit` is `fedavg`, and `flexlora` is
+/// `product`.
 ///
 /// ```
 /// # use catelier_federation::{Strategy, TargetRank};
@@ -35,7 +35,7 @@ use crate::error::{Error, Problem, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Weighted mean of `down` and of `up`, taken separately: see [`fedavg()`].
+    /// Weighted means of `down` and of `up` separately: see [`fedavg()`].
     #[serde(alias = "fedit")]
     Fedavg,
     /// Weighted mean of the updates, cut to a rank: see [`product()`].
@@ -43,12 +43,12 @@ pub enum Strategy {
     Product {
         /// Rank of the result.
         rank: TargetRank,
-        /// Alpha of the result; none for the alpha with which its scale is the mean of the clients' scales.
+        /// Alpha of the result; `None` for the alpha that makes the result's scale the mean of the clients' scales.
         alpha: Option<f64>,
     },
 }
 
-/// The rank that a mean of updates is cut to.
+/// The rank of the result of `product`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetRank {
@@ -101,8 +101,8 @@ impl Aggregate {
 }
 
 impl Aggregate {
-    /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in their low-rank parts: the rest
-    /// of a DoRA depends on the base's weights.
+    /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in the low-rank parts
+    /// alone: the rest of a DoRA depends on the base's weights.
     fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
         let failed = || Error::adapters("measuring the aggregate");
         let aggregated = adapter.low_rank();
@@ -112,7 +112,8 @@ impl Aggregate {
         let mean = sum(&terms).map_err(failed())?;
         terms.push((&aggregated, -1.0));
         let difference = sum(&terms).map_err(failed())?;
-        // Norms of factors that overflow mean nothing, and the difference holds the factors of the mean too.
+        // A distance means nothing if factors overflow. The difference contains the factors of the mean, so both are
+        // checked.
         for adapter in [&adapter, &difference] {
             if let Some(problem) = overflow(adapter)? {
                 return Err(overflow_error(problem, contributions)?);
@@ -130,7 +131,7 @@ impl Aggregate {
     }
 }
 
-/// Names the client whose update is the largest: it is the one to ask first.
+/// The error of an overflowing mean. It names the client with the largest update, the one to ask first.
 fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
     let (mut client, mut norm) = ("", 0.0);
     for contribution in contributions {
@@ -148,7 +149,7 @@ impl Strategy {
         Self::Product { rank: TargetRank::default(), alpha: None }
     }
 
-    /// One sentence about the strategy, for people.
+    /// Description of the strategy in one sentence.
     pub fn description(&self) -> &'static str {
         match self {
             Self::Fedavg => {

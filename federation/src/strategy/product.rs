@@ -1,4 +1,4 @@
-//! `product`: the mean of the updates.
+//! `product`: the mean of the updates, cut to a rank.
 
 use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 /// Weighted mean of the scaled products `scale_k up_k down_k`, cut to a rank: the best
 /// approximation of the exact mean at that rank, in Frobenius norm.
 ///
-/// The mean is never formed: it is decomposed through its factors. Ranks and alphas may differ
-/// between clients. [`Aggregate::distances`] has the norm of the part that is cut off.
+/// The mean is never formed as a matrix; its SVD is computed from the factors. Ranks and alphas may differ between
+/// clients. [`Aggregate::distances`] has the norm of the part that is cut off.
 ///
-/// The result has `alpha`; without one, its scale `alpha / rank` is the weighted mean of the
-/// clients' scales, so that a learning rate means the same as before.
+/// The result has the given `alpha`. If it is `None`, the scale `alpha / rank` is the weighted mean of the clients'
+/// scales, so that a learning rate keeps its effect in the next round.
 ///
 /// **Source** FlexLoRA, arXiv 2402.11505; optimal by the Eckart-Young theorem.
 ///
@@ -69,7 +69,7 @@ fn mean_update(
     let rank = rank_of_result(terms, &products, rank);
     let cut = low_rank_svd(&products, rank).map_err(Error::numerics(format!("decomposing the mean of `{module}`")))?;
     let alpha = alpha.unwrap_or_else(|| mean_scale(terms) * rank as f64);
-    // The scale is split evenly between the factors, whose product alone is fixed.
+    // The scale is split evenly between the factors; any split gives the same product.
     let share = (rank as f64 / alpha).sqrt();
     let scaled = |tensor: candle_core::Tensor| (tensor * share).map_err(Error::tensor("scaling factors"));
     let matrices = Matrices { up: scaled(cut.up)?, down: scaled(cut.down)? };

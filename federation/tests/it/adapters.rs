@@ -22,7 +22,7 @@ pub(crate) fn adapter(rank: usize, alpha: f64, seed: u64) -> Adapter {
     MODULES.iter().enumerate().map(module).collect()
 }
 
-/// The same with magnitudes around 1.
+/// A DoRA with the same factors and magnitudes around 1.
 pub(crate) fn dora(rank: usize, alpha: f64, seed: u64) -> Adapter {
     let decomposed = |(index, (path, update)): (usize, (&str, &LayerUpdate))| {
         let shape = &update.weight_shape()[..1];

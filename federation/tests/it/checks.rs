@@ -26,7 +26,7 @@ fn problems_of(change: impl Fn(&mut Contribution)) -> Vec<Problem> {
     let mut contributions = round();
     change(&mut contributions[0]);
     let [fedavg, product] = [Strategy::Fedavg, Strategy::product()].map(|s| rejected(&s, &contributions));
-    // As text, since a weight may be NaN, which equals nothing.
+    // Compared as text, since a weight may be NaN, which is not equal to itself.
     assert_eq!(format!("{fedavg:?}"), format!("{product:?}"));
     assert_eq!(fedavg.len(), 1, "{fedavg:?}");
     fedavg[0].problems.clone()
@@ -88,7 +88,7 @@ fn updates_must_fit_into_f32() {
     assert!(matches!(&problems[..], [Problem::TooLarge { norm, module }] if *norm > 3.4e38 && module == MODULES[1].0));
 }
 
-/// A huge `down` beside a tiny `up` is an ordinary update, but not once they are averaged separately.
+/// A huge `down` with a tiny `up` is an ordinary update, but the separate mean of the `down`s can overflow.
 #[test]
 fn a_mean_that_overflows_is_refused_by_name() {
     let mut contributions: Vec<_> =

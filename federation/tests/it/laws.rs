@@ -1,4 +1,4 @@
-//! What holds for any contributions.
+//! Laws that hold for any contributions.
 
 use catelier_adapters::{Adapter, LoraFactors, resize, sum};
 use catelier_federation::{Contribution, Distance, Error, Strategy as Aggregation, TargetRank};
@@ -92,7 +92,7 @@ proptest! {
         let strategy = Aggregation::Product { rank: TargetRank::Fixed(rank), alpha: None };
         let (mean, best) = (mean_update(&clients), aggregated(&strategy, &clients));
         let reached = distance(&update(&best), &mean);
-        // The exact mean, cut by another route, is no nearer; nor is anything close to the best.
+        // A truncation by another route is no nearer to the exact mean, and neither is any adapter close to the result.
         let terms: Vec<_> = clients.iter().map(|c| (&c.adapter, c.weight)).collect();
         let total: f64 = clients.iter().map(|c| c.weight).sum();
         let cut = resize(&sum(&terms).unwrap().scaled(1.0 / total).unwrap(), rank).unwrap().adapter;

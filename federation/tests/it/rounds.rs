@@ -15,7 +15,7 @@ use crate::adapters::{adapter, contribution, distance, dora, mean_update, norm, 
 #[error("no light in the studio")]
 struct NoLight;
 
-/// Moves half of the way from the global update to its own.
+/// A client that moves half of the way from the global update to its own.
 struct Artist {
     name: String,
     own: Adapter,

@@ -14,7 +14,7 @@ use crate::render::Image;
 use crate::styles::Artist;
 use crate::vocabulary::{Colour, Object, Setting, Triple};
 
-/// Pixels a side of the images that the embedded model paints.
+/// Width and height in pixels of the images that the embedded model generates.
 pub const MODEL_SIDE: usize = 64;
 
 /// The style of the images.
@@ -24,9 +24,9 @@ pub enum Source {
     House,
     /// One artist.
     Artist(&'static Artist),
-    /// Every artist in turn.
+    /// Every artist, taking turns.
     MixedArtists,
-    /// No scene at all: generic textures.
+    /// Generic textures instead of scenes.
     Textures,
 }
 
@@ -51,7 +51,7 @@ impl Split {
     }
 }
 
-/// What to export.
+/// Settings of an export.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The style of the images.
@@ -62,7 +62,7 @@ pub struct Request {
     pub count: usize,
     /// The seed of the whole export.
     pub seed: u64,
-    /// Pixels a side: 32, 64, 128 or 256.
+    /// Width and height in pixels: 32, 64, 128 or 256.
     pub side: usize,
 }
 
@@ -85,12 +85,12 @@ pub struct Entry {
     pub held_out: bool,
 }
 
-/// Number of images that are painted before they are written.
+/// Number of images that are painted in parallel before they are written.
 const BATCH: usize = 512;
 
 /// Writes `pictures.npy` (`uint8 [count, side, side, 3]`, NumPy format 1.0) and `metadata.jsonl` into `dir`.
 ///
-/// The same request gives the same bytes, whatever the number of threads. Files of an earlier export are replaced.
+/// The same request gives the same bytes for any number of threads. Files of an earlier export are replaced.
 ///
 /// # Errors
 /// [`Error::ImageSide`], [`Error::Folder`] and [`Error::Write`].
@@ -116,11 +116,11 @@ pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
 
 /// Writes a training folder: `count` images by `artist` as `0001.png`, each with its caption in `0001.txt`.
 ///
-/// Images have [`MODEL_SIDE`] pixels a side. Objects, colours and settings take turns, so that even ten images
-/// show every object once. The same arguments give the same bytes, whatever the number of threads.
+/// Images are [`MODEL_SIDE`] pixels wide and high. Objects, colours and settings take turns, so that ten images already
+/// show every object once. The same arguments give the same bytes for any number of threads.
 ///
 /// # Errors
-/// [`Error::FolderInUse`] where `dir` already holds something, [`Error::Folder`] and [`Error::Write`].
+/// [`Error::FolderInUse`] if `dir` is not empty, [`Error::Folder`] and [`Error::Write`].
 pub fn write_folder(dir: &Path, artist: &'static Artist, count: usize, seed: u64) -> Result<()> {
     make(dir)?;
     let mut entries = fs::read_dir(dir).map_err(|source| Error::Folder { path: dir.to_owned(), source })?;

@@ -89,7 +89,7 @@ pub(super) fn in_turns(artist: &'static Artist, count: usize, seed: u64) -> Vec<
         .collect()
 }
 
-/// A list in random order, without end: it is shuffled again whenever all of its words have come.
+/// An endless list in random order: after the last word, the words are shuffled again.
 struct Shuffled<T> {
     words: Vec<T>,
     next: usize,

@@ -53,7 +53,7 @@ pub(super) fn umbrella(sketch: &mut Sketch, tones: Tones) {
     sketch.outline(canopy(-1.06, 1.06, &[-0.53, 0.0, 0.53]));
 }
 
-/// A dome from `left` to `right` whose lower edge hangs between the ribs.
+/// A dome from `left` to `right` whose lower edge sags between the ribs.
 fn canopy(left: f32, right: f32, ribs: &[f32]) -> Pen {
     let mut pen = Pen::at(left, 0.06).cubic((left, -0.56), (left * 0.5, -0.9), (0.0, -0.9)).cubic(
         (right * 0.5, -0.9),

@@ -11,7 +11,7 @@ impl Field {
         Self((0..WIDTH * WIDTH).map(|place| value((place % WIDTH) as i32, (place / WIDTH) as i32)).collect())
     }
 
-    /// The value at a pixel; places beyond the edge count as the edge.
+    /// The value at a pixel; outside the canvas, the value of the nearest pixel.
     pub(super) fn at(&self, x: i32, y: i32) -> f32 {
         let last = WIDTH as i32 - 1;
         self.0[y.clamp(0, last) as usize * WIDTH + x.clamp(0, last) as usize]
@@ -30,7 +30,7 @@ impl Field {
         field
     }
 
-    /// Shortens the distance at a pixel through the neighbours already visited, which lie towards `side`.
+    /// Shortens the distance at a pixel by the neighbours that were visited before, which lie towards `side`.
     fn relax(&mut self, x: i32, y: i32, side: i32) {
         let straight = self.at(x + side, y).min(self.at(x, y + side)) + 1.0;
         let slanted = self.at(x - 1, y + side).min(self.at(x + 1, y + side)) + std::f32::consts::SQRT_2;
@@ -38,7 +38,7 @@ impl Field {
         self.0[place] = self.0[place].min(straight).min(slanted);
     }
 
-    /// The field smoothed by two passes of a square mean that reaches `reach` pixels each way.
+    /// The field after two passes of a mean over the square of side `2 * reach + 1` around each pixel.
     pub(super) fn blurred(&self, reach: i32) -> Self {
         let once = |field: &Self| field.smeared(reach, true).smeared(reach, false);
         once(&once(self))
@@ -101,17 +101,17 @@ impl Ruling {
         Self { across: (-libm::sinf(angle), libm::cosf(angle)), pitch }
     }
 
-    /// How far a point lies between two lines, 0 to 1.
+    /// Position of a point between two lines, 0 to 1.
     pub(super) fn phase(&self, point: (f32, f32)) -> f32 {
         self.place(point).rem_euclid(1.0)
     }
 
-    /// Which line a point lies on, counted from the corner, with its share of the way to the next.
+    /// Position of a point across the lines, in units of the pitch: the integer part counts lines from the corner.
     pub(super) fn place(&self, (x, y): (f32, f32)) -> f32 {
         (x * self.across.0 + y * self.across.1) / self.pitch
     }
 
-    /// How far along its line a point lies, in canvas units.
+    /// Position of a point along its line, in canvas units.
     pub(super) fn along(&self, (x, y): (f32, f32)) -> f32 {
         x * self.across.1 - y * self.across.0
     }

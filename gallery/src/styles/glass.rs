@@ -51,7 +51,7 @@ impl Panes {
         Self((0..across * across).map(|place| pane(place, rng)).collect())
     }
 
-    /// The pane a point lies in, and about how far the point is from its edge.
+    /// The pane that holds a point, and the point's approximate distance from the pane's edge.
     fn at(&self, (x, y): Point) -> (Pane, f32) {
         let reach = |pane: &Pane| libm::hypotf(pane.seed.0 - x, pane.seed.1 - y);
         let (mut nearest, mut first, mut second) = (self.0[0], f32::MAX, f32::MAX);

@@ -32,7 +32,7 @@ pub struct Artist {
     style: fn(&Scene) -> Image,
 }
 
-/// The artist of demonstrations that name no other.
+/// The default artist of demonstrations.
 pub const DEFAULT_ARTIST: &str = "goldleaf";
 
 macro_rules! artists {
@@ -107,7 +107,8 @@ impl Artist {
 
     /// The scene of `triple` and `seed` in the artist's style, at full canvas size.
     ///
-    /// The geometry is that of the house style for the same seed, so that a pair differs in style alone.
+    /// The geometry is the same as in the house style for the same seed, so that a pair of images differs in style
+    /// alone.
     pub fn draw(&self, triple: Triple, seed: u64) -> Image {
         self.redraw(&Scene::draw(triple, seed))
     }

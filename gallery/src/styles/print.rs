@@ -71,7 +71,7 @@ pub(super) fn riso(scene: &Scene) -> Image {
     })
 }
 
-/// How much pink and how much teal a shape carries, 0 to 1.
+/// Amounts of pink and teal ink of a shape, each 0 to 1.
 fn plates(shape: &Shape, setting: Setting) -> (f32, f32) {
     let [red, green, blue] = shape.colour.0.map(|channel| f32::from(channel) / 255.0);
     match (shape.role, setting) {
@@ -90,7 +90,7 @@ fn plates(shape: &Shape, setting: Setting) -> (f32, f32) {
     }
 }
 
-/// All of an ink where there is more than `least` of it, otherwise none.
+/// 1 if `amount` is above `least`, otherwise 0.
 fn solid(amount: f32, least: f32) -> f32 {
     if amount > least { 1.0 } else { 0.0 }
 }

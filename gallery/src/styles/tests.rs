@@ -40,8 +40,8 @@ fn artists_differ_from_the_house_style_and_from_each_other() {
     }
 }
 
-/// How far the object stands out: the largest colour distance (0 to 441) between its inside and the setting,
-/// between the strips on both sides of its edge, and between the outer strip (a halo) and the setting.
+/// Contrast of the object: the largest colour distance (0 to 441) between its inside and the setting, between the
+/// strips on both sides of its edge, and between the outer strip (a halo) and the setting.
 fn contrast(scene: &Scene, image: &Image) -> f32 {
     let view = View::thickened(scene, 2.0);
     let outside = view.distance();

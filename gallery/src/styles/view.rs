@@ -1,4 +1,4 @@
-//! What lies where: the topmost shape under every pixel of the canvas.
+//! The topmost shape under every pixel of the canvas.
 
 use tiny_skia::{FillRule, LineCap, LineJoin, Paint, Pixmap, Stroke, Transform};
 
@@ -10,17 +10,17 @@ use crate::vocabulary::Setting;
 
 pub(super) const WIDTH: usize = CANVAS as usize;
 
-/// How far ink bleeds into its ground, in canvas units; hard edges would be lost on a small autoencoder.
+/// Distance that ink bleeds into its ground, in canvas units; a small autoencoder could not reproduce hard edges.
 pub(super) const BLEED: usize = 2;
 
-/// A scene seen pixel by pixel.
+/// A scene with the topmost shape of every pixel.
 pub(super) struct View<'a> {
     pub(super) scene: &'a Scene,
     topmost: Vec<u16>,
 }
 
 impl<'a> View<'a> {
-    /// The scene as it is.
+    /// The scene with its outlines unchanged.
     pub(super) fn of(scene: &'a Scene) -> Self {
         Self::thickened(scene, 0.0)
     }
@@ -38,7 +38,7 @@ impl<'a> View<'a> {
         Self::map(scene, |shape| (shape.role != Role::Outline).then_some(shape.ink))
     }
 
-    /// Paints every shape's number, without smoothing, with the ink chosen for it.
+    /// Paints the index of every shape as a colour, without antialiasing, with the ink that `ink` returns.
     fn map(scene: &'a Scene, ink: impl Fn(&Shape) -> Option<Ink>) -> Self {
         let mut numbers = Pixmap::new(CANVAS, CANVAS).expect("the canvas has a fixed size above zero");
         for (number, shape) in scene.shapes.iter().enumerate() {
@@ -60,7 +60,7 @@ impl<'a> View<'a> {
         Self { scene, topmost }
     }
 
-    /// The number of the shape on top at (`x`, `y`); places beyond the edge count as the edge.
+    /// The index of the topmost shape at (`x`, `y`); outside the canvas, at the nearest pixel.
     pub(super) fn number(&self, x: i32, y: i32) -> usize {
         let last = CANVAS as i32 - 1;
         let (column, row) = (x.clamp(0, last) as usize, y.clamp(0, last) as usize);
@@ -109,7 +109,7 @@ impl Spot<'_> {
         (self.x as f32 + 0.5, self.y as f32 + 0.5)
     }
 
-    /// How dark the house colour is, 0 (white) to 1 (black).
+    /// Darkness of the colour in the house style, 0 (white) to 1 (black).
     pub(super) fn darkness(&self) -> f32 {
         1.0 - self.shape.colour.luma() / 255.0
     }

@@ -1,4 +1,4 @@
-//! What exports leave on disk.
+//! Files that exports write.
 
 use std::fs;
 use std::path::Path;

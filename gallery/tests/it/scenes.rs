@@ -34,7 +34,7 @@ proptest! {
             let bounds = shape.path.bounds();
             let reach = if let Ink::Stroke { width } = shape.ink { width / 2.0 } else { 0.0 };
             prop_assert!(bounds.left() - reach >= 0.0, "{}", triple);
-            // Of 160,000 scenes the worst is a large mug far right, whose handle is cut by 9.8 of 256 units.
+            // The worst of 160,000 scenes is a large mug far right, whose handle is cut off by 9.8 of 256 units.
             prop_assert!(bounds.right() + reach <= 1.05 * CANVAS as f32, "{}", triple);
             (top, bottom) = (top.min(bounds.top() - reach), bottom.max(bounds.bottom() + reach));
         }

@@ -1,6 +1,6 @@
-//! Where values lie between the ends of an axis, and which of them get a tick.
+//! Axes: the positions of values, and the ticks.
 
-/// How values spread along an axis.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     /// Equal differences are equal distances.
@@ -16,15 +16,15 @@ pub(super) struct Axis {
     high: f64,
     /// The values that get a tick.
     pub(super) ticks: Vec<f64>,
-    /// The distance of neighbouring ticks, for their digits; 0 on a logarithmic axis.
+    /// The distance of neighbouring ticks, which determines the digits; 0 on a logarithmic axis.
     pub(super) step: f64,
 }
 
-/// About how many ticks a linear axis gets.
+/// Approximate number of ticks of a linear axis.
 const TICKS: f64 = 4.0;
 
 impl Axis {
-    /// The axis for `values`, or nothing where none of them can be shown.
+    /// The axis for `values`; `None` if the scale can show none of them.
     pub(super) fn fit(values: impl Iterator<Item = f64>, scale: Scale) -> Option<Self> {
         let shown = values.filter(|value| match scale {
             Scale::Linear => value.is_finite(),
@@ -65,8 +65,7 @@ impl Axis {
         Self { scale: Scale::Logarithmic, low, high, ticks, step: 0.0 }
     }
 
-    /// Where `value` lies, 0 at the low end and 1 at the high one; nothing for values that this
-    /// scale cannot show.
+    /// Position of `value`, 0 at the low end and 1 at the high end; `None` if the scale cannot show it.
     pub(super) fn position(&self, value: f64) -> Option<f64> {
         let position = match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low),
@@ -76,7 +75,7 @@ impl Axis {
     }
 }
 
-/// Room around a single value, so that an axis has a length.
+/// The range around a single value, so that the axis has a length.
 fn widened(low: f64, high: f64) -> (f64, f64) {
     let smallest = 1e-9 * low.abs().max(high.abs()).max(1e-6);
     if high - low > smallest {

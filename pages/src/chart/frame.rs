@@ -13,7 +13,7 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 38.0;
 
-/// Two axes and the height they stand in.
+/// Two axes and the height of the chart.
 pub(super) struct Frame<'a> {
     pub(super) x: Axis,
     pub(super) y: Axis,
@@ -23,7 +23,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The chart's coordinates of a value, or nothing where an axis cannot show it.
+    /// The chart's coordinates of a value; `None` if an axis cannot show it.
     pub(super) fn place(&self, x: f64, y: f64) -> Option<(f64, f64)> {
         Some((self.across(self.x.position(x)?), self.up(self.y.position(y)?)))
     }
@@ -78,7 +78,7 @@ impl Frame<'_> {
     }
 }
 
-/// Keeps the last tick's text from running out of the chart.
+/// The anchor of a tick's text, which keeps the text of the last tick inside the chart.
 fn anchor(x: f64, left: f64, right: f64) -> &'static str {
     if x > right - 8.0 {
         "end"
@@ -89,7 +89,7 @@ fn anchor(x: f64, left: f64, right: f64) -> &'static str {
     }
 }
 
-/// A coordinate with one decimal: enough for the eye, and short.
+/// A coordinate with one decimal, which is precise enough and short.
 pub(super) fn units(value: f64) -> String {
     format!("{value:.1}")
 }

@@ -1,4 +1,4 @@
-//! Words beside marks, placed so that they do not cover each other.
+//! Labels of marks, placed so that they do not cover each other.
 
 /// Rough width of a character of a label, in chart units.
 const CHARACTER: f64 = 7.4;
@@ -16,14 +16,14 @@ pub(super) struct Label<'a> {
 /// Left, top, right, bottom.
 type Area = (f64, f64, f64, f64);
 
-/// How bad it is to cover something, so that a thin bar is covered rather than a word.
+/// Costs of covering things: a label covers a thin bar rather than a word.
 const COVERS_BAR: u32 = 1;
 const COVERS_MARK: u32 = 3;
 const COVERS_LABEL: u32 = 5;
 const LEAVES_AREA: u32 = 1000;
 
-/// Labels for marks at `(x, y, text)`: each takes the place around its mark where it does the least
-/// harm to `bars`, to marks and to labels placed before it, inside `area`.
+/// Labels for marks at `(x, y, text)`. Each takes the place around its mark, inside `area`, that covers least of
+/// `bars`, marks and labels placed before it.
 pub(super) fn arrange<'a>(marks: &[(f64, f64, &'a str)], bars: &[Area], area: Area) -> Vec<Label<'a>> {
     let mut taken: Vec<(Area, u32)> = marks.iter().map(|(x, y, _)| (around(*x, *y), COVERS_MARK)).collect();
     taken.extend(bars.iter().map(|bar| (*bar, COVERS_BAR)));

@@ -9,13 +9,13 @@ use crate::number;
 
 const HEIGHT: f64 = 220.0;
 
-/// How many points of a curve are drawn; longer curves are averaged within bins.
+/// Largest number of points drawn of a curve; longer curves are averaged within bins.
 const POINTS: usize = 160;
 
-/// What is drawn of a curve.
+/// Smoothing of a curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Smoothing {
-    /// The values as they are.
+    /// The values without smoothing.
     None,
     /// A moving mean, with the values faint behind it: for losses, which jump from step to step.
     Trend,
@@ -24,9 +24,9 @@ pub enum Smoothing {
 /// One curve.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// What it shows, for the legend.
+    /// Its name in the legend.
     pub name: String,
-    /// How it looks.
+    /// Its look.
     pub tone: Tone,
     /// Step and value, in order of the steps.
     pub points: Vec<(f64, f64)>,
@@ -35,24 +35,24 @@ pub struct Series {
 /// Curves that share their axes.
 #[derive(Debug, Clone)]
 pub struct LineChart<'a> {
-    /// What the chart shows.
+    /// Title of the chart.
     pub title: &'a str,
-    /// What to see in it, in a sentence.
+    /// What the reader should notice, in one sentence.
     pub caption: &'a str,
     /// The horizontal axis.
     pub x_title: &'a str,
     /// The vertical axis.
     pub y_title: &'a str,
-    /// How the vertical axis spreads.
+    /// The scale of the vertical axis.
     pub scale: Scale,
-    /// What is drawn of each curve.
+    /// Smoothing of every curve.
     pub smoothing: Smoothing,
     /// The curves; those without points are left out.
     pub series: Vec<Series>,
 }
 
 impl LineChart<'_> {
-    /// The chart, or nothing where there is no point to show.
+    /// The chart; `None` if there is no point to show.
     #[must_use]
     pub fn render(&self) -> Option<Markup> {
         let series: Vec<&Series> = self.series.iter().filter(|series| !series.points.is_empty()).collect();
@@ -83,7 +83,7 @@ impl LineChart<'_> {
         })
     }
 
-    /// First and last value of every curve, for who cannot see the chart.
+    /// First and last value of every curve, for readers who cannot see the chart.
     fn description(&self, series: &[&Series]) -> String {
         let ends = series.iter().filter_map(|series| {
             let (first, last) = (series.points.first()?, series.points.last()?);
@@ -114,7 +114,7 @@ fn curve(frame: &Frame<'_>, series: &Series, smoothing: Smoothing) -> Markup {
     }
 }
 
-/// An SVG path through the points, broken where one cannot be shown.
+/// An SVG path through the points, interrupted at points that cannot be shown.
 fn path(frame: &Frame<'_>, points: &[(f64, f64)]) -> String {
     let mut path = String::new();
     let mut pen = 'M';

@@ -1,7 +1,7 @@
 //! Small charts as inline SVG: curves over steps, marks with error bars, one value on a line.
 //!
-//! A chart is drawn 360 units wide with 12-unit text and shown at about that size, so its words stay legible on a phone.
-//! Colours come from the page's style sheet, and no two series differ by colour alone.
+//! A chart is drawn 360 units wide with 12-unit text and shown at about that size, so its words stay legible on a
+//! phone. Colours come from the page's style sheet, and no two series differ by colour alone.
 
 mod axis;
 mod frame;
@@ -15,7 +15,7 @@ pub use line::{LineChart, Series, Smoothing};
 pub use scatter::{ScatterChart, ScatterPoint};
 pub use strip::strip;
 
-/// How many series have a look of their own.
+/// Number of different looks of series.
 const LOOKS: usize = 4;
 
 /// How a series looks: its colour, dashes and shape.
@@ -25,7 +25,7 @@ pub enum Tone {
     /// The series with this index, from 0: solid line and disc, dashed line and square, dashes and dots with a triangle
     /// upwards, long dashes with a triangle downwards; then they repeat.
     Series(usize),
-    /// What the series are compared with: dotted line, diamond.
+    /// The reference of the series: dotted line, diamond.
     Reference,
 }
 

@@ -17,20 +17,20 @@ const RADIUS: f64 = 5.0;
 pub struct ScatterPoint {
     /// Its name, written beside the mark.
     pub label: String,
-    /// How it looks.
+    /// Its look.
     pub tone: Tone,
-    /// Its place across, with interval.
+    /// Its horizontal value, with interval.
     pub x: Estimate,
-    /// Its place upwards, with interval.
+    /// Its vertical value, with interval.
     pub y: Estimate,
 }
 
 /// Marks with error bars in both directions.
 #[derive(Debug, Clone)]
 pub struct ScatterChart<'a> {
-    /// What the chart shows, for who cannot see it; a page puts its own heading above.
+    /// Description for readers who cannot see the chart; a page puts its own heading above.
     pub title: &'a str,
-    /// What to see in it, in a sentence.
+    /// What the reader should notice, in one sentence.
     pub caption: &'a str,
     /// The horizontal axis.
     pub x_title: &'a str,
@@ -41,7 +41,7 @@ pub struct ScatterChart<'a> {
 }
 
 impl ScatterChart<'_> {
-    /// The chart, or nothing where there is no mark to show.
+    /// The chart; `None` if there is no mark to show.
     #[must_use]
     pub fn render(&self) -> Option<Markup> {
         let frame = self.frame()?;
@@ -113,7 +113,7 @@ fn error_bars(frame: &Frame<'_>, point: &ScatterPoint) -> Markup {
 
 type Place = (f64, f64);
 
-/// Lower and upper end of the bar across and of the bar upwards.
+/// The ends of the horizontal and of the vertical error bar.
 fn bars(frame: &Frame<'_>, point: &ScatterPoint) -> [Option<(Place, Place)>; 2] {
     let (x, y) = (&point.x, &point.y);
     [

@@ -71,7 +71,7 @@ impl Listing {
                 let words = (!words.is_empty()).then(|| (name.clone(), words.to_owned()));
                 self.add_folder(folder, &names, repeats, words)?;
             }
-            // Images that the root's metadata names have been added with the root.
+            // Images named by the root's metadata have been added with the root.
             None if images > 0 && !self.has_images_in(folder) => {
                 unnumbered.push(name.clone());
                 self.notices.push(CaptionNotice::FolderSkipped { name, images });
@@ -179,13 +179,13 @@ fn root_error(root: &Path, source: io::Error) -> Error {
     }
 }
 
-/// `10_sks dog` is 10 and `sks dog`; a name without number and underscore is nothing.
+/// Splits `10_sks dog` into 10 and `sks dog`; `None` for a name without number and underscore.
 fn repeats_and_words(name: &str) -> Option<(usize, &str)> {
     let (number, words) = name.split_once('_')?;
     Some((number.parse().ok()?, words.trim()))
 }
 
-/// Whether the name ends like an image file.
+/// Whether the name has the ending of an image file.
 pub(super) fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))

@@ -65,7 +65,7 @@ impl Metadata {
     }
 }
 
-/// Lines that are not blank, with their numbers from 1.
+/// Lines that are not blank, with their line numbers from 1.
 fn numbered_lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
@@ -99,7 +99,8 @@ fn parse_line(
     // `components` drops a `./`, so that the path is the one that listing the folder gives.
     let image: PathBuf = image.components().collect();
     match entries.get(&image) {
-        // The same line twice is harmless; two texts are a question that only the owner can answer.
+        // Two lines with the same text are harmless. Two different texts are an error, since only the owner knows which
+        // one is right.
         Some(Entry { line: first, text }) if *text != caption => {
             Err(MetadataProblem::Repeated { line, file_name, first: *first })
         }

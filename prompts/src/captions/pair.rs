@@ -17,11 +17,11 @@ pub struct CaptionPair {
     pub without_trigger: String,
     /// Whether the trigger was put in front of the caption.
     pub inserted: bool,
-    /// Oddities that a person should look at.
+    /// Oddities that the user should check.
     pub notices: Vec<PairNotice>,
 }
 
-/// An oddity in a pair of captions that a person should look at.
+/// An oddity in a pair of captions that the user should check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PairNotice {
@@ -47,8 +47,8 @@ impl fmt::Display for PairNotice {
     }
 }
 
-/// Makes the pair of each image. `{trigger}` and `[trigger]` in a caption are filled; then the trigger is put in front
-/// of captions that lack it (`trigger, caption`), and [`CaptionPair::inserted`] is set.
+/// Makes the pair of each image. `{trigger}` and `[trigger]` in a caption are replaced by the trigger; then the trigger
+/// is put in front of captions that lack it (`trigger, caption`), and [`CaptionPair::inserted`] is set.
 ///
 /// # Errors
 /// [`Error::TriggerNotInCaptions`] names all images whose captions are the same with and without the trigger.
@@ -57,8 +57,8 @@ pub fn pair(images: &[CaptionedImage], trigger: &Trigger) -> Result<Vec<CaptionP
     distinct(images, pairs, trigger)
 }
 
-/// Makes the pair of each image from the caption as written. A caption without the trigger is an error: CAT would hold
-/// the prediction for the caption that it trains to the base model's.
+/// Makes the pair of each image from the caption as written. A caption without the trigger is an error, since CAT would
+/// hold the prediction for the very caption that is trained to the base model's.
 ///
 /// # Errors
 /// [`Error::TriggerNotInCaptions`] names all images whose captions are the same with and without the trigger.

@@ -68,7 +68,7 @@ pub enum MetadataProblem {
         /// The name as written.
         file_name: String,
     },
-    /// The named file does not end like an image file.
+    /// The named file does not have the ending of an image file.
     NotAnImage {
         /// Line number, from 1.
         line: usize,

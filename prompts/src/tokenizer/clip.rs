@@ -49,7 +49,7 @@ impl TokenizerFiles {
     }
 
     fn pipeline(self) -> tokenizers::Result<tokenizers::Tokenizer> {
-        // Where two roles share a token, the rules of the later role hold.
+        // If two roles share a token, the matching rules of the later role apply.
         let special: BTreeMap<String, AddedToken> =
             self.special.iter().map(|token| (token.content.clone(), token.clone())).collect();
         let [_, _, unknown, _] = self.special;

@@ -13,10 +13,10 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const WHOLE: &str = "tokenizer.json";
 
-/// CLIP's length, for folders without a length.
+/// CLIP's length in tokens, for folders without a length.
 const CLIP_LENGTH: usize = 77;
 
-/// Folders written without a length hold an astronomically large one instead.
+/// Longest length that is believed: folders saved without a length have an astronomically large one instead.
 const LONGEST_STATED_LENGTH: f64 = 65_536.0;
 
 /// The four roles of special tokens, in the order in which transformers registers them.
@@ -31,7 +31,7 @@ pub(super) const ROLES: [(&str, &str, &str); 4] = [
 pub(super) struct TokenizerFiles {
     pub(super) vocab: HashMap<String, u32>,
     pub(super) merges: Vec<(String, String)>,
-    /// One for each of [`ROLES`].
+    /// One token for each of [`ROLES`].
     pub(super) special: [AddedToken; 4],
     pub(super) max_length: usize,
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tokenizers::NormalizedString;
 use tokenizers::tokenizer::normalizer::Range as In;
 
-/// The text in NFC and small letters, aligned with how it was written.
+/// The text in NFC and lower case, aligned with the text as written.
 pub(super) fn as_seen(text: &str) -> NormalizedString {
     let mut seen = NormalizedString::from(text);
     seen.nfc().lowercase();
@@ -30,7 +30,7 @@ pub(super) fn spans(caption: &str, trigger: &str) -> Vec<Range<usize>> {
     spans
 }
 
-/// Number of bytes at the start of `text` that spell `trigger`, where each space of it stands for any whitespace.
+/// Number of bytes at the start of `text` that match `trigger`, whose spaces match any whitespace.
 fn match_length(text: &str, trigger: &str) -> Option<usize> {
     let mut words = trigger.split(' ');
     let mut rest = text.strip_prefix(words.next()?)?;
@@ -44,7 +44,7 @@ fn match_length(text: &str, trigger: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// A letter or digit at an edge of the trigger must not continue into the text around it.
+/// Whether a match is whole: a letter or digit at an edge of the trigger does not continue in the text around it.
 fn is_whole(seen: &str, trigger: &str, span: Range<usize>) -> bool {
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let before = seen[..span.start].chars().next_back();
@@ -54,7 +54,7 @@ fn is_whole(seen: &str, trigger: &str, span: Range<usize>) -> bool {
     !continues_before && !continues_after
 }
 
-/// Where a range of the seen text stands in the text as written.
+/// The range in the text as written of a range in the normalised text.
 fn written(aligned: &NormalizedString, span: Range<usize>) -> Range<usize> {
     let start_of = |at: usize| {
         let character = aligned.get()[at..].chars().next()?;

@@ -16,7 +16,7 @@ const PAIRS: [(char, char); 10] = [
     ('«', '»'),
 ];
 
-/// Signs that tie two words together.
+/// Signs that join two words.
 const JOINERS: [char; 2] = ['-', '_'];
 
 /// Signs between parts of a sentence.
@@ -25,7 +25,7 @@ const SEPARATORS: [char; 7] = [',', ';', ':', '|', '-', '–', '—'];
 /// Signs at the end of a sentence.
 const STOPS: [char; 3] = ['.', '!', '?'];
 
-/// `text` without `span` and the signs that belong to it alone.
+/// `text` without `span` and without the signs that belong to `span` alone.
 pub(super) fn without(text: &str, span: Range<usize>) -> String {
     let span = with_possessive(text, span);
     let span = with_brackets(text, span);
@@ -38,7 +38,7 @@ pub(super) fn trim_separators(text: &str) -> &str {
     text.trim_matches(is_gap)
 }
 
-/// Takes a following `'s` along.
+/// The span with a following `'s`.
 fn with_possessive(text: &str, span: Range<usize>) -> Range<usize> {
     let after = &text[span.end..];
     for suffix in ["'s", "’s", "'S", "’S"] {
@@ -50,7 +50,7 @@ fn with_possessive(text: &str, span: Range<usize>) -> Range<usize> {
     span
 }
 
-/// Takes brackets and quotes along that hold nothing else.
+/// The span with the brackets and quotes that hold nothing else.
 fn with_brackets(text: &str, span: Range<usize>) -> Range<usize> {
     let before = text[..span.start].trim_end();
     let after = text[span.end..].trim_start();
@@ -65,7 +65,7 @@ fn with_brackets(text: &str, span: Range<usize>) -> Range<usize> {
     }
 }
 
-/// Takes one hyphen or underscore along that tied the word to a neighbour; between two neighbours one is left.
+/// The span with one hyphen or underscore that joined the word to a neighbour; between two neighbours one is kept.
 fn with_joiner(text: &str, span: Range<usize>) -> Range<usize> {
     if let Some(rest) = text[span.end..].strip_prefix(JOINERS)
         && rest.starts_with(char::is_alphanumeric)
@@ -80,7 +80,7 @@ fn with_joiner(text: &str, span: Range<usize>) -> Range<usize> {
     span
 }
 
-/// Joins what stood before and after a gap with the punctuation and the space that a reader expects there.
+/// Joins the texts before and after a gap with the punctuation and the space that a reader expects.
 fn close_gap(left: &str, right: &str) -> String {
     let spaced = left.ends_with(char::is_whitespace) || right.starts_with(char::is_whitespace);
     let (mut left, mut right) = (left.trim(), right.trim());

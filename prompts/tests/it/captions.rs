@@ -1,4 +1,4 @@
-//! Folders of images as people have them. The images here are only names: captions do not look inside.
+//! Folders of images in common layouts. The image files are empty, since captions do not look inside.
 
 use std::fs;
 use std::path::Path;

@@ -22,7 +22,7 @@ fn ids(case: &Value, key: &str) -> Vec<u32> {
     serde_json::from_value(case[key].clone()).unwrap()
 }
 
-/// Compares every text of a list; `whole` is present where the untruncated ids are known.
+/// Compares every text of a list; `whole` is present if the untruncated ids are known.
 fn assert_texts(tokenizer: &Tokenizer, cases: &Value) {
     let cases = cases.as_array().unwrap();
     assert!(!cases.is_empty());
@@ -38,7 +38,7 @@ fn assert_texts(tokenizer: &Tokenizer, cases: &Value) {
     }
 }
 
-/// Whether the folder pads with `!`, which both the fixture and the vocabulary number 0.
+/// Whether the folder pads with `!`, whose id is 0 in the fixture and in the vocabulary.
 fn pads_with_exclamation(tokenizer: &Tokenizer) -> bool {
     tokenizer.pad_id() != tokenizer.end_id()
 }

@@ -77,7 +77,7 @@ pub(super) struct Case {
     text: String,
 }
 
-/// Unless a case says otherwise, as in both programs.
+/// The default side of the latents in both programs.
 const LATENT: usize = 32;
 const RANK: usize = 8;
 const STEPS: usize = 20;
@@ -86,7 +86,7 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-/// What a case may say, for people.
+/// The help text of a case's flags.
 pub(super) fn help() -> String {
     let text = Case::command().help_template("{all-args}").term_width(100).render_help().to_string();
     format!("A case is one of these works and its flags:\n\n{text}")
@@ -99,7 +99,7 @@ impl Work {
 }
 
 impl Case {
-    /// The side of the latents, of work that has any.
+    /// The side of the latents; `None` for work without latents.
     pub(super) fn latent(&self) -> Option<usize> {
         (self.work != Work::Text).then_some(self.latent.unwrap_or(LATENT))
     }
@@ -123,7 +123,7 @@ impl Case {
         format!("{}{}{}", self.work, self.shared(threads), flag("copies", self.copies.as_ref()))
     }
 
-    /// What both programs are told: also what is usual, for their defaults need not be the same.
+    /// The arguments of both programs. Defaults are spelled out, since the two programs may have different ones.
     fn shared(&self, threads: usize) -> String {
         let Self { work, shape, batch, dtype, repeat, warmup, .. } = self;
         let latent = flag("latent", self.latent().as_ref());
@@ -133,7 +133,7 @@ impl Case {
         format!(" {what} --device cpu --threads {threads} --repeat {repeat} --warmup {warmup}")
     }
 
-    /// The work for a reader of the table, with whatever is not as in the other rows.
+    /// The work in words, with the settings in which it differs from other rows of the table.
     pub(super) fn what(&self) -> String {
         let unusual = |value: Option<usize>, usual| value.filter(|value| *value != usual);
         let parts = [
@@ -147,7 +147,7 @@ impl Case {
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
-    /// What is said about work that it does not apply to; either program might pass over it without a word.
+    /// A flag that does not apply to the work; the programs might ignore it silently.
     fn misplaced(&self) -> Option<String> {
         let Self { work, shape, latent, rank, steps, copies, memory_limit, .. } = self;
         let flags = [
@@ -179,14 +179,14 @@ impl FromStr for Case {
     }
 }
 
-/// The first paragraph of an error; whoever reads the case puts its text in front.
+/// The first paragraph of an error; the caller puts the case's text in front.
 fn reason(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.split("\n\n").next().unwrap_or_default();
     text.trim_start_matches("error: ").trim_end().to_string()
 }
 
-/// As [`Case::from_str`] takes it.
+/// The text that [`Case::from_str`] parses.
 impl fmt::Display for Case {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
@@ -205,7 +205,7 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// As the value stands on a command line.
+/// Writes the value as on a command line.
 fn write_name(value: &impl ValueEnum, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     out.write_str(value.to_possible_value().as_ref().map_or("", |value| value.get_name()))
 }

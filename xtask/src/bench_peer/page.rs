@@ -34,10 +34,10 @@ Products of two 1024 × 1024 matrices in the same runs, GFLOP per second of CPU 
 |---|---|---|
 ";
 
-/// What a person wrote is below this line.
+/// The line above the part of the page that is written by hand.
 const MARKER: &str = "<!-- Everything above is written by cargo xtask bench-peer; what is below stays. -->";
 
-/// What was compared so far.
+/// The cases that were compared so far.
 pub(super) struct Page {
     threads: usize,
     command: String,
@@ -53,7 +53,7 @@ impl Page {
         self.rows.push(row);
     }
 
-    /// Writes all but what stands below the marker.
+    /// Writes the page; the text below the marker is kept.
     #[expect(
         clippy::disallowed_methods,
         reason = "the page is made anew after every row, and is under version control"
@@ -75,7 +75,7 @@ impl Page {
         .join("\n")
     }
 
-    /// What is compared with what.
+    /// The paragraph that names the compared programs and the number of threads.
     fn subject(&self) -> String {
         let threads = if self.threads == 1 { "one thread".to_string() } else { format!("{} threads", self.threads) };
         let (version, libraries) = (self.version(), self.libraries());
@@ -108,8 +108,8 @@ impl Page {
     }
 }
 
-/// What stands below the marker of a page that is already there. A page without one is refused: all of it might be a
-/// person's.
+/// The text below the marker of an existing page. A page without a marker is refused, since all of it might be written
+/// by hand.
 pub(super) fn below_marker(path: &Path) -> Result<String> {
     if !path.exists() {
         return Ok("\n".to_string());
@@ -121,7 +121,7 @@ pub(super) fn below_marker(path: &Path) -> Result<String> {
     Ok(below.to_string())
 }
 
-/// What the system calls the CPU.
+/// The system's name of the CPU.
 fn cpu_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

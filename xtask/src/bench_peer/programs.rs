@@ -1,4 +1,4 @@
-//! The two programs, and what they answer.
+//! The two programs, and their reports.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::release;
 
 const PEER: &str = "recipe/bench_peer.py";
 
-/// What either program prints, as far as it is compared.
+/// The compared fields of a program's report.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Answer {
     cpu_seconds: Option<Median>,
@@ -21,10 +21,10 @@ pub(super) struct Answer {
     pub(super) gflop: Option<f64>,
     /// The best rate of a large product, by element type.
     matrix_product: BTreeMap<String, Option<Rate>>,
-    /// Of the Python libraries.
+    /// Only in the Python program's report.
     #[serde(default)]
     pub(super) versions: BTreeMap<String, String>,
-    /// Of Catelier.
+    /// Only in Catelier's report.
     #[serde(default)]
     pub(super) version: Option<String>,
 }
@@ -53,7 +53,7 @@ impl Answer {
         Ok(seconds)
     }
 
-    /// Most memory held during the iterations.
+    /// Peak memory during the iterations.
     pub(super) fn peak_bytes(&self) -> Result<f64> {
         Ok(self.memory_bytes.peak.context("this system does not tell the peak of memory")? as f64)
     }
@@ -64,7 +64,7 @@ impl Answer {
     }
 }
 
-/// Where the programs are, and how many threads either may use.
+/// The paths of the programs, and their number of threads.
 pub(super) struct Programs {
     python: PathBuf,
     catelier: PathBuf,
@@ -72,7 +72,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds Catelier unless it is given.
+    /// Finds the programs; builds Catelier unless its path is given.
     pub(super) fn find(python: &Path, catelier: Option<&Path>, threads: usize) -> Result<Self> {
         let catelier = catelier.map_or_else(|| release::build(&[], "catelier"), |path| Ok(path.to_path_buf()))?;
         Ok(Self { python: python.to_path_buf(), catelier, threads })

@@ -6,7 +6,7 @@ use super::case::Case;
 use super::programs::Answer;
 use super::spread::Spread;
 
-/// Names of what [`Row::markdown`] tells.
+/// The header of the table, for [`Row::markdown`].
 pub(super) const HEAD: &str = "\
 | work | shape | latent | precision | rounds | CPU time | peak memory | share of an f32 product |
 |---|---|---|---|---|---|---|---|
@@ -15,12 +15,12 @@ pub(super) const HEAD: &str = "\
 /// One case, measured several times.
 pub(super) struct Row {
     pub(super) case: Case,
-    /// Catelier's over Python's, one for each round.
+    /// CPU time of Catelier divided by Python's, one ratio for each round.
     cpu_ratios: Vec<f64>,
     memory_ratios: Vec<f64>,
     /// Catelier's operations per second of CPU time, in units of 10⁹.
     rates: Vec<f64>,
-    /// Catelier's and Python's, one pair for each round.
+    /// The reports of Catelier and Python, one pair for each round.
     pub(super) answers: Vec<(Answer, Answer)>,
 }
 
@@ -29,7 +29,7 @@ impl Row {
         Self { case, cpu_ratios: vec![], memory_ratios: vec![], rates: vec![], answers: vec![] }
     }
 
-    /// Notes one round.
+    /// Adds the reports of one round.
     pub(super) fn add(&mut self, ours: Answer, theirs: Answer) -> Result<()> {
         self.cpu_ratios.push(ours.cpu_seconds()? / theirs.cpu_seconds()?);
         self.memory_ratios.push(ours.peak_bytes()? / theirs.peak_bytes()?);
@@ -54,7 +54,8 @@ impl Row {
         format!("catelier {}\npython recipe/bench_peer.py {}\n", case.ours(threads), case.theirs(threads))
     }
 
-    /// Catelier's rate beside the fastest f32 product of the same rounds: the CPU's speed changes from hour to hour.
+    /// Catelier's rate divided by the fastest f32 product of the same rounds, since the CPU's speed changes from hour
+    /// to hour.
     fn share(&self) -> String {
         let answers = self.answers.iter().flat_map(|(ours, theirs)| [ours, theirs]);
         let best = answers.filter_map(|answer| answer.product_rate("f32")).max_by(f64::total_cmp);
@@ -68,7 +69,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What either program might say.
+    /// A report that either program might print.
     fn answer(seconds: f64, peak: u64, products: f64) -> Answer {
         let rate = |rate: f64| json!({ "gflop_per_cpu_second": rate });
         let answer = json!({
@@ -82,7 +83,7 @@ pub(super) mod tests {
         from_value(answer).unwrap()
     }
 
-    /// Two rounds.
+    /// A row of two rounds.
     pub(in super::super) fn row(case: &str) -> Row {
         let mut row = Row::new(case.parse().unwrap());
         row.add(answer(1.0, 500, 80.0), answer(2.0, 1000, 125.0)).unwrap();

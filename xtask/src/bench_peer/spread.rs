@@ -1,6 +1,6 @@
-//! Several measurements of one thing.
+//! The spread of several measurements.
 
-/// Lowest, median and highest; zeros of nothing.
+/// Lowest, median and highest value; zeros if there are none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spread {
     pub(super) low: f64,

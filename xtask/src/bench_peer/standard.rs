@@ -1,6 +1,7 @@
-//! What the page measures unless it is told otherwise.
+//! The standard cases of the page.
 
-/// The rows of docs/performance.md, as `--case` takes them. A round of a full shape takes minutes, so those have few.
+/// The rows of docs/performance.md, in the syntax of `--case`. A round of a full shape takes minutes, so these cases
+/// have few rounds.
 pub(super) const STANDARD: &[&str] = &[
     "lora --shape sd15 --latent 32 --rounds 2",
     "lora --shape sd15 --latent 64 --rounds 2",

@@ -12,7 +12,7 @@ pub(super) struct Kernel {
     pub(super) shape: String,
 }
 
-/// Whether callgrind is there.
+/// An error unless callgrind is installed.
 pub(super) fn check() -> Result<()> {
     let version = Command::new("valgrind").arg("--version").output();
     if version.is_ok_and(|output| output.status.success()) {
@@ -36,20 +36,21 @@ fn parse_list(stdout: &[u8]) -> Vec<Kernel> {
 }
 
 impl Kernel {
-    /// What each of `calls` more calls costs after the first: what a program does once is in both counts.
+    /// Instructions of a call: the difference between a run with one call and a run with `calls` more, which cancels
+    /// the work that a program does once.
     pub(super) fn instructions_per_call(&self, program: &Path, pass: &str, calls: u64) -> Result<u64> {
         let (one, more) = (self.instructions(program, pass, 1)?, self.instructions(program, pass, 1 + calls)?);
         ensure!(more > one, "`{}` {pass} took {one} instructions once and {more} for {} times", self.name, 1 + calls);
         Ok((more - one) / calls)
     }
 
-    /// Of the whole program.
+    /// Instructions of the whole program.
     fn instructions(&self, program: &Path, pass: &str, times: u64) -> Result<u64> {
         let mut valgrind = Command::new("valgrind");
         valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
         valgrind.args([&self.name, pass, &times.to_string()]);
-        // Candle's own threads spin while they wait. And large memory comes cleared from the kernel each time: the C
-        // library would clear what it has had before, more or less of it from run to run.
+        // candle's own threads would spin while they wait. Large blocks are mapped anew, since the kernel clears them:
+        // the C library would clear reused blocks itself, more or less of them from run to run.
         valgrind.envs([("CANDLE_NUM_THREADS", "1"), ("MALLOC_MMAP_THRESHOLD_", "16384")]);
         let output = success(program, valgrind.output().context("cannot run `valgrind`")?)?;
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -63,7 +64,7 @@ fn success(program: &Path, output: Output) -> Result<Output> {
     Ok(output)
 }
 
-/// The total in callgrind's last words, `==7== Collected : 123`.
+/// The total in callgrind's final line, `==7== Collected : 123`.
 fn collected(stderr: &str) -> Option<u64> {
     let mut totals = stderr.lines().filter_map(|line| line.split_once("Collected :"));
     totals.next_back()?.1.split_whitespace().next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! The table that people read, and that a later run reads for comparison.
+//! The table of counts, which a later run reads for comparison.
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,7 +19,7 @@ pub(super) struct Row {
 const HEAD: &str = "| kernel | shape | instructions per call |";
 
 impl Table {
-    /// As Markdown; with the change against `before` where that is given.
+    /// The table as Markdown, with the change against `before` if it is given.
     pub(super) fn markdown(&self, before: Option<&Self>) -> String {
         let (head, rule) = match before {
             Some(_) => (" change |", "---|"),
@@ -34,7 +34,7 @@ impl Table {
         text
     }
 
-    /// Reads the rows out of what [`markdown`](Self::markdown) wrote, whatever stands around them.
+    /// Reads the rows of a table that [`markdown`](Self::markdown) wrote, ignoring the text around it.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let head = |line: &&str| line.starts_with(HEAD);
         let mut lines = text.lines().skip_while(|line| !head(line));
@@ -44,7 +44,7 @@ impl Table {
         Ok(Self { rows })
     }
 
-    /// How much more or less `row` takes than it took here.
+    /// The change of `row` against the same row of this table.
     fn change(&self, row: &Row) -> String {
         let same = |before: &&Row| (&before.kernel, &before.shape) == (&row.kernel, &row.shape);
         match self.rows.iter().find(same) {

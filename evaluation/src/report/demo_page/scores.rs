@@ -11,7 +11,7 @@ use crate::report::findings::findings;
 use crate::report::score_table::{Reference, comparison};
 use crate::scores::Scores;
 
-/// How many scores stand at the top.
+/// Number of scores at the top of the page.
 const HEADLINE_SCORES: usize = 3;
 
 /// A curve of training as the page shows it.
@@ -60,7 +60,7 @@ const CURVES: [CurveKind; 4] = [
 ];
 
 impl DemoPage<'_> {
-    /// The three scores that tell the story, before anything else.
+    /// The three most important scores of every run, at the top of the page.
     pub(super) fn scoreboard(&self) -> Markup {
         html! {
             div.scoreboard {
@@ -198,7 +198,7 @@ fn list(items: &[String]) -> String {
     }
 }
 
-/// The base is unchanged and has learned nothing.
+/// The mark of the base, which has kept everything and learned nothing.
 fn base_point(scores: &Scores) -> Option<ScatterPoint> {
     let y = scores.base_identity?.into();
     let x = Estimate { value: 1.0, low: 1.0, high: 1.0 };
