@@ -84,7 +84,12 @@ fn an_aggregate_says_its_base_its_contributors_and_the_trigger_that_all_share() 
 fn adapters_of_different_bases_are_not_aggregated() {
     let studio = two_runs(2);
     with_header(&studio, "two/adapter.safetensors", "sd2.safetensors", &[("ss_base_model_version", "sd_v2")]);
-    with_header(&studio, "two/adapter.safetensors", "other.safetensors", &[("catelier.base_fingerprint", "v2-0123-4567")]);
+    with_header(
+        &studio,
+        "two/adapter.safetensors",
+        "other.safetensors",
+        &[("catelier.base_fingerprint", "v2-0123-4567")],
+    );
     for (file, part) in [("sd2.safetensors", "family"), ("other.safetensors", "fingerprint")] {
         let line = "federate aggregate --adapter one/adapter.safetensors --adapter";
         let ran = studio.run(&format!("{line} {file} --out mean.safetensors"));
