@@ -10,6 +10,7 @@ use catelier_pipelines::models::base::BaseModel;
 use catelier_pipelines::training::{StateFolder, StepReport};
 use serde::Serialize;
 
+use crate::base::EMBEDDED;
 use crate::error::{Context, Error, Result};
 use crate::output::{self, MARKER, OutputFolder};
 use crate::settings::{self, ResolvedTrain};
@@ -197,12 +198,14 @@ fn metadata(base: &BaseModel, settings: &ResolvedTrain) -> Result<Metadata> {
 /// The model card that hubs and people read.
 fn card(base: &BaseModel, adapter: &Adapter, settings: &ResolvedTrain) -> String {
     let loss = serde_json::to_value(settings.loss).unwrap_or_default();
+    let file = if settings.format == Format::Peft { PEFT_ADAPTER } else { ADAPTER };
+    let on_base = if settings.base == EMBEDDED { String::new() } else { format!(" --base {}", base.name) };
     format!(
         "---\nbase_model: {base}\nlibrary_name: diffusers\ninstance_prompt: {trigger}\ntags:\n- text-to-image\n- lora\n- \
          template:sd-lora\n- catelier\n---\n\n# {trigger}\n\nA style adapter ({kind}, {rank}) for `{base}`, trained \
          for {steps} steps with the `{loss}` loss.\n\n## Trigger\n\nPut `{trigger}` in the prompt to call the style. \
-         Without it, images are meant to stay as the base generates them.\n\n## Use\n\n```\ncatelier preview --adapter \
-         adapter.safetensors --prompt \"{trigger}, a red house in a field\" --compare --out previews\n```\n\n\
+         Without it, images are meant to stay as the base generates them.\n\n## Use\n\n```\ncatelier preview{on_base} --adapter \
+         {file} --prompt \"{trigger}, a red house in a field\" --compare --out previews\n```\n\n\
          `run.toml` repeats the training; `metrics.jsonl` has its curves.\n",
         base = base.name,
         trigger = settings.trigger,
