@@ -55,14 +55,28 @@ impl OutputFolder {
         Ok(folder)
     }
 
-    /// Marks the folder as one that `command` writes, beside whatever is there.
+    /// The folder for `command`, beside whatever is there; it has no marker before [`begin`](Self::begin), so that a
+    /// request that is refused later marks nothing.
     ///
     /// # Errors
-    /// [`Error::User`] when it cannot be made.
-    pub(crate) fn share(path: &Path, command: &'static str) -> Result<Self> {
-        let folder = Self { path: path.to_path_buf(), command };
-        folder.mark(false)?;
-        Ok(folder)
+    /// [`Error::User`] for a folder of another command, or one that cannot be made.
+    pub(crate) fn at(path: &Path, command: &'static str) -> Result<Self> {
+        if let Some(marker) = Marker::read(path)?.filter(|marker| marker.command != command) {
+            return Err(Error::user(
+                format!("`{}` holds the output of `catelier {}`", path.display(), marker.command),
+                "choose another `--out`",
+            ));
+        }
+        make_folder(path)?;
+        Ok(Self { path: path.to_path_buf(), command })
+    }
+
+    /// Marks the folder: the command writes here from now on.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the marker cannot be written.
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.mark(false)
     }
 
     /// The folder itself.
@@ -197,7 +211,10 @@ mod tests {
         make_folder(own.parent().unwrap()).unwrap();
         write_text(&own, "precious").unwrap();
         assert!(refused(OutputFolder::claim(folder.path(), "demo")).contains("images/sunset.png"));
-        let shared = OutputFolder::share(folder.path(), "demo").unwrap();
+        let shared = OutputFolder::at(folder.path(), "demo").unwrap();
+        assert!(Marker::read(folder.path()).unwrap().is_none());
+        shared.begin().unwrap();
+        assert!(refused(OutputFolder::at(folder.path(), "train")).contains("the output of `catelier demo`"));
         let numbered = |file: &Path| file.to_string_lossy().starts_with('0');
         assert!(refused(shared.clear(Path::new("images"), &numbered)).contains("images/sunset.png"));
         assert_eq!(fs::read_to_string(&own).unwrap(), "precious");

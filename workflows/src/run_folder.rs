@@ -61,7 +61,7 @@ impl RunFolder {
                 format!("`{}` is in the way, and no run of this program made it", folder.join(name).display()),
                 "choose another `--out`, or move the file away",
             )),
-            _ => Ok(Self(OutputFolder::share(folder, COMMAND)?)),
+            _ => Ok(Self(OutputFolder::at(folder, COMMAND)?)),
         }
     }
 
@@ -72,7 +72,17 @@ impl RunFolder {
     pub fn replace(folder: &Path) -> Result<Self> {
         let run = OutputFolder::claim(folder, COMMAND)?;
         run.clear(Path::new(""), &made_by_a_run)?;
-        Self::create(folder)
+        let run = Self::create(folder)?;
+        run.begin()?;
+        Ok(run)
+    }
+
+    /// Marks the folder as that of a run: settings, metrics and states are written from now on.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the marker cannot be written.
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.0.begin()
     }
 
     /// The folder of a run to go on with.
@@ -86,7 +96,7 @@ impl RunFolder {
                 "start the run without `--resume`",
             ));
         }
-        Ok(Self(OutputFolder::share(folder, COMMAND)?))
+        Ok(Self(OutputFolder::at(folder, COMMAND)?))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -170,6 +180,10 @@ fn made_by_a_run(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let folder = file.parent().unwrap_or(Path::new("")).to_string_lossy();
     let step = |extension: &str| name.starts_with("step-") && name.ends_with(extension);
+    // A write that was killed leaves its temporary file.
+    if name.starts_with('.') && name.ends_with(".partial") {
+        return ["", STATES, PREVIEWS, PEFT_ADAPTER].contains(&&*folder);
+    }
     match &*folder {
         "" => [MARKER, SETTINGS, METRICS, CARD, ADAPTER].contains(&&*name),
         STATES => step(".safetensors"),

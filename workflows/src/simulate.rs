@@ -123,20 +123,35 @@ impl SimulateRequest {
                 "go on with it by `--resume`, or choose another `--out`",
             ));
         }
-        let out = OutputFolder::claim(&self.out, COMMAND)?;
         let settings = settings.resolve();
-        settings::save(&saved, &settings)?;
-        let state = match (self.resume, state.exists()) {
-            (true, true) => State::load(&state).user_error("cannot resume")?,
-            (_, exists) => {
-                if exists {
-                    std::fs::remove_file(&state).failed(format!("cannot replace `{}`", state.display()))?;
-                }
-                State::default()
-            }
+        let going_on = match self.resume && state.exists() {
+            true => State::load(&state).user_error("cannot resume")?,
+            false => State::default(),
         };
-        Ok((out, settings, state))
+        check(&settings, going_on.completed())?;
+        let out = OutputFolder::claim(&self.out, COMMAND)?;
+        settings::save(&saved, &settings)?;
+        if !self.resume && state.exists() {
+            std::fs::remove_file(&state).failed(format!("cannot replace `{}`", state.display()))?;
+        }
+        Ok((out, settings, going_on))
     }
+}
+
+/// Refuses what cannot be played, before anything of an earlier simulation is replaced.
+fn check(settings: &ResolvedSimulate, completed: usize) -> Result<()> {
+    settings.artists.iter().try_for_each(|name| drawn::artist(name).map(|_| ()))?;
+    let rounds = settings.rounds;
+    if rounds == 0 {
+        return Err(Error::user("there is no round to play", "ask for at least one round"));
+    }
+    if completed > rounds {
+        return Err(Error::user(
+            format!("{completed} rounds are played already, and `rounds` is {rounds}"),
+            "ask for more",
+        ));
+    }
+    Ok(())
 }
 
 /// A simulation with its base loaded.

@@ -158,8 +158,18 @@ impl TrainConfig {
         within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
         within("ema_decay", self.ema_decay.unwrap_or(0.0), 0.0, 0.999_999)?;
         positive("min_snr_gamma", self.min_snr_gamma.unwrap_or(1.0))?;
+        self.validate_text_encoder()?;
         self.validate_schedule()?;
         self.validate_cached_draws()
+    }
+
+    fn validate_text_encoder(&self) -> Result<(), TrainError> {
+        match self.text_encoder_learning_rate {
+            Some(rate) if !self.train_text_encoder => {
+                Err(TrainError::setting("text_encoder_learning_rate", rate, "needs `train_text_encoder`"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn validate_schedule(&self) -> Result<(), TrainError> {

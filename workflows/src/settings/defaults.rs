@@ -1,5 +1,6 @@
 //! Every default of every setting.
 
+use catelier_adapters::file::Format;
 use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
@@ -11,7 +12,7 @@ use super::train::required;
 use super::{
     ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings, VERSION,
 };
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::value::{ImageSize, Text};
 
 /// Seed of trainings and images.
@@ -116,6 +117,12 @@ impl TrainSettings {
             format: self.format.unwrap_or_default(),
         };
         resolved.config().validate().user_error("the settings cannot be used")?;
+        if resolved.train_text_encoder && resolved.format == Format::Peft {
+            return Err(Error::user(
+                "a PEFT file holds the adapter of one model, and `train_text_encoder` trains several",
+                "use `--format kohya` or `--format diffusers`",
+            ));
+        }
         Ok(resolved)
     }
 }

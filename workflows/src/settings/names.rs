@@ -11,7 +11,9 @@ pub fn named<T>() -> impl TypedValueParser<Value = T>
 where
     T: DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(names::<T>()).try_map(|name| parse::<T>(&name))
+    // A variant with fields has no name that stands alone; it is written in a run file.
+    let names = names::<T>().iter().filter(|name| parse::<T>(name).is_ok());
+    PossibleValuesParser::new(names).try_map(|name| parse::<T>(&name))
 }
 
 fn parse<T: DeserializeOwned>(name: &str) -> Result<T, Error> {

@@ -11,7 +11,7 @@ use catelier_pipelines::training::{Ending, StepReport, Trainer};
 pub use data::TrainingData;
 
 use crate::base::{Base, BaseSource};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
 use crate::plan::TrainPlan;
 use crate::run_folder::RunFolder;
@@ -73,6 +73,9 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let device = session.open_device(settings.device)?;
     let plan = TrainPlan::new(&files.config, &settings, &device)?;
     plan.note(session);
+    if settings.train_text_encoder {
+        session.note("memory: the plan leaves out the activations of the text encoder");
+    }
     let mut base = files.load(settings.dtype.into(), &device, session)?;
     base.model.unet.recompute(plan.recompute);
     let data = TrainingData::load(&base, &settings, session)?;
@@ -90,6 +93,16 @@ impl TrainRequest {
         let folder = RunFolder::open(&self.out)?;
         let saved: TrainSettings = settings::read(&folder.settings())?;
         Ok((folder, settings::resume(saved, self.settings.clone(), &FREE_ON_RESUME)?))
+    }
+}
+
+/// The card and `run.toml` would say less than the adapter has.
+fn refuse_fewer_steps(done: usize, asked: usize) -> Result<()> {
+    match done > asked {
+        true => {
+            Err(Error::user(format!("the run has made {done} steps already, and `steps` is {asked}"), "ask for more"))
+        }
+        false => Ok(()),
     }
 }
 
@@ -121,12 +134,15 @@ impl Run<'_> {
             Start::Fresh | Start::Resume => Trainer::new(&base.model, config, &dataset, folder.states()),
         }
         .user_error("cannot train")?;
-        folder.save_settings(&settings)?;
         if matches!(start, Start::Resume) {
             let step = trainer.resume().user_error("cannot resume")?;
-            folder.keep_metrics_until(step)?;
+            refuse_fewer_steps(step, settings.steps)?;
             session.note(format!("resumed after step {step}"));
         }
+        folder.begin()?;
+        folder.save_settings(&settings)?;
+        // Also where a run begins anew: one that was killed before its first state has left metrics.
+        folder.keep_metrics_until(trainer.step())?;
         if settings.drift_every > 0 {
             trainer.measure_drift(&data.drift_prompts(base)?).failed("cannot measure the drift")?;
         }
