@@ -157,3 +157,24 @@ fn a_base_that_does_not_exist_or_is_a_pickle() {
         "error: `model.ckpt` is a pickle checkpoint, which can run code when it is opened\nhint: convert it with diffusers' `convert_original_stable_diffusion_to_diffusers.py`"
     );
 }
+
+#[test]
+fn a_refused_training_marks_nothing_and_later_runs_replace_nothing() {
+    let studio = studio();
+    fs::create_dir(studio.path("mine")).unwrap();
+    refused(&studio.run("train --images art --trigger shs --rank 0 --out mine"));
+    assert!(!studio.path("mine/.catelier.json").exists());
+    studio.write("mine/README.md", b"precious");
+    let message = refused(&studio.run("train --images art --trigger shs --steps 1 --out mine"));
+    assert!(message.starts_with("error: `mine/README.md` is in the way"), "{message}");
+    assert_eq!(fs::read(studio.path("mine/README.md")).unwrap(), b"precious");
+}
+
+#[test]
+fn settings_of_the_text_encoder_that_cannot_work_are_refused_before_training() {
+    let studio = studio();
+    let message = refused(&studio.run("train --images art --trigger shs --train-text-encoder --format peft --out run"));
+    assert!(message.starts_with("error: a PEFT file holds the adapter of one model"), "{message}");
+    let message = refused(&studio.run("train --images art --trigger shs --text-encoder-learning-rate 1 --out run"));
+    assert!(message.contains("setting `text_encoder_learning_rate` is 1, it needs `train_text_encoder`"), "{message}");
+}

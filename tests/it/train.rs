@@ -102,6 +102,17 @@ fn runs_and_run_files_of_programs_that_wrote_no_version_go_on() {
 }
 
 #[test]
+fn a_run_is_not_resumed_to_fewer_steps_than_it_has_made() {
+    let studio = studio();
+    studio.done(&format!("{SHORT} --out run"));
+    let saved = fs::read_to_string(studio.path("run/run.toml")).unwrap();
+    let ran = studio.run("train --resume --steps 3 --out run");
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert_eq!(ran.message(), "error: the run has made 4 steps already, and `steps` is 3\nhint: ask for more");
+    assert_eq!(fs::read_to_string(studio.path("run/run.toml")).unwrap(), saved);
+}
+
+#[test]
 fn a_preview_that_fails_in_training_keeps_its_causes_and_its_hint() {
     let studio = studio();
     // One step of this length overflows the preview; the next step would find its loss not finite.
