@@ -178,3 +178,12 @@ fn settings_of_the_text_encoder_that_cannot_work_are_refused_before_training() {
     let message = refused(&studio.run("train --images art --trigger shs --text-encoder-learning-rate 1 --out run"));
     assert!(message.contains("setting `text_encoder_learning_rate` is 1, it needs `train_text_encoder`"), "{message}");
 }
+
+#[test]
+fn sampling_settings_out_of_range_are_the_users_to_change() {
+    let studio = Studio::new();
+    for wrong in ["--steps 0", "--size 7x7"] {
+        let message = refused(&studio.run(&format!("preview --prompt cat {wrong} --out out")));
+        assert!(message.starts_with("error: cannot generate images\ncause: setting `"), "{message}");
+    }
+}

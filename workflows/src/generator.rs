@@ -68,7 +68,12 @@ impl<'a> ImageGenerator<'a> {
         let generated = self.generator.generate(&request, adapters, &mut |at| {
             session.progress(stage, at.images_done + at.batch * at.call / at.calls, prompts.len(), "")
         });
-        generated.failed("cannot generate images")
+        const ATTEMPT: &str = "cannot generate images";
+        match generated {
+            // Steps, size, guidance and sampler are the user's to change.
+            Err(error @ catelier_pipelines::Error::InvalidSetting { .. }) => Err(error).user_error(ATTEMPT),
+            generated => generated.failed(ATTEMPT),
+        }
     }
 
     /// What the PNG of an image says about it.
