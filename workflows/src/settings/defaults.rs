@@ -65,7 +65,7 @@ impl TrainSettings {
     /// The CAT weight is the CAT authors' (arXiv 2404.07554: weight 1); rank 8 replaces their 1.
     ///
     /// # Errors
-    /// [`Error::User`](crate::Error::User) when images or trigger are not set, or a value is out of its range.
+    /// [`Error::User`] when images or trigger are not set, or a value is out of its range.
     pub fn resolve(self, base: &BaseDefaults) -> Result<ResolvedTrain> {
         let (steps, learning_rate, batch) = base.steps_rate_batch();
         let rank = self.rank.unwrap_or(8);

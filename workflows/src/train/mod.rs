@@ -64,8 +64,8 @@ pub struct Trained {
 /// [`Trained::ending`] says so.
 ///
 /// # Errors
-/// [`Error::User`](crate::Error::User) for settings that cannot train, [`Error::Failed`](crate::Error::Failed) when
-/// training or saving fails, [`Error::Cancelled`](crate::Error::Cancelled) before the first step.
+/// [`Error::User`] for settings that cannot train, [`Error::Failed`] when
+/// training or saving fails, [`Error::Cancelled`] before the first step.
 pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let (folder, asked) = request.prepare()?;
     let files = BaseSource::parse(asked.base_name())?.open(session)?;
