@@ -144,11 +144,13 @@ fn all_offending_tensors_are_listed_at_once() {
 }
 
 #[test]
-fn an_image_keeps_its_feature_to_the_bit_whatever_stands_beside_it() {
+fn an_image_keeps_its_feature_whatever_stands_beside_it() {
     let clip = clip();
     let (one, two) = (image(), image::imageops::flip_horizontal(&image()));
     let together = clip.image_features(&[&one, &two]).unwrap();
-    assert_eq!(together[1], clip.image_features(&[&two]).unwrap()[0]);
+    let alone = clip.image_features(&[&two]).unwrap();
+    let differences = together[1].iter().zip(&alone[0]).map(|(together, alone)| (together - alone).abs());
+    assert!(differences.fold(0.0, f32::max) < 1e-5);
     assert_ne!(together[0], together[1]);
 }
 
@@ -240,7 +242,7 @@ fn clip_with_openclips_settings_agrees() {
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let images = [image(), image::imageops::flip_horizontal(&image()), image::imageops::rotate90(&image())];
-    let images: Vec<&RgbImage> = images.iter().collect();
+    let images: Vec<&RgbImage> = images.iter().cycle().take(20).collect();
     let features = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| (clip().image_features(&images).unwrap(), clip().text_features(&["a", "b c"]).unwrap()))
