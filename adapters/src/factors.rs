@@ -126,18 +126,10 @@ pub struct Matrices {
     pub down: Tensor,
 }
 
-/// Whether every value of the tensor is finite.
-///
-/// A sum of the values would not do, since it may overflow although each value is finite. `x - x` is zero for finite
-/// values and NaN for all others.
-pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
-    let difference = tensor.sub(tensor)?.to_dtype(DType::F32)?;
-    Ok(difference.sum_all()?.to_scalar::<f32>()? == 0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use catelier_numerics::finite::is_finite;
 
     use super::*;
 

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use catelier_numerics::finite::is_finite;
 
 use crate::dora::DoraFactors;
 use crate::error::{Error, Result};
-use crate::factors::{LoraFactors, is_finite};
+use crate::factors::LoraFactors;
 use crate::kind::UpdateKind;
 use crate::layer::FrozenLayer;
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use catelier_numerics::finite::is_finite;
 use catelier_numerics::tensor_file::TensorFile;
 
 use super::config::{self, PeftConfig};
@@ -11,7 +12,6 @@ use super::key::{Key, PEFT_PREFIX, Role, Spelling, spelling};
 use super::write::{PEFT_CONFIG, PEFT_FILE};
 use super::{Format, Metadata};
 use crate::error::{Error, IncompleteModule, Result};
-use crate::factors::is_finite;
 use crate::family::{BaseFamily, takes_context};
 use crate::kind::AdapterKind;
 use crate::module::Component;

@@ -70,6 +70,5 @@ impl SimpleBackend for &Weights {
 
 /// SHA-256 in hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    catelier_numerics::hex::encode(Sha256::digest(bytes))
 }

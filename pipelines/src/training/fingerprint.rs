@@ -62,7 +62,7 @@ fn digest(adapter: &Adapter) -> Result<String, TrainError> {
         let values = parameter.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         add(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(catelier_numerics::hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]

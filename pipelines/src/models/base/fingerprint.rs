@@ -1,6 +1,7 @@
 //! A fingerprint of a base model's content that does not depend on the precision of its weights.
 
 use catelier_adapters::Fingerprint;
+use catelier_numerics::hex;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::json;
@@ -98,7 +99,7 @@ impl Parts {
     }
 
     fn finish(self) -> String {
-        let [signs, values] = [self.signs, self.values].map(|hash| hexadecimal(&hash.finalize()[..SHOWN]));
+        let [signs, values] = [self.signs, self.values].map(|hash| hex::encode(&hash.finalize()[..SHOWN]));
         Fingerprint::V2 { signs: &signs, values: self.has_values.then_some(&values) }.to_string()
     }
 }
@@ -128,8 +129,4 @@ fn value(bytes: &[u8], dtype: Dtype) -> f32 {
 fn add(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
