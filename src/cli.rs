@@ -60,7 +60,7 @@ pub(crate) struct BaseArgs {
     /// `embedded`, a diffusers folder, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5
     #[arg(long, default_value = "embedded", value_name = "BASE")]
     base: String,
-    /// auto, cpu, cuda:N or metal
+    /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// Type of the base's weights
@@ -419,7 +419,7 @@ pub(crate) struct BenchArgs {
     /// Element types of weights and activations
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: BenchPrecision,
-    /// auto, cpu, cuda:N or metal
+    /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// Iterations that are measured

@@ -1,5 +1,7 @@
 //! One optimizer step.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::{AdamW, AdamWConfig};
@@ -116,6 +118,7 @@ impl TrainingStep {
             cat: self.without_trigger.is_some(),
             dropout: false,
             weights,
+            trained_text_encoders: BTreeMap::new(),
         }
     }
 }

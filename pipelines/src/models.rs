@@ -21,8 +21,8 @@ pub use config::{
     Activation, AddedEmbeddingConfig, TextEncoderConfig, TimestepConfig, UNetConfig, UNetLevel, VaeConfig,
 };
 pub(crate) use shapes::{Conv2dShape, LinearShape};
-pub(crate) use text_encoder::TextEncoderLayout;
 pub use text_encoder::{TextEncoder, TextEncoders, TextOutput};
+pub(crate) use text_encoder::{TextEncoderLayout, TextLayerLayout};
 pub use unet::{CrossAttentionKv, Prefix, SharedPrefix, UNet, conditions_together};
 pub(crate) use unet::{
     LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,

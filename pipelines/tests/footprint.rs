@@ -2,11 +2,13 @@
 //! process, so this file is a process with one test function.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterDropout, AdapterSet, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
+use catelier_pipelines::models::base::{BaseConfig, BaseModel};
 use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{AddedCondition, Condition, ImageSizes, Recompute, UNet};
 use catelier_pipelines::training::plan::{Footprint, StepSizes};
@@ -26,6 +28,10 @@ fn the_graph_keeps_what_the_planner_says() {
         for sizes in all_sizes() {
             check(model, &sizes);
         }
+        // No convolution is a layer of a text encoder.
+        for sizes in all_sizes().into_iter().filter(|sizes| sizes.targets != Targets::convolutions()) {
+            check_with_text_encoders(model, &sizes);
+        }
     }
 }
 
@@ -42,6 +48,7 @@ fn all_sizes() -> Vec<StepSizes> {
         cat: false,
         dropout: false,
         weights: DType::F32,
+        trained_text_encoders: BTreeMap::new(),
     };
     let targets = [Targets::attention(), Targets::linears(), Targets::convolutions(), Targets::everything()];
     let plain = targets.map(|targets| StepSizes { targets, ..usual.clone() });
@@ -53,8 +60,8 @@ fn all_sizes() -> Vec<StepSizes> {
 }
 
 fn check(model: &str, sizes: &StepSizes) {
-    let mut unet = load(model, sizes.weights);
-    let footprint = Footprint::of_step(unet.config(), sizes);
+    let mut base = load(model, sizes.weights);
+    let footprint = Footprint::of_step(base.unet.config(), sizes);
     let inside: u64 = footprint.blocks.iter().map(|block| block.inside).sum();
     let packed: u64 = footprint.blocks.iter().map(|block| block.packed).sum();
     let layers = || footprint.blocks.iter().filter(|block| block.path.ends_with(".ff"));
@@ -65,38 +72,78 @@ fn check(model: &str, sizes: &StepSizes) {
         (Recompute::All, footprint.between + packed),
         (layers, footprint.between + inside - apart),
     ] {
-        unet.recompute(recompute.clone());
-        let held = held(&unet, sizes);
-        let ratio = expected as f64 / held as f64;
-        assert!(
-            (0.9..1.1).contains(&ratio),
-            "{model}, {sizes:?}, {recompute:?}: expected {expected} bytes, the graph holds {held}"
-        );
+        base.unet.recompute(recompute.clone());
+        compare(expected, held(&base, sizes, Held::Prediction), &format!("{model}, {sizes:?}, {recompute:?}"));
     }
 }
 
-/// A model of this repository, also if the golden tests use other models.
-fn load(model: &str, weights: DType) -> UNet {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model);
-    UNet::load(&ModelFiles::folder(folder), weights, &Device::Cpu).unwrap()
+/// The same with trained text encoders; their targets are those of `sizes`.
+fn check_with_text_encoders(model: &str, sizes: &StepSizes) {
+    let base = load(model, sizes.weights);
+    let config = BaseConfig::load(&files(model)).unwrap();
+    let trained = StepSizes { trained_text_encoders: config.text_encoders, ..sizes.clone() };
+    let [frozen, trained] = [sizes, &trained].map(|sizes| Footprint::of_step(base.unet.config(), sizes));
+    assert!(trained.adapter > frozen.adapter, "{model}: the planner counts no parameters of the text encoders");
+    let text = trained.between - frozen.between;
+    compare(text, held(&base, sizes, Held::Captions), &format!("{model}, text encoders, {sizes:?}"));
+    let inside: u64 = trained.blocks.iter().map(|block| block.inside).sum();
+    let both = held(&base, sizes, Held::CaptionsAndPrediction);
+    compare(trained.between + inside, both, &format!("{model} with text encoders, {sizes:?}"));
 }
 
-/// Bytes that a prediction keeps for its backward pass.
-fn held(unet: &UNet, sizes: &StepSizes) -> u64 {
+fn compare(expected: u64, held: u64, what: &str) {
+    let ratio = expected as f64 / held as f64;
+    assert!((0.9..1.1).contains(&ratio), "{what}: expected {expected} bytes, the graph holds {held}");
+}
+
+fn files(model: &str) -> ModelFiles {
+    ModelFiles::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden").join(model))
+}
+
+/// A model of this repository, also if the golden tests use other models.
+fn load(model: &str, weights: DType) -> BaseModel {
+    BaseModel::load(&files(model), weights, &Device::Cpu).unwrap()
+}
+
+/// The part of a step whose graph is measured.
+#[derive(Clone, Copy, PartialEq)]
+enum Held {
+    /// A prediction under a condition without gradient.
+    Prediction,
+    /// The encoding of the captions.
+    Captions,
+    /// The encoding, and a prediction under its condition.
+    CaptionsAndPrediction,
+}
+
+/// Bytes that the part keeps for its backward pass.
+fn held(base: &BaseModel, sizes: &StepSizes, part: Held) -> u64 {
     let lora = LoraConfig { rank: RANK, alpha: 1.0, dropout: 0.0, targets: sizes.targets.clone() };
-    let norms = |path: &str| unet.row_norms(path);
-    let (adapter, _parameters) = Adapter::init_kind(sizes.kind, &lora, unet.modules(), norms, 1, &Device::Cpu).unwrap();
+    let modules = match part {
+        Held::Prediction => base.unet.modules().to_vec(),
+        _ => base.unet.modules().iter().cloned().chain(base.text.conditioning_modules()).collect(),
+    };
+    let norms = |path: &str| base.row_norms(path);
+    let (adapter, _parameters) = Adapter::init_kind(sizes.kind, &lora, &modules, norms, 1, &Device::Cpu).unwrap();
     let mut adapters = AdapterSet::single(&adapter, 1.0);
     if sizes.dropout {
         adapters = adapters.with_dropout(AdapterDropout { probability: 0.1, seed: 1, step: 1 });
     }
     let rows = if sizes.cat { 2 * BATCH } else { BATCH };
-    let latents = normal(0, &[rows, unet.config().in_channels, LATENT.0, LATENT.1]);
+    let latents = normal(0, &[rows, base.unet.config().in_channels, LATENT.0, LATENT.1]);
     let timesteps = Tensor::full(600u32, rows, &Device::Cpu).unwrap();
-    let condition = condition(unet, rows);
-    let (noise_pred, allocated) =
-        ALLOCATOR.measure(|| unet.predict(&latents, &timesteps, &condition, &adapters).unwrap());
-    drop(noise_pred);
+    let fixed = condition(&base.unet, rows);
+    let prompts = vec!["a red house"; rows];
+    let predict = |condition: &Condition| base.unet.predict(&latents, &timesteps, condition, &adapters).unwrap();
+    let encode = || base.text.encode_with(&prompts, 0, &adapters).unwrap();
+    let (_result, allocated) = match part {
+        Held::Prediction => ALLOCATOR.measure(|| predict(&fixed)),
+        Held::Captions => {
+            let (condition, allocated) = ALLOCATOR.measure(encode);
+            (condition.context, allocated)
+        }
+        Held::CaptionsAndPrediction => ALLOCATOR.measure(|| predict(&encode())),
+    };
     allocated.held_bytes
 }
 

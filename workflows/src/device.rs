@@ -6,12 +6,12 @@ use std::str::FromStr;
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::value::ValueError;
 
 const HAS_CUDA: bool = cfg!(feature = "cuda");
 
-/// Where to compute: `auto`, `cpu`, `cuda` (the first GPU), `cuda:1` or `metal` in text.
+/// Where to compute: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:1` in text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
@@ -22,8 +22,6 @@ pub enum DeviceChoice {
     Cpu,
     /// The NVIDIA GPU of this number.
     Cuda(usize),
-    /// Apple's GPU.
-    Metal,
 }
 
 impl DeviceChoice {
@@ -36,7 +34,6 @@ impl DeviceChoice {
             Self::Auto => Ok(automatic()),
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => Device::new_cuda(index).map_err(|error| self.no_cuda(&error)),
-            Self::Metal => Device::new_metal(0).user_error("cannot use device `metal`"),
         }
     }
 
@@ -60,12 +57,11 @@ impl FromStr for DeviceChoice {
     type Err = ValueError;
 
     fn from_str(name: &str) -> std::result::Result<Self, ValueError> {
-        let unknown = || ValueError::new("use `auto`, `cpu`, `cuda:0` or `metal`");
+        let unknown = || ValueError::new("use `auto`, `cpu` or `cuda:0`");
         match name.split_once(':').unwrap_or((name, "0")) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
             ("cuda", index) => index.parse().map(Self::Cuda).map_err(|_| unknown()),
-            ("metal", _) => Ok(Self::Metal),
             _ => Err(unknown()),
         }
     }
@@ -77,7 +73,6 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => out.write_str("auto"),
             Self::Cpu => out.write_str("cpu"),
             Self::Cuda(index) => write!(out, "cuda:{index}"),
-            Self::Metal => out.write_str("metal"),
         }
     }
 }
@@ -125,11 +120,11 @@ mod tests {
 
     #[test]
     fn devices_are_written_as_they_are_read() {
-        for name in ["auto", "cpu", "cuda:0", "cuda:3", "metal"] {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
         assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
-        for wrong in ["", "gpu", "cuda:x"] {
+        for wrong in ["", "gpu", "metal", "cuda:x"] {
             assert!(wrong.parse::<DeviceChoice>().unwrap_err().to_string().contains("`cuda:0`"), "{wrong}");
         }
     }

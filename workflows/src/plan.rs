@@ -1,5 +1,7 @@
 //! What a training run will need, from the base's configurations alone.
 
+use std::collections::BTreeMap;
+
 use candle_core::Device;
 use catelier_pipelines::models::base::BaseConfig;
 use catelier_pipelines::models::{Recompute, encoding_bytes};
@@ -72,6 +74,7 @@ fn sizes(base: &BaseConfig, settings: &ResolvedTrain, config: &TrainConfig) -> S
         cat: config.uses_cat(),
         dropout: config.dropout > 0.0,
         weights: settings.dtype.into(),
+        trained_text_encoders: if config.train_text_encoder { base.text_encoders.clone() } else { BTreeMap::new() },
     }
 }
 

@@ -151,7 +151,7 @@ settings! {
         /// Seed of every random draw [default: 42]
         #[arg(long, value_name = "N")]
         seed: u64 => u64,
-        /// auto, cpu, cuda:N or metal [default: auto]
+        /// auto, cpu or cuda:N [default: auto]
         #[arg(long, value_name = "DEVICE")]
         device: DeviceChoice => DeviceChoice,
         /// Type of the base's weights [default: f32]

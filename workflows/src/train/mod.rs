@@ -73,9 +73,6 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let device = session.open_device(settings.device)?;
     let plan = TrainPlan::new(&files.config, &settings, &device)?;
     plan.note(session);
-    if settings.train_text_encoder {
-        session.note("memory: the plan leaves out the activations of the text encoder");
-    }
     let mut base = files.load(settings.dtype.into(), &device, session)?;
     base.model.unet.recompute(plan.recompute);
     let data = TrainingData::load(&base, &settings, session)?;

@@ -9,7 +9,7 @@ use catelier_adapters::{AdapterSet, ModuleInfo};
 use catelier_numerics::ops::{FrozenLayerNorm, FrozenLinear};
 
 use self::layers::Layer;
-pub(crate) use self::layout::TextEncoderLayout;
+pub(crate) use self::layout::{TextEncoderLayout, TextLayerLayout};
 use super::config::TextEncoderConfig;
 use super::shapes::MatrixShape;
 use super::slots::{FrozenLayers, LayerBuilder};

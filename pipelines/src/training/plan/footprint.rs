@@ -3,12 +3,16 @@
 //! It walks over the UNet's layout with sizes in place of tensors. The graph keeps the input of every node until the
 //! backward pass; `catelier_numerics::ops::Fusion` lists the layers that share a node.
 
+mod text;
+
+use std::collections::BTreeMap;
+
 use candle_core::DType;
-use catelier_adapters::{ModuleInfo, Targets, UpdateKind};
+use catelier_adapters::{Component, ModuleInfo, Targets, UpdateKind};
 use catelier_numerics::ops::weight_bytes;
 
 use crate::models::{
-    Conv2dShape, LayerLayout, LevelLayout, LinearShape, MlpLayout, ProjectionShape, ResnetLayout,
+    Conv2dShape, LayerLayout, LevelLayout, LinearShape, MlpLayout, ProjectionShape, ResnetLayout, TextEncoderConfig,
     TransformerBlockLayout, TransformerLayout, UNetConfig, UNetLayout, conditions_together, keeps_wide,
 };
 
@@ -36,6 +40,8 @@ pub struct StepSizes {
     pub dropout: bool,
     /// Type of the frozen weights after loading.
     pub weights: DType,
+    /// The text encoders by component if the run trains them; empty if they stay frozen.
+    pub trained_text_encoders: BTreeMap<Component, TextEncoderConfig>,
 }
 
 /// Memory and operations of one training step; the frozen weights are counted apart.
@@ -84,6 +90,7 @@ impl Footprint {
             largest: 0,
             footprint: Self { between: 0, passing: 0, adapter: 0, blocks: Vec::new(), forward_flops: 0, weights: 0 },
         };
+        walk.text_encoders();
         walk.unet(&UNetLayout::new(config));
         walk.finish()
     }
@@ -107,6 +114,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn unet(&mut self, unet: &UNetLayout) {
+        // SDXL's pooled prompt goes through the second embedding.
+        self.tracked = self.text_trained() && unet.added_embedding.is_some();
         for mlp in [&unet.time_embedding].into_iter().chain(&unet.added_embedding) {
             self.embedding(mlp);
         }
@@ -217,7 +226,7 @@ impl Walk<'_> {
     fn transformer_block(&mut self, block: &TransformerBlockLayout, size: Size) {
         let &TransformerBlockLayout { width, context_width, .. } = block;
         let (tokens, prompt) = (self.elements(width, size), self.rows * (self.sizes.tokens * width) as u64);
-        let (mut attention_adapted, mut dropped, mut decomposed) = (false, 0, 0);
+        let (mut attention_adapted, mut dropped, mut decomposed) = (self.text_trained(), 0, 0);
         let cross_attention_kv = [&block.attn2.to_k, &block.attn2.to_v];
         for linear in block.attn1.projections().into_iter().chain(block.attn2.projections()) {
             if self.linear(linear) {
@@ -311,6 +320,12 @@ impl Walk<'_> {
     fn module(&mut self, module: &ModuleInfo) -> bool {
         let (inputs, outputs) = (module.kind.fan_in(), module.kind.up_shape(1)[0]);
         self.footprint.weights += weight_bytes((inputs * outputs) as u64, self.sizes.weights);
+        self.adapted(module)
+    }
+
+    /// Counts what is trained of the module and returns whether the adapter changes it.
+    fn adapted(&mut self, module: &ModuleInfo) -> bool {
+        let (inputs, outputs) = (module.kind.fan_in(), module.kind.up_shape(1)[0]);
         let adapted = self.sizes.targets.chooses(module);
         self.trained += if adapted { self.trained_elements(inputs, outputs) as u64 } else { 0 };
         adapted
