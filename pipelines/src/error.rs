@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::models::files::{TensorOffence, UnsupportedSetting};
+use crate::models::hub::HubError;
 
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +27,10 @@ pub enum Error {
     /// Training images were refused.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
+
+    /// A model could not be had from a hub or from the cache.
+    #[error(transparent)]
+    Hub(#[from] HubError),
 
     /// The caller stopped the work through a progress callback.
     #[error("cancelled")]
@@ -159,77 +164,6 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-
-    /// A hub id, a revision or a hub setting has an invalid form.
-    #[error("`{value}` is not a valid {what}: {rule}")]
-    InvalidHubSetting {
-        /// The kind of value: id, revision or setting.
-        what: &'static str,
-        /// The value that the user gave.
-        value: String,
-        /// The form that it must have.
-        rule: &'static str,
-    },
-
-    /// The token would have been sent without encryption.
-    #[error("the token is not sent to `{endpoint}`: plain http is allowed for this machine only")]
-    TokenInTheClear {
-        /// The endpoint.
-        endpoint: String,
-    },
-
-    /// The hub refused access (401 or 403).
-    #[error("the hub at `{endpoint}` refused access to `{id}` (status {status})")]
-    HubRefused {
-        /// The model's id.
-        id: String,
-        /// The endpoint that was asked.
-        endpoint: String,
-        /// The HTTP status.
-        status: u16,
-        /// Whether a token was sent.
-        with_token: bool,
-    },
-
-    /// The hub lacks the model, the revision or the file (404).
-    #[error("the hub at `{endpoint}` has no `{id}`")]
-    HubNotFound {
-        /// The model's id, with its revision or file.
-        id: String,
-        /// The endpoint that was asked.
-        endpoint: String,
-    },
-
-    /// The hub could not be reached, or the transfer failed.
-    #[error("cannot fetch `{id}` from `{endpoint}`")]
-    HubFailed {
-        /// The model's id, with its file.
-        id: String,
-        /// The endpoint that was asked.
-        endpoint: String,
-        /// The HTTP client's error.
-        source: Box<hf_hub::api::sync::ApiError>,
-    },
-
-    /// The hub has the model, but not all files of a diffusers folder.
-    #[error("`{id}` is not a complete diffusers folder: it lacks {}", quoted(.missing))]
-    IncompleteModel {
-        /// The model's id.
-        id: String,
-        /// The files that are missing.
-        missing: Vec<String>,
-    },
-
-    /// The cache lacks files of the model, and the network may not be used.
-    #[error("offline, and the cache `{}` lacks {} of `{id}`", .cache.display(), quoted(.missing))]
-    NotCached {
-        /// The model's id.
-        id: String,
-        /// The cache folder.
-        cache: PathBuf,
-        /// The files that are missing.
-        missing: Vec<String>,
-    },
 }
 
 impl Error {
@@ -240,6 +174,7 @@ impl Error {
             Self::Adapters(error) => error.hint(),
             Self::Prompts(error) => error.hint(),
             Self::Data(error) => error.hint(),
+            Self::Hub(error) => error.hint(),
             Self::MissingFile { .. } => Some(
                 "a base is a folder in the diffusers layout: `model_index.json` beside `unet/`, `vae/`, \
                  `text_encoder/`, `tokenizer/` and `scheduler/`"
@@ -256,26 +191,9 @@ impl Error {
             Self::TensorMismatch { .. } => {
                 Some("the configuration and the weights come from different models; fetch both again".into())
             }
-            Self::IncompleteModel { .. } => {
-                Some("choose a model or revision in the diffusers layout, with `model_index.json` at its root".into())
-            }
-            Self::TokenInTheClear { .. } => Some("use an https endpoint, or unset the token".into()),
-            Self::HubRefused { id, with_token: false, .. } => Some(format!(
-                "check the spelling of `{id}`; if it is private or gated, accept its terms on the hub and set HF_TOKEN"
-            )),
-            Self::HubRefused { id, .. } => {
-                Some(format!("check that the token may read `{id}` and that its terms are accepted"))
-            }
-            Self::HubNotFound { .. } => {
-                Some("check the spelling `organisation/name@revision`; private models need HF_TOKEN".into())
-            }
-            Self::HubFailed { .. } => {
-                Some("check the connection and HF_ENDPOINT; a second try goes on where this one stopped".into())
-            }
             Self::ImageNotFinite { .. } => {
                 Some("use a lower guidance or adapter strength; with f16, try bf16 or f32".into())
             }
-            Self::NotCached { .. } => Some("fetch the model once while online (unset HF_HUB_OFFLINE)".into()),
             _ => None,
         }
     }

@@ -1,14 +1,16 @@
 //! What a base is named by, and how it is opened and loaded.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::{Component, ModuleInfo, Prediction, Targets};
+use catelier_pipelines::Error as Pipeline;
 use catelier_pipelines::models::Tiling;
 use catelier_pipelines::models::base::{BaseConfig, BaseModel};
 use catelier_pipelines::models::files::ModelFiles;
-use catelier_pipelines::models::hub::{self, FetchEvent, HubId, HubSettings, WeightPrecision};
+use catelier_pipelines::models::hub::{self, CacheCheck, FetchEvent, HubId, HubSettings, WeightPrecision};
 use serde::Serialize;
 
 use crate::device::{DeviceChoice, WeightType};
@@ -69,10 +71,12 @@ impl BaseSource {
         let files = match self {
             Self::Embedded => embedded::files(),
             Self::Folder(path) => ModelFiles::folder(path),
-            Self::Hub(id) => fetch(id, session)?,
+            Self::Hub(id) => fetch_with(id, CacheCheck::Size, session)?,
         };
-        let config = BaseConfig::load(&files).user_error("cannot read the base")?;
-        Ok(BaseFiles { is_embedded: *self == Self::Embedded, files, config })
+        let hub_id = if let Self::Hub(id) = self { Some(id.clone()) } else { None };
+        let config =
+            BaseConfig::load(&files).map_err(|error| unusable("cannot read the base", error, hub_id.as_deref()))?;
+        Ok(BaseFiles { is_embedded: *self == Self::Embedded, hub_id, files, config })
     }
 
     /// The model, ready to predict.
@@ -124,19 +128,54 @@ fn single_file(path: &Path) -> Error {
     Error::user(message, "convert it with diffusers' `convert_original_stable_diffusion_to_diffusers.py`")
 }
 
-/// Downloads what is missing of a hub id into the standard cache; the session's variables say where that is.
+/// Downloads what is missing or damaged of a hub id in the standard cache; the session's variables say where that is.
 ///
 /// # Errors
-/// [`Error::User`] when the id or the variables are wrong, or the hub refuses.
+/// [`Error::User`] when the id or the variables are wrong, or the hub refuses; [`Error::Failed`] when the hub, the
+/// connection or the disk fails.
 pub fn fetch(id: &str, session: &Session<'_>) -> Result<ModelFiles> {
+    fetch_with(id, CacheCheck::Digest, session)
+}
+
+fn fetch_with(id: &str, check: CacheCheck, session: &Session<'_>) -> Result<ModelFiles> {
     let settings = HubSettings::resolve(&|name| session.variable(name)).user_error("cannot use the hub settings")?;
     let hub_id: HubId = id.parse().user_error("cannot use the hub id")?;
+    let mut is_waiting = false;
     let mut tell = |event: FetchEvent<'_>| {
-        if let FetchEvent::Started { file, bytes } = event {
-            session.note(format!("fetching {file} ({:.1} MB)", bytes as f64 / 1e6));
+        match event {
+            FetchEvent::Started { file, bytes } => {
+                session.note(format!("fetching {file} ({:.1} MB)", bytes as f64 / 1e6));
+            }
+            FetchEvent::Waiting if !std::mem::replace(&mut is_waiting, true) => {
+                session.note(format!("waiting for another process that fetches {id}"));
+            }
+            _ => {}
         }
+        if session.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    hub::fetch(&hub_id, WeightPrecision::Full, &settings, &mut tell).user_error(format!("cannot fetch `{id}`"))
+    let fetched = hub::fetch(&hub_id, WeightPrecision::Full, &settings, check, &mut tell);
+    let attempt = format!("cannot fetch `{id}`");
+    match fetched {
+        Err(Pipeline::Hub(error)) if !error.is_user_error() => Err(error).failed(attempt),
+        other => other.user_error(attempt),
+    }
+}
+
+/// A base whose files cannot be used; for a base of the cache, with what mends damaged files.
+fn unusable(attempt: &str, error: Pipeline, hub_id: Option<&str>) -> Error {
+    let may_be_damaged = matches!(
+        error,
+        Pipeline::MissingFile { .. }
+            | Pipeline::InvalidConfig { .. }
+            | Pipeline::MissingWeights { .. }
+            | Pipeline::MissingShards { .. }
+            | Pipeline::UnreadableWeights { .. }
+            | Pipeline::TensorMismatch { .. }
+    );
+    let hint = hub_id.filter(|_| may_be_damaged).map(|id| {
+        format!("`catelier base fetch {id}` compares the files in the cache with the hub's digests and fetches damaged ones again")
+    });
+    Error::User { message: attempt.into(), hint, source: Some(Box::new(error)) }
 }
 
 /// A base whose files are at hand, before its weights are loaded.
@@ -144,6 +183,8 @@ pub fn fetch(id: &str, session: &Session<'_>) -> Result<ModelFiles> {
 pub struct BaseFiles {
     /// Whether it is the tiny model of [`embedded`].
     pub is_embedded: bool,
+    /// Its id, if the files are in the hub's cache.
+    pub hub_id: Option<String>,
     /// The files.
     pub files: ModelFiles,
     /// Its configurations.
@@ -165,7 +206,7 @@ impl BaseFiles {
             session.note("base: embedded (a tiny model for trying things out, not for artists' work)");
         }
         let model = BaseModel::from_config(self.config.clone(), &self.files, dtype, device);
-        let model = model.user_error("cannot load the base")?;
+        let model = model.map_err(|error| unusable("cannot load the base", error, self.hub_id.as_deref()))?;
         session.report(Event::BaseLoaded { name: model.name.clone() });
         Ok(Base { model, is_embedded: self.is_embedded })
     }
@@ -259,10 +300,10 @@ pub struct BaseSummary {
 /// # Errors
 /// As [`BaseSource::open`].
 pub fn inspect(name: &str, session: &Session<'_>) -> Result<BaseSummary> {
-    let BaseFiles { files, config, .. } = BaseSource::parse(name)?.open(session)?;
+    let BaseFiles { hub_id, files, config, .. } = BaseSource::parse(name)?.open(session)?;
     let fingerprint = match config.fingerprint(&files) {
-        Err(catelier_pipelines::Error::MissingWeights { .. }) => None,
-        found => Some(found.user_error("cannot read the base")?),
+        Err(Pipeline::MissingWeights { .. }) => None,
+        found => Some(found.map_err(|error| unusable("cannot read the base", error, hub_id.as_deref()))?),
     };
     let of_unet = format!("{}.", Component::Unet);
     let modules: Vec<_> = config.modules().into_iter().filter(|module| module.path.starts_with(&of_unet)).collect();

@@ -116,6 +116,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         catelier_gallery::Error,
         catelier_numerics::Error,
         catelier_pipelines::Error,
+        catelier_pipelines::models::hub::HubError,
         TrainError,
         catelier_prompts::Error
     );

@@ -1,167 +1,209 @@
-//! Requests to the hub, through the `hf-hub` crate.
+//! Requests to a hub. Redirects are followed here, so that no server but the hub itself sees the token.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::time::Duration;
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE};
+use ureq::http::{HeaderMap, HeaderValue, StatusCode};
+use ureq::{Agent, Body, Timeout};
 
+use super::address::Address;
+use super::error::HubError;
+use super::listing::{Listing, shown};
 use super::{HubId, HubSettings};
-use crate::error::{Error, Result};
 
-/// Progress of a fetch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FetchEvent<'a> {
-    /// The transfer of a file begins.
-    Started {
-        /// The file, relative to the model folder.
-        file: &'a str,
-        /// Its size in bytes.
-        bytes: usize,
-    },
-    /// More bytes of the file have arrived.
-    Received {
-        /// The number of bytes since the last event.
-        bytes: usize,
-    },
-    /// The file is complete and in the cache.
-    Finished {
-        /// The file, relative to the model folder.
-        file: &'a str,
-    },
-}
+/// The most redirects of one request.
+const MOST_REDIRECTS: usize = 8;
 
-/// The commit of a revision, and its files.
-pub(super) struct Listing {
-    pub(super) commit: String,
-    pub(super) files: BTreeSet<String>,
-}
+/// The most bytes of a listing: about a hundred thousand files.
+const LARGEST_LISTING: u64 = 16 << 20;
 
 pub(super) struct Client<'a> {
     settings: &'a HubSettings,
-    api: Api,
-    cache: Cache,
+    endpoint: Address,
+    agent: Agent,
+}
+
+/// An answer with a body.
+pub(super) struct Answer {
+    /// Scheme, host and port of the server that sends the body.
+    pub(super) server: String,
+    pub(super) status: StatusCode,
+    /// The headers of all answers on the way, the last one's at the end.
+    pub(super) headers: Vec<HeaderMap>,
+    pub(super) body: Body,
+}
+
+/// What a request is about, and how long it may take.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    /// The model, and the file if there is one.
+    about: &'a str,
+    /// The first byte asked for.
+    from: u64,
+    /// The time for all of it, redirects not counted; unlimited for files, whose bytes need only keep coming.
+    within: Option<Duration>,
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(settings: &'a HubSettings) -> Result<Self> {
-        settings.guard_token()?;
-        let cache = Cache::new(settings.cache.clone());
-        let api = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(settings.endpoint.clone())
-            .with_token(settings.token.as_ref().map(|token| token.secret().to_owned()))
-            .with_progress(false)
-            .with_retries(2)
+    pub(super) fn new(settings: &'a HubSettings) -> Result<Self, HubError> {
+        let endpoint = settings.guarded_address()?;
+        let limits = settings.timeouts;
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(settings.proxy.clone())
+            .user_agent(concat!("catelier/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_resolve(Some(limits.connect))
+            .timeout_connect(Some(limits.connect))
+            .timeout_recv_response(Some(limits.idle))
+            .timeout_per_read(Some(limits.idle))
+            .timeout_per_write(Some(limits.idle))
             .build()
-            .map_err(|source| failure("hub".into(), settings, source))?;
-        Ok(Self { settings, api, cache })
+            .new_agent();
+        Ok(Self { settings, endpoint, agent })
     }
 
     /// The commit and the files of `id` on the hub.
-    pub(super) fn listing(&self, id: &HubId) -> Result<Listing> {
-        let info = self
-            .repository(id, id.revision())
-            .info()
-            .map_err(|source| failure(id.to_string(), self.settings, source))?;
-        if !info.sha.chars().all(|letter| letter.is_ascii_alphanumeric()) || info.sha.is_empty() {
-            return Err(Error::InvalidHubSetting {
-                what: "commit from the hub",
-                value: info.sha,
-                rule: "expected letters and digits",
-            });
-        }
-        let files = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-        Ok(Listing { commit: info.sha, files })
+    pub(super) fn listing(&self, id: &HubId) -> Result<Listing, HubError> {
+        let about = id.to_string();
+        let revision = id.revision().replace('/', "%2F");
+        let path = format!("api/models/{}/revision/{revision}?blobs=true", id.repository());
+        let within = Some(self.settings.timeouts.listing);
+        let answer = self.get(&path, Request { about: &about, from: 0, within })?;
+        let Answer { server, body, .. } = answer;
+        let text = body.into_with_config().limit(LARGEST_LISTING).read_to_vec();
+        let text = text.map_err(|error| match error {
+            ureq::Error::BodyExceedsLimit(limit) => {
+                HubError::TooLong { id: about.clone(), server: server.clone(), limit, rule: "the limit of a listing" }
+            }
+            error => self.failure(&about, &server, error),
+        })?;
+        Listing::parse(id, &server, &text)
     }
 
-    /// The folder of a commit in the cache.
-    pub(super) fn snapshot(&self, id: &HubId, commit: &str) -> PathBuf {
-        self.cache.repo(repo(id, commit)).pointer_path(commit)
-    }
-
-    /// Fetches `file` of a commit unless the cache has it.
-    pub(super) fn ensure(
+    /// The content of `file` of a commit from byte `from` on; `about` names it in errors.
+    pub(super) fn file(
         &self,
         id: &HubId,
         commit: &str,
         file: &str,
-        on_event: &mut dyn FnMut(FetchEvent<'_>),
-    ) -> Result<()> {
-        if self.snapshot(id, commit).join(file).is_file() {
-            return Ok(());
+        about: &str,
+        from: u64,
+    ) -> Result<Answer, HubError> {
+        let path = format!("{}/resolve/{commit}/{file}", id.repository());
+        self.get(&path, Request { about, from, within: None })
+    }
+
+    fn get(&self, path: &str, request: Request<'_>) -> Result<Answer, HubError> {
+        let text = format!("{}/{path}", self.settings.endpoint);
+        let mut address = Address::parse(&text).ok_or_else(|| self.settings.invalid_endpoint())?;
+        let mut headers = Vec::new();
+        for _ in 0..=MOST_REDIRECTS {
+            let (head, body) = self.ask(&address, request)?.into_parts();
+            let location = head.headers.get(LOCATION).cloned();
+            headers.push(head.headers);
+            match (head.status.as_u16(), location) {
+                (200 | 206 | 416, _) => {
+                    return Ok(Answer { server: address.server(), status: head.status, headers, body });
+                }
+                (301 | 302 | 303 | 307 | 308, Some(location)) => {
+                    address = follow(&address, &location, request.about)?;
+                }
+                (status, _) => return Err(self.refusal(&address, status, request.about)),
+            }
         }
-        self.repository(id, commit)
-            .download_with_progress(file, Reporter { on_event, begun: false })
-            .map_err(|source| failure(format!("{id}: {file}"), self.settings, source))?;
-        on_event(FetchEvent::Finished { file });
-        Ok(())
+        Err(too_many_redirects(&address, request.about))
     }
 
-    /// Records the commit of the revision in the cache.
-    pub(super) fn remember(&self, id: &HubId, commit: &str) -> Result<()> {
-        let noted = self.cache.repo(repo(id, id.revision())).create_ref(commit);
-        noted.map_err(|source| failure(id.to_string(), self.settings, ApiError::IoError(source)))
+    /// One request to one server.
+    fn ask(&self, address: &Address, about: Request<'_>) -> Result<ureq::http::Response<Body>, HubError> {
+        let mut request = self.agent.get(address.as_str()).header(ACCEPT, "*/*");
+        if let Some(token) = self.settings.token.as_ref().filter(|_| address.may_see_token_of(&self.endpoint)) {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.secret()));
+        }
+        if about.from > 0 {
+            request = request.header(RANGE, format!("bytes={}-", about.from));
+        }
+        let mut config = request.config().timeout_global(about.within);
+        if address.is_loopback() {
+            config = config.proxy(None);
+        }
+        config.build().call().map_err(|error| self.failure(about.about, &address.server(), error))
     }
 
-    fn repository(&self, id: &HubId, revision: &str) -> ApiRepo {
-        self.api.repo(repo(id, revision))
+    /// The error for a request that got no answer, or whose body broke off.
+    pub(super) fn failure(&self, about: &str, server: &str, error: ureq::Error) -> HubError {
+        let limits = self.settings.timeouts;
+        let (what, limit) = match error {
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => ("accept a connection", limits.connect),
+            ureq::Error::Timeout(Timeout::Global) => ("send the listing", limits.listing),
+            ureq::Error::Timeout(Timeout::RecvResponse) => ("answer", limits.idle),
+            ureq::Error::Timeout(_) => ("send anything", limits.idle),
+            error => {
+                return HubError::Unreachable { id: about.into(), server: server.into(), source: Box::new(error) };
+            }
+        };
+        HubError::TimedOut { id: about.into(), server: server.into(), what, limit }
     }
-}
 
-fn repo(id: &HubId, revision: &str) -> Repo {
-    Repo::with_revision(id.repository().into(), RepoType::Model, revision.into())
-}
-
-/// The snapshot folder of `id` in the cache: found through the recorded commit of a branch or tag, or by the commit
-/// itself.
-pub(super) fn cached_snapshot(id: &HubId, settings: &HubSettings) -> Option<PathBuf> {
-    let folder = settings.cache.join(repo(id, id.revision()).folder_name());
-    let noted = std::fs::read_to_string(folder.join("refs").join(id.revision()));
-    let commit = noted.unwrap_or_else(|_| id.revision().into());
-    let snapshot = folder.join("snapshots").join(commit.trim());
-    snapshot.is_dir().then_some(snapshot)
-}
-
-/// Turns the client's progress into events.
-struct Reporter<'a> {
-    on_event: &'a mut dyn FnMut(FetchEvent<'_>),
-    begun: bool,
-}
-
-impl Progress for Reporter<'_> {
-    /// The client calls it when a file begins, and again when the transfer of its content begins.
-    fn init(&mut self, size: usize, filename: &str) {
-        if !std::mem::replace(&mut self.begun, true) {
-            (self.on_event)(FetchEvent::Started { file: filename, bytes: size });
+    /// The error for an answer without content.
+    fn refusal(&self, address: &Address, status: u16, about: &str) -> HubError {
+        let (id, endpoint) = (about.to_owned(), self.settings.endpoint.clone());
+        let is_hub = address.server() == self.endpoint.server();
+        match status {
+            401 | 403 if is_hub => {
+                HubError::Refused { id, endpoint, status, with_token: self.settings.token.is_some() }
+            }
+            404 if is_hub => HubError::NotFound { id, endpoint },
+            _ => HubError::Status { id, server: address.server(), status },
         }
     }
-
-    fn update(&mut self, size: usize) {
-        (self.on_event)(FetchEvent::Received { bytes: size });
-    }
-
-    fn finish(&mut self) {}
 }
 
-/// The error for a failed request about `id`, by the HTTP status.
-fn failure(id: String, settings: &HubSettings, source: ApiError) -> Error {
-    let endpoint = settings.endpoint.clone();
-    match status(&source) {
-        Some(status @ (401 | 403)) => Error::HubRefused { id, endpoint, status, with_token: settings.token.is_some() },
-        Some(404) => Error::HubNotFound { id, endpoint },
-        _ => Error::HubFailed { id, endpoint, source: Box::new(source) },
+/// The address that a redirect names.
+fn follow(from: &Address, location: &HeaderValue, about: &str) -> Result<Address, HubError> {
+    let refused = |location: &str, reason| HubError::Redirect {
+        id: about.into(),
+        server: from.server(),
+        location: shown(location),
+        reason,
+    };
+    let text = location.to_str().map_err(|_| refused("", "the address has characters that no address has"))?;
+    let to = from.join(text).ok_or_else(|| refused(text, "it is neither an http address nor a path"))?;
+    if from.is_encrypted() && !to.is_encrypted() {
+        return Err(refused(text, "it leaves https"));
+    }
+    Ok(to)
+}
+
+fn too_many_redirects(last: &Address, about: &str) -> HubError {
+    HubError::Redirect {
+        id: about.into(),
+        server: last.server(),
+        location: shown(&last.as_str()),
+        reason: "there were too many redirects before",
     }
 }
 
-/// The HTTP status of a client error; `None` if the hub did not answer.
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(status) => Some(status),
-            _ => None,
-        },
-        ApiError::TooManyRetries(error) => status(error),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_never_leaves_https() {
+        let followed = |from: &str, to: &str| {
+            let from = Address::parse(from).unwrap();
+            follow(&from, &HeaderValue::from_str(to).unwrap(), "a/b").map(|address| address.as_str())
+        };
+        let hub = "https://hub.example/a";
+        assert_eq!(followed(hub, "https://cdn.example/x").unwrap(), "https://cdn.example/x");
+        assert_eq!(followed(hub, "/x").unwrap(), "https://hub.example/x");
+        for clear in ["http://hub.example/x", "http://cdn.example/x", "http://localhost/x"] {
+            let error = followed(hub, clear).unwrap_err();
+            assert!(error.to_string().contains("it leaves https"), "{error}");
+        }
+        assert!(followed(hub, "gopher://cdn.example/x").is_err());
+        assert_eq!(followed("http://localhost:1/a", "http://cdn.example/x").unwrap(), "http://cdn.example/x");
     }
 }

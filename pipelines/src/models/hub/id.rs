@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Error;
+use super::error::HubError;
 
 /// `organisation/name` or `organisation/name@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +31,12 @@ impl HubId {
 }
 
 impl FromStr for HubId {
-    type Err = Error;
+    type Err = HubError;
 
     /// # Errors
-    /// [`Error::InvalidHubSetting`] for anything but two names of letters, digits, `-`, `_` and `.`.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |rule| Error::InvalidHubSetting { what: "hub id", value: text.into(), rule };
+    /// [`HubError::InvalidSetting`] for anything but two names of letters, digits, `-`, `_` and `.`.
+    fn from_str(text: &str) -> Result<Self, HubError> {
+        let invalid = |rule| HubError::InvalidSetting { what: "hub id", value: text.into(), rule };
         let (repository, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         let names: Vec<&str> = repository.split('/').collect();
         if names.len() != 2 || !names.iter().all(|name| is_name(name)) {

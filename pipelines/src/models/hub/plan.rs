@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::listing::is_plain;
+
 /// The file that lists the components of a diffusers folder.
 pub(super) const INDEX: &str = "model_index.json";
 
@@ -23,6 +25,8 @@ pub(super) struct Plan {
     pub(super) missing: Vec<String>,
     /// Components that have pickle files only, with those files.
     pub(super) pickles: Vec<(String, Vec<String>)>,
+    /// Weights under names that are no plain paths.
+    pub(super) unsafe_names: Vec<String>,
 }
 
 const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
@@ -63,6 +67,8 @@ impl Plan {
 
     fn add_weights(&mut self, component: &str, available: &BTreeSet<String>, precision: WeightPrecision) {
         let stems = weight_stems(component, precision);
+        let is_unsafe = |file: &&String| is_weights_of(component, file) && !is_plain(file);
+        self.unsafe_names.extend(available.iter().filter(is_unsafe).cloned());
         if let Some(files) = stems.iter().find_map(|stem| stem.files(component, available)) {
             self.wanted.extend(files);
             return;
@@ -119,14 +125,12 @@ impl Stem {
         }
         let index = self.index_names(component).into_iter().find(|index| available.contains(index))?;
         let beginning = format!("{component}/{name}-");
-        let mut files: Vec<String> = available
-            .iter()
-            .filter(|file| file.starts_with(&beginning) && file.ends_with(".safetensors"))
-            .cloned()
-            .collect();
-        let complete = shard_count(files.first()?)? == files.len();
+        let shard = |file: &str| Some((shard_of(file.strip_prefix(&beginning)?)?, file.to_owned()));
+        let (places, mut files): (Vec<_>, Vec<_>) = available.iter().filter_map(|file| shard(file)).unzip();
+        let count = places.first()?.1;
+        let is_complete = places.iter().copied().eq((1..=count).map(|shard| (shard, count)));
         files.push(index);
-        complete.then_some(files)
+        is_complete.then_some(files)
     }
 
     fn index_names(&self, component: &str) -> Vec<String> {
@@ -138,9 +142,33 @@ impl Stem {
     }
 }
 
-/// The number of shards in a name that ends in `-00001-of-00004.safetensors`.
-fn shard_count(file: &str) -> Option<usize> {
-    file.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse().ok()
+/// The number of a shard and of all shards, in `00001-of-00004.safetensors`.
+fn shard_of(ending: &str) -> Option<(usize, usize)> {
+    const DIGITS: usize = 5;
+    let (shard, count) = ending.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let number = |text: &str| {
+        let is_number = text.len() == DIGITS && text.bytes().all(|letter| letter.is_ascii_digit());
+        is_number.then(|| text.parse().ok()).flatten()
+    };
+    Some((number(shard)?, number(count)?))
+}
+
+/// Whether a name of the listing claims to be weights of `component`.
+fn is_weights_of(component: &str, file: &str) -> bool {
+    let inside = file.strip_prefix(component).and_then(|file| file.strip_prefix('/'));
+    inside.is_some_and(|file| {
+        file.ends_with(".safetensors") && ["diffusion_pytorch_model", "model"].iter().any(|stem| file.starts_with(stem))
+    })
+}
+
+/// The most bytes that a file of a model may have, whatever the hub says.
+pub(super) fn largest(file: &str) -> u64 {
+    const MEBIBYTE: u64 = 1 << 20;
+    match file {
+        weights if weights.ends_with(".safetensors") => 65536 * MEBIBYTE,
+        vocabulary if vocabulary.starts_with("tokenizer") => 64 * MEBIBYTE,
+        _configuration => 4 * MEBIBYTE,
+    }
 }
 
 #[cfg(test)]
@@ -207,5 +235,32 @@ mod tests {
         let plan = plan(&["unet/diffusion_pytorch_model.bin"], WeightPrecision::Full);
         assert!(plan.missing.is_empty());
         assert_eq!(plan.pickles, [("unet".into(), vec!["unet/diffusion_pytorch_model.bin".into()])]);
+    }
+
+    #[test]
+    fn a_shard_has_the_name_of_a_shard_and_nothing_else() {
+        let index = "unet/diffusion_pytorch_model.safetensors.index.json";
+        let shards = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| format!("unet/diffusion_pytorch_model-{name}")).collect();
+            let mut files: Vec<&str> = names.iter().map(String::as_str).collect();
+            files.push(index);
+            plan(&files, WeightPrecision::Full)
+        };
+        let (one, two) = ("00001-of-00002.safetensors", "00002-of-00002.safetensors");
+        assert_eq!(unet_files(&shards(&[one, two, "ema.safetensors"])).len(), 3);
+        for wrong in
+            ["00003-of-00002.safetensors", "00000-of-00002.safetensors", "2-of-2.safetensors", "00002-of-00002.bin"]
+        {
+            assert_eq!(shards(&[one, wrong]).missing.len(), 1, "{wrong}");
+        }
+        for wrong in
+            ["/../../../../x-00001-of-00001.safetensors", "\u{1b}[2J-00001-of-00001.safetensors", "\\..\\x.safetensors"]
+        {
+            let plan = shards(&[one, two, wrong]);
+            assert_eq!(plan.unsafe_names, [format!("unet/diffusion_pytorch_model-{wrong}")]);
+            assert!(!plan.wanted.iter().any(|file| file.ends_with(wrong)));
+        }
+        let elsewhere = plan(&["../../evil", "/etc/passwd", "notes\u{7}.md"], WeightPrecision::Full);
+        assert!(elsewhere.unsafe_names.is_empty());
     }
 }

@@ -1,9 +1,13 @@
 //! Settings of the hub: endpoint, cache and token.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ureq::Proxy;
+
+use super::address::Address;
+use super::error::HubError;
 use crate::error::{Error, Result};
 
 /// The settings of a fetch.
@@ -17,6 +21,27 @@ pub struct HubSettings {
     pub token: Option<Token>,
     /// Whether the network may be used.
     pub connection: Connection,
+    /// The proxy for all servers but this machine.
+    pub proxy: Option<Proxy>,
+    /// How long servers are waited for.
+    pub timeouts: Timeouts,
+}
+
+/// How long servers are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the name of a server to a connection.
+    pub connect: Duration,
+    /// Without an answer, without a byte of a file, or with less than a kilobyte a second.
+    pub idle: Duration,
+    /// For the listing of a model in all.
+    pub listing: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(15), idle: Duration::from_secs(30), listing: Duration::from_secs(60) }
+    }
 }
 
 /// Whether the network may be used.
@@ -33,10 +58,21 @@ pub enum Connection {
 pub struct Token(String);
 
 impl Token {
-    /// The token in `text`, without surrounding white space; `None` if nothing is left.
-    pub fn new(text: &str) -> Option<Self> {
+    /// The token in `text`, without surrounding white space; `None` if nothing is left. `from` names its place in the
+    /// error.
+    ///
+    /// # Errors
+    /// [`HubError::InvalidToken`] for what can be no token.
+    pub fn new(text: &str, from: &str) -> Result<Option<Self>, HubError> {
         let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.into()))
+        let invalid = |rule| Err(HubError::InvalidToken { from: from.into(), rule });
+        if !text.bytes().all(|letter| letter.is_ascii_graphic()) {
+            return invalid("has spaces, line breaks or other characters that no token has");
+        }
+        if text.len() > LONGEST_TOKEN {
+            return invalid("is longer than 1000 characters");
+        }
+        Ok((!text.is_empty()).then(|| Self(text.into())))
     }
 
     pub(super) fn secret(&self) -> &str {
@@ -50,6 +86,9 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Letters of the longest token.
+const LONGEST_TOKEN: usize = 1000;
+
 /// The endpoint if `HF_ENDPOINT` is not set.
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -57,41 +96,57 @@ impl HubSettings {
     /// Reads, through `lookup`, the environment variables of the hub's other clients.
     ///
     /// `HF_ENDPOINT`; `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface` or
-    /// `~/.cache/huggingface`; `HF_TOKEN`, else the file `HF_TOKEN_PATH` or `token` in `HF_HOME`; `HF_HUB_OFFLINE`.
+    /// `~/.cache/huggingface`; `HF_TOKEN`, else the file `HF_TOKEN_PATH` or `token` in `HF_HOME`; `HF_HUB_OFFLINE`; and
+    /// `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` with `NO_PROXY`.
     ///
     /// # Errors
-    /// [`Error::InvalidHubSetting`] if the endpoint is no http address or no home folder is known, [`Error::ReadFile`]
-    /// if the file of `HF_TOKEN_PATH` cannot be read.
+    /// [`HubError::InvalidSetting`] if the endpoint is no http address, the proxy is none or no home folder is known,
+    /// [`HubError::InvalidToken`], and [`Error::ReadFile`] if the file of `HF_TOKEN_PATH` cannot be read.
     pub fn resolve(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let set = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let home = hub_home(&set);
         let cache = match (set("HF_HUB_CACHE"), &home) {
             (Some(cache), _) => expand(&cache, &set),
             (None, Some(home)) => home.join("hub"),
-            (None, None) => return Err(no_home()),
+            (None, None) => return Err(no_home().into()),
         };
         let settings = Self {
             endpoint: set("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into()).trim().trim_end_matches('/').into(),
             cache,
             token: find_token(&set, home.as_deref())?,
             connection: connection(set("HF_HUB_OFFLINE").as_deref()),
+            proxy: find_proxy(&set)?,
+            timeouts: Timeouts::default(),
         };
-        host(&settings.endpoint)?;
+        settings.address()?;
         Ok(settings)
     }
 
-    /// Fails if the token would be sent to another machine without encryption.
-    pub(super) fn guard_token(&self) -> Result<()> {
-        let local = is_loopback(host(&self.endpoint)?);
-        if self.token.is_some() && !self.endpoint.starts_with("https://") && !local {
-            return Err(Error::TokenInTheClear { endpoint: self.endpoint.clone() });
+    /// The endpoint's address; fails if the token would be sent to another machine without encryption.
+    pub(super) fn guarded_address(&self) -> Result<Address, HubError> {
+        let address = self.address()?;
+        if self.token.is_some() && !address.is_private() {
+            return Err(HubError::TokenInTheClear { endpoint: self.endpoint.clone() });
         }
-        Ok(())
+        Ok(address)
+    }
+
+    fn address(&self) -> Result<Address, HubError> {
+        let is_bare = !self.endpoint.contains(['?', '#', '\\']);
+        Address::parse(&self.endpoint).filter(|_| is_bare).ok_or_else(|| self.invalid_endpoint())
+    }
+
+    pub(super) fn invalid_endpoint(&self) -> HubError {
+        HubError::InvalidSetting {
+            what: "hub endpoint",
+            value: self.endpoint.clone(),
+            rule: "expected an address like `https://huggingface.co`",
+        }
     }
 }
 
-fn no_home() -> Error {
-    Error::InvalidHubSetting {
+fn no_home() -> HubError {
+    HubError::InvalidSetting {
         what: "cache folder",
         value: String::new(),
         rule: "set HF_HUB_CACHE or HF_HOME where there is no home folder",
@@ -124,12 +179,12 @@ fn expand(path: &str, set: &dyn Fn(&str) -> Option<String>) -> PathBuf {
 
 fn find_token(set: &dyn Fn(&str) -> Option<String>, home: Option<&Path>) -> Result<Option<Token>> {
     if let Some(token) = set("HF_TOKEN") {
-        return Ok(Token::new(&token));
+        return Ok(Token::new(&token, "HF_TOKEN")?);
     }
     let named = set("HF_TOKEN_PATH").map(|path| expand(&path, set));
     let Some(path) = named.clone().or_else(|| home.map(|home| home.join("token"))) else { return Ok(None) };
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Token::new(&text)),
+        Ok(text) => Ok(Token::new(&text, &format!("`{}`", path.display()))?),
         // The token file in the home folder exists only after a login.
         Err(_) if named.is_none() => Ok(None),
         Err(source) => Err(Error::ReadFile { path, source }),
@@ -144,28 +199,25 @@ fn connection(offline: Option<&str>) -> Connection {
     }
 }
 
-/// The host of an http address.
-fn host(endpoint: &str) -> Result<&str> {
-    let invalid = || Error::InvalidHubSetting {
-        what: "hub endpoint",
-        value: endpoint.into(),
-        rule: "expected an address like `https://huggingface.co`",
-    };
-    let rest = endpoint
-        .strip_prefix("https://")
-        .or_else(|| endpoint.strip_prefix("http://"))
-        .filter(|rest| !rest.contains(['@', '\\', ' ', '?', '#']))
-        .ok_or_else(invalid)?;
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = match authority.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next().unwrap_or(bracketed),
-        None => authority.split(':').next().unwrap_or(authority),
-    };
-    if host.is_empty() { Err(invalid()) } else { Ok(host) }
-}
+/// The variables that name a proxy, in order.
+const PROXY_VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+fn find_proxy(set: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>, HubError> {
+    let Some((name, address)) = PROXY_VARIABLES.into_iter().find_map(|name| Some((name, set(name)?))) else {
+        return Ok(None);
+    };
+    // The address is not shown: it can have a password.
+    let invalid = |_| HubError::InvalidSetting { what: "proxy", value: name.into(), rule: "its value is no address" };
+    let proxy = Proxy::new(address.trim()).map_err(invalid)?;
+    let direct = set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default();
+    let mut builder = Proxy::builder(proxy.protocol()).host(proxy.host()).port(proxy.port());
+    if let Some(user) = proxy.username() {
+        builder = builder.username(user).password(proxy.password().unwrap_or_default());
+    }
+    for host in direct.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        builder = builder.no_proxy(host);
+    }
+    builder.build().map(Some).map_err(invalid)
 }
 
 #[cfg(test)]
@@ -184,7 +236,7 @@ mod tests {
         assert_eq!(cache(&[home, ("XDG_CACHE_HOME", "/xdg")]), Path::new("/xdg/huggingface/hub"));
         assert_eq!(cache(&[home, ("HF_HOME", "~/hf")]), Path::new("/home/artist/hf/hub"));
         assert_eq!(cache(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/cache")]), Path::new("/cache"));
-        assert!(matches!(resolve(&[]), Err(Error::InvalidHubSetting { .. })));
+        assert!(matches!(resolve(&[]), Err(Error::Hub(HubError::InvalidSetting { .. }))));
     }
 
     #[test]
@@ -193,9 +245,9 @@ mod tests {
         let home = folder.path().to_str().unwrap();
         assert!(resolve(&[("HF_HOME", home)]).unwrap().token.is_none());
         std::fs::write(folder.path().join("token"), "from-file\n").unwrap();
-        assert_eq!(resolve(&[("HF_HOME", home)]).unwrap().token, Token::new("from-file"));
+        assert_eq!(resolve(&[("HF_HOME", home)]).unwrap().token, Token::new("from-file", "").unwrap());
         let both = resolve(&[("HF_HOME", home), ("HF_TOKEN", " given ")]).unwrap();
-        assert_eq!(both.token, Token::new("given"));
+        assert_eq!(both.token, Token::new("given", "").unwrap());
         let named = resolve(&[("HF_HOME", home), ("HF_TOKEN_PATH", "/no/such/file")]);
         assert!(matches!(named, Err(Error::ReadFile { .. })));
     }
@@ -217,16 +269,50 @@ mod tests {
     fn a_token_goes_in_the_clear_to_this_machine_only() {
         let guard = |endpoint: &str| {
             let variables = [("HOME", "/h"), ("HF_TOKEN", "t"), ("HF_ENDPOINT", endpoint)];
-            resolve(&variables).and_then(|settings| settings.guard_token())
+            resolve(&variables).and_then(|settings| Ok(settings.guarded_address()?))
         };
-        for safe in ["https://hub.example", "http://127.0.0.1:8080", "http://localhost/", "http://[::1]:9"] {
+        for safe in [
+            "https://hub.example",
+            "http://127.0.0.1:8080",
+            "http://localhost/",
+            "http://[::1]:9",
+            "http://localhost.:1",
+        ] {
             guard(safe).unwrap();
         }
         for clear in ["http://hub.example", "http://localhost.example", "http://127.0.0.1.example:80"] {
-            assert!(matches!(guard(clear), Err(Error::TokenInTheClear { .. })), "{clear}");
+            assert!(matches!(guard(clear), Err(Error::Hub(HubError::TokenInTheClear { .. }))), "{clear}");
         }
-        for invalid in ["hub.example", "ftp://hub.example", "http://127.0.0.1@hub.example", "https://"] {
-            assert!(matches!(guard(invalid), Err(Error::InvalidHubSetting { .. })), "{invalid}");
+        for invalid in
+            ["hub.example", "ftp://hub.example", "http://127.0.0.1@hub.example", "https://", "https://hub.example/?a"]
+        {
+            assert!(matches!(guard(invalid), Err(Error::Hub(HubError::InvalidSetting { .. }))), "{invalid}");
         }
+    }
+
+    #[test]
+    fn what_can_be_no_token_is_refused_and_not_shown() {
+        for text in ["hf_one\nhf_two", "hf_se cret", "hf_s\u{e9}cret", "hf_s\u{1b}cret", &"s".repeat(5000)] {
+            let error = resolve(&[("HOME", "/nobody"), ("HF_TOKEN", text)]).unwrap_err();
+            assert!(matches!(&error, Error::Hub(HubError::InvalidToken { from, .. }) if from == "HF_TOKEN"), "{error}");
+            assert!(error.to_string().contains("HF_TOKEN") && !error.to_string().contains("cret"), "{error}");
+            assert!(error.hint().unwrap().contains("token"));
+        }
+    }
+
+    #[test]
+    fn a_proxy_comes_from_the_usual_variables() {
+        let proxy = |variables: &[(&str, &str)]| {
+            resolve(&[&[("HOME", "/h")], variables].concat()).map(|settings| settings.proxy)
+        };
+        assert!(proxy(&[]).unwrap().is_none());
+        let variables =
+            [("https_proxy", "http://user:pass%20word@proxy.example:3128"), ("NO_PROXY", "a.example, .local")];
+        let found = proxy(&variables).unwrap().unwrap();
+        assert_eq!((found.host(), found.port(), found.password()), ("proxy.example", 3128, Some("pass word")));
+        let is_direct = |address: &str| found.is_no_proxy(&address.parse().unwrap());
+        assert!(is_direct("https://a.example/") && is_direct("https://b.local/") && !is_direct("https://b.example/"));
+        let error = proxy(&[("HTTPS_PROXY", "http://user:secret@")]).unwrap_err().to_string();
+        assert!(error.contains("HTTPS_PROXY") && !error.contains("secret"), "{error}");
     }
 }
