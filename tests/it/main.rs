@@ -15,6 +15,7 @@ mod crash;
 mod demo;
 mod federate;
 mod hostile;
+mod hub;
 mod plan;
 mod preview;
 mod same_bytes;

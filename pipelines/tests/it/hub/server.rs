@@ -113,6 +113,8 @@ impl Hub {
 
     /// Answers requests on one connection until the client closes it.
     fn answer_all(&self, mut stream: TcpStream, seen: &Mutex<Vec<Request>>) {
+        // Head and body are sent apart, and neither may wait for the other's receipt.
+        stream.set_nodelay(true).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
             seen.lock().unwrap().push(request.clone());
