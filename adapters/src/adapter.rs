@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dora::DoraFactors;
 use crate::error::{Error, Result};
-use crate::factors::LoraFactors;
+use crate::factors::{LARGEST_RANK, LoraFactors};
 use crate::kind::UpdateKind;
 use crate::module::{Component, ModuleInfo, path_number};
 use crate::targets::Targets;
@@ -22,7 +22,7 @@ const INITIAL_DOWN: Stream = Stream("adapter.down");
 /// Settings of a fresh adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
-    /// Rows of every `down`, 1 or more.
+    /// Rows of every `down`, from 1 to [`LARGEST_RANK`].
     pub rank: usize,
     /// The update is scaled by `alpha / rank`; finite and not zero.
     pub alpha: f64,
@@ -38,14 +38,17 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::InvalidRank`], [`Error::InvalidAlpha`], [`Error::InvalidDropout`].
     pub fn validate(&self) -> Result<()> {
-        if self.rank == 0 {
-            return Err(Error::InvalidRank { rank: self.rank });
-        }
+        check_rank(self.rank)?;
         if !self.alpha.is_finite() || self.alpha == 0.0 {
             return Err(Error::InvalidAlpha { alpha: self.alpha });
         }
         check_dropout(self.dropout)
     }
+}
+
+/// Refuses rank 0, and ranks that no memory holds.
+pub(crate) fn check_rank(rank: usize) -> Result<()> {
+    if (1..=LARGEST_RANK).contains(&rank) { Ok(()) } else { Err(Error::InvalidRank { rank }) }
 }
 
 /// A probability of 1 would drop every value, and the factor `1 / (1 - p)` of the kept ones would be infinite.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
-use crate::adapter::{Adapter, plain_lora};
+use crate::adapter::{Adapter, check_rank, plain_lora};
 use crate::error::{Error, Result};
 use crate::factors::{LoraFactors, Matrices};
 
@@ -57,12 +57,10 @@ pub struct Resized {
 /// is the new rank, so the scale is 1.
 ///
 /// # Errors
-/// [`Error::InvalidRank`] for rank 0; [`Error::Numerics`] if the SVD fails; [`Error::NotLora`] for a module of another
+/// [`Error::InvalidRank`] for rank 0 or above [`LARGEST_RANK`](crate::LARGEST_RANK); [`Error::Numerics`] if the SVD fails; [`Error::NotLora`] for a module of another
 /// kind, whose nearest update depends on the base's weights.
 pub fn resize(adapter: &Adapter, rank: usize) -> Result<Resized> {
-    if rank == 0 {
-        return Err(Error::InvalidRank { rank });
-    }
+    check_rank(rank)?;
     let mut discarded = BTreeMap::new();
     let mut resized = Adapter::new();
     for (path, update) in adapter.iter() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 
+use crate::factors::LARGEST_RANK;
 use crate::family::BaseFamily;
 use crate::file::{Format, MatchReport};
 use crate::kind::{AdapterKind, UpdateKind};
@@ -18,8 +19,8 @@ const SPELLED_OUT: usize = 3;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The rank is 0.
-    #[error("rank must be 1 or more, found {rank}")]
+    /// The rank is 0 or above the limit.
+    #[error("rank must be from 1 to {LARGEST_RANK}, found {rank}")]
     InvalidRank {
         /// The requested rank.
         rank: usize,
@@ -216,6 +217,14 @@ pub enum Error {
         /// The base family of the modules given.
         base_family: Option<BaseFamily>,
     },
+    /// Some ranks exceed both sides of their modules by far.
+    #[error("`{}` has ranks that its modules do not need: {}", path.display(), listed_plain(modules))]
+    SurplusRanks {
+        /// The file.
+        path: PathBuf,
+        /// Every module with such a rank.
+        modules: Vec<SurplusRank>,
+    },
     /// Some factors or alphas are NaN or infinite.
     #[error("`{}` has values that are not finite in {} tensors: {}", path.display(), tensors.len(), listed(tensors))]
     NotFinite {
@@ -311,6 +320,24 @@ impl std::fmt::Display for ShapeMismatch {
     }
 }
 
+/// A module of a file whose rank exceeds both of its sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SurplusRank {
+    /// Module path in the base.
+    pub module: String,
+    /// Rank in the file.
+    pub rank: usize,
+    /// The largest rank that is accepted for the module.
+    pub most: usize,
+}
+
+impl std::fmt::Display for SurplusRank {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { module, rank, most } = self;
+        write!(f, "`{module}`: expected rank {most} or less, found {rank}")
+    }
+}
+
 /// A module of a file that lacks a tensor of its update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncompleteModule {
@@ -366,6 +393,9 @@ impl Error {
             }
             Self::UnmatchedKeys { .. } => {
                 "the file may be made for another base or by another tool; inspect it, or accept that these keys are left out".to_owned()
+            }
+            Self::SurplusRanks { .. } => {
+                "no trainer writes such a file; do not trust its source, or resize the adapter where it was made".to_owned()
             }
             Self::NotFinite { .. } => "the training that wrote this file diverged; use an earlier state".to_owned(),
             Self::SeveralComponents { .. } => {

@@ -1,8 +1,17 @@
 //! The low-rank update (LoRA) of one module, and the one function that forms its matrix.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+
+/// The largest rank of a new adapter; published ones stay below 1024.
+pub const LARGEST_RANK: usize = 16_384;
+
+/// The largest rank on a module both of whose sides are smaller. No update needs a rank above the smaller side; trainers
+/// give every module the same rank, also those with few channels.
+pub const LARGEST_SURPLUS_RANK: usize = 1024;
 
 /// The low-rank update of one module: `weight + alpha / rank * up * down`.
 ///
@@ -97,17 +106,16 @@ impl LoraFactors {
             .map_err(Error::tensor("forming the update"))
     }
 
-    /// Frobenius norm of [`delta`](Self::delta), computed in f64 without forming the matrix: `||up * down||^2` is the
-    /// sum over the elementwise product of the Gram matrices `up^T up` and `down down^T`, both `[rank, rank]`.
+    /// Frobenius norm of [`delta`](Self::delta), computed in f64 in blocks of bounded size.
+    ///
+    /// The norm is taken from the smaller side: up to a rank of `min(out, in)`, `||up * down||^2` is the sum over the
+    /// elementwise product of the Gram matrices `up^T up` and `down down^T`, both `[rank, rank]`; above it, the sum over
+    /// the squares of the product itself, `[out, in]`.
     pub fn delta_norm(&self) -> Result<f64> {
         let Matrices { up, down } = self.matrices()?;
-        let squared = || -> candle_core::Result<f64> {
-            let (up, down) = (up.to_dtype(DType::F64)?, down.to_dtype(DType::F64)?);
-            let gram_up = up.t()?.matmul(&up)?;
-            let gram_down = down.matmul(&down.t()?)?;
-            (gram_up * gram_down)?.sum_all()?.to_scalar()
-        };
-        let squared = squared().map_err(Error::tensor("measuring the update"))?;
+        let (rank, smaller_side) = (down.dims()[0], up.dims()[0].min(down.dims()[1]));
+        let squared = if rank <= smaller_side { squared_by_gram(&up, &down) } else { squared_by_product(&up, &down) };
+        let squared = squared.map_err(Error::tensor("measuring the update"))?;
         Ok(self.scale().abs() * squared.max(0.0).sqrt())
     }
 
@@ -115,6 +123,61 @@ impl LoraFactors {
     pub fn scaled(&self, strength: f64) -> Self {
         Self { alpha: self.alpha * strength, ..self.clone() }
     }
+}
+
+/// Side of the largest block of a product: 8 MiB in f64.
+const BLOCK_SIDE: usize = 1 << 10;
+/// Most elements that are converted to f64 together: 16 MiB.
+const CONVERTED: usize = 1 << 21;
+
+fn squared_by_gram(up: &Tensor, down: &Tensor) -> candle_core::Result<f64> {
+    over_blocks(down.dims()[0], down.dims()[0], |i, j| {
+        let gram_up = product(&rows(&up.t()?, &i)?, &rows(&up.t()?, &j)?.t()?)?;
+        let gram_down = product(&rows(down, &i)?, &rows(down, &j)?.t()?)?;
+        (gram_up * gram_down)?.sum_all()?.to_scalar()
+    })
+}
+
+fn squared_by_product(up: &Tensor, down: &Tensor) -> candle_core::Result<f64> {
+    over_blocks(up.dims()[0], down.dims()[1], |i, j| {
+        product(&rows(up, &i)?, &rows(&down.t()?, &j)?.t()?)?.sqr()?.sum_all()?.to_scalar()
+    })
+}
+
+/// The sum of `block` over all blocks of a matrix of this size.
+fn over_blocks(
+    height: usize,
+    width: usize,
+    block: impl Fn(Range<usize>, Range<usize>) -> candle_core::Result<f64>,
+) -> candle_core::Result<f64> {
+    let mut sum = 0.0;
+    for i in ranges(height, BLOCK_SIDE) {
+        for j in ranges(width, BLOCK_SIDE) {
+            sum += block(i.clone(), j)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// `left * right` in f64; only some columns of `left` and rows of `right` are converted at a time.
+fn product(left: &Tensor, right: &Tensor) -> candle_core::Result<Tensor> {
+    let (height, width, inner) = (left.dims()[0], right.dims()[1], right.dims()[0]);
+    let step = (CONVERTED / (height + width).max(1)).max(1);
+    let mut products = ranges(inner, step).map(|k| {
+        let left = left.narrow(1, k.start, k.len())?.to_dtype(DType::F64)?;
+        left.matmul(&rows(right, &k)?.to_dtype(DType::F64)?)
+    });
+    let first = products.next().unwrap_or_else(|| Tensor::zeros((height, width), DType::F64, left.device()))?;
+    products.try_fold(first, |sum, product| sum + product?)
+}
+
+fn rows(matrix: &Tensor, range: &Range<usize>) -> candle_core::Result<Tensor> {
+    matrix.narrow(0, range.start, range.len())
+}
+
+/// `0..end` in ranges of at most `step`.
+fn ranges(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..end).step_by(step).map(move |start| start..(start + step).min(end))
 }
 
 /// The factors of one module as plain matrices; see [`LoraFactors::matrices`].
@@ -166,6 +229,23 @@ mod tests {
         let direct = delta.sqr().unwrap().sum_all().unwrap();
         let direct = f64::from(direct.to_scalar::<f32>().unwrap()).sqrt();
         assert!((factors.delta_norm().unwrap() - direct).abs() < 1e-5 * direct);
+    }
+
+    fn wave(rows: usize, columns: usize, phase: f32) -> Tensor {
+        let values = (0..rows * columns).map(|i| (1.3 * i as f32 + phase).sin()).collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn delta_norm_of_any_shape_is_the_norm_of_delta() {
+        for (out, rank, inputs) in [(3, 2, 4), (3, 7, 4), (1, 3000, 2), (1500, 1200, 1300), (1100, 3000, 5), (2, 2, 0)]
+        {
+            let factors = LoraFactors::new(wave(rank, inputs, 0.2), wave(out, rank, 0.7), 1.5).unwrap();
+            let delta = factors.delta().unwrap().to_dtype(DType::F64).unwrap();
+            let direct = delta.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
+            let norm = factors.delta_norm().unwrap();
+            assert!((norm - direct).abs() <= 1e-5 * direct, "{out} {rank} {inputs}: {norm} against {direct}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catelier_adapters::{Adapter, Fingerprint, LayerUpdate, UpdateKind};
+use catelier_numerics::finite::largest_magnitude;
 
 use crate::contribution::Contribution;
 use crate::error::{Error, Problem, RejectedContribution, Result};
@@ -61,8 +62,12 @@ fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec
     Ok(problems)
 }
 
-/// The problem of an adapter with values that are NaN or infinite, or with an update so large that
-/// its norm is infinite in f32.
+/// The largest value of a tensor and the largest norm of an update that are accepted. Activations stay below 1e5 and are
+/// multiplied by an update and squared in the networks' norms: above this limit, squares come close to the end of f32 at
+/// 3e38, and images are not finite. Trained values are below 1e3.
+pub(crate) const LARGEST: f64 = 1e12;
+
+/// The problem of an adapter with values that are NaN, infinite or above [`LARGEST`], or with such an update.
 pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     let mut not_finite = Vec::new();
     for (module, update) in adapter.iter() {
@@ -72,12 +77,25 @@ pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     }
     match not_finite.first() {
         Some(first) => Ok(Some(Problem::NotFinite { count: not_finite.len(), first: (*first).to_owned() })),
-        None => too_large(adapter),
+        None => Ok(large_value(adapter)?.or(too_large(adapter)?)),
     }
 }
 
-/// The problem of an update that overflows f32 although its factors are finite. Only the low-rank part is measured,
-/// since the rest of a DoRA depends on the base's weights.
+/// The problem of a tensor with a value above [`LARGEST`], even if the update is small because another factor is.
+fn large_value(adapter: &Adapter) -> Result<Option<Problem>> {
+    for (module, update) in adapter.iter() {
+        for (_, tensor) in update.tensors() {
+            let value = largest_magnitude(tensor).map_err(Error::tensor("checking updates"))?;
+            if value > LARGEST {
+                return Ok(Some(Problem::LargeValue { value, module: module.to_owned() }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The problem of an update above [`LARGEST`] although its factors are not. Only the low-rank part is measured, since the
+/// rest of a DoRA depends on the base's weights.
 fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
     let norm_of = |(module, update): (_, &LayerUpdate)| Ok((module, update.low_rank().delta_norm()?));
     let norms: Vec<(&str, f64)> =
@@ -85,7 +103,7 @@ fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
     let norm = norms.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt();
     let largest = norms.iter().max_by(|left, right| left.1.total_cmp(&right.1));
     let problem = |(module, _): &(&str, f64)| Problem::TooLarge { norm, module: (*module).to_owned() };
-    Ok(largest.filter(|_| !(norm as f32).is_finite()).map(problem))
+    Ok(largest.filter(|_| norm > LARGEST).map(problem))
 }
 
 /// By module, the number of outputs followed by the shape of the input.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use catelier_adapters::UpdateKind;
 
+use crate::check::LARGEST;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -193,7 +195,14 @@ pub enum Problem {
         /// The first module.
         first: String,
     },
-    /// The update of the whole adapter has a norm that f32 cannot hold, although all values are finite.
+    /// A value is so large that images are not finite.
+    LargeValue {
+        /// Its magnitude.
+        value: f64,
+        /// Its module.
+        module: String,
+    },
+    /// The update of the whole adapter is so large that images are not finite, although its values are not.
     TooLarge {
         /// Frobenius norm of the update.
         norm: f64,
@@ -237,7 +246,10 @@ impl fmt::Display for Problem {
                 write!(f, "{} with values that are not finite, first `{first}`", modules(*count))
             }
             Self::TooLarge { norm, module } => {
-                write!(f, "an update of norm {norm:.1e}, more than f32 can hold, largest in `{module}`")
+                write!(f, "an update of norm {norm:.1e}, above the limit of {LARGEST:e}, largest in `{module}`")
+            }
+            Self::LargeValue { value, module } => {
+                write!(f, "the value {value:.1e} in `{module}`, above the limit of {LARGEST:e}")
             }
         }
     }

@@ -2,13 +2,36 @@
 
 use candle_core::{DType, Result, Tensor};
 
+/// Elements that are looked at together.
+const PIECE: usize = 1 << 20;
+
 /// Whether every value of `tensor` is finite.
 ///
 /// `x - x` is 0 for a finite `x` and NaN for any other. A sum of the values is no test: it may overflow although every
 /// value is finite.
 pub fn is_finite(tensor: &Tensor) -> Result<bool> {
-    let zeros = tensor.sub(tensor)?.to_dtype(DType::F32)?;
-    Ok(zeros.sum_all()?.to_scalar::<f32>()? == 0.0)
+    pieces(tensor)?.try_fold(true, |finite, piece| {
+        let piece = piece?;
+        let zeros = piece.sub(&piece)?.to_dtype(DType::F32)?;
+        Ok(finite && zeros.sum_all()?.to_scalar::<f32>()? == 0.0)
+    })
+}
+
+/// The largest magnitude among the values of `tensor`; 0 if it has none, NaN or infinity if one is not finite.
+pub fn largest_magnitude(tensor: &Tensor) -> Result<f64> {
+    pieces(tensor)?.try_fold(0.0, |largest: f64, piece| {
+        let values = piece?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let larger =
+            |largest: f64, value: &f64| if largest.is_nan() || value.abs() <= largest { largest } else { value.abs() };
+        Ok(values.iter().fold(largest, larger))
+    })
+}
+
+/// The values of `tensor` as vectors, so that a large tensor is not copied as a whole.
+fn pieces(tensor: &Tensor) -> Result<impl Iterator<Item = Result<Tensor>>> {
+    let flat = tensor.flatten_all()?;
+    let count = flat.elem_count();
+    Ok((0..count).step_by(PIECE).map(move |start| flat.narrow(0, start, PIECE.min(count - start))))
 }
 
 #[cfg(test)]
@@ -37,6 +60,18 @@ mod tests {
                 assert!(!is_finite(&tensor).unwrap() && !is_finite(&tensor.t().unwrap()).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn the_largest_magnitude_is_found_in_any_piece() {
+        let mut values = vec![0.5f32; PIECE + 2];
+        let largest = |values: &[f32]| largest_magnitude(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
+        for (place, value) in [(3, -7.0), (PIECE + 1, 3e38), (PIECE, f32::NEG_INFINITY), (1, f32::NAN)] {
+            values[place] = value;
+            let found = largest(&values);
+            assert!(found == f64::from(value.abs()) || found.is_nan() && value.is_nan(), "{found} for {value}");
+        }
+        assert_eq!(largest(&[]), 0.0);
     }
 
     #[test]

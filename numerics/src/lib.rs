@@ -9,6 +9,7 @@
 )]
 
 pub mod atomic;
+pub mod bounded;
 pub mod ema;
 mod error;
 pub mod finite;

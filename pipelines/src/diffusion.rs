@@ -13,6 +13,8 @@ mod schedule;
 mod timesteps;
 
 pub use catelier_adapters::Prediction;
+#[cfg(test)]
+pub(crate) use config::SCHEDULER;
 pub use config::{BetaSchedule, FinalSigma, SchedulerConfig, Spacing};
 pub use schedule::NoiseSchedule;
 pub(crate) use schedule::SMALLEST_SIGNAL;

@@ -103,15 +103,6 @@ pub enum Error {
         missing: Vec<String>,
     },
 
-    /// A weight file is not a readable safetensors file.
-    #[error("`{path}` is not a readable safetensors file")]
-    UnreadableWeights {
-        /// The file.
-        path: String,
-        /// The parser's reason.
-        source: candle_core::Error,
-    },
-
     /// A component's weights do not fit its configuration.
     #[error("the weights of `{component}` do not fit its configuration: {}", list(.offences))]
     TensorMismatch {

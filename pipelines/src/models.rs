@@ -6,7 +6,7 @@
 pub mod base;
 mod checkpoint;
 mod condition;
-mod config;
+pub(crate) mod config;
 pub mod files;
 pub mod hub;
 mod shapes;

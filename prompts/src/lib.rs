@@ -8,6 +8,7 @@
     )
 )]
 
+mod bounded;
 pub mod captions;
 mod condition;
 mod error;

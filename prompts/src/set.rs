@@ -1,11 +1,11 @@
 //! Prompt sets for evaluating an adapter: the same prompts, with and without its trigger, for base and adapted model.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::template::{self, Values};
 use crate::{Error, Result};
 
@@ -24,6 +24,9 @@ pub enum PromptKind {
     /// A few plain words.
     Generic,
 }
+
+/// Largest file of prompts: tens of thousands of them.
+const LARGEST_FILE: u64 = 2 << 20;
 
 /// One prompt of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +88,8 @@ impl PromptSet {
     /// [`Error::Read`], [`Error::PromptSetNotUtf8`], [`Error::PromptSetBroken`], [`Error::EmptyPrompts`]; also as
     /// [`template::placeholders`].
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let bytes =
+            bounded::read(path, LARGEST_FILE).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let text = String::from_utf8(bytes).map_err(|_| Error::PromptSetNotUtf8 { path: path.to_owned() })?;
         let text = text.trim_start_matches('\u{feff}');
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
@@ -179,6 +183,8 @@ impl PromptSet {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use std::collections::BTreeSet;
 

@@ -12,9 +12,10 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::bounded;
 use crate::{Error, Result};
 use clip::SpecialIds;
-use files::TokenizerFiles;
+use files::{LARGEST_FILE, TokenizerFiles};
 
 /// A text as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Tokenizer {
     pieces: tokenizers::Tokenizer,
     special: SpecialIds,
     max_length: usize,
+    /// The highest id and one.
+    vocabulary: usize,
 }
 
 impl Tokenizer {
@@ -42,7 +45,7 @@ impl Tokenizer {
     /// [`Error::TokenizerFileMissing`], [`Error::Read`], [`Error::TokenizerFileBroken`],
     /// [`Error::SpecialTokenUnknown`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let read = |file: &str| match std::fs::read(folder.join(file)) {
+        let read = |file: &str| match bounded::read(&folder.join(file), LARGEST_FILE) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Read { path: folder.join(file), source }),
@@ -102,9 +105,9 @@ impl Tokenizer {
         self.max_length
     }
 
-    /// Number of entries of the vocabulary; every id is below it.
+    /// Every id is below this number, and the highest is one less; the number of entries of most vocabularies.
     pub fn vocabulary(&self) -> usize {
-        self.pieces.get_vocab_size(true)
+        self.vocabulary
     }
 
     /// The id of the start token.

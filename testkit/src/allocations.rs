@@ -18,12 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 ///
 /// Two things are not counted, so that the figures are the same on every machine. The `gemm` crate packs operands into
 /// memory aligned to more than 64 bytes, and the size depends on registers and caches. The bytes of flags and text are
-/// left out too, among them the crate's list of packed operands.
+/// left out too, among them the crate's list of packed operands. Bounds on memory are about everything:
+/// [`Allocated::peak_of_all_bytes`] leaves nothing out.
 #[derive(Debug)]
 pub struct CountingAllocator {
     count: AtomicU64,
     live: AtomicU64,
     peak: AtomicU64,
+    live_of_all: AtomicU64,
+    peak_of_all: AtomicU64,
 }
 
 /// Our tensors are aligned to at most this many bytes, the size of a vector register.
@@ -38,23 +41,29 @@ pub struct Allocated {
     pub peak_bytes: u64,
     /// Bytes of elements that are still held, beyond those held before; 0 if there are fewer.
     pub held_bytes: u64,
+    /// Peak bytes of everything held at the same time, beyond what was held before.
+    pub peak_of_all_bytes: u64,
 }
 
 impl CountingAllocator {
     /// An allocator that has counted nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { count: AtomicU64::new(0), live: AtomicU64::new(0), peak: AtomicU64::new(0) }
+        let [count, live, peak, live_of_all, peak_of_all] = [const { AtomicU64::new(0) }; 5];
+        Self { count, live, peak, live_of_all, peak_of_all }
     }
 
     /// Runs `work` and returns its result with the allocations of all threads in the meantime.
     pub fn measure<R>(&self, work: impl FnOnce() -> R) -> (R, Allocated) {
         let (count, live) = (self.count.load(Relaxed), self.live.load(Relaxed));
+        let live_of_all = self.live_of_all.load(Relaxed);
         self.peak.store(live, Relaxed);
+        self.peak_of_all.store(live_of_all, Relaxed);
         let result = work();
         let (count, peak_bytes) = (self.count.load(Relaxed) - count, self.peak.load(Relaxed) - live);
         let held_bytes = self.live.load(Relaxed).saturating_sub(live);
-        (result, Allocated { count, peak_bytes, held_bytes })
+        let peak_of_all_bytes = self.peak_of_all.load(Relaxed) - live_of_all;
+        (result, Allocated { count, peak_bytes, held_bytes, peak_of_all_bytes })
     }
 
     fn grow(&self, layout: Layout) {
@@ -62,10 +71,14 @@ impl CountingAllocator {
         let bytes = counted_bytes(layout);
         let live = self.live.fetch_add(bytes, Relaxed) + bytes;
         self.peak.fetch_max(live, Relaxed);
+        let bytes = layout.size() as u64;
+        let live_of_all = self.live_of_all.fetch_add(bytes, Relaxed) + bytes;
+        self.peak_of_all.fetch_max(live_of_all, Relaxed);
     }
 
     fn shrink(&self, layout: Layout) {
         self.live.fetch_sub(counted_bytes(layout), Relaxed);
+        self.live_of_all.fetch_sub(layout.size() as u64, Relaxed);
     }
 }
 
@@ -127,6 +140,7 @@ mod tests {
             allocator.grow(numbers);
             allocator.shrink(scratch);
         });
-        assert_eq!(allocated, Allocated { count: 3, peak_bytes: 100, held_bytes: 100 });
+        let peak_of_all_bytes = 100 + 4096 + 50 + 100 - 100;
+        assert_eq!(allocated, Allocated { count: 3, peak_bytes: 100, held_bytes: 100, peak_of_all_bytes });
     }
 }

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use catelier_numerics::bounded;
 use catelier_numerics::finite::is_finite;
 use catelier_numerics::tensor_file::TensorFile;
 
 use super::config::{self, PeftConfig};
 use super::key::{Key, PEFT_PREFIX, Role, Spelling, spelling};
 use super::write::{PEFT_CONFIG, PEFT_FILE};
-use super::{Format, Metadata};
+use super::{Format, Metadata, hash};
 use crate::error::{Error, IncompleteModule, Result};
 use crate::family::{BaseFamily, takes_context};
 use crate::kind::AdapterKind;
 use crate::module::Component;
+
+/// Largest `adapter_config.json`; one that lists every module of a large base is below 1 MiB.
+const LARGEST_CONFIG: u64 = 4 << 20;
 
 /// The names of one module's tensors.
 #[derive(Debug, Clone, Default)]
@@ -179,7 +183,7 @@ impl Contents {
     pub(crate) fn read_configs(&self) -> Result<BTreeMap<Component, PeftConfig>> {
         let beside = self.path.with_file_name(PEFT_CONFIG);
         if self.is_peft_file() && beside.is_file() {
-            let text = std::fs::read(&beside).map_err(Error::io(&beside))?;
+            let text = bounded::read(&beside, LARGEST_CONFIG).map_err(Error::io(&beside))?;
             let config = PeftConfig::from_json(&beside.display().to_string(), &text)?;
             let own = self.groups.keys().map(|stem| component_of(stem));
             return Ok(own.map(|component| (component, config.clone())).collect());
@@ -229,6 +233,11 @@ fn file_in(path: &Path) -> Result<PathBuf> {
 }
 
 impl Contents {
+    /// SHA-256 of the bytes after the header.
+    pub(crate) fn payload_hash(&self) -> Result<String> {
+        hash::payload_hash(&self.file).map_err(Error::numerics(format!("reading `{}`", self.path.display())))
+    }
+
     /// Shape of a tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
         self.file.shape(name).map_err(self.failed(name))
@@ -240,12 +249,7 @@ impl Contents {
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
             return Err(self.unexpected(name, "floating point", format!("{dtype:?}")));
         }
-        let tensor = self
-            .file
-            .tensor(name, &Device::Cpu)
-            .map_err(self.failed(name))?
-            .to_dtype(DType::F32)
-            .map_err(Error::tensor("converting factors"))?;
+        let tensor = self.file.tensor_f32(name).map_err(self.failed(name))?;
         if !is_finite(&tensor).map_err(Error::tensor("checking factors"))? {
             not_finite.push(name.to_owned());
         }

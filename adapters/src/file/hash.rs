@@ -1,32 +1,77 @@
 //! Hashes that identify an adapter independently of its header.
 
-use catelier_numerics::hex;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use candle_core::Tensor;
+use catelier_numerics::tensor_file::{self, TensorFile};
+use catelier_numerics::{Result, hex};
 use sha2::{Digest, Sha256};
 
 /// Number of bytes of the length field in front of a safetensors header.
-const LENGTH_BYTES: usize = 8;
+const LENGTH_BYTES: u64 = 8;
 
 /// The range of the file, in bytes, that the legacy hash covers.
-const LEGACY_WINDOW: std::ops::Range<usize> = 0x10_0000..0x11_0000;
+const LEGACY_WINDOW: std::ops::Range<u64> = 0x10_0000..0x11_0000;
 
-/// SHA-256 of the bytes after the header, 64 hex digits: `sshs_model_hash`.
-pub(crate) fn payload_hash(file: &[u8]) -> String {
-    let length = file.first_chunk::<LENGTH_BYTES>().map_or(0, |b| u64::from_le_bytes(*b));
-    let start = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(LENGTH_BYTES);
-    sha256(file.get(start..).unwrap_or_default())
+/// The hashes of a file that is never held in memory as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Hashes {
+    /// Bytes seen so far.
+    at: u64,
+    length: [u8; LENGTH_BYTES as usize],
+    payload: Sha256,
+    legacy: Sha256,
 }
 
-/// The first eight digits of the SHA-256 of 64 KiB at offset 1 MiB: `sshs_legacy_hash`. Files of 1 MiB or less all have
-/// the hash of no bytes, `e3b0c442`.
-pub(crate) fn legacy_hash(file: &[u8]) -> String {
-    let end = LEGACY_WINDOW.end.min(file.len());
-    let mut digits = sha256(file.get(LEGACY_WINDOW.start..end).unwrap_or_default());
-    digits.truncate(8);
-    digits
+impl Hashes {
+    /// The hashes of the file that holds these tensors and this metadata.
+    pub(crate) fn of(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let mut hashes = Self::default();
+        tensor_file::write_to(&mut hashes, tensors, metadata)?;
+        Ok(hashes)
+    }
+
+    /// SHA-256 of the bytes after the header, 64 hex digits: `sshs_model_hash`.
+    pub(crate) fn payload(&self) -> String {
+        hex::encode(self.payload.clone().finalize())
+    }
+
+    /// The first eight digits of the SHA-256 of 64 KiB at offset 1 MiB: `sshs_legacy_hash`. Files of 1 MiB or less all
+    /// have the hash of no bytes, `e3b0c442`.
+    pub(crate) fn legacy(&self) -> String {
+        hex::encode(&self.legacy.clone().finalize()[..4])
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let start = self.at;
+        self.at += bytes.len() as u64;
+        let from = |position: u64| (position.saturating_sub(start) as usize).min(bytes.len());
+        let length = &bytes[..from(LENGTH_BYTES)];
+        let known = start.min(LENGTH_BYTES) as usize;
+        self.length[known..known + length.len()].copy_from_slice(length);
+        let header_end = u64::from_le_bytes(self.length).saturating_add(LENGTH_BYTES);
+        self.payload.update(&bytes[if self.at < LENGTH_BYTES { bytes.len() } else { from(header_end) }..]);
+        self.legacy.update(&bytes[from(LEGACY_WINDOW.start)..from(LEGACY_WINDOW.end)]);
+    }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+impl Write for Hashes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// [`Hashes::payload`] of a file on disk.
+pub(crate) fn payload_hash(file: &TensorFile) -> Result<String> {
+    let mut hash = Sha256::new();
+    file.each_data_chunk(|bytes| hash.update(bytes))?;
+    Ok(hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]
@@ -35,33 +80,45 @@ mod tests {
 
     const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-    #[test]
-    fn the_payload_hash_leaves_the_header_out() {
-        let file = |header: &[u8]| {
-            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-            bytes.extend_from_slice(header);
-            bytes.extend_from_slice(b"abc");
-            bytes
-        };
-        let hash = payload_hash(&file(b"{}"));
-        assert_eq!(hash, payload_hash(&file(b"{\"a\": 1}")));
-        assert!(hash.starts_with("ba7816bf"), "{hash}");
+    /// The hashes of a file that is written in pieces of `piece` bytes.
+    fn hashes(file: &[u8], piece: usize) -> Hashes {
+        let mut hashes = Hashes::default();
+        file.chunks(piece).for_each(|piece| hashes.write_all(piece).unwrap());
+        hashes
+    }
+
+    fn file(header: &[u8], data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header, data].concat()
     }
 
     #[test]
-    fn small_and_broken_files_have_the_hash_of_nothing() {
-        assert_eq!(payload_hash(b""), NOTHING);
-        assert_eq!(payload_hash(&[0xff; 20]), NOTHING);
-        assert_eq!(legacy_hash(b"small"), NOTHING[..8]);
+    fn the_payload_hash_leaves_the_header_out() {
+        for piece in [1, 3, 7, 100] {
+            let hash = hashes(&file(b"{}", b"abc"), piece).payload();
+            assert_eq!(hash, hashes(&file(b"{\"a\": 1}", b"abc"), piece).payload());
+            assert!(hash.starts_with("ba7816bf"), "{hash}");
+        }
+        let bytes = file(b"{\"x\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", b"abc");
+        assert!(payload_hash(&TensorFile::from_bytes("x", bytes).unwrap()).unwrap().starts_with("ba7816bf"));
+    }
+
+    #[test]
+    fn small_files_have_the_hash_of_nothing() {
+        assert_eq!(hashes(b"", 1).payload(), NOTHING);
+        assert_eq!(hashes(&file(b"{}", b""), 4).payload(), NOTHING);
+        assert_eq!(hashes(b"small", 2).legacy(), NOTHING[..8]);
     }
 
     #[test]
     fn the_legacy_hash_sees_its_window_alone() {
         let mut file = vec![0; 0x12_0000];
-        let hash = legacy_hash(&file);
+        let legacy = |file: &[u8], piece| hashes(file, piece).legacy();
+        let hash = legacy(&file, file.len());
+        assert_eq!(legacy(&file, 1000), hash);
         file[0x11_0000] = 1;
-        assert_eq!(legacy_hash(&file), hash);
+        assert_eq!(legacy(&file, 1000), hash);
         file[0x10_ffff] = 1;
-        assert_ne!(legacy_hash(&file), hash);
+        assert_ne!(legacy(&file, 1000), hash);
+        assert_eq!(legacy(&file, 1000), legacy(&file, file.len()));
     }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Format;
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::key::{Spelling, spelling};
-use super::{Format, hash};
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
 use crate::family::BaseFamily;
@@ -80,11 +80,11 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let contents = Contents::open(path)?;
     let mut remarks = Vec::new();
     let modules = modules(&contents, &mut remarks)?;
-    let model_hash = hash::payload_hash(contents.file.bytes());
+    let model_hash = contents.payload_hash()?;
     remark_on_rest(&contents, &model_hash, &mut remarks);
     Ok(Inspection {
         file: name_of(&contents.path),
-        bytes: contents.file.bytes().len() as u64,
+        bytes: contents.file.byte_count(),
         format: contents.format(),
         kinds: kinds(&contents),
         ranks: counted(modules.iter().map(|module| module.rank)),

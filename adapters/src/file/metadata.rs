@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use catelier_numerics::tensor_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::hash::Hashes;
 use super::privacy::{self, Disclosure};
-use super::{Format, config, hash};
+use super::{Format, config};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::family::{BaseFamily, Prediction};
@@ -314,8 +314,8 @@ fn add_hashes(header: &mut Header, tensors: &BTreeMap<String, Tensor>) -> Result
         .filter(|(name, _)| name.starts_with("ss_"))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let bytes = tensor_file::to_bytes(tensors, &training).map_err(Error::numerics("hashing the adapter"))?;
-    header.insert("sshs_model_hash".to_owned(), hash::payload_hash(&bytes));
-    header.insert("sshs_legacy_hash".to_owned(), hash::legacy_hash(&bytes));
+    let hashes = Hashes::of(tensors, &training).map_err(Error::numerics("hashing the adapter"))?;
+    header.insert("sshs_model_hash".to_owned(), hashes.payload());
+    header.insert("sshs_legacy_hash".to_owned(), hashes.legacy());
     Ok(())
 }

@@ -8,11 +8,11 @@ use candle_core::Tensor;
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::names::{NameIndex, Place};
-use super::{Format, MatchReport, Metadata, hash};
+use super::{Format, MatchReport, Metadata};
 use crate::adapter::Adapter;
 use crate::dora::DoraFactors;
-use crate::error::{Error, Result, ShapeMismatch};
-use crate::factors::LoraFactors;
+use crate::error::{Error, Result, ShapeMismatch, SurplusRank};
+use crate::factors::{LARGEST_SURPLUS_RANK, LoraFactors};
 use crate::family::BaseFamily;
 use crate::module::{Component, ModuleInfo, ModuleKind};
 use crate::update::LayerUpdate;
@@ -50,8 +50,8 @@ pub enum UnmatchedKeys {
 ///
 /// # Errors
 /// [`Error::Numerics`] for a hostile or damaged file, with the cause; [`Error::UnsupportedKind`] for LoHa, LoKr and
-/// others. [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::IncompleteModules`],
-/// [`Error::DuplicateModules`] and [`Error::NotFinite`] name every offender.
+/// others. [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::SurplusRanks`],
+/// [`Error::IncompleteModules`], [`Error::DuplicateModules`] and [`Error::NotFinite`] name every offender.
 pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
     read_with(path, modules, UnmatchedKeys::Refuse)
 }
@@ -75,7 +75,7 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
         report: places.report,
         metadata: Metadata::from_header(contents.file.metadata()),
         format: contents.format(),
-        model_hash: hash::payload_hash(contents.file.bytes()),
+        model_hash: contents.payload_hash()?,
     })
 }
 
@@ -174,6 +174,7 @@ fn load(
     base_family: Option<BaseFamily>,
 ) -> Result<Adapter> {
     refuse_wrong_shapes(contents, places, base_family)?;
+    refuse_surplus_ranks(contents, places)?;
     let mut adapter = Adapter::new();
     let mut not_finite = Vec::new();
     for placed in &places.placed {
@@ -198,6 +199,19 @@ fn refuse_wrong_shapes(contents: &Contents, places: &Places<'_>, base_family: Op
         return Ok(());
     }
     Err(Error::WrongShapes { path: contents.path.clone(), offenders, file_family: contents.family(), base_family })
+}
+
+/// Refuses ranks that no module of these sizes needs: activations of that width would take memory and time for nothing.
+fn refuse_surplus_ranks(contents: &Contents, places: &Places<'_>) -> Result<()> {
+    let mut modules = Vec::new();
+    for placed in &places.placed {
+        let (down, up) = (contents.shape(placed.keys.down)?, contents.shape(placed.keys.up)?);
+        let most = up[0].max(down[1..].iter().product()).max(LARGEST_SURPLUS_RANK);
+        if down[0] > most {
+            modules.push(SurplusRank { module: placed.path.clone(), rank: down[0], most });
+        }
+    }
+    if modules.is_empty() { Ok(()) } else { Err(Error::SurplusRanks { path: contents.path.clone(), modules }) }
 }
 
 /// The first factor of a module whose shape does not fit the module. One-pixel kernels may be left out of a shape.

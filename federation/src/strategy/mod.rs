@@ -104,31 +104,42 @@ impl Aggregate {
     /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in the low-rank parts
     /// alone: the rest of a DoRA depends on the base's weights.
     fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
-        let failed = || Error::adapters("measuring the aggregate");
-        let aggregated = adapter.low_rank();
-        let contributed: Vec<(Adapter, f64)> =
-            shares(contributions).iter().map(|(c, share)| (c.adapter.low_rank(), *share)).collect();
-        let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
-        let mean = sum(&terms).map_err(failed())?;
-        terms.push((&aggregated, -1.0));
-        let difference = sum(&terms).map_err(failed())?;
-        // A distance means nothing if factors overflow. The difference contains the factors of the mean, so both are
-        // checked.
-        for adapter in [&adapter, &difference] {
-            if let Some(problem) = overflow(adapter)? {
-                return Err(overflow_error(problem, contributions)?);
-            }
+        if let Some(problem) = overflow(&adapter)? {
+            return Err(overflow_error(problem, contributions)?);
         }
-        let norm_of = |adapter: &Adapter, module: &str| {
-            adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
-        };
-        let distance = |module: &str| {
-            let (absolute, mean_norm) = (norm_of(&difference, module)?, norm_of(&mean, module)?);
-            Ok((module.to_owned(), Distance { absolute, mean_norm }))
-        };
-        let distances = adapter.iter().map(|(module, _)| distance(module)).collect::<Result<_>>()?;
+        let shares = shares(contributions);
+        let distance =
+            |(module, _): (&str, _)| Ok((module.to_owned(), distance_of(module, &adapter, &shares, contributions)?));
+        let distances = adapter.iter().map(distance).collect::<Result<_>>()?;
         Ok(Self { adapter, distances })
     }
+}
+
+/// The distance of one module. Modules are measured one after the other, so that the sums take little memory.
+fn distance_of(
+    module: &str,
+    aggregated: &Adapter,
+    shares: &[(&Contribution, f64)],
+    contributions: &[Contribution],
+) -> Result<Distance> {
+    let failed = || Error::adapters("measuring the aggregate");
+    let only = |adapter: &Adapter| -> Adapter {
+        adapter.get(module).map(|update| (module.to_owned(), update.low_rank().clone())).into_iter().collect()
+    };
+    let contributed: Vec<(Adapter, f64)> = shares.iter().map(|(c, share)| (only(&c.adapter), *share)).collect();
+    let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
+    let mean = sum(&terms).map_err(failed())?;
+    let aggregated = only(aggregated);
+    terms.push((&aggregated, -1.0));
+    let difference = sum(&terms).map_err(failed())?;
+    // A distance means nothing if factors overflow. The difference contains the factors of the mean.
+    if let Some(problem) = overflow(&difference)? {
+        return Err(overflow_error(problem, contributions)?);
+    }
+    let norm_of = |adapter: &Adapter| {
+        adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
+    };
+    Ok(Distance { absolute: norm_of(&difference)?, mean_norm: norm_of(&mean)? })
 }
 
 /// The error of an overflowing mean. It names the client with the largest update, the one to ask first.

@@ -1,6 +1,6 @@
 //! `product`: the mean of the updates, cut to a rank.
 
-use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LARGEST_RANK, LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
 use super::{Aggregate, TargetRank, of_module};
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// **Source** FlexLoRA, arXiv 2402.11505; optimal by the Eckart-Young theorem.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or an alpha that is not
+/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or above [`LARGEST_RANK`], or an alpha that is not
 /// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold; [`Error::UnsupportedKind`]
 /// for adapters that are no LoRA.
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
@@ -45,8 +45,10 @@ fn lora_of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Resul
 }
 
 fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
-    if rank == TargetRank::Fixed(0) {
-        return Err(Error::Target { what: "rank", expected: "1 or more", found: 0.0 });
+    if let TargetRank::Fixed(rank) = rank
+        && !(1..=LARGEST_RANK).contains(&rank)
+    {
+        return Err(Error::Target { what: "rank", expected: "from 1 to 16384", found: rank as f64 });
     }
     match alpha.filter(|alpha| !(alpha.is_finite() && *alpha > 0.0)) {
         Some(found) => Err(Error::Target { what: "alpha", expected: "finite and above 0", found }),

@@ -77,15 +77,30 @@ fn values_must_be_finite() {
     assert_eq!(problems, [Problem::NotFinite { count: 1, first: MODULES[0].0.to_owned() }]);
 }
 
-#[test]
-fn updates_must_fit_into_f32() {
-    let problems = problems_of(|contribution| {
+/// The problems of a contribution whose factors of the second module are filled with these values.
+fn problems_of_values(down: f64, up: f64) -> Vec<Problem> {
+    problems_of(|contribution| {
         let (path, ..) = MODULES[1];
         let factors = contribution.adapter.get(path).unwrap().low_rank().clone();
-        let down = (factors.down.zeros_like().unwrap() + 3e38).unwrap();
-        contribution.adapter.insert(path, LoraFactors { down, ..factors });
-    });
-    assert!(matches!(&problems[..], [Problem::TooLarge { norm, module }] if *norm > 3.4e38 && module == MODULES[1].0));
+        let filled = |tensor: &Tensor, value: f64| (tensor.zeros_like().unwrap() + value).unwrap();
+        let (down, up) = (filled(&factors.down, down), filled(&factors.up, up));
+        contribution.adapter.insert(path, LoraFactors { down, up, ..factors });
+    })
+}
+
+#[test]
+fn values_must_leave_images_finite() {
+    for (down, up) in [(3e38, 0.01), (3e38, 0.0), (0.0, -3e38)] {
+        let problems = problems_of_values(down, up);
+        let [Problem::LargeValue { value, module }] = &problems[..] else { panic!("{down} {up}: {problems:?}") };
+        assert!(*value > 2e38 && module == MODULES[1].0);
+    }
+}
+
+#[test]
+fn updates_must_leave_images_finite() {
+    let problems = problems_of_values(1e9, 1e9);
+    assert!(matches!(&problems[..], [Problem::TooLarge { norm, module }] if *norm > 1e18 && module == MODULES[1].0));
 }
 
 /// A huge `down` with a tiny `up` is an ordinary update, but the separate mean of the `down`s can overflow.
@@ -96,7 +111,7 @@ fn a_mean_that_overflows_is_refused_by_name() {
     let (path, ..) = MODULES[0];
     let factors = contributions[2].adapter.get(path).unwrap().low_rank().clone();
     let scaled = |tensor: &Tensor, factor: f64| (tensor * factor).unwrap();
-    let (down, up) = (scaled(&factors.down, 1e38), scaled(&factors.up, 1e-36));
+    let (down, up) = (scaled(&factors.down, 2e11), scaled(&factors.up, 1e-9));
     contributions[2].adapter.insert(path, LoraFactors { down, up, ..factors });
     let error = Strategy::Fedavg.aggregate(&contributions).unwrap_err();
     assert!(matches!(&error, Error::Overflow { client, .. } if client == "client 2"), "{error}");

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use serde_json::{Map, Value};
-
 use super::element::Element;
+use super::json::{self, Object, Value};
 
-/// Largest header, as in the reference implementation.
-pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Largest header. The headers of the largest models and of adapters with the tags of a whole dataset stay below it;
+/// the format itself allows 100 MB, which would take a multiple of that in memory.
+pub(super) const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// Bytes by which other formats are recognised.
+const BEGINNING_BYTES: u64 = 32;
 /// Bytes of the header length at the start of the file.
 pub(super) const LENGTH_BYTES: usize = 8;
 pub(super) const METADATA: &str = "__metadata__";
@@ -61,6 +63,18 @@ pub enum FileError {
         /// Bytes of the file.
         found: u64,
     },
+    /// The header has a key twice, so that readers may disagree about its content.
+    #[error("the header has the key `{key}` twice")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// The header lists more than any model or adapter has.
+    #[error("expected at most {most} keys in each object of the header, found more")]
+    TooManyKeys {
+        /// The limit.
+        most: usize,
+    },
     /// The header's description of a tensor is malformed.
     #[error("tensor `{tensor}`: {problem}")]
     Description {
@@ -83,9 +97,9 @@ pub enum FileError {
         /// Name of the tensor.
         tensor: String,
         /// Bytes that follow from shape and element type.
-        expected: usize,
+        expected: u64,
         /// Bytes between its offsets.
-        found: usize,
+        found: u64,
     },
     /// Two tensors claim the same bytes.
     #[error("tensors `{first}` and `{second}` overlap")]
@@ -101,7 +115,7 @@ pub enum FileError {
         /// Name of the tensor after the gap.
         tensor: String,
         /// Size of the gap.
-        bytes: usize,
+        bytes: u64,
     },
     /// Metadata is not a map from strings to strings.
     #[error("expected metadata to map texts to texts, found otherwise at `{key}`")]
@@ -145,9 +159,12 @@ impl FileError {
                 "convert it to safetensors first, in a place you trust: loading a pickle can run arbitrary code"
             }
             Self::LfsPointer => "fetch the real file with `git lfs pull`",
-            Self::Overlap { .. } | Self::Gap { .. } | Self::AbsurdShape { .. } | Self::HeaderTooLarge { .. } => {
-                "no honest program writes such a file; do not trust its source"
-            }
+            Self::Overlap { .. }
+            | Self::Gap { .. }
+            | Self::AbsurdShape { .. }
+            | Self::HeaderTooLarge { .. }
+            | Self::DuplicateKey { .. }
+            | Self::TooManyKeys { .. } => "no honest program writes such a file; do not trust its source",
             Self::Unsupported { .. } => "convert the tensor to f32, f16 or bf16",
             _ => return None,
         };
@@ -161,7 +178,7 @@ pub(super) struct Entry {
     pub(super) element: Element,
     pub(super) shape: Vec<usize>,
     /// The tensor's bytes, counted from the start of the file.
-    pub(super) range: Range<usize>,
+    pub(super) range: Range<u64>,
 }
 
 /// The content of a checked header.
@@ -169,31 +186,37 @@ pub(super) struct Entry {
 pub(super) struct Header {
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) metadata: BTreeMap<String, String>,
+    /// The position of the first byte after the header.
+    pub(super) data_start: u64,
 }
 
 impl Header {
-    /// Reads and checks the header of a whole file.
-    pub(super) fn parse(file: &[u8]) -> Result<Self, FileError> {
-        refuse_other_formats(file)?;
-        let data_start = data_start(file)?;
-        let mut header = Self::default();
-        for (name, value) in parse_json(&file[LENGTH_BYTES..data_start])? {
-            if name == METADATA {
-                header.metadata = parse_metadata(value)?;
-            } else {
-                let entry = parse_entry(&name, &value, data_start)?;
-                header.entries.insert(name, entry);
+    /// Reads and checks the header of a file of `bytes` bytes; `read` returns the bytes of a range within them.
+    pub(super) fn read(bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec<u8>, FileError>) -> Result<Self, FileError> {
+        let beginning = read(0..bytes.min(BEGINNING_BYTES))?;
+        refuse_other_formats(&beginning)?;
+        let mut header = Self { data_start: data_start(&beginning, bytes)?, ..Self::default() };
+        let mut has_metadata = false;
+        json::each_entry(&read(LENGTH_BYTES as u64..header.data_start)?, |name, value| {
+            if name != METADATA {
+                let entry = parse_entry(&name, value, header.data_start)?;
+                return json::insert(&mut header.entries, name, entry);
             }
-        }
-        header.check_coverage(data_start, file.len())?;
+            if std::mem::replace(&mut has_metadata, true) {
+                return Err(FileError::DuplicateKey { key: name });
+            }
+            header.metadata = parse_metadata(value)?;
+            Ok(())
+        })?;
+        header.check_coverage(bytes)?;
         Ok(header)
     }
 
     /// Checks that every byte of the data belongs to exactly one tensor.
-    fn check_coverage(&self, data_start: usize, file_bytes: usize) -> Result<(), FileError> {
+    fn check_coverage(&self, found: u64) -> Result<(), FileError> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(_, entry)| (entry.range.start, entry.range.end));
-        let (mut end, mut last) = (data_start, "");
+        let (mut end, mut last) = (self.data_start, "");
         for (name, entry) in entries {
             if entry.range.start < end {
                 return Err(FileError::Overlap { first: last.into(), second: name.clone() });
@@ -203,31 +226,30 @@ impl Header {
             }
             (end, last) = (entry.range.end, name);
         }
-        let (expected, found) = (end as u64, file_bytes as u64);
-        match expected.cmp(&found) {
-            std::cmp::Ordering::Greater => Err(FileError::Truncated { expected, found }),
-            std::cmp::Ordering::Less => Err(FileError::TrailingBytes { expected, found }),
+        match end.cmp(&found) {
+            std::cmp::Ordering::Greater => Err(FileError::Truncated { expected: end, found }),
+            std::cmp::Ordering::Less => Err(FileError::TrailingBytes { expected: end, found }),
             std::cmp::Ordering::Equal => Ok(()),
         }
     }
 }
 
-fn refuse_other_formats(file: &[u8]) -> Result<(), FileError> {
+/// Refuses other formats by the first bytes of a file.
+fn refuse_other_formats(beginning: &[u8]) -> Result<(), FileError> {
     // A zip archive (torch.save since 1.6), or a pickle of protocol 2 to 5 (before).
-    let pickle =
-        file.starts_with(b"PK\x03\x04") || matches!(file, [0x80, 2..=5, rest @ ..] if rest.get(6) != Some(&b'{'));
-    match file {
+    let pickle = beginning.starts_with(b"PK\x03\x04")
+        || matches!(beginning, [0x80, 2..=5, rest @ ..] if rest.get(6) != Some(&b'{'));
+    match beginning {
         [] => Err(FileError::Empty),
         _ if pickle => Err(FileError::Pickle),
-        _ if file.starts_with(b"version https://git-lfs") => Err(FileError::LfsPointer),
+        _ if beginning.starts_with(b"version https://git-lfs") => Err(FileError::LfsPointer),
         _ => Ok(()),
     }
 }
 
-/// Start of the data, if the header's length is plausible.
-fn data_start(file: &[u8]) -> Result<usize, FileError> {
-    let found = file.len() as u64;
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+/// Start of the data in a file of `found` bytes, if the header's length is plausible.
+fn data_start(beginning: &[u8], found: u64) -> Result<u64, FileError> {
+    let Some((length, rest)) = beginning.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(FileError::Truncated { expected: LENGTH_BYTES as u64 + 2, found });
     };
     let bytes = u64::from_le_bytes(*length);
@@ -246,12 +268,7 @@ fn data_start(file: &[u8]) -> Result<usize, FileError> {
     if expected > found {
         return Err(FileError::Truncated { expected, found });
     }
-    Ok(expected as usize)
-}
-
-fn parse_json(header: &[u8]) -> Result<Map<String, Value>, FileError> {
-    serde_json::from_slice(header)
-        .map_err(|error| FileError::NotSafetensors { problem: format!("its header is not a JSON object ({error})") })
+    Ok(expected)
 }
 
 fn parse_metadata(value: Value) -> Result<BTreeMap<String, String>, FileError> {
@@ -259,44 +276,45 @@ fn parse_metadata(value: Value) -> Result<BTreeMap<String, String>, FileError> {
         return Err(FileError::Metadata { key: METADATA.into() });
     };
     let text = |(key, value)| match value {
-        Value::String(text) => Ok((key, text)),
+        Value::Text(text) => Ok((key, text)),
         _ => Err(FileError::Metadata { key }),
     };
     pairs.into_iter().map(text).collect()
 }
 
-fn parse_entry(name: &str, value: &Value, data_start: usize) -> Result<Entry, FileError> {
+fn parse_entry(name: &str, value: Value, data_start: u64) -> Result<Entry, FileError> {
     let wrong = |problem: &str| FileError::Description { tensor: name.into(), problem: problem.into() };
-    let element = value.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("expected a text `dtype`"))?;
-    let element = Element::parse(element).ok_or_else(|| wrong(&format!("unknown dtype `{element}`")))?;
-    let shape = numbers(value.get("shape")).ok_or_else(|| wrong("expected `shape` to be a list of sizes"))?;
-    let offsets = numbers(value.get("data_offsets")).unwrap_or_default();
-    let &[start, end] = offsets.as_slice() else {
+    let mut fields = if let Value::Object(fields) = value { fields } else { Object::new() };
+    let Some(Value::Text(dtype)) = fields.remove("dtype") else { return Err(wrong("expected a text `dtype`")) };
+    let element = Element::parse(&dtype).ok_or_else(|| wrong(&format!("unknown dtype `{dtype}`")))?;
+    let Some(Value::Numbers(shape)) = fields.remove("shape") else {
+        return Err(wrong("expected `shape` to be a short list of sizes"));
+    };
+    let Some(&[start, end]) = numbers(fields.get("data_offsets")) else {
         return Err(wrong("expected `data_offsets` to be two positions"));
     };
     if start > end {
         return Err(wrong("its data ends before it begins"));
     }
-    let (first, last) = (data_start.checked_add(start), data_start.checked_add(end));
-    let (Some(first), Some(last)) = (first, last) else {
+    let [start, end] = [start as u64, end as u64];
+    let (Some(first), Some(last)) = (data_start.checked_add(start), data_start.checked_add(end)) else {
         return Err(wrong("its data ends beyond any memory"));
     };
     check_size(name, element, &shape, end - start)?;
     Ok(Entry { element, shape, range: first..last })
 }
 
-fn numbers(value: Option<&Value>) -> Option<Vec<usize>> {
-    let number = |value: &Value| usize::try_from(value.as_u64()?).ok();
-    value?.as_array()?.iter().map(number).collect()
+fn numbers(value: Option<&Value>) -> Option<&[usize]> {
+    if let Some(Value::Numbers(numbers)) = value { Some(numbers) } else { None }
 }
 
-fn check_size(name: &str, element: Element, shape: &[usize], found: usize) -> Result<(), FileError> {
+fn check_size(name: &str, element: Element, shape: &[usize], found: u64) -> Result<(), FileError> {
     let count = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
     let bits = count.and_then(|count| count.checked_mul(element.bits));
     let Some(bits) = bits else {
         return Err(FileError::AbsurdShape { tensor: name.into(), shape: shape.to_vec() });
     };
-    let expected = bits.div_ceil(8);
+    let expected = bits.div_ceil(8) as u64;
     if expected != found {
         return Err(FileError::WrongSize { tensor: name.into(), expected, found });
     }

@@ -6,12 +6,13 @@
 
 mod element;
 mod header;
+mod json;
 mod read;
 mod write;
 
 pub use header::FileError;
 pub use read::TensorFile;
-pub use write::{to_bytes, write};
+pub use write::{to_bytes, write, write_to};
 
 #[cfg(test)]
 mod tests;

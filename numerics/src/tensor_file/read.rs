@@ -1,74 +1,143 @@
 //! Reading tensor files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use half::{bf16, f16};
 
 use super::header::{Entry, FileError, Header};
 use crate::{Error, Result};
 
-/// Files of at least this size are mapped into memory instead of read.
-const MAP_FROM_BYTES: u64 = 16 << 20;
+type FileResult<T> = std::result::Result<T, FileError>;
+
+/// Bytes that are read at a time; a multiple of every element's size.
+const CHUNK: u64 = 1 << 20;
 
 /// An open tensor file whose header has been checked completely.
+///
+/// Only the header is kept in memory; elements are read when they are asked for. Nothing is mapped, so a file that
+/// another program shortens meanwhile gives an error.
 #[derive(Debug)]
 pub struct TensorFile {
     name: String,
-    bytes: Bytes,
+    content: Content,
     header: Header,
 }
 
 #[derive(Debug)]
-enum Bytes {
-    Owned(Vec<u8>),
-    Mapped(Mmap),
+enum Content {
+    Memory(Cow<'static, [u8]>),
+    Disk(Mutex<File>, u64),
 }
 
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Owned(bytes) => bytes,
-            Self::Mapped(map) => map,
+impl Content {
+    fn open(path: &Path) -> FileResult<Self> {
+        // Checked before opening, because opening a pipe waits for its writer.
+        let metadata = std::fs::metadata(path).map_err(FileError::Io)?;
+        if !metadata.is_file() {
+            return Err(FileError::NotAFile);
         }
+        Ok(Self::Disk(Mutex::new(File::open(path).map_err(FileError::Io)?), metadata.len()))
+    }
+
+    fn byte_count(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Disk(_, count) => *count,
+        }
+    }
+
+    /// Calls `take` with the bytes of `range`, piece by piece.
+    fn each_chunk(&self, range: Range<u64>, mut take: impl FnMut(&[u8])) -> FileResult<()> {
+        let (file, found) = match self {
+            Self::Memory(bytes) => {
+                take(&bytes[range.start as usize..range.end as usize]);
+                return Ok(());
+            }
+            Self::Disk(file, count) => (file, *count),
+        };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(range.start)).map_err(FileError::Io)?;
+        let mut chunk = vec![0; CHUNK.min(range.end - range.start) as usize];
+        let mut left = range.end - range.start;
+        while left > 0 {
+            let bytes = &mut chunk[..CHUNK.min(left) as usize];
+            file.read_exact(bytes).map_err(|error| shortened(error, found, &file))?;
+            take(bytes);
+            left -= bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&self, range: Range<u64>) -> FileResult<Vec<u8>> {
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        self.each_chunk(range, |chunk| bytes.extend_from_slice(chunk))?;
+        Ok(bytes)
+    }
+
+    /// The elements of `range`, `N` bytes each.
+    fn elements<T, const N: usize>(&self, range: &Range<u64>, of: impl Fn([u8; N]) -> T) -> FileResult<Vec<T>> {
+        let mut elements = Vec::with_capacity((range.end - range.start) as usize / N);
+        self.each_chunk(range.clone(), |chunk| elements.extend(chunk.as_chunks().0.iter().map(|bytes| of(*bytes))))?;
+        Ok(elements)
+    }
+}
+
+/// The error of a read inside the file's `expected` bytes.
+fn shortened(error: io::Error, expected: u64, file: &File) -> FileError {
+    match (error.kind(), file.metadata()) {
+        (io::ErrorKind::UnexpectedEof, Ok(metadata)) => FileError::Truncated { expected, found: metadata.len() },
+        _ => FileError::Io(error),
     }
 }
 
 impl TensorFile {
-    /// Opens a file; a large file is mapped, so that only the requested tensors are read.
+    /// Opens a file and reads its header.
     ///
     /// # Errors
     /// [`Error::TensorFile`] with the path and a [`FileError`] as its cause.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        match load(path) {
-            Ok(bytes) => Self::parse(name, bytes),
+        match Content::open(path) {
+            Ok(content) => Self::parse(name, content),
             Err(source) => Err(Error::TensorFile { name, source }),
         }
     }
 
-    /// Checks a file that is already in memory; error messages use `name`.
+    /// Checks a file that is already in memory, or embedded in the program; error messages use `name`.
     ///
     /// # Errors
     /// As for [`TensorFile::open`].
-    pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
-        Self::parse(name.into(), Bytes::Owned(bytes))
+    pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        Self::parse(name.into(), Content::Memory(bytes.into()))
     }
 
-    fn parse(name: String, bytes: Bytes) -> Result<Self> {
-        match Header::parse(bytes.as_slice()) {
-            Ok(header) => Ok(Self { name, bytes, header }),
+    fn parse(name: String, content: Content) -> Result<Self> {
+        match Header::read(content.byte_count(), |range| content.read(range)) {
+            Ok(header) => Ok(Self { name, content, header }),
             Err(source) => Err(Error::TensorFile { name, source }),
         }
     }
 
-    /// The whole file, header included.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.as_slice()
+    /// Size of the file in bytes, header included.
+    pub fn byte_count(&self) -> u64 {
+        self.content.byte_count()
+    }
+
+    /// Calls `take` with the bytes after the header, piece by piece and in order.
+    ///
+    /// # Errors
+    /// [`FileError::Io`], [`FileError::Truncated`].
+    pub fn each_data_chunk(&self, take: impl FnMut(&[u8])) -> Result<()> {
+        let data = self.header.data_start..self.byte_count();
+        self.content.each_chunk(data, take).map_err(|source| self.error(source))
     }
 
     /// Names of all tensors, sorted.
@@ -98,16 +167,71 @@ impl TensorFile {
         entry.element.dtype.ok_or_else(|| self.unsupported(name, entry))
     }
 
-    /// Copies a tensor to `device`, in the element type of the file.
+    /// Reads a tensor to `device`, in the element type of the file.
     ///
     /// # Errors
-    /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`], [`FileError::Device`].
+    /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`], [`FileError::Io`], [`FileError::Truncated`],
+    /// [`FileError::Device`].
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
-        let dtype = self.dtype(name)?;
-        let bytes = &self.bytes.as_slice()[entry.range.clone()];
-        Tensor::from_raw_buffer(bytes, dtype, &entry.shape, device)
-            .map_err(|source| self.error(FileError::Device { tensor: name.into(), source }))
+        macro_rules! read {
+            ($number:ty) => {{
+                let elements = self.content.elements(&entry.range, <$number>::from_le_bytes);
+                let elements = elements.map_err(|source| self.error(source))?;
+                Tensor::from_vec(elements, entry.shape.as_slice(), device)
+            }};
+        }
+        let tensor = match self.dtype(name)? {
+            DType::F64 => read!(f64),
+            DType::F32 => read!(f32),
+            DType::F16 => read!(f16),
+            DType::BF16 => read!(bf16),
+            DType::I64 => read!(i64),
+            DType::I32 => read!(i32),
+            DType::I16 => read!(i16),
+            DType::U32 => read!(u32),
+            DType::U8 => read!(u8),
+            _ => return Err(self.unsupported(name, entry)),
+        };
+        tensor.map_err(|source| self.device_error(name, source))
+    }
+
+    /// Reads a tensor of floating-point numbers to the CPU and converts it to f32 on the way, so that it is never held
+    /// twice.
+    ///
+    /// # Errors
+    /// [`FileError::NoSuchTensor`], [`FileError::Unsupported`] for other numbers, [`FileError::Io`],
+    /// [`FileError::Truncated`].
+    pub fn tensor_f32(&self, name: &str) -> Result<Tensor> {
+        let shape = self.shape(name)?;
+        let values = self.values(name, 0..shape.iter().product())?;
+        Tensor::from_vec(values, shape, &Device::Cpu).map_err(|source| self.device_error(name, source))
+    }
+
+    /// The `elements` of a tensor of floating-point numbers, in row-major order, converted to f32. Reads nothing else.
+    ///
+    /// # Errors
+    /// As for [`tensor_f32`](Self::tensor_f32).
+    ///
+    /// # Panics
+    /// If the tensor has fewer elements.
+    pub fn values(&self, name: &str, elements: Range<usize>) -> Result<Vec<f32>> {
+        let entry = self.entry(name)?;
+        let size = (entry.element.bits / 8) as u64;
+        let start = entry.range.start + elements.start as u64 * size;
+        let range = start..start + elements.len() as u64 * size;
+        assert!(
+            elements.start <= elements.end && range.end <= entry.range.end,
+            "`{name}` has no elements {elements:?}"
+        );
+        let values = match self.dtype(name)? {
+            DType::F64 => self.content.elements(&range, |bytes| f64::from_le_bytes(bytes) as f32),
+            DType::F32 => self.content.elements(&range, f32::from_le_bytes),
+            DType::F16 => self.content.elements(&range, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            DType::BF16 => self.content.elements(&range, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            _ => return Err(self.unsupported(name, entry)),
+        };
+        values.map_err(|source| self.error(source))
     }
 
     /// The file's metadata.
@@ -124,33 +248,11 @@ impl TensorFile {
         self.error(FileError::Unsupported { tensor: name.into(), element: entry.element.name })
     }
 
+    fn device_error(&self, name: &str, source: candle_core::Error) -> Error {
+        self.error(FileError::Device { tensor: name.into(), source })
+    }
+
     fn error(&self, source: FileError) -> Error {
         Error::TensorFile { name: self.name.clone(), source }
     }
-}
-
-fn load(path: &Path) -> std::result::Result<Bytes, FileError> {
-    // Checked before opening, because opening a pipe waits for its writer.
-    let metadata = std::fs::metadata(path).map_err(FileError::Io)?;
-    if !metadata.is_file() {
-        return Err(FileError::NotAFile);
-    }
-    let mut file = File::open(path).map_err(FileError::Io)?;
-    if metadata.len() >= MAP_FROM_BYTES {
-        return map(&file).map(Bytes::Mapped).map_err(FileError::Io);
-    }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.read_to_end(&mut bytes).map_err(FileError::Io)?;
-    Ok(Bytes::Owned(bytes))
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a mapped file is only as constant as its owner leaves it; model files are not edited in place"
-)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is read-only and private to this process's view. If another process truncates the file while it
-    // is mapped, the system stops this process with SIGBUS; this workspace's writers never truncate, they rename
-    // complete files into place.
-    unsafe { Mmap::map(file) }
 }

@@ -100,7 +100,7 @@ fn equal_content_gives_equal_bytes_and_sorted_metadata() {
 }
 
 #[test]
-fn files_are_opened_by_reading_and_by_mapping() {
+fn small_and_large_files_are_read_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
     for (name, count) in [("small.safetensors", 10), ("large.safetensors", (20 << 20) / 4)] {
         let path = folder.path().join(name);
@@ -108,7 +108,8 @@ fn files_are_opened_by_reading_and_by_mapping() {
         write(&path, &[("ramp".to_string(), ramp)].into(), &BTreeMap::new()).unwrap();
         let ramp = TensorFile::open(&path).unwrap().tensor("ramp", &Device::Cpu).unwrap();
         assert_eq!(ramp.dims(), [count as usize]);
-        assert_eq!(ramp.get(count as usize - 1).unwrap().to_scalar::<u32>().unwrap(), count - 1);
+        let expected: Vec<u32> = (0..count).collect();
+        assert!(ramp.to_vec1::<u32>().unwrap() == expected, "{name}");
     }
 }
 
@@ -181,11 +182,77 @@ fn bytes_after_the_end_are_refused() {
 
 #[test]
 fn huge_headers_are_refused_without_being_read() {
-    for length in [100_000_001u64, u64::MAX] {
+    for length in [16_777_217u64, u64::MAX] {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.push(b'{');
         assert!(matches!(refusal(bytes), FileError::HeaderTooLarge { bytes } if bytes == length));
     }
+}
+
+#[test]
+fn files_that_shrink_while_they_are_read_are_cut_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shrinking.safetensors");
+    let zeros = |count| Tensor::zeros(count, DType::F32, &Device::Cpu).unwrap();
+    let tensors = [("a".to_string(), zeros(1 << 20)), ("b".to_string(), zeros(10 << 20))].into();
+    write(&path, &tensors, &BTreeMap::new()).unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8 << 20).unwrap();
+    assert_eq!(file.tensor("a", &Device::Cpu).unwrap().dims(), [1 << 20]);
+    let hashed = file.each_data_chunk(|_| {}).map(|()| zeros(1));
+    for read in [file.tensor("b", &Device::Cpu), file.tensor_f32("b"), hashed] {
+        let error = read.unwrap_err();
+        let Error::TensorFile { source: FileError::Truncated { expected, found }, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((*expected, *found), (file.byte_count(), 8 << 20));
+    }
+}
+
+#[test]
+fn every_float_type_is_converted_on_the_way() {
+    let (tensors, metadata) = sample();
+    let file = TensorFile::from_bytes("sample", to_bytes(&tensors, &metadata).unwrap()).unwrap();
+    for name in ["F32", "F64", "F16", "BF16", "scalar", "empty", "turned"] {
+        let expected = tensors[name].to_dtype(DType::F32).unwrap();
+        let found = file.tensor_f32(name).unwrap();
+        assert_eq!((found.dims(), bits(&found)), (expected.dims(), bits(&expected)), "{name}");
+    }
+    assert_eq!(file.values("F16", 1..4).unwrap(), [-2.0, 3.25, 0.0]);
+    assert!(matches!(file.tensor_f32("U32"), Err(Error::TensorFile { source: FileError::Unsupported { .. }, .. })));
+}
+
+#[test]
+fn keys_may_occur_once_at_every_level() {
+    let x = entry("[1]", 0, 4);
+    let twice = [
+        format!(r#"{{"x":{x},"x":{x}}}"#),
+        format!(r#"{{"__metadata__":{{}},"x":{x},"__metadata__":{{}}}}"#),
+        format!(r#"{{"__metadata__":{{"x":"1","x":"2"}},"y":{x}}}"#),
+        r#"{"y":{"dtype":"F32","x":1,"shape":[1],"data_offsets":[0,4],"x":2}}"#.into(),
+        r#"{"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"z":[{"x":{},"x":[]}]}}"#.into(),
+    ];
+    for header in twice {
+        let error = refusal(file(&header, 4));
+        let FileError::DuplicateKey { key } = &error else { panic!("{header}: {error}") };
+        assert!(["x", "__metadata__"].contains(&key.as_str()));
+        assert!(error.hint().unwrap().contains("do not trust"));
+    }
+    let header = r#"{"x":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    assert!(matches!(refusal(file(header, 4)), FileError::DuplicateKey { key } if key == "dtype"));
+}
+
+#[test]
+fn headers_with_more_than_any_model_has_are_refused() {
+    let pairs: Vec<String> = (0..100_001).map(|number| format!(r#""{number}":"""#)).collect();
+    let header = format!(r#"{{"__metadata__":{{{}}}}}"#, pairs.join(","));
+    assert!(matches!(refusal(file(&header, 0)), FileError::TooManyKeys { .. }));
+    let tensors: Vec<String> = (0..100_001).map(|number| format!(r#""{number}":{}"#, entry("[0]", 0, 0))).collect();
+    assert!(matches!(refusal(file(&format!("{{{}}}", tensors.join(",")), 0)), FileError::TooManyKeys { .. }));
+    let long = format!(r#"{{"x":{}}}"#, entry(&format!("[{}1]", "1,".repeat(40)), 0, 4));
+    assert!(matches!(refusal(file(&long, 4)), FileError::Description { .. }));
+    let deep = format!(r#"{{"x":{}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
+    assert!(matches!(refusal(file(&deep, 0)), FileError::NotSafetensors { .. }));
 }
 
 #[test]

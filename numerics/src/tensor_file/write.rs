@@ -31,12 +31,25 @@ pub fn write(
 /// The bytes of the file that [`write()`] writes.
 ///
 /// # Errors
-/// [`Error::UnsupportedElement`] as for [`write()`]; [`Error::Write`] if a tensor cannot be copied from its device.
+/// As for [`write_to`].
 pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let written = Layout::of(tensors)?.write(metadata, &mut bytes);
-    written.map_err(|source| Error::Write { path: "bytes in memory".into(), source })?;
+    write_to(&mut bytes, tensors, metadata)?;
     Ok(bytes)
+}
+
+/// Passes the bytes of the file that [`write()`] writes to `out`, such as a hash, piece by piece.
+///
+/// # Errors
+/// [`Error::UnsupportedElement`] as for [`write()`]; [`Error::Write`] if a tensor cannot be copied from its device, or
+/// `out` fails.
+pub fn write_to(
+    out: &mut dyn Write,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let written = Layout::of(tensors)?.write(metadata, out);
+    written.map_err(|source| Error::Write { path: "bytes in memory".into(), source })
 }
 
 /// The tensors in the order of the file.
@@ -60,7 +73,7 @@ impl<'a> Layout<'a> {
         }
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
-        self.0.iter().try_for_each(|(_, tensor, _)| out.write_all(&little_endian(tensor)?))
+        self.0.iter().try_for_each(|(_, tensor, _)| write_elements(tensor, out))
     }
 
     fn header(&self, metadata: &BTreeMap<String, String>) -> String {
@@ -79,27 +92,37 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The elements in row-major order.
-fn little_endian(tensor: &Tensor) -> io::Result<Vec<u8>> {
+/// Elements that are copied and written at a time.
+const PIECE: usize = 1 << 18;
+
+/// Writes the elements in row-major order, piece by piece.
+fn write_elements(tensor: &Tensor, out: &mut dyn Write) -> io::Result<()> {
+    let flat = tensor.flatten_all().map_err(io::Error::other)?;
+    let count = flat.elem_count();
+    for start in (0..count).step_by(PIECE) {
+        let piece = flat.narrow(0, start, PIECE.min(count - start)).map_err(io::Error::other)?;
+        out.write_all(&little_endian(&piece).map_err(io::Error::other)?)?;
+    }
+    Ok(())
+}
+
+/// The bytes of a vector.
+fn little_endian(vector: &Tensor) -> candle_core::Result<Vec<u8>> {
     macro_rules! bytes_of {
         ($values:expr) => {
             $values.map(|values| values.iter().flat_map(|value| value.to_le_bytes()).collect())
         };
     }
-    let read = || {
-        let flat = tensor.flatten_all()?;
-        match tensor.dtype() {
-            DType::U8 => flat.to_vec1::<u8>(),
-            DType::U32 => bytes_of!(flat.to_vec1::<u32>()),
-            DType::I16 => bytes_of!(flat.to_vec1::<i16>()),
-            DType::I32 => bytes_of!(flat.to_vec1::<i32>()),
-            DType::I64 => bytes_of!(flat.to_vec1::<i64>()),
-            DType::BF16 => bytes_of!(flat.to_vec1::<half::bf16>()),
-            DType::F16 => bytes_of!(flat.to_vec1::<half::f16>()),
-            DType::F32 => bytes_of!(flat.to_vec1::<f32>()),
-            DType::F64 => bytes_of!(flat.to_vec1::<f64>()),
-            other => candle_core::bail!("no bytes for element type {other:?}"),
-        }
-    };
-    read().map_err(io::Error::other)
+    match vector.dtype() {
+        DType::U8 => vector.to_vec1::<u8>(),
+        DType::U32 => bytes_of!(vector.to_vec1::<u32>()),
+        DType::I16 => bytes_of!(vector.to_vec1::<i16>()),
+        DType::I32 => bytes_of!(vector.to_vec1::<i32>()),
+        DType::I64 => bytes_of!(vector.to_vec1::<i64>()),
+        DType::BF16 => bytes_of!(vector.to_vec1::<half::bf16>()),
+        DType::F16 => bytes_of!(vector.to_vec1::<half::f16>()),
+        DType::F32 => bytes_of!(vector.to_vec1::<f32>()),
+        DType::F64 => bytes_of!(vector.to_vec1::<f64>()),
+        other => candle_core::bail!("no bytes for element type {other:?}"),
+    }
 }

@@ -1,8 +1,8 @@
 //! Decodes an image file to upright RGB pixels.
 //!
 //! The content decides the format, not the name. The orientation in EXIF is applied; 16-bit images, palettes, greys and
-//! CMYK become 8-bit RGB; transparency is laid on white. An image that is too large is refused by its header, before
-//! decoding.
+//! CMYK become 8-bit RGB; transparency is laid on white. An image that would take too much memory is refused by its
+//! header, before decoding.
 
 use std::fmt;
 use std::fs;
@@ -10,15 +10,19 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, RgbaImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba};
 
 use super::{DataError, ImageFault, jpeg};
 
 /// The longest side that is accepted.
 pub(super) const LONGEST_SIDE_PX: u32 = 20_000;
-/// The largest file, and the largest decoded image, that is accepted.
+/// The largest file that is accepted, and the most memory that its decoding and conversion may take beside the file.
 pub(super) const LARGEST_MEBIBYTES: u64 = 512;
+/// The most memory for the colour profile and the texts of a PNG, which are compressed.
+const LARGEST_PNG_TEXT_BYTES: u64 = 32 << 20;
 const MEBIBYTE: u64 = 1 << 20;
+/// Bytes of a pixel of the result.
+const RGB_BYTES: u64 = 3;
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,52 +84,91 @@ impl DecodedImage {
         }
         let format = image::guess_format(bytes).map_err(|_| ImageFault::NotAnImage)?;
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-        reader.limits(decoder_limits());
+        reader.limits(decoder_limits(format));
         let mut decoder = reader.into_decoder().map_err(|error| fault(error, format))?;
-        expect_size(decoder.dimensions(), decoder.total_bytes())?;
+        expect_sides(decoder.dimensions())?;
+        // An image with unreadable EXIF is still an image.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let in_decoder = if format == ImageFormat::Jpeg { jpeg_coefficients(bytes, &decoder) } else { 0 };
+        expect_bytes(needed_bytes(&decoder, in_decoder, orientation))?;
         if format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
             return Err(ImageFault::Truncated);
         }
-        // An image with unreadable EXIF is still an image.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|error| fault(error, format))?;
-        image.apply_orientation(orientation);
-        Ok(Self::on_white(image))
+        let image = DynamicImage::from_decoder(decoder).map_err(|error| fault(error, format))?;
+        let decoded = Self::on_white(image);
+        Ok(Self { pixels: turned(decoded.pixels, orientation), ..decoded })
     }
 
     fn on_white(image: DynamicImage) -> Self {
         if !image.color().has_alpha() {
             return Self { pixels: image.into_rgb8(), notices: vec![] };
         }
-        let image = image.into_rgba8();
-        let is_transparent = image.pixels().any(|pixel| pixel.0[3] < u8::MAX);
+        let (pixels, is_transparent) = flattened(&image);
         let notices = if is_transparent { vec![ImageNotice::AlphaFlattened] } else { vec![] };
-        Self { pixels: flatten(&image), notices }
+        Self { pixels, notices }
     }
 }
 
-/// Each pixel mixed with white according to its alpha.
-fn flatten(image: &RgbaImage) -> RgbImage {
-    const WHITE: u32 = 255;
-    RgbImage::from_fn(image.width(), image.height(), |x, y| {
-        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
-        let mix = |colour: u32| ((colour * alpha + WHITE * (WHITE - alpha) + WHITE / 2) / WHITE) as u8;
-        Rgb([mix(red), mix(green), mix(blue)])
-    })
+/// The most memory that decoding, conversion to RGB and turning take, each after the other.
+fn needed_bytes(decoder: &impl ImageDecoder, in_decoder: u64, orientation: Orientation) -> u64 {
+    let (width, height) = decoder.dimensions();
+    let (stored, rgb) = (decoder.total_bytes(), u64::from(width) * u64::from(height) * RGB_BYTES);
+    let converted = if decoder.color_type() == ColorType::Rgb8 { stored } else { stored.saturating_add(rgb) };
+    let turned = if orientation == Orientation::NoTransforms { rgb } else { 2 * rgb };
+    stored.saturating_add(in_decoder).max(converted).max(turned)
 }
 
-/// Memory limits for the decoded image and the decoder.
-fn decoder_limits() -> Limits {
+/// Bytes of the coefficients that the decoder keeps for a JPEG whose scans each hold a part of the image: two for each
+/// sample.
+fn jpeg_coefficients(bytes: &[u8], decoder: &impl ImageDecoder) -> u64 {
+    if jpeg::is_in_parts(bytes) { decoder.total_bytes().saturating_mul(2) } else { 0 }
+}
+
+fn turned(pixels: RgbImage, orientation: Orientation) -> RgbImage {
+    let mut image = DynamicImage::ImageRgb8(pixels);
+    image.apply_orientation(orientation);
+    image.into_rgb8()
+}
+
+/// Rows that are converted together.
+const STRIP_PX: u32 = 64;
+
+/// The image on white, and whether any of its pixels is transparent. Converted strip by strip, so that no second copy of
+/// the whole image exists.
+fn flattened(image: &DynamicImage) -> (RgbImage, bool) {
+    let (width, height) = (image.width(), image.height());
+    let mut pixels = RgbImage::new(width, height);
+    let mut is_transparent = false;
+    for top in (0..height).step_by(STRIP_PX as usize) {
+        let strip = image.crop_imm(0, top, width, STRIP_PX.min(height - top)).into_rgba8();
+        is_transparent |= strip.pixels().any(|pixel| pixel.0[3] < u8::MAX);
+        let rows = pixels.pixels_mut().skip(top as usize * width as usize);
+        rows.zip(strip.pixels()).for_each(|(pixel, source)| *pixel = on_white(*source));
+    }
+    (pixels, is_transparent)
+}
+
+/// A pixel mixed with white according to its alpha.
+fn on_white(pixel: Rgba<u8>) -> Rgb<u8> {
+    const WHITE: u32 = 255;
+    let [red, green, blue, alpha] = pixel.0.map(u32::from);
+    let mix = |colour: u32| ((colour * alpha + WHITE * (WHITE - alpha) + WHITE / 2) / WHITE) as u8;
+    Rgb([mix(red), mix(green), mix(blue)])
+}
+
+/// Memory limits for the decoder. That of a PNG holds for profile and texts alone: the image itself is measured before.
+fn decoder_limits(format: ImageFormat) -> Limits {
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(2 * LARGEST_MEBIBYTES * MEBIBYTE);
+    let png = format == ImageFormat::Png;
+    limits.max_alloc = Some(if png { LARGEST_PNG_TEXT_BYTES } else { LARGEST_MEBIBYTES * MEBIBYTE });
     limits
 }
 
-fn expect_size((width, height): (u32, u32), bytes: u64) -> Result<(), ImageFault> {
+fn expect_sides((width, height): (u32, u32)) -> Result<(), ImageFault> {
     if width.max(height) > LONGEST_SIDE_PX {
         return Err(ImageFault::TooLong { width, height });
     }
-    expect_bytes(bytes)
+    Ok(())
 }
 
 fn expect_bytes(bytes: u64) -> Result<(), ImageFault> {

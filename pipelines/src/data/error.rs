@@ -42,10 +42,10 @@ pub enum ImageFault {
         /// Height in pixels.
         height: u32,
     },
-    /// The file or the decoded image is too large.
+    /// The file is too large, or decoding it takes too much memory.
     #[error("takes {mebibytes} MiB, at most {LARGEST_MEBIBYTES} MiB are read")]
     TooLarge {
-        /// Size in MiB, rounded up.
+        /// Size of the file, or the memory beside it, in MiB, rounded up.
         mebibytes: u64,
     },
 }

@@ -4,6 +4,7 @@ use catelier_adapters::Prediction;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::models::config::check::{Check, Rule, Table};
 use crate::models::files::ModelFiles;
 
 /// The curve of beta over the timesteps.
@@ -110,13 +111,69 @@ impl Default for SchedulerConfig {
     }
 }
 
+/// The longest schedule.
+pub(super) const MOST_TIMESTEPS: usize = 100_000;
+
+/// The keys of diffusers' schedulers for Stable Diffusion. A folder may recommend any of them, and any sampler may be
+/// chosen for it, so a key of one class that changes results is refused for all.
+pub(crate) const SCHEDULER: &Table = &[
+    ("_class_name", Rule::Text),
+    ("_diffusers_version", Rule::Irrelevant),
+    ("algorithm_type", Rule::OneOf(&["\"dpmsolver++\"", "\"sde-dpmsolver++\""])),
+    ("beta_end", Rule::Real(f64::MIN_POSITIVE, 1.0 - f64::EPSILON)),
+    ("beta_schedule", Rule::OneOf(&["\"linear\"", "\"scaled_linear\"", "\"squaredcos_cap_v2\""])),
+    ("beta_start", Rule::Real(f64::MIN_POSITIVE, 1.0 - f64::EPSILON)),
+    ("clip_sample", Rule::OneOf(&["false"])),
+    // Without `clip_sample` and `thresholding`, these three do nothing.
+    ("clip_sample_range", Rule::Irrelevant),
+    ("dynamic_thresholding_ratio", Rule::Irrelevant),
+    ("sample_max_value", Rule::Irrelevant),
+    ("disable_corrector", Rule::OneOf(&["[]"])),
+    ("euler_at_final", Rule::OneOf(&["false"])),
+    ("final_sigmas_type", Rule::OneOf(&["\"zero\"", "\"sigma_min\""])),
+    // Without `use_flow_sigmas`, these do nothing.
+    ("flow_shift", Rule::Irrelevant),
+    ("time_shift_type", Rule::Irrelevant),
+    ("interpolation_type", Rule::OneOf(&["\"linear\""])),
+    ("lower_order_final", Rule::OneOf(&["true"])),
+    ("num_train_timesteps", Rule::Whole(1, MOST_TIMESTEPS as u64)),
+    ("original_inference_steps", Rule::Whole(1, MOST_TIMESTEPS as u64)),
+    ("predict_x0", Rule::OneOf(&["true"])),
+    ("prediction_type", Rule::OneOf(&["\"epsilon\"", "\"v_prediction\""])),
+    ("rescale_betas_zero_snr", Rule::Flag),
+    ("set_alpha_to_one", Rule::Flag),
+    ("sigma_max", Rule::OneOf(&["null"])),
+    ("sigma_min", Rule::OneOf(&["null"])),
+    ("skip_prk_steps", Rule::OneOf(&["true"])),
+    ("solver_order", Rule::OneOf(&["2"])),
+    ("solver_p", Rule::OneOf(&["null"])),
+    ("solver_type", Rule::OneOf(&["\"midpoint\"", "\"bh2\""])),
+    ("steps_offset", Rule::Whole(0, MOST_TIMESTEPS as u64)),
+    ("thresholding", Rule::OneOf(&["false"])),
+    ("timestep_scaling", Rule::Real(1e-4, 1e4)),
+    ("timestep_spacing", Rule::OneOf(&["\"leading\"", "\"linspace\"", "\"trailing\""])),
+    ("timestep_type", Rule::OneOf(&["\"discrete\""])),
+    ("trained_betas", Rule::OrNull(&Rule::List(MOST_TIMESTEPS, &Rule::Real(f64::MIN_POSITIVE, 1.0 - f64::EPSILON)))),
+    ("use_beta_sigmas", Rule::OneOf(&["false", "null"])),
+    ("use_dynamic_shifting", Rule::OneOf(&["false", "null"])),
+    ("use_exponential_sigmas", Rule::OneOf(&["false", "null"])),
+    ("use_flow_sigmas", Rule::OneOf(&["false", "null"])),
+    ("use_karras_sigmas", Rule::Flag),
+    ("use_lu_lambdas", Rule::OneOf(&["false", "null"])),
+    ("variance_type", Rule::OneOf(&["null", "\"fixed_small\""])),
+];
+
 impl SchedulerConfig {
     /// Reads `scheduler/scheduler_config.json`.
     ///
     /// # Errors
-    /// Those of [`ModelFiles::json`].
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig), or
+    /// [`Error::UnsupportedSettings`](crate::Error::UnsupportedSettings) with every key that is not supported.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        files.json("scheduler/scheduler_config.json")
+        let mut check = Check::new("scheduler/scheduler_config.json", files, SCHEDULER)?;
+        let config = check.parse()?;
+        check.finish()?;
+        Ok(config)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::Prediction;
 
-use super::config::{BetaSchedule, SchedulerConfig};
+use super::config::{BetaSchedule, MOST_TIMESTEPS, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::models::files::ModelFiles;
 
@@ -187,8 +187,8 @@ fn float_of(latents: &Tensor) -> DType {
 
 fn check(config: &SchedulerConfig) -> Result<()> {
     let steps = config.num_train_timesteps;
-    if !(1..=100_000).contains(&steps) {
-        return Err(invalid("num_train_timesteps", steps, "must be between 1 and 100000"));
+    if !(1..=MOST_TIMESTEPS).contains(&steps) {
+        return Err(invalid("num_train_timesteps", steps, &format!("must be between 1 and {MOST_TIMESTEPS}")));
     }
     for (setting, beta) in [("beta_start", config.beta_start), ("beta_end", config.beta_end)] {
         if !(beta > 0.0 && beta < 1.0) {

@@ -52,15 +52,16 @@ impl BaseModel {
     /// [`Error::TensorMismatch`](crate::Error::TensorMismatch) for weights that do not fit the configuration, those of
     /// [`ModelFiles::weights`] and of [`TextEncoders::load`].
     pub fn from_config(config: BaseConfig, files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
+        config.expect_weights(files)?;
         Ok(Self {
             family: config.family(),
             resolution: config.resolution(),
             fingerprint: config.fingerprint(files)?,
             schedule: NoiseSchedule::from_config(&config.scheduler)?,
             empty_negative: config.empty_negative,
-            unet: UNet::from_config(config.unet, files, dtype, device)?,
-            vae: Vae::from_config(config.vae, files, "vae", dtype, device)?,
             text: TextEncoders::from_configs(config.text_encoders, files, dtype, device)?,
+            vae: Vae::from_config(config.vae, files, "vae", dtype, device)?,
+            unet: UNet::from_config(config.unet, files, dtype, device)?,
             name: config.name,
             device: device.clone(),
         })

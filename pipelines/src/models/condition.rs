@@ -34,13 +34,16 @@ pub struct ImageSizes {
 }
 
 impl ImageSizes {
+    /// Number of values.
+    pub const COUNT: usize = 6;
+
     /// The sizes of an uncropped image of `height` × `width` pixels.
     pub fn uncropped(height: u32, width: u32) -> Self {
         Self { original: (height, width), crop: (0, 0), target: (height, width) }
     }
 
     /// The six values in SDXL's order.
-    fn numbers(self) -> [f32; 6] {
+    fn numbers(self) -> [f32; Self::COUNT] {
         let Self { original, crop, target } = self;
         [original.0, original.1, crop.0, crop.1, target.0, target.1].map(|pixels| pixels as f32)
     }
@@ -51,7 +54,7 @@ impl ImageSizes {
     /// [`Error::Tensor`] if the device is out of memory.
     pub fn time_ids(sizes: &[Self], dtype: DType, device: &Device) -> Result<Tensor> {
         let numbers: Vec<f32> = sizes.iter().flat_map(|sizes| sizes.numbers()).collect();
-        Ok(Tensor::from_vec(numbers, (sizes.len(), 6), device)?.to_dtype(dtype)?)
+        Ok(Tensor::from_vec(numbers, (sizes.len(), Self::COUNT), device)?.to_dtype(dtype)?)
     }
 }
 

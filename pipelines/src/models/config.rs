@@ -1,9 +1,10 @@
 //! The `config.json` files of the three networks, as diffusers and transformers write them.
 //!
-//! Keys that do not change the computation are skipped. A key that asks for a computation that these models do not
-//! implement is refused by name; one error names all such keys of a file.
+//! Each file has a table of the keys that its library knows. The table bounds every number, so that nothing is allocated
+//! for an absurd one, and lists the values of keys that change results; keys that do not change them are skipped. One
+//! error names all keys of a file with other values, and says what is supported.
 
-mod check;
+pub(crate) mod check;
 mod text_encoder;
 mod unet;
 mod vae;

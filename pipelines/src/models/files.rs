@@ -10,12 +10,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use catelier_numerics::bounded;
+use catelier_numerics::tensor_file::TensorFile;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use random::RandomTensors;
 pub use stored::StoredTensor;
-use stored::WeightsFile;
 pub use weights::{TensorOffence, UnsupportedSetting, Weights};
 
 /// One file of a base model, embedded in the binary.
@@ -51,6 +53,12 @@ const WEIGHT_STEMS: [&str; 6] = [
     "diffusion_pytorch_model.bf16",
     "model.bf16",
 ];
+
+/// Largest text file of a base, such as the index of a sharded checkpoint or a tokenizer.
+const LARGEST_TEXT: u64 = 16 << 20;
+
+/// Largest configuration file; published ones have a few kilobytes.
+const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// Endings of pickle files. Unpickling runs the code in the file.
 const PICKLE_ENDINGS: [&str; 5] = ["bin", "ckpt", "pt", "pth", "pkl"];
@@ -113,11 +121,15 @@ impl ModelFiles {
         }
     }
 
-    /// The content of the file `path` (relative, with forward slashes).
+    /// The content of the file `path` (relative, with forward slashes), which may have 16 MiB.
     ///
     /// # Errors
     /// [`Error::MissingFile`] or [`Error::ReadFile`].
     pub fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
+        self.read_at_most(path, LARGEST_TEXT)
+    }
+
+    fn read_at_most(&self, path: &str, most: u64) -> Result<Cow<'static, [u8]>> {
         let missing = || Error::MissingFile { base: self.name.clone(), path: path.into() };
         match &self.location {
             Location::Embedded(files) | Location::Random(files, _) => {
@@ -126,7 +138,7 @@ impl ModelFiles {
             Location::Folder(folder) => {
                 refuse_single_file(folder)?;
                 let file = folder.join(path);
-                std::fs::read(&file).map(Cow::Owned).map_err(|source| match source.kind() {
+                bounded::read(&file, most).map(Cow::Owned).map_err(|source| match source.kind() {
                     std::io::ErrorKind::NotFound => missing(),
                     _ => Error::ReadFile { path: file, source },
                 })
@@ -139,47 +151,54 @@ impl ModelFiles {
     /// # Errors
     /// Those of [`read`](Self::read), and [`Error::InvalidConfig`].
     pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        serde_json::from_slice(&self.read(path)?).map_err(|source| Error::InvalidConfig { path: path.into(), source })
+        parsed(path, &self.read(path)?)
     }
 
-    /// The weights of `component` (`unet`, `vae`, `text_encoder`, ...). Files in a folder are memory-mapped; each
-    /// tensor is converted to `dtype` on `device` when the network takes it.
+    /// The configuration file `path`, which may have 1 MiB.
+    ///
+    /// # Errors
+    /// Those of [`json`](Self::json).
+    pub(crate) fn config(&self, path: &str) -> Result<Value> {
+        parsed(path, &self.read_at_most(path, LARGEST_CONFIG)?)
+    }
+
+    /// The weights of `component` (`unet`, `vae`, `text_encoder`, ...). Only the headers of the files are read; each
+    /// tensor is read and converted to `dtype` on `device` when the network takes it.
     ///
     /// Looks for `diffusion_pytorch_model` and `model`, whole or sharded (`*.safetensors.index.json`), in full
     /// precision first and then as `fp16` or `bf16` variants.
     ///
     /// # Errors
-    /// [`Error::MissingWeights`], [`Error::PickleWeights`], [`Error::MissingShards`], [`Error::UnreadableWeights`].
+    /// [`Error::MissingWeights`], [`Error::PickleWeights`], [`Error::MissingShards`], [`Error::Numerics`] for a
+    /// file that is not a readable safetensors file.
     pub fn weights(&self, component: &str, dtype: DType, device: &Device) -> Result<Weights> {
-        match &self.location {
-            Location::Folder(folder) => {
-                let files: Vec<PathBuf> = self.weight_paths(component)?.iter().map(|path| folder.join(path)).collect();
-                Weights::mapped(component, &files, dtype, device)
-            }
-            Location::Embedded(files) => {
-                let bytes = self.weight_paths(component)?.iter().filter_map(|path| find(files, path)).collect();
-                Weights::embedded(component, bytes, dtype, device)
-            }
-            Location::Random(_, seed) => Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device)),
+        if let Location::Random(_, seed) = &self.location {
+            return Ok(Weights::random(self.random_tensors(component, *seed)?, dtype, device));
         }
+        Ok(Weights::stored(component, self.weight_files(component)?, dtype, device))
     }
 
     /// The tensors of `component` in order of name; only the files' headers are read. Random weights have none.
     ///
     /// # Errors
-    /// Those of [`weights`](Self::weights), and [`Error::ReadFile`].
+    /// Those of [`weights`](Self::weights).
     pub fn stored_tensors(&self, component: &str) -> Result<Vec<StoredTensor>> {
-        let open = |path: &String| match &self.location {
-            Location::Folder(folder) => WeightsFile::open(&folder.join(path))?.tensors(),
-            Location::Embedded(files) | Location::Random(files, _) => {
-                WeightsFile::embedded(component, find(files, path).unwrap_or_default()).tensors()
-            }
-        };
-        let paths = if self.random_seed().is_some() { Vec::new() } else { self.weight_paths(component)? };
-        let files = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let files = if self.random_seed().is_some() { Vec::new() } else { self.weight_files(component)? };
+        let files = files.into_iter().map(StoredTensor::all).collect::<Result<Vec<_>>>()?;
         let mut tensors: Vec<StoredTensor> = files.into_iter().flatten().collect();
         tensors.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tensors)
+    }
+
+    /// The safetensors files of `component`, with their headers read and checked.
+    fn weight_files(&self, component: &str) -> Result<Vec<TensorFile>> {
+        let open = |path: &String| match &self.location {
+            Location::Folder(folder) => Ok(TensorFile::open(folder.join(path))?),
+            Location::Embedded(files) | Location::Random(files, _) => {
+                Ok(TensorFile::from_bytes(path, find(files, path).unwrap_or_default())?)
+            }
+        };
+        self.weight_paths(component)?.iter().map(open).collect()
     }
 
     fn random_tensors(&self, component: &str, seed: u64) -> Result<RandomTensors> {
@@ -243,6 +262,10 @@ impl ModelFiles {
 struct ComponentConfig {
     #[serde(default)]
     architectures: Vec<String>,
+}
+
+fn parsed<T: DeserializeOwned>(path: &str, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|source| Error::InvalidConfig { path: path.into(), source })
 }
 
 fn find(files: &'static [EmbeddedFile], path: &str) -> Option<&'static [u8]> {

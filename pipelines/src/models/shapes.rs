@@ -53,6 +53,13 @@ pub(crate) struct MatrixShape {
     pub(crate) columns: usize,
 }
 
+/// A tensor of a network: its name below the network's folder, and its shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TensorShape {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+}
+
 /// Any layer of a network.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LayerShape<'a> {
@@ -118,8 +125,17 @@ impl LayerShape<'_> {
         }
     }
 
-    /// Shapes of its weight and of its bias, if it has one.
-    fn tensor_shapes(&self) -> Vec<Vec<usize>> {
+    fn path(&self) -> &str {
+        match self {
+            Self::Linear(LinearShape { path, .. })
+            | Self::Conv2d(Conv2dShape { path, .. })
+            | Self::Norm(NormShape { path, .. })
+            | Self::Matrix(MatrixShape { path, .. }) => path,
+        }
+    }
+
+    /// Its weight, and its bias if it has one.
+    fn tensors(&self) -> Vec<TensorShape> {
         let (weight, bias) = match *self {
             Self::Linear(LinearShape { in_features, out_features, bias, .. }) => {
                 (vec![*out_features, *in_features], (*bias == Bias::With).then_some(*out_features))
@@ -131,7 +147,11 @@ impl LayerShape<'_> {
             Self::Norm(NormShape { width, .. }) => (vec![*width], Some(*width)),
             Self::Matrix(MatrixShape { rows, columns, .. }) => (vec![*rows, *columns], None),
         };
-        std::iter::once(weight).chain(bias.map(|width| vec![width])).collect()
+        // The path begins with the component, tensor names do not.
+        let path = self.path();
+        let inside = path.split_once('.').map_or(path, |(_, inside)| inside);
+        let tensor = |(name, shape)| TensorShape { name: format!("{inside}.{name}"), shape };
+        std::iter::once(("weight", weight)).chain(bias.map(|width| ("bias", vec![width]))).map(tensor).collect()
     }
 }
 
@@ -140,7 +160,7 @@ pub(crate) fn modules(layers: &[LayerShape<'_>]) -> Vec<ModuleInfo> {
     layers.iter().filter_map(LayerShape::module).collect()
 }
 
-/// Shapes of all tensors of `layers`.
-pub(crate) fn tensor_shapes(layers: &[LayerShape<'_>]) -> Vec<Vec<usize>> {
-    layers.iter().flat_map(LayerShape::tensor_shapes).collect()
+/// All tensors of `layers`.
+pub(crate) fn tensors(layers: &[LayerShape<'_>]) -> Vec<TensorShape> {
+    layers.iter().flat_map(LayerShape::tensors).collect()
 }

@@ -1,6 +1,6 @@
 //! The settings of a training run, validated before any weight is loaded.
 
-use catelier_adapters::{Component, LoraConfig, Targets, UpdateKind};
+use catelier_adapters::{Component, LARGEST_RANK, LoraConfig, Targets, UpdateKind};
 use catelier_numerics::optim::AdamWConfig;
 use catelier_numerics::schedule::{Curve, LearningRate};
 use catelier_prompts::CatCondition;
@@ -142,11 +142,13 @@ impl TrainConfig {
     /// # Errors
     /// [`TrainError::Setting`] names the first setting, its value and the rule.
     pub fn validate(&self) -> Result<(), TrainError> {
-        at_least_one("steps", self.steps)?;
-        at_least_one("batch", self.batch)?;
-        at_least_one("accumulation", self.accumulation)?;
-        at_least_one("rank", self.rank)?;
-        at_least_one("cat_every", self.cat_every)?;
+        whole("steps", self.steps, 1, 1_000_000_000)?;
+        whole("batch", self.batch, 1, 4096)?;
+        whole("accumulation", self.accumulation, 1, 65_536)?;
+        whole("rank", self.rank, 1, LARGEST_RANK)?;
+        whole("cat_every", self.cat_every, 1, 1_000_000)?;
+        whole("cat_cached_draws", self.cat_cached_draws, 0, 65_536)?;
+        whole("warmup_steps", self.warmup_steps, 0, 1_000_000_000)?;
         positive("learning_rate", self.learning_rate)?;
         positive("text_encoder_learning_rate", self.text_encoder_learning_rate.unwrap_or(1.0))?;
         positive("alpha", self.alpha)?;
@@ -174,7 +176,7 @@ impl TrainConfig {
 
     fn validate_schedule(&self) -> Result<(), TrainError> {
         match self.schedule {
-            Curve::CosineWithRestarts { cycles } => at_least_one("schedule.cycles", cycles as usize),
+            Curve::CosineWithRestarts { cycles } => whole("schedule.cycles", cycles as usize, 1, 1_000_000_000),
             Curve::Polynomial { power, end } => {
                 positive("schedule.power", power)?;
                 let lowest = self.peak_learning_rate(Component::TextEncoder).min(self.learning_rate);
@@ -241,9 +243,9 @@ impl TrainConfig {
     }
 }
 
-fn at_least_one(setting: &'static str, value: usize) -> Result<(), TrainError> {
-    if value == 0 {
-        return Err(TrainError::setting(setting, value, "must be at least 1"));
+fn whole(setting: &'static str, value: usize, least: usize, most: usize) -> Result<(), TrainError> {
+    if !(least..=most).contains(&value) {
+        return Err(TrainError::setting(setting, value, format!("must lie in {least}..={most}")));
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `metadata.jsonl` of Hugging Face's image folders: one JSON object a line.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -9,9 +8,19 @@ use serde_json::{Map, Value};
 
 use super::CaptionSource;
 use super::folder::is_image;
+use crate::bounded;
 use crate::{Error, MetadataProblem, Result};
 
 const FILE: &str = "metadata.jsonl";
+
+/// Largest file: the captions of hundreds of thousands of images.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// Longest line. Its parsed form may take several times its memory.
+const LONGEST_LINE: usize = 1 << 16;
+
+/// Most problems that one error lists.
+const MOST_PROBLEMS: usize = 100;
 
 /// The captions of one folder's `metadata.jsonl`; empty when there is none.
 pub(super) struct Metadata {
@@ -35,7 +44,7 @@ impl Metadata {
     /// Reads a folder's `metadata.jsonl`, when there is one.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let bytes = match fs::read(&path) {
+        let bytes = match bounded::read(&path, LARGEST_FILE) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(Error::Read { path, source }),
@@ -46,6 +55,9 @@ impl Metadata {
             match parse_line(folder, line, bytes, &entries) {
                 Ok((image, entry)) => drop(entries.insert(image, entry)),
                 Err(problem) => problems.push(problem),
+            }
+            if problems.len() == MOST_PROBLEMS {
+                break;
             }
         }
         if problems.is_empty() { Ok(Self { path, entries }) } else { Err(Error::Metadata { path, problems }) }
@@ -78,6 +90,9 @@ fn parse_line(
     bytes: &[u8],
     entries: &BTreeMap<PathBuf, Entry>,
 ) -> std::result::Result<(PathBuf, Entry), MetadataProblem> {
+    if bytes.len() > LONGEST_LINE {
+        return Err(MetadataProblem::NotAnObject { line, reason: format!("it has more than {LONGEST_LINE} bytes") });
+    }
     let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| not_an_object(line, &error))?;
     let text = |keys: &[&str], field| {
         let value = keys.iter().find_map(|key| object.get(*key)?.as_str());

@@ -1,13 +1,16 @@
 //! Caption files beside their images.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Found;
+use crate::bounded;
 use crate::{Error, ImageProblem, Result};
 
 /// Caption file endings, the preferred one first.
 const ENDINGS: [&str; 2] = ["txt", "caption"];
+
+/// Largest caption file; a caption of more than a few hundred bytes is cut by every text encoder.
+const LARGEST_CAPTION: u64 = 1 << 20;
 
 /// The caption files of one folder.
 pub(super) struct Sidecars {
@@ -49,7 +52,7 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 
 /// The text of a caption file; a problem is reported with the names `image` and `caption_file`.
 pub(super) fn read(path: &Path, image: &str, caption_file: &str) -> Result<Found<String>> {
-    let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = bounded::read(path, LARGEST_CAPTION).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let (image, caption_file) = (image.to_owned(), caption_file.to_owned());
     Ok(match std::str::from_utf8(&bytes) {
         Err(error) => Err(ImageProblem::NotUtf8 { image, caption_file, valid_bytes: error.valid_up_to() }),

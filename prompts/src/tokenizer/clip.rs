@@ -29,7 +29,9 @@ impl TokenizerFiles {
     pub(super) fn build(self) -> Result<Tokenizer> {
         let [start, end, _unknown, pad] = self.special_ids()?;
         let max_length = self.max_length;
+        let vocabulary = self.vocab.values().max().map_or(0, |id| *id as usize + 1);
         Ok(Tokenizer {
+            vocabulary,
             pieces: self.pipeline().map_err(|error| broken("vocab.json", error.to_string()))?,
             special: SpecialIds { start, end, pad },
             max_length,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use crate::bounded::{self, AtMost};
 use crate::{Error, Result};
 
 const VOCAB: &str = "vocab.json";
@@ -18,6 +19,17 @@ const CLIP_LENGTH: usize = 77;
 
 /// Longest length that is believed: folders saved without a length have an astronomically large one instead.
 const LONGEST_STATED_LENGTH: f64 = 65_536.0;
+
+/// Largest file of a tokenizer.
+pub(super) const LARGEST_FILE: u64 = 16 << 20;
+
+/// Most pieces, and most merges; CLIP has 49,408.
+const MOST_PIECES: usize = 1 << 17;
+
+/// `vocab.json`, or the vocabulary in `tokenizer.json`: the id of every piece.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Vocabulary(#[serde(deserialize_with = "bounded::map")] AtMost<(String, u32), MOST_PIECES>);
 
 /// The four roles of special tokens, in the order in which transformers registers them.
 pub(super) const ROLES: [(&str, &str, &str); 4] = [
@@ -70,8 +82,8 @@ impl TokenizerFiles {
         }
         #[derive(serde::Deserialize)]
         struct Model {
-            vocab: HashMap<String, u32>,
-            merges: Vec<Merge>,
+            vocab: Vocabulary,
+            merges: AtMost<Merge, MOST_PIECES>,
         }
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
@@ -80,7 +92,7 @@ impl TokenizerFiles {
             Line(String),
         }
         let whole: Whole = json(WHOLE, whole)?;
-        let merges = whole.model.merges.into_iter().map(|merge| match merge {
+        let merges = whole.model.merges.0.into_iter().map(|merge| match merge {
             Merge::Pair(left, right) => Ok((left, right)),
             Merge::Line(line) => {
                 split_merge(&line).ok_or_else(|| broken(WHOLE, format!("`{line}` is not a pair of pieces")))
@@ -91,7 +103,7 @@ impl TokenizerFiles {
     }
 
     fn assemble(
-        vocab: HashMap<String, u32>,
+        vocab: Vocabulary,
         merges: Vec<(String, String)>,
         config: Option<&[u8]>,
         special_tokens_map: Option<&[u8]>,
@@ -102,7 +114,12 @@ impl TokenizerFiles {
         if config.contains_key("added_tokens_decoder") {
             special.clear();
         }
-        Ok(Self { special: special_tokens(&config, &special)?, max_length: max_length(&config)?, vocab, merges })
+        Ok(Self {
+            special: special_tokens(&config, &special)?,
+            max_length: max_length(&config)?,
+            vocab: vocab.0.0.into_iter().collect(),
+            merges,
+        })
     }
 }
 
@@ -149,9 +166,11 @@ fn max_length(config: &Map<String, Value>) -> Result<usize> {
 
 fn parse_merges(bytes: &[u8]) -> Result<Vec<(String, String)>> {
     let text = std::str::from_utf8(bytes).map_err(|error| broken(MERGES, error.to_string()))?;
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with("#version"))
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with("#version"));
+    if lines.clone().nth(MOST_PIECES).is_some() {
+        return Err(broken(MERGES, format!("expected at most {MOST_PIECES} merges, found more")));
+    }
+    lines
         .map(|(index, line)| {
             split_merge(line)
                 .ok_or_else(|| broken(MERGES, format!("line {} is not a pair of pieces: `{line}`", index + 1)))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use catelier_numerics::bounded;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
@@ -12,6 +13,9 @@ use crate::output;
 /// Version of the form in which settings are saved; it rises when a key changes its meaning.
 pub const VERSION: u32 = 1;
 
+/// Largest run file; those that are saved have a few kilobytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
 /// Least similarity (Jaro and Winkler, 0..=1) of a key that is offered in place of an unknown one.
 const SIMILAR: f64 = 0.8;
 
@@ -21,7 +25,7 @@ const SIMILAR: f64 = 0.8;
 /// [`Error::User`] for a file that cannot be read, a later version, an unknown key or a value that is none of its key.
 pub fn read<S: Settings>(path: &Path) -> Result<S> {
     let file = path.display();
-    let text = std::fs::read_to_string(path).user_error(format!("cannot read run file `{file}`"))?;
+    let text = bounded::read_text(path, LARGEST_FILE).user_error(format!("cannot read run file `{file}`"))?;
     parse(&text).user_error(format!("run file `{file}` cannot be used"))
 }
 

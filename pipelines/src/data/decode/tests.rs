@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use image::{ColorType, GrayImage, ImageBuffer, ImageEncoder, Luma, Rgba};
+use image::{ColorType, GrayImage, ImageBuffer, ImageEncoder, Luma, Rgba, RgbaImage};
 use proptest::prelude::*;
 
 use super::*;
@@ -88,16 +88,45 @@ fn huge_images_are_refused_from_the_header() {
     assert_eq!(fault_of(&png_of_size(30_000, 30_000)), "is 30000x30000 pixels, at most 20000 on a side are read");
     assert_eq!(fault_of(&png_of_size(1, 20_001)), "is 1x20001 pixels, at most 20000 on a side are read");
     assert_eq!(fault_of(&png_of_size(20_000, 30_000)), "is 20000x30000 pixels, at most 20000 on a side are read");
-    // Grey, one byte per pixel: 400 MB are accepted; with 16 bits they would be too many.
-    assert!(!fault_of(&png_of_size(20_000, 20_000)).contains("MiB"));
+    // Grey: one byte of the file and three of the result for each pixel.
+    assert_eq!(fault_of(&png_of_size(16_000, 16_000)), "takes 977 MiB, at most 512 MiB are read");
+    assert!(!fault_of(&png_of_size(11_000, 11_000)).contains("MiB"));
     let mut bytes = vec![];
-    let mut encoder = png::Encoder::new(&mut bytes, 20_000, 20_000);
+    let mut encoder = png::Encoder::new(&mut bytes, 8000, 8000);
+    encoder.set_color(png::ColorType::Rgba);
     encoder.set_depth(png::BitDepth::Sixteen);
     let mut writer = encoder.write_header().unwrap();
     writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9c]).unwrap();
     drop(writer);
-    assert_eq!(fault_of(&bytes), "takes 763 MiB, at most 512 MiB are read");
+    assert_eq!(fault_of(&bytes), "takes 672 MiB, at most 512 MiB are read");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_colour_profile_that_unpacks_to_more_than_any_is_refused() {
+    let with_profile = |bytes: usize| {
+        let mut file = vec![];
+        let mut info = png::Info::with_size(2, 2);
+        info.icc_profile = Some(vec![0; bytes].into());
+        let mut writer = png::Encoder::with_info(&mut file, info).unwrap().write_header().unwrap();
+        writer.write_image_data(&[7; 4]).unwrap();
+        drop(writer);
+        file
+    };
+    assert!(DecodedImage::decode(&with_profile(4 << 20)).is_ok());
+    let bomb = with_profile(200_000_000);
+    assert!(bomb.len() < 1_000_000, "{} bytes", bomb.len());
+    assert!(DecodedImage::decode(&bomb).is_err());
+}
+
+#[test]
+fn flattening_in_strips_is_flattening() {
+    let image = RgbaImage::from_fn(5, 3 * STRIP_PX + 7, |x, y| Rgba([x as u8, y as u8, 9, (x * y) as u8]));
+    let (pixels, is_transparent) = flattened(&image.clone().into());
+    assert!(is_transparent);
+    for (x, y, pixel) in pixels.enumerate_pixels() {
+        assert_eq!(*pixel, on_white(*image.get_pixel(x, y)), "{x} {y}");
+    }
 }
 
 /// A JPEG with this EXIF orientation.

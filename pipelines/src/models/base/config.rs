@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::{DType, Device};
 use catelier_adapters::{BaseFamily, Component, ModuleInfo, Prediction};
 
 use super::fingerprint;
 use crate::diffusion::{NoiseSchedule, SchedulerConfig};
 use crate::error::{Error, Result};
+use crate::models::config::check::{Check, Rule, Table};
 use crate::models::files::{ModelFiles, UnsupportedSetting};
-use crate::models::{TextEncoderConfig, TextEncoderLayout, UNetConfig, UNetLayout, VaeConfig, VaeLayout};
+use crate::models::shapes::TensorShape;
+use crate::models::{ImageSizes, TextEncoderConfig, TextEncoderLayout, UNetConfig, UNetLayout, VaeConfig, VaeLayout};
 
 /// All configurations of a base model: its family, its modules and their shapes.
 ///
@@ -42,19 +45,24 @@ pub enum EmptyNegative {
 const DEFAULT_SAMPLE_SIZE: usize = 64;
 
 /// The keys of `model_index.json` that this crate reads.
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
 struct ModelIndex {
-    #[serde(rename = "_class_name", default)]
-    class_name: Option<String>,
-    #[serde(default)]
     force_zeros_for_empty_prompt: bool,
 }
 
-const PIPELINES: [&str; 4] = [
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionXLImg2ImgPipeline",
+/// The keys of `model_index.json`; the others name components or other pipelines' settings.
+const MODEL_INDEX: &Table = &[
+    (
+        "_class_name",
+        Rule::OneOf(&[
+            "\"StableDiffusionPipeline\"",
+            "\"StableDiffusionXLPipeline\"",
+            "\"StableDiffusionImg2ImgPipeline\"",
+            "\"StableDiffusionXLImg2ImgPipeline\"",
+        ]),
+    ),
+    ("force_zeros_for_empty_prompt", Rule::Flag),
 ];
 
 impl BaseConfig {
@@ -65,8 +73,9 @@ impl BaseConfig {
     /// file errors; [`Error::InvalidInput`] if the text encoders and the UNet do not fit together;
     /// [`Error::InvalidSetting`] for an impossible noise schedule.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let index = read_index(files)?;
-        let zeros = index.force_zeros_for_empty_prompt;
+        let mut index = Check::new("model_index.json", files, MODEL_INDEX)?;
+        let zeros = index.parse::<ModelIndex>()?.force_zeros_for_empty_prompt;
+        index.finish()?;
         let config = Self {
             name: files.name().to_owned(),
             unet: UNetConfig::load(files)?,
@@ -76,6 +85,8 @@ impl BaseConfig {
             empty_negative: if zeros { EmptyNegative::Zeros } else { EmptyNegative::Encoded },
         };
         config.check_context_width()?;
+        config.check_pooled_width()?;
+        config.check_latents()?;
         NoiseSchedule::from_config(&config.scheduler)?;
         Ok(config)
     }
@@ -113,11 +124,12 @@ impl BaseConfig {
 
     /// Number of elements of all weights and biases of the UNet and of each text encoder.
     pub fn parameters(&self) -> BTreeMap<Component, u64> {
-        let elements =
-            |shapes: Vec<Vec<usize>>| shapes.iter().map(|shape| shape.iter().product::<usize>() as u64).sum();
+        let elements = |tensors: Vec<TensorShape>| {
+            tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
+        };
         let text_encoders = self.text_encoder_layouts();
-        let text_encoders = text_encoders.map(|(component, layout)| (component, elements(layout.tensor_shapes())));
-        let unet = (Component::Unet, elements(UNetLayout::new(&self.unet).tensor_shapes()));
+        let text_encoders = text_encoders.map(|(component, layout)| (component, elements(layout.tensors())));
+        let unet = (Component::Unet, elements(UNetLayout::new(&self.unet).tensors()));
         std::iter::once(unet).chain(text_encoders).collect()
     }
 
@@ -136,10 +148,23 @@ impl BaseConfig {
         fingerprint::of(self, files)
     }
 
+    /// Compares all tensors of the configuration with those in the headers of the weights, before any is loaded.
+    pub(super) fn expect_weights(&self, files: &ModelFiles) -> Result<()> {
+        let weights = |component: &str| files.weights(component, DType::F32, &Device::Cpu);
+        weights("unet")?.expect(&UNetLayout::new(&self.unet).tensors())?;
+        let vae = weights("vae")?;
+        vae.expect(&VaeLayout::new(&self.vae).tensors_in(&vae))?;
+        self.text_encoder_layouts().try_for_each(|(component, layout)| {
+            let weights = weights(component.name())?;
+            weights.expect(&layout.tensors_in(&weights))
+        })
+    }
+
     /// Shapes of all tensors of the autoencoder and the text encoders.
     pub(crate) fn tensor_shapes_beside_the_unet(&self) -> Vec<Vec<usize>> {
-        let text_encoders = self.text_encoder_layouts().flat_map(|(_, layout)| layout.tensor_shapes());
-        VaeLayout::new(&self.vae).tensor_shapes().into_iter().chain(text_encoders).collect()
+        let text_encoders = self.text_encoder_layouts().flat_map(|(_, layout)| layout.tensors());
+        let tensors = VaeLayout::new(&self.vae).tensors().into_iter().chain(text_encoders);
+        tensors.map(|tensor| tensor.shape).collect()
     }
 
     fn text_encoder_layouts(&self) -> impl Iterator<Item = (Component, TextEncoderLayout)> {
@@ -150,30 +175,42 @@ impl BaseConfig {
     /// Fails unless the widths of the text encoders' hidden states add up to the UNet's context width.
     fn check_context_width(&self) -> Result<()> {
         let found: usize = self.text_encoders.values().map(|config| config.hidden_size).sum();
-        let expected = self.unet.context_width();
-        if found == expected {
+        let Some(expected) = self.unet.levels.iter().map(|level| level.context_width).find(|width| *width != found)
+        else {
             return Ok(());
-        }
+        };
         Err(Error::InvalidInput {
             what: "width of the text encoders",
             expected: format!("{expected}, the UNet's `cross_attention_dim`"),
             found: found.to_string(),
         })
     }
+
+    /// Fails unless the added embedding takes the second text encoder's pooled prompt and the image sizes.
+    fn check_pooled_width(&self) -> Result<()> {
+        let (Some(added), Some(encoder)) = (&self.unet.added, self.text_encoders.get(&Component::TextEncoder2)) else {
+            return Ok(());
+        };
+        let (sizes, pooled) = (ImageSizes::COUNT * added.time_width, encoder.projection_dim);
+        let expected =
+            format!("{}: {sizes} of the image sizes and `projection_dim` of `text_encoder_2`", sizes + pooled);
+        expect("projection_class_embeddings_input_dim", added.input_width, sizes + pooled, &expected)
+    }
+
+    /// Fails unless the UNet takes and gives the autoencoder's latents.
+    fn check_latents(&self) -> Result<()> {
+        let latents = self.vae.latent_channels;
+        let expected = format!("{latents}, `latent_channels` of `vae/config.json`");
+        expect("in_channels", self.unet.in_channels, latents, &expected)?;
+        expect("out_channels", self.unet.out_channels, latents, &expected)
+    }
 }
 
-fn read_index(files: &ModelFiles) -> Result<ModelIndex> {
-    let path = "model_index.json";
-    let index: ModelIndex = files.json(path)?;
-    match &index.class_name {
-        Some(class) if !PIPELINES.contains(&class.as_str()) => Err(Error::UnsupportedSettings {
-            path: path.into(),
-            settings: vec![UnsupportedSetting {
-                key: "_class_name".into(),
-                value: class.clone(),
-                supported: PIPELINES.join(", "),
-            }],
-        }),
-        _ => Ok(index),
+/// Fails unless the UNet's setting `key` has the `expected` value, which `rule` explains.
+fn expect(key: &str, found: usize, expected: usize, rule: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
     }
+    let setting = UnsupportedSetting { key: key.into(), value: found.to_string(), supported: rule.into() };
+    Err(Error::UnsupportedSettings { path: "unet/config.json".into(), settings: vec![setting] })
 }

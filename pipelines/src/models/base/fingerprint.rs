@@ -1,9 +1,9 @@
 //! A fingerprint of a base model's content that does not depend on the precision of its weights.
 
+use candle_core::DType;
 use catelier_adapters::Fingerprint;
 use catelier_numerics::hex;
-use half::{bf16, f16};
-use safetensors::Dtype;
+use half::f16;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -86,7 +86,7 @@ fn canonical(network: &str, name: &str) -> String {
 impl Parts {
     /// Adds name, shape and samples of a weight. Tables that are no weights, such as position ids, are left out.
     fn add_tensor(&mut self, name: &str, tensor: &StoredTensor) -> Result<()> {
-        if !matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        if !matches!(tensor.dtype, Some(DType::F64 | DType::F32 | DType::F16 | DType::BF16)) {
             return Ok(());
         }
         let sampled = sampled(tensor)?;
@@ -94,7 +94,7 @@ impl Parts {
         add(&mut self.signs, &sampled.iter().map(|value| u8::from(value.is_sign_negative())).collect::<Vec<u8>>());
         let rounded = sampled.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes());
         add(&mut self.values, &rounded.collect::<Vec<u8>>());
-        self.has_values &= tensor.dtype != Dtype::BF16;
+        self.has_values &= tensor.dtype != Some(DType::BF16);
         Ok(())
     }
 
@@ -110,19 +110,9 @@ fn sampled(tensor: &StoredTensor) -> Result<Vec<f32>> {
     let sample = SAMPLE.min(count);
     let mut values = Vec::with_capacity(3 * sample);
     for start in [0, (count - sample) / 2, count - sample] {
-        let bytes = tensor.read(start..start + sample)?;
-        values.extend(bytes.chunks_exact(tensor.dtype.bitsize() / 8).map(|bytes| value(bytes, tensor.dtype)));
+        values.extend(tensor.values(start..start + sample)?);
     }
     Ok(values)
-}
-
-fn value(bytes: &[u8], dtype: Dtype) -> f32 {
-    match *bytes {
-        [a, b] if dtype == Dtype::F16 => f16::from_le_bytes([a, b]).to_f32(),
-        [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
-        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-        _ => bytes.try_into().map_or(f32::NAN, |bytes| f64::from_le_bytes(bytes) as f32),
-    }
 }
 
 /// Adds `bytes` after their length, so that different sequences of parts never give the same input to the hash.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use catelier_adapters::Component;
 use serde::{Deserialize, Serialize};
 
-use super::check::Check;
+use super::check::{Check, Rule, Table};
 use crate::error::Result;
 use crate::models::files::ModelFiles;
 
@@ -67,8 +67,33 @@ impl Default for TextEncoderConfig {
     }
 }
 
-const TEXT_FIXED: &[(&str, &[&str])] =
-    &[("hidden_act", &["\"quick_gelu\"", "\"gelu\""]), ("model_type", &["\"clip_text_model\""])];
+/// The keys of a `CLIPTextConfig`.
+pub(super) const TEXT_ENCODER: &Table = &[
+    ("_name_or_path", Rule::Irrelevant),
+    ("architectures", Rule::List(8, &Rule::Text)),
+    // Dropout is not active outside of the base's own training.
+    ("attention_dropout", Rule::Irrelevant),
+    ("bos_token_id", Rule::Irrelevant),
+    ("dropout", Rule::Irrelevant),
+    ("dtype", Rule::Irrelevant),
+    ("eos_token_id", Rule::Whole(0, u32::MAX as u64)),
+    ("hidden_act", Rule::OneOf(&["\"quick_gelu\"", "\"gelu\""])),
+    ("hidden_size", Rule::Whole(1, 16_384)),
+    ("initializer_factor", Rule::Irrelevant),
+    ("initializer_range", Rule::Irrelevant),
+    ("intermediate_size", Rule::Whole(1, 65_536)),
+    ("layer_norm_eps", Rule::Real(0.0, 1.0)),
+    ("max_position_embeddings", Rule::Whole(3, 65_536)),
+    ("model_type", Rule::OneOf(&["\"clip_text_model\""])),
+    ("num_attention_heads", Rule::Whole(1, 1024)),
+    ("num_hidden_layers", Rule::Whole(1, 256)),
+    // The tokenizer's own files decide.
+    ("pad_token_id", Rule::Irrelevant),
+    ("projection_dim", Rule::Whole(1, 16_384)),
+    ("torch_dtype", Rule::Irrelevant),
+    ("transformers_version", Rule::Irrelevant),
+    ("vocab_size", Rule::Whole(3, 1_000_000)),
+];
 
 impl TextEncoderConfig {
     /// Reads `config.json` in the folder `component`: `text_encoder` or `text_encoder_2`.
@@ -76,9 +101,7 @@ impl TextEncoderConfig {
     /// # Errors
     /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles, component: &str) -> Result<Self> {
-        let mut check = Check::new(&format!("{component}/config.json"), files)?;
-        check.fixed(TEXT_FIXED);
-        check.finish_early()?;
+        let mut check = Check::new(&format!("{component}/config.json"), files, TEXT_ENCODER)?;
         let config: Self = check.parse()?;
         check.divides("num_attention_heads", config.num_attention_heads, config.hidden_size);
         check.finish()?;

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{Check, PerLevel};
+use super::check::{Check, MOST_LEVELS, PerLevel, Rule, Table};
 use crate::error::Result;
+use crate::models::ImageSizes;
 use crate::models::files::ModelFiles;
 
 /// `unet/config.json` of a `UNet2DConditionModel`.
@@ -133,32 +134,66 @@ impl Default for UNetFile {
     }
 }
 
-/// Keys of `unet/config.json` that must have one of these values (as JSON; the first is the default).
-const UNET_FIXED: &[(&str, &[&str])] = &[
-    ("act_fn", &["\"silu\"", "\"swish\""]),
-    ("addition_embed_type", &["null", "\"text_time\""]),
-    ("attention_type", &["\"default\""]),
-    ("center_input_sample", &["false"]),
-    ("class_embed_type", &["null"]),
-    ("cross_attention_norm", &["null"]),
-    ("downsample_padding", &["1"]),
-    ("dual_cross_attention", &["false"]),
-    ("encoder_hid_dim", &["null"]),
-    ("encoder_hid_dim_type", &["null"]),
-    ("mid_block_only_cross_attention", &["null", "false"]),
-    ("mid_block_scale_factor", &["1"]),
-    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
-    ("num_attention_heads", &["null"]),
-    ("num_class_embeds", &["null"]),
-    ("only_cross_attention", &["false"]),
-    ("resnet_out_scale_factor", &["1"]),
-    ("resnet_skip_time_act", &["false"]),
-    ("resnet_time_scale_shift", &["\"default\""]),
-    ("reverse_transformer_layers_per_block", &["null"]),
-    ("time_cond_proj_dim", &["null"]),
-    ("time_embedding_act_fn", &["null"]),
-    ("time_embedding_type", &["\"positional\""]),
-    ("timestep_post_act", &["null"]),
+const CHANNELS: Rule = Rule::Whole(1, 16_384);
+const KERNEL: Rule = Rule::OneOf(&["3", "1", "5", "7"]);
+
+/// The keys of a `UNet2DConditionModel`.
+pub(super) const UNET: &Table = &[
+    ("_class_name", Rule::OneOf(&["\"UNet2DConditionModel\""])),
+    ("_diffusers_version", Rule::Irrelevant),
+    ("_name_or_path", Rule::Irrelevant),
+    ("act_fn", Rule::OneOf(&["\"silu\"", "\"swish\""])),
+    ("addition_embed_type", Rule::OneOf(&["null", "\"text_time\""])),
+    // Only of other types of added embeddings.
+    ("addition_embed_type_num_heads", Rule::Irrelevant),
+    ("addition_time_embed_dim", Rule::OrNull(&Rule::Whole(1, 16_384))),
+    ("attention_head_dim", Rule::PerLevel(&Rule::Whole(1, 1024))),
+    ("attention_type", Rule::OneOf(&["\"default\""])),
+    ("block_out_channels", Rule::List(MOST_LEVELS, &CHANNELS)),
+    ("center_input_sample", Rule::OneOf(&["false"])),
+    ("class_embed_type", Rule::OneOf(&["null"])),
+    ("class_embeddings_concat", Rule::OneOf(&["false"])),
+    ("conv_in_kernel", KERNEL),
+    ("conv_out_kernel", KERNEL),
+    ("cross_attention_dim", Rule::PerLevel(&CHANNELS)),
+    ("cross_attention_norm", Rule::OneOf(&["null"])),
+    ("down_block_types", Rule::List(MOST_LEVELS, &Rule::OneOf(&["\"DownBlock2D\"", "\"CrossAttnDownBlock2D\""]))),
+    ("downsample_padding", Rule::OneOf(&["1"])),
+    // Not active outside of the base's own training.
+    ("dropout", Rule::Irrelevant),
+    ("dual_cross_attention", Rule::OneOf(&["false"])),
+    ("encoder_hid_dim", Rule::OneOf(&["null"])),
+    ("encoder_hid_dim_type", Rule::OneOf(&["null"])),
+    ("flip_sin_to_cos", Rule::Flag),
+    ("freq_shift", Rule::Real(0.0, 1.0)),
+    ("in_channels", CHANNELS),
+    ("layers_per_block", Rule::PerLevel(&Rule::Whole(1, 8))),
+    ("mid_block_only_cross_attention", Rule::OneOf(&["null", "false"])),
+    ("mid_block_scale_factor", Rule::OneOf(&["1"])),
+    ("mid_block_type", Rule::OneOf(&["\"UNetMidBlock2DCrossAttn\""])),
+    ("norm_eps", Rule::Real(0.0, 1.0)),
+    ("norm_num_groups", CHANNELS),
+    ("num_attention_heads", Rule::OneOf(&["null"])),
+    ("num_class_embeds", Rule::OneOf(&["null"])),
+    ("only_cross_attention", Rule::OneOf(&["false"])),
+    ("out_channels", CHANNELS),
+    ("projection_class_embeddings_input_dim", Rule::OrNull(&Rule::Whole(1, 131_072))),
+    ("resnet_out_scale_factor", Rule::OneOf(&["1"])),
+    ("resnet_skip_time_act", Rule::OneOf(&["false"])),
+    ("resnet_time_scale_shift", Rule::OneOf(&["\"default\""])),
+    ("reverse_transformer_layers_per_block", Rule::OneOf(&["null"])),
+    ("sample_size", Rule::OrNull(&Rule::Whole(1, 256))),
+    ("time_cond_proj_dim", Rule::OneOf(&["null"])),
+    ("time_embedding_act_fn", Rule::OneOf(&["null"])),
+    ("time_embedding_dim", Rule::OrNull(&Rule::Whole(1, 65_536))),
+    ("time_embedding_type", Rule::OneOf(&["\"positional\""])),
+    ("timestep_post_act", Rule::OneOf(&["null"])),
+    // 0 in the levels without attention of some models.
+    ("transformer_layers_per_block", Rule::PerLevel(&Rule::Whole(0, 16))),
+    ("up_block_types", Rule::List(MOST_LEVELS, &Rule::OneOf(&["\"UpBlock2D\"", "\"CrossAttnUpBlock2D\""]))),
+    // Attention is always summed in f32.
+    ("upcast_attention", Rule::Irrelevant),
+    ("use_linear_projection", Rule::Flag),
 ];
 
 impl UNetConfig {
@@ -167,11 +202,7 @@ impl UNetConfig {
     /// # Errors
     /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let path = "unet/config.json";
-        let mut check = Check::new(path, files)?;
-        check.fixed(UNET_FIXED);
-        check.every("down_block_types", &["DownBlock2D", "CrossAttnDownBlock2D"]);
-        check.every("up_block_types", &["UpBlock2D", "CrossAttnUpBlock2D"]);
+        let mut check = Check::new("unet/config.json", files, UNET)?;
         let file: UNetFile = check.parse()?;
         let config = Self::from_file(&file, &mut check);
         check.finish()?;
@@ -195,7 +226,7 @@ impl UNetConfig {
             conv_in_kernel: file.conv_in_kernel,
             conv_out_kernel: file.conv_out_kernel,
             timestep: TimestepConfig {
-                width: file.time_embedding_dim.unwrap_or(4 * first),
+                width: file.time_embedding_dim.unwrap_or(first.saturating_mul(4)),
                 flip_sin_to_cos: file.flip_sin_to_cos,
                 freq_shift: file.freq_shift,
             },
@@ -214,9 +245,6 @@ fn unet_levels(file: &UNetFile, check: &mut Check) -> Vec<UNetLevel> {
     let count = channels.len();
     check.count("down_block_types", file.down_block_types.len(), count);
     let layers = check.expand("layers_per_block", &file.layers_per_block, count);
-    if layers.contains(&0) {
-        check.refuse("layers_per_block", "0", "1 or more");
-    }
     let heads = check.expand("attention_head_dim", &file.attention_head_dim, count);
     let transformer_layers = check.expand("transformer_layers_per_block", &file.transformer_layers_per_block, count);
     let context_widths = check.expand("cross_attention_dim", &file.cross_attention_dim, count);
@@ -250,5 +278,13 @@ fn added_embedding(file: &UNetFile, check: &mut Check) -> Option<AddedEmbeddingC
         );
         return None;
     };
+    let sizes = time_width.saturating_mul(ImageSizes::COUNT);
+    if input_width <= sizes {
+        check.refuse(
+            "projection_class_embeddings_input_dim",
+            input_width,
+            format!("more than {sizes}, the image sizes"),
+        );
+    }
     Some(AddedEmbeddingConfig { time_width, input_width })
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::Check;
+use super::check::{Check, MOST_LEVELS, Rule, Table};
 use crate::error::Result;
 use crate::models::files::ModelFiles;
 
@@ -56,8 +56,33 @@ impl Default for VaeConfig {
     }
 }
 
-const VAE_FIXED: &[(&str, &[&str])] =
-    &[("act_fn", &["\"silu\"", "\"swish\""]), ("latents_mean", &["null"]), ("latents_std", &["null"])];
+const CHANNELS: Rule = Rule::Whole(1, 16_384);
+
+/// The keys of an `AutoencoderKL`.
+pub(super) const VAE: &Table = &[
+    ("_class_name", Rule::OneOf(&["\"AutoencoderKL\""])),
+    ("_diffusers_version", Rule::Irrelevant),
+    ("_name_or_path", Rule::Irrelevant),
+    ("act_fn", Rule::OneOf(&["\"silu\"", "\"swish\""])),
+    ("block_out_channels", Rule::List(MOST_LEVELS, &CHANNELS)),
+    ("down_block_types", Rule::List(MOST_LEVELS, &Rule::OneOf(&["\"DownEncoderBlock2D\""]))),
+    ("force_upcast", Rule::Flag),
+    ("in_channels", Rule::OneOf(&["3"])),
+    ("latent_channels", CHANNELS),
+    ("latents_mean", Rule::OneOf(&["null"])),
+    ("latents_std", Rule::OneOf(&["null"])),
+    ("layers_per_block", Rule::Whole(1, 16)),
+    ("mid_block_add_attention", Rule::Flag),
+    ("norm_num_groups", CHANNELS),
+    ("out_channels", Rule::OneOf(&["3"])),
+    // Only for diffusers' own tiles.
+    ("sample_size", Rule::Irrelevant),
+    ("scaling_factor", Rule::Real(1e-4, 1e4)),
+    ("shift_factor", Rule::OrNull(&Rule::Real(-1e4, 1e4))),
+    ("up_block_types", Rule::List(MOST_LEVELS, &Rule::OneOf(&["\"UpDecoderBlock2D\""]))),
+    ("use_post_quant_conv", Rule::Flag),
+    ("use_quant_conv", Rule::Flag),
+];
 
 impl VaeConfig {
     /// Reads `config.json` in the folder `component`, usually `vae`.
@@ -65,13 +90,12 @@ impl VaeConfig {
     /// # Errors
     /// [`crate::Error::InvalidConfig`], or [`crate::Error::UnsupportedSettings`] with every key that is not supported.
     pub fn load(files: &ModelFiles, component: &str) -> Result<Self> {
-        let mut check = Check::new(&format!("{component}/config.json"), files)?;
-        check.fixed(VAE_FIXED);
-        check.every("down_block_types", &["DownEncoderBlock2D"]);
-        check.every("up_block_types", &["UpDecoderBlock2D"]);
+        let mut check = Check::new(&format!("{component}/config.json"), files, VAE)?;
         let config: Self = check.parse()?;
-        if config.block_out_channels.is_empty() {
-            check.refuse("block_out_channels", "[]", "at least one level");
+        for key in ["down_block_types", "up_block_types"] {
+            if let Some(found) = check.length(key) {
+                check.count(key, found, config.block_out_channels.len());
+            }
         }
         for &width in &config.block_out_channels {
             check.divides("norm_num_groups", config.norm_num_groups, width);

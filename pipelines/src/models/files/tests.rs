@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
+use crate::models::shapes::TensorShape;
 
 /// A safetensors file with f32 tensors of ones.
 fn weights_bytes(tensors: &[(&str, &[usize])]) -> Vec<u8> {
@@ -27,9 +28,7 @@ fn write(folder: &Path, path: &str, bytes: &[u8]) {
 fn load(folder: &Path) -> Result<Tensor, String> {
     let weights = ModelFiles::folder(folder).weights("unet", DType::F32, &Device::Cpu);
     let weights = weights.map_err(|error| error.to_string())?;
-    let tensor = weights.get((2, 3), "a").unwrap();
-    weights.finish().map_err(|error| error.to_string())?;
-    Ok(tensor)
+    weights.get((2, 3), "a").map_err(|error| error.to_string())
 }
 
 #[test]
@@ -81,10 +80,9 @@ fn every_missing_or_misshapen_tensor_is_named() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "unet/model.safetensors", &weights_bytes(&[("block.a", &[2, 3])]));
     let weights = ModelFiles::folder(folder.path()).weights("unet", DType::F32, &Device::Cpu).unwrap();
-    let block = weights.at("block");
-    block.get((3, 2), "a").unwrap();
-    block.get(4, "b").unwrap();
-    let message = weights.finish().unwrap_err().to_string();
+    let expected = [("a", vec![3, 2]), ("b", vec![4])];
+    let expected = expected.map(|(name, shape)| TensorShape { name: name.into(), shape });
+    let message = weights.at("block").expect(&expected).unwrap_err().to_string();
     assert_eq!(
         message,
         "the weights of `unet` do not fit its configuration: `block.a` should be [3, 2], found [2, 3]; \
@@ -126,7 +124,6 @@ fn embedded_files_are_read_like_a_folder() {
     assert!(files.exists("unet/config.json") && !files.exists("vae/config.json"));
     let weights = files.weights("unet", DType::F32, &Device::Cpu).unwrap();
     assert_eq!(weights.get((2, 3), "a").unwrap().dims(), [2, 3]);
-    weights.finish().unwrap();
     let missing = files.read("vae/config.json").unwrap_err().to_string();
     assert_eq!(missing, "base `embedded` has no `vae/config.json`");
 }
@@ -140,7 +137,6 @@ fn random_weights_are_functions_of_seed_component_and_name() {
     let draw = |seed, component: &str, name: &str| {
         let weights = files(seed).weights(component, DType::F32, &Device::Cpu).unwrap();
         let tensor = weights.at("block").get((40, 25, 2, 2), name).unwrap();
-        weights.finish().unwrap();
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     let values = draw(1, "unet", "a.weight");

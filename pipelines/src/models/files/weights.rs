@@ -1,16 +1,14 @@
 //! The weights of one component: tensors are taken by name and checked against the shape from the configuration.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::path::PathBuf;
 use std::rc::Rc;
 
-use candle_core::safetensors::{Load, MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Shape, Tensor};
-use safetensors::tensor::TensorView;
+use catelier_numerics::tensor_file::TensorFile;
 
 use super::random::RandomTensors;
 use crate::error::{Error, Result};
+use crate::models::shapes::TensorShape;
 
 /// A setting of a configuration file that these models do not support.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,94 +50,69 @@ impl fmt::Display for TensorOffence {
 
 /// The weights of one component, below one path in its module tree.
 ///
-/// Files are memory-mapped: a tensor is read (and converted) when it is taken, and the map is released with the last
-/// `Weights` of the component, so a loaded model holds one copy of its weights. A missing or misshapen tensor is
-/// recorded, not reported at once: [`finish`](Self::finish) reports all of them together.
+/// Only the headers of the files are kept: a tensor is read (and converted) when it is taken, so a loaded model holds one
+/// copy of its weights. A network calls [`expect`](Self::expect) with all its tensors first, so that weights of another
+/// model are refused before anything is allocated.
 #[derive(Clone)]
 pub struct Weights {
-    file: Rc<WeightFile>,
+    source: Rc<Source>,
     prefix: String,
 }
 
-struct WeightFile {
+struct Source {
     component: String,
-    tensors: Source,
+    tensors: Tensors,
     dtype: DType,
     device: Device,
-    offences: RefCell<Vec<TensorOffence>>,
 }
 
-enum Source {
-    Mapped(MmapedSafetensors),
-    Embedded(Vec<SliceSafetensors<'static>>),
+enum Tensors {
+    Files(Vec<TensorFile>),
     Random(RandomTensors),
 }
 
 impl Weights {
-    /// Maps the files of `component` into memory.
-    pub(super) fn mapped(component: &str, files: &[PathBuf], dtype: DType, device: &Device) -> Result<Self> {
-        #[expect(unsafe_code, reason = "mapping gigabytes instead of reading them; model files do not change under us")]
-        // SAFETY: the mapped bytes are read only through the safetensors parser, which has checked every offset. A
-        // file that another program shortens meanwhile ends this process (SIGBUS); it cannot be made to write.
-        let tensors = unsafe { MmapedSafetensors::multi(files) }.map_err(|source| {
-            let path = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
-            Error::UnreadableWeights { path, source }
-        })?;
-        Ok(Self::new(component, Source::Mapped(tensors), dtype, device))
-    }
-
-    /// Parses weights embedded in the binary.
-    pub(super) fn embedded(component: &str, files: Vec<&'static [u8]>, dtype: DType, device: &Device) -> Result<Self> {
-        let tensors = files
-            .into_iter()
-            .map(SliceSafetensors::new)
-            .collect::<candle_core::Result<_>>()
-            .map_err(|source| Error::UnreadableWeights { path: component.into(), source })?;
-        Ok(Self::new(component, Source::Embedded(tensors), dtype, device))
+    /// The tensors of `files`, which belong to `component`.
+    pub(super) fn stored(component: &str, files: Vec<TensorFile>, dtype: DType, device: &Device) -> Self {
+        Self::new(component, Tensors::Files(files), dtype, device)
     }
 
     /// Draws random weights on demand.
     pub(super) fn random(tensors: RandomTensors, dtype: DType, device: &Device) -> Self {
         let component = tensors.component.clone();
-        Self::new(&component, Source::Random(tensors), dtype, device)
+        Self::new(&component, Tensors::Random(tensors), dtype, device)
     }
 
-    fn new(component: &str, tensors: Source, dtype: DType, device: &Device) -> Self {
-        let file = WeightFile {
-            component: component.into(),
-            tensors,
-            dtype,
-            device: device.clone(),
-            offences: RefCell::default(),
-        };
-        Self { file: Rc::new(file), prefix: String::new() }
+    fn new(component: &str, tensors: Tensors, dtype: DType, device: &Device) -> Self {
+        let source = Source { component: component.into(), tensors, dtype, device: device.clone() };
+        Self { source: Rc::new(source), prefix: String::new() }
     }
 
     /// The component's folder, such as `unet`, `vae` or `text_encoder`.
     pub fn component(&self) -> &str {
-        &self.file.component
+        &self.source.component
     }
 
     /// The device of the loaded tensors.
     pub fn device(&self) -> &Device {
-        &self.file.device
+        &self.source.device
     }
 
     /// The type that the weights are converted to.
     pub fn dtype(&self) -> DType {
-        self.file.dtype
+        self.source.dtype
     }
 
     /// The type of activations. On the CPU it is f32 for weights in half precision, because their products are summed
     /// in f32; otherwise it is the type of the weights.
     pub fn activation_dtype(&self) -> DType {
-        self.file.activation_dtype()
+        self.source.activation_dtype()
     }
 
     /// The weights below `name`, joined to this path by a dot.
     #[must_use]
     pub fn at(&self, name: &str) -> Self {
-        Self { file: self.file.clone(), prefix: self.full_name(name) }
+        Self { source: self.source.clone(), prefix: self.full_name(name) }
     }
 
     /// This path from the component's root, without a dot at the end; empty at the root.
@@ -150,50 +123,43 @@ impl Weights {
     /// Whether the tensor `name` exists.
     pub fn contains(&self, name: &str) -> bool {
         let name = self.full_name(name);
-        match &self.file.tensors {
-            Source::Random(tensors) => tensors.holds(&name),
-            _ => self.file.view(&name).is_some(),
+        match &self.source.tensors {
+            Tensors::Random(tensors) => tensors.holds(&name),
+            Tensors::Files(_) => self.source.file_with(&name).is_some(),
         }
     }
 
-    /// The shape of the tensor `name`, if it exists; random weights have no shape before they are taken.
-    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.file.view(&self.full_name(name)).map(|view| view.shape().to_vec())
+    /// Compares all tensors that a network will take with those in the headers of the files. Random weights have every
+    /// shape.
+    ///
+    /// # Errors
+    /// [`Error::TensorMismatch`] naming every tensor that is missing or misshapen.
+    pub(crate) fn expect(&self, tensors: &[TensorShape]) -> Result<()> {
+        let offence = |tensor: &TensorShape| self.source.offence(&self.full_name(&tensor.name), &tensor.shape);
+        let offences: Vec<TensorOffence> = tensors.iter().filter_map(offence).collect();
+        if offences.is_empty() { Ok(()) } else { Err(self.source.mismatch(offences)) }
     }
 
     /// The tensor `name` on the component's device, converted to the component's type; vectors (norms, biases) are
     /// converted to the type of activations.
     ///
-    /// A missing or misshapen tensor is recorded for [`finish`](Self::finish), and zeros are returned in its place.
-    ///
     /// # Errors
-    /// [`Error::Tensor`] if its type cannot be converted or memory is short.
+    /// [`Error::TensorMismatch`] if it is missing or misshapen, [`Error::Numerics`] if the file cannot be read,
+    /// [`Error::Tensor`] if its type cannot be converted.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.full_name(name));
-        if let Source::Random(tensors) = &self.file.tensors {
-            let dtype = self.file.dtype_of(shape.dims());
-            return tensors.tensor(&name, shape, dtype, &self.file.device);
+        let Source { tensors, device, .. } = self.source.as_ref();
+        let dtype = self.source.dtype_of(shape.dims());
+        if let Tensors::Random(tensors) = tensors {
+            return tensors.tensor(&name, shape, dtype, device);
         }
-        let view = self.file.view(&name);
-        if let Some(view) = view.as_ref().filter(|view| view.shape() == shape.dims()) {
-            return self.file.load(view);
+        match (self.source.offence(&name, shape.dims()), self.source.file_with(&name)) {
+            (None, Some(file)) if dtype == DType::F32 && file.dtype(&name)?.is_float() => {
+                Ok(file.tensor_f32(&name)?.to_device(device)?)
+            }
+            (None, Some(file)) => Ok(file.tensor(&name, device)?.to_dtype(dtype)?),
+            (offence, _) => Err(self.source.mismatch(offence.into_iter().collect())),
         }
-        let found = view.map(|view| view.shape().to_vec());
-        let offence = TensorOffence { tensor: name, expected: shape.dims().to_vec(), found };
-        self.file.offences.borrow_mut().push(offence);
-        Ok(Tensor::zeros(shape, self.file.dtype, &self.file.device)?)
-    }
-
-    /// Reports every tensor that [`get`](Self::get) recorded as missing or misshapen.
-    ///
-    /// # Errors
-    /// [`Error::TensorMismatch`] naming all of them.
-    pub fn finish(&self) -> Result<()> {
-        let offences = self.file.offences.take();
-        if offences.is_empty() {
-            return Ok(());
-        }
-        Err(Error::TensorMismatch { component: self.file.component.clone(), offences })
     }
 
     fn full_name(&self, name: &str) -> String {
@@ -205,17 +171,25 @@ impl Weights {
     }
 }
 
-impl WeightFile {
-    fn view(&self, name: &str) -> Option<TensorView<'_>> {
+impl Source {
+    fn file_with(&self, name: &str) -> Option<&TensorFile> {
         match &self.tensors {
-            Source::Mapped(tensors) => tensors.get(name).ok(),
-            Source::Embedded(files) => files.iter().find_map(|file| file.get(name).ok()),
-            Source::Random(_) => None,
+            Tensors::Files(files) => files.iter().find(|file| file.contains(name)),
+            Tensors::Random(_) => None,
         }
     }
 
-    fn load(&self, view: &TensorView<'_>) -> Result<Tensor> {
-        Ok(view.load(&self.device)?.to_dtype(self.dtype_of(view.shape()))?)
+    /// The offence of the tensor `name`, if it is missing or has another shape.
+    fn offence(&self, name: &str, expected: &[usize]) -> Option<TensorOffence> {
+        let Tensors::Files(_) = &self.tensors else { return None };
+        let found = self.file_with(name).and_then(|file| file.shape(name).ok());
+        let offence =
+            || TensorOffence { tensor: name.into(), expected: expected.to_vec(), found: found.map(<[usize]>::to_vec) };
+        (found != Some(expected)).then(offence)
+    }
+
+    fn mismatch(&self, offences: Vec<TensorOffence>) -> Error {
+        Error::TensorMismatch { component: self.component.clone(), offences }
     }
 
     /// The type that a tensor with these dimensions is converted to: vectors to the type of activations.

@@ -3,7 +3,8 @@
 use catelier_adapters::ModuleInfo;
 
 use crate::models::config::TextEncoderConfig;
-use crate::models::shapes::{self, Bias, LayerShape, LinearShape, MatrixShape, NormShape};
+use crate::models::files::Weights;
+use crate::models::shapes::{self, Bias, LayerShape, LinearShape, MatrixShape, NormShape, TensorShape};
 
 /// All layers of a text encoder (`CLIPTextModel`, or `CLIPTextModelWithProjection`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,14 @@ pub(crate) struct TextLayerLayout {
     pub(crate) fc2: LinearShape,
 }
 
+/// First part of most tensor names, which some files lack.
+pub(super) const PREFIX: &str = "text_model";
+
+/// Whether the names of `weights` begin with the [`PREFIX`].
+pub(super) fn is_prefixed(weights: &Weights) -> bool {
+    weights.contains("text_model.final_layer_norm.weight")
+}
+
 impl TextEncoderLayout {
     /// The structure for `config` in the folder `component`: `text_encoder` or `text_encoder_2`.
     pub(crate) fn new(component: &str, config: &TextEncoderConfig) -> Self {
@@ -52,9 +61,21 @@ impl TextEncoderLayout {
         shapes::modules(&self.layers())
     }
 
-    /// Shapes of all tensors.
-    pub(crate) fn tensor_shapes(&self) -> Vec<Vec<usize>> {
-        shapes::tensor_shapes(&self.layers())
+    /// All tensors.
+    pub(crate) fn tensors(&self) -> Vec<TensorShape> {
+        shapes::tensors(&self.layers())
+    }
+
+    /// All tensors under the names that `weights` has, which may lack the [`PREFIX`]; with the projection if `weights`
+    /// has one.
+    pub(crate) fn tensors_in(&self, weights: &Weights) -> Vec<TensorShape> {
+        let projects = weights.contains("text_projection.weight");
+        let tensors = Self { projects, ..self.clone() }.tensors();
+        let cut = |tensor: TensorShape| match tensor.name.strip_prefix("text_model.") {
+            Some(name) => TensorShape { name: name.into(), ..tensor },
+            None => tensor,
+        };
+        if is_prefixed(weights) { tensors } else { tensors.into_iter().map(cut).collect() }
     }
 
     /// All layers, in the order of the forward pass.

@@ -74,16 +74,19 @@ impl TextEncoder {
         device: &Device,
     ) -> Result<Self> {
         let weights = files.weights(component, dtype, device)?;
-        let encoder = Self::build(component, &weights, config)?;
-        weights.finish()?;
-        Ok(encoder)
+        let layout = TextEncoderLayout::new(component, &config);
+        weights.expect(&layout.tensors_in(&weights))?;
+        Self::build(component, &weights, &layout, config)
     }
 
-    fn build(component: &str, weights: &Weights, config: TextEncoderConfig) -> Result<Self> {
-        let prefixed = weights.contains("text_model.final_layer_norm.weight");
-        let inner = if prefixed { weights.at("text_model") } else { weights.clone() };
-        let builder = LayerBuilder::new(&format!("{component}.text_model"), inner);
-        let layout = TextEncoderLayout::new(component, &config);
+    fn build(
+        component: &str,
+        weights: &Weights,
+        layout: &TextEncoderLayout,
+        config: TextEncoderConfig,
+    ) -> Result<Self> {
+        let inner = if layout::is_prefixed(weights) { weights.at(layout::PREFIX) } else { weights.clone() };
+        let builder = LayerBuilder::new(&format!("{component}.{}", layout::PREFIX), inner);
         let layers = layout.layers.iter().map(|layer| Layer::load(&builder, layer, &config)).collect::<Result<_>>()?;
         Ok(Self {
             token_embedding: builder.matrix(&layout.token_embedding)?,

@@ -159,15 +159,8 @@ impl Reader {
     ) -> Result<Self> {
         let tokenizer =
             load_tokenizer(files, if component == Component::TextEncoder2 { "tokenizer_2" } else { "tokenizer" })?;
+        check_tokenizer(&tokenizer, &config)?;
         let encoder = TextEncoder::from_config(config, files, component.name(), dtype, device)?;
-        let (known, used) = (encoder.config().vocab_size, tokenizer.vocabulary());
-        if used > known {
-            return Err(Error::InvalidInput {
-                what: "tokenizer vocabulary",
-                expected: format!("at most the text encoder's {known} tokens"),
-                found: used.to_string(),
-            });
-        }
         Ok(Self { tokenizer, encoder })
     }
 
@@ -186,6 +179,26 @@ impl Reader {
             _ => self.encoder.normalize(hidden_from_end(output, skip)?),
         }
     }
+}
+
+/// Fails if the tokenizer's ids or prompts exceed the encoder's embeddings.
+fn check_tokenizer(tokenizer: &Tokenizer, config: &TextEncoderConfig) -> Result<()> {
+    let limits = [
+        ("tokenizer vocabulary", tokenizer.vocabulary(), config.vocab_size, "`vocab_size`"),
+        (
+            "length of prompts in tokens",
+            tokenizer.max_length(),
+            config.max_position_embeddings,
+            "`max_position_embeddings`",
+        ),
+    ];
+    for (what, found, most, key) in limits {
+        if found > most {
+            let expected = format!("at most {most}, the text encoder's {key}");
+            return Err(Error::InvalidInput { what, expected, found: found.to_string() });
+        }
+    }
+    Ok(())
 }
 
 /// The output of the layer `skip` before the last, without the final norm.

@@ -6,7 +6,7 @@
 use catelier_adapters::ModuleInfo;
 
 use crate::models::config::{UNetConfig, UNetLevel};
-use crate::models::shapes::{self, Bias, Conv2dShape, Convolution, LayerShape, LinearShape, NormShape};
+use crate::models::shapes::{self, Bias, Conv2dShape, Convolution, LayerShape, LinearShape, NormShape, TensorShape};
 
 /// All blocks of a UNet (`UNet2DConditionModel`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,9 +154,9 @@ impl UNetLayout {
         shapes::modules(&self.layers())
     }
 
-    /// Shapes of all tensors.
-    pub(crate) fn tensor_shapes(&self) -> Vec<Vec<usize>> {
-        shapes::tensor_shapes(&self.layers())
+    /// All tensors.
+    pub(crate) fn tensors(&self) -> Vec<TensorShape> {
+        shapes::tensors(&self.layers())
     }
 }
 

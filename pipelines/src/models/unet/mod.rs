@@ -68,19 +68,18 @@ impl UNet {
     /// Those of [`load`](Self::load).
     pub fn from_config(config: UNetConfig, files: &ModelFiles, dtype: DType, device: &Device) -> Result<Self> {
         let weights = files.weights("unet", dtype, device)?;
-        let unet = Self::build(&LayerBuilder::new("unet", weights.clone()), config)?;
-        weights.finish()?;
-        Ok(unet)
+        let layout = UNetLayout::new(&config);
+        weights.expect(&layout.tensors())?;
+        Self::build(&LayerBuilder::new("unet", weights), &layout, config)
     }
 
     /// Builds the layers in the order of the forward pass, which is the order of [`modules`](Self::modules).
-    fn build(builder: &LayerBuilder, config: UNetConfig) -> Result<Self> {
-        let layout = UNetLayout::new(&config);
+    fn build(builder: &LayerBuilder, layout: &UNetLayout, config: UNetConfig) -> Result<Self> {
         let down = |level| DownLevel::load(builder, level, &config);
         let up = |level| UpLevel::load(builder, level, &config);
         Ok(Self {
             time_embedding: TimeEmbedding::load(builder, &layout.time_embedding, &config)?,
-            added_embedding: AddedEmbedding::load(builder, &layout, &config)?,
+            added_embedding: AddedEmbedding::load(builder, layout, &config)?,
             conv_in: builder.conv2d(&layout.conv_in)?,
             down: layout.down.iter().map(down).collect::<Result<_>>()?,
             middle: MiddleLevel::load(builder, &layout.middle, &config)?,

@@ -5,10 +5,10 @@ use catelier_adapters::AdapterSet;
 use catelier_numerics::ops::silu;
 
 use crate::error::Result;
-use crate::models::AddedCondition;
 use crate::models::config::{AddedEmbeddingConfig, TimestepConfig, UNetConfig};
 use crate::models::slots::{LayerBuilder, LinearSlot};
 use crate::models::unet::layout::{MlpLayout, UNetLayout};
+use crate::models::{AddedCondition, ImageSizes};
 
 /// Sinusoidal embedding of values (Vaswani et al. 2017, section 3.5), cosines or sines first.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl AddedEmbedding {
 
     /// Width of the pooled prompt.
     pub(super) fn pooled_width(&self) -> usize {
-        self.config.input_width.saturating_sub(6 * self.config.time_width)
+        self.config.input_width.saturating_sub(ImageSizes::COUNT * self.config.time_width)
     }
 
     /// `[batch, width]`.

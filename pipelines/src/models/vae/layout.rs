@@ -1,7 +1,8 @@
 //! The structure of the autoencoder: its layers with their shapes.
 
 use crate::models::config::VaeConfig;
-use crate::models::shapes::{self, Bias, Conv2dShape, Convolution, LayerShape, LinearShape, NormShape};
+use crate::models::files::Weights;
+use crate::models::shapes::{self, Bias, Conv2dShape, Convolution, LayerShape, LinearShape, NormShape, TensorShape};
 
 /// All layers of an autoencoder (`AutoencoderKL`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,14 @@ pub(super) struct AttentionLayout {
     pub(super) to_out: LinearShape,
 }
 
+/// The projections of an attention, today and before diffusers 0.18.
+const LEGACY_NAMES: [(&str, &str); 4] = [
+    (".attentions.0.to_q.", ".attentions.0.query."),
+    (".attentions.0.to_k.", ".attentions.0.key."),
+    (".attentions.0.to_v.", ".attentions.0.value."),
+    (".attentions.0.to_out.0.", ".attentions.0.proj_attn."),
+];
+
 /// First part of the autoencoder's module paths.
 pub(super) const ROOT: &str = "vae";
 
@@ -75,9 +84,19 @@ impl VaeLayout {
         }
     }
 
-    /// Shapes of all tensors.
-    pub(crate) fn tensor_shapes(&self) -> Vec<Vec<usize>> {
-        shapes::tensor_shapes(&self.layers())
+    /// All tensors.
+    pub(crate) fn tensors(&self) -> Vec<TensorShape> {
+        shapes::tensors(&self.layers())
+    }
+
+    /// All tensors under the names that `weights` has: files saved before diffusers 0.18 use the names of the original
+    /// code in attentions.
+    pub(crate) fn tensors_in(&self, weights: &Weights) -> Vec<TensorShape> {
+        let stored = |tensor: TensorShape| {
+            let legacy = LEGACY_NAMES.iter().fold(tensor.name.clone(), |name, (new, old)| name.replace(new, old));
+            if weights.contains(&legacy) { TensorShape { name: legacy, ..tensor } } else { tensor }
+        };
+        self.tensors().into_iter().map(stored).collect()
     }
 
     fn layers(&self) -> Vec<LayerShape<'_>> {

@@ -94,13 +94,12 @@ impl Vae {
         // Half precision overflows in models with `force_upcast`; they run in f32 whatever the other networks do.
         let dtype = if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
         let weights = files.weights(component, dtype, device)?;
-        let vae = Self::build(&LayerBuilder::new(layout::ROOT, weights.clone()), config)?;
-        weights.finish()?;
-        Ok(vae)
+        let layout = VaeLayout::new(&config);
+        weights.expect(&layout.tensors_in(&weights))?;
+        Self::build(&LayerBuilder::new(layout::ROOT, weights), &layout, config)
     }
 
-    fn build(builder: &LayerBuilder, config: VaeConfig) -> Result<Self> {
-        let layout = VaeLayout::new(&config);
+    fn build(builder: &LayerBuilder, layout: &VaeLayout, config: VaeConfig) -> Result<Self> {
         let optional = |shape: &Option<_>| shape.as_ref().map(|shape| builder.frozen_conv2d(shape)).transpose();
         Ok(Self {
             encoder: Encoder::load(builder, &layout.encoder, &config)?,
