@@ -1,6 +1,6 @@
 //! Files that are either complete or absent.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -29,8 +29,67 @@ fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> 
     let (sibling, file) = Sibling::create(&target)?;
     let mut writer = BufWriter::new(file);
     fill(&mut writer)?;
-    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    // The file stays open, and so locked, until it has its name.
+    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
     sibling.rename_to(&target)
+}
+
+/// End of a temporary file's name: `.report.json.4711-0.partial`, with the process and a number.
+const PARTIAL: &str = ".partial";
+
+/// Removes from `folder` the temporary files that processes left there which ended while they wrote.
+///
+/// A process locks its temporary file, and the system releases the lock when the process ends, however that happens. So
+/// a file that can be locked has no writer any more. Where the file system has no locks, nothing is removed.
+///
+/// # Errors
+/// Those of listing the folder, and of removing a file.
+pub fn remove_leftovers(folder: impl AsRef<Path>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if is_partial(&entry.path()) && entry.file_type()?.is_file() {
+            remove_unless_written(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`write()`] gives a temporary file a name of this form.
+pub fn is_partial(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let parts = name.strip_prefix('.').and_then(|name| name.strip_suffix(PARTIAL)?.rsplit_once('.'));
+    let numbers = parts.filter(|(name, _)| !name.is_empty()).and_then(|(_, numbers)| numbers.split_once('-'));
+    numbers.is_some_and(|(process, count)| is_number(process) && is_number(count))
+}
+
+fn remove_unless_written(path: &Path) -> io::Result<()> {
+    // A file that cannot be opened belongs to somebody else, or is gone.
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return Ok(()) };
+    match file.try_lock() {
+        Ok(()) => fs::remove_file(path),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Locks a new file, and says whether it still has its name. A file system without locks is no reason not to write.
+fn hold(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(false),
+        _ => has_name(file),
+    }
+}
+
+#[cfg(unix)]
+fn has_name(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(file.metadata()?.nlink() > 0)
+}
+
+#[cfg(not(unix))]
+fn has_name(_file: &File) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// A temporary file that is removed on drop unless it was renamed.
@@ -44,9 +103,11 @@ impl Sibling {
         let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let path = target.with_file_name(format!(".{name}.{}-{number}.partial", process::id()));
+            let path = target.with_file_name(format!(".{name}.{}-{number}{PARTIAL}", process::id()));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((Self { path: Some(path) }, file)),
+                Ok(file) if hold(&file)? => return Ok((Self { path: Some(path) }, file)),
+                // Another process took it for a leftover before it was locked.
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -129,6 +190,33 @@ mod tests {
         assert!(outcome.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         assert_eq!(entries(folder.path()), ["state"]);
+    }
+
+    #[test]
+    fn leftovers_are_removed_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = [".mine.partial", ".a.7-x.partial", "a.7-0.partial", ".7-0.partial", "notes.txt", ".a.7-0.partial~"];
+        for name in kept.into_iter().chain([".state.safetensors.7-0.partial", ".run.toml.4294967295-12.partial"]) {
+            write(folder.path().join(name), |out| out.write_all(b"half")).unwrap();
+        }
+        fs::create_dir(folder.path().join(".folder.7-0.partial")).unwrap();
+        remove_leftovers(folder.path()).unwrap();
+        let mut kept = kept.map(str::to_owned).to_vec();
+        kept.push(".folder.7-0.partial".into());
+        kept.sort();
+        assert_eq!(entries(folder.path()), kept);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_no_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adapter.safetensors");
+        write(&path, |out| {
+            remove_leftovers(folder.path())?;
+            out.write_all(b"whole")
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
     }
 
     #[cfg(target_os = "linux")]

@@ -4,12 +4,14 @@
 //! JSON header mapping names to `dtype`, `shape` and `data_offsets` (and `__metadata__` to a map of strings), then the
 //! data without gaps.
 
+mod digest;
 mod element;
 mod header;
 mod json;
 mod read;
 mod write;
 
+pub use digest::{CHECKSUM, Checksum, write_checked};
 pub use header::FileError;
 pub use read::TensorFile;
 pub use write::{to_bytes, write, write_to};

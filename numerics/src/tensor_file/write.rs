@@ -53,10 +53,10 @@ pub fn write_to(
 }
 
 /// The tensors in the order of the file.
-struct Layout<'a>(Vec<(&'a str, &'a Tensor, Element)>);
+pub(super) struct Layout<'a>(Vec<(&'a str, &'a Tensor, Element)>);
 
 impl<'a> Layout<'a> {
-    fn of(tensors: &'a BTreeMap<String, Tensor>) -> Result<Self> {
+    pub(super) fn of(tensors: &'a BTreeMap<String, Tensor>) -> Result<Self> {
         let describe = |(name, tensor): (&'a String, &'a Tensor)| match Element::of(tensor.dtype()) {
             Some(element) => Ok((name.as_str(), tensor, element)),
             None => Err(Error::UnsupportedElement { tensor: name.clone(), dtype: tensor.dtype().as_str().into() }),
@@ -66,7 +66,7 @@ impl<'a> Layout<'a> {
         Ok(Self(tensors))
     }
 
-    fn write(&self, metadata: &BTreeMap<String, String>, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn write(&self, metadata: &BTreeMap<String, String>, out: &mut dyn Write) -> io::Result<()> {
         let mut header = self.header(metadata);
         while !header.len().is_multiple_of(LENGTH_BYTES) {
             header.push(' ');

@@ -1,0 +1,126 @@
+//! A checksum over a whole tensor file, in the file's own header.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use sha2::{Digest, Sha256};
+
+use super::header::LENGTH_BYTES;
+use super::read::TensorFile;
+use super::write::Layout;
+use crate::{Error, Result, atomic, hex};
+
+/// Entry of the metadata that holds the checksum: SHA-256 in hexadecimal digits over all bytes of the file, with a `0`
+/// in the place of each of these digits.
+pub const CHECKSUM: &str = "catelier.sha256";
+
+/// Hexadecimal digits of a SHA-256 sum.
+const DIGITS: usize = 64;
+
+/// Whether a file is as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// The file has no checksum.
+    Absent,
+    /// Every byte is as it was written.
+    Holds,
+    /// Some byte is not.
+    Differs,
+}
+
+/// As [`write()`](super::write()), with the entry [`CHECKSUM`] added to the metadata.
+///
+/// # Errors
+/// As for [`write()`](super::write()).
+pub fn write_checked(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let (path, layout) = (path.as_ref(), Layout::of(tensors)?);
+    let mut metadata = metadata.clone();
+    metadata.insert(CHECKSUM.into(), "0".repeat(DIGITS));
+    let mut sum = Sha256::new();
+    layout.write(&metadata, &mut sum).map_err(|source| Error::Write { path: path.to_path_buf(), source })?;
+    metadata.insert(CHECKSUM.into(), hex::encode(sum.finalize()));
+    atomic::write(path, |out| layout.write(&metadata, out))
+}
+
+impl TensorFile {
+    /// Compares the whole file with its checksum.
+    pub fn checksum(&self) -> Checksum {
+        let Some(stated) = self.metadata().get(CHECKSUM) else { return Checksum::Absent };
+        match self.sum_without(stated) {
+            Some(found) if found == *stated => Checksum::Holds,
+            _ => Checksum::Differs,
+        }
+    }
+
+    /// The checksum of the file, where `stated` is the one in its header; `None` if the header is not as it was written.
+    fn sum_without(&self, stated: &str) -> Option<String> {
+        let bytes = self.bytes();
+        let entry = format!("\"{CHECKSUM}\":\"{stated}\"");
+        let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk::<LENGTH_BYTES>()?)).ok()?;
+        let header = bytes.get(LENGTH_BYTES..LENGTH_BYTES.checked_add(length)?)?;
+        let place = header.windows(entry.len()).position(|window| window == entry.as_bytes())?;
+        let end = LENGTH_BYTES + place + entry.len() - 1;
+        let start = end.checked_sub(DIGITS).filter(|_| stated.len() == DIGITS)?;
+        let sum = Sha256::new().chain_update(&bytes[..start]).chain_update([b'0'; DIGITS]);
+        Some(hex::encode(sum.chain_update(&bytes[end..]).finalize()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::tensor_file::to_bytes;
+
+    fn written(values: &[f32]) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let tensors = BTreeMap::from([("w".to_owned(), Tensor::new(values, &Device::Cpu).unwrap())]);
+        let metadata = BTreeMap::from([("step".to_owned(), "12".to_owned()), ("z".to_owned(), "é\"".to_owned())]);
+        write_checked(&path, &tensors, &metadata).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    fn checksum(bytes: Vec<u8>) -> Option<Checksum> {
+        TensorFile::from_bytes("state", bytes).ok().map(|file| file.checksum())
+    }
+
+    #[test]
+    fn a_file_holds_its_checksum_and_every_flipped_bit_breaks_it() {
+        let whole = written(&[1.0, -2.5]);
+        assert_eq!(checksum(whole.clone()), Some(Checksum::Holds));
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let found = checksum(flipped);
+            // A flip in the entry's own name leaves a file without a checksum, which its reader refuses.
+            assert_ne!(found, Some(Checksum::Holds), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn equal_content_has_equal_bytes_and_other_values_another_sum() {
+        assert_eq!(written(&[1.0]), written(&[1.0]));
+        let sum = |values: &[f32]| TensorFile::from_bytes("x", written(values)).unwrap().metadata()[CHECKSUM].clone();
+        assert_ne!(sum(&[1.0]), sum(&[-1.0]));
+        assert_eq!(sum(&[1.0]).len(), DIGITS);
+    }
+
+    #[test]
+    fn files_without_a_checksum_and_with_an_odd_one_are_told_apart() {
+        let with = |value: Option<&str>| {
+            let metadata = value.map(|value| (CHECKSUM.to_owned(), value.to_owned())).into_iter().collect();
+            checksum(to_bytes(&BTreeMap::new(), &metadata).unwrap()).unwrap()
+        };
+        assert_eq!(with(None), Checksum::Absent);
+        for odd in ["", "0", &"0".repeat(DIGITS), &"é".repeat(DIGITS), &"f".repeat(DIGITS + 1)] {
+            assert_eq!(with(Some(odd)), Checksum::Differs, "{odd}");
+        }
+    }
+}
