@@ -132,6 +132,12 @@ pub enum Error {
         #[source]
         source: catelier_numerics::Error,
     },
+    /// A file that this program wrote is not as it was written.
+    #[error("`{}` is damaged: its checksum does not hold", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("cannot access `{}`", path.display())]
     Io {
@@ -396,6 +402,9 @@ impl Error {
             }
             Self::SurplusRanks { .. } => {
                 "no trainer writes such a file; do not trust its source, or resize the adapter where it was made".to_owned()
+            }
+            Self::Damaged { .. } => {
+                "copy the file again from where it was made; if a tool changed its tensors on purpose, let that tool drop the header".to_owned()
             }
             Self::NotFinite { .. } => "the training that wrote this file diverged; use an earlier state".to_owned(),
             Self::SeveralComponents { .. } => {

@@ -11,7 +11,7 @@ use catelier_numerics::tensor_file::TensorFile;
 use super::config::{self, PeftConfig};
 use super::key::{Key, PEFT_PREFIX, Role, Spelling, spelling};
 use super::write::{PEFT_CONFIG, PEFT_FILE};
-use super::{Format, Metadata, hash};
+use super::{Format, Integrity, Metadata, hash};
 use crate::error::{Error, IncompleteModule, Result};
 use crate::family::{BaseFamily, takes_context};
 use crate::kind::AdapterKind;
@@ -236,6 +236,12 @@ impl Contents {
     /// SHA-256 of the bytes after the header.
     pub(crate) fn payload_hash(&self) -> Result<String> {
         hash::payload_hash(&self.file).map_err(Error::numerics(format!("reading `{}`", self.path.display())))
+    }
+
+    /// Whether the file is as it was written; `model_hash` is its [`payload_hash`](Self::payload_hash).
+    pub(crate) fn integrity(&self, model_hash: &str) -> Result<Integrity> {
+        let integrity = Integrity::of(&self.file, model_hash);
+        integrity.map_err(Error::numerics(format!("reading `{}`", self.path.display())))
     }
 
     /// Shape of a tensor.

@@ -4,9 +4,55 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use candle_core::Tensor;
-use catelier_numerics::tensor_file::{self, TensorFile};
+use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 use catelier_numerics::{Result, hex};
 use sha2::{Digest, Sha256};
+
+/// Entry of the header with [`payload_hash`], in the vocabulary of kohya's trainers.
+pub(crate) const MODEL_HASH: &str = "sshs_model_hash";
+
+/// Whether a file is as it was written, by the hashes in its header: our checksum over the whole file, and the hash of
+/// the tensors alone that kohya's trainers write too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integrity {
+    /// The header has no hash.
+    Unknown,
+    /// A hash of all that this program reads holds.
+    Holds,
+    /// The tensors are as they were written; the rest of the header was changed, as editors of metadata do.
+    HeaderChanged,
+    /// The tensors are not those of the hash in the header: the file is damaged, or a tool changed them and kept the header.
+    TensorsChanged,
+    /// This program wrote the file, and neither of its hashes holds.
+    Damaged,
+}
+
+impl Integrity {
+    /// Compares `file` with its header; `model_hash` is its [`payload_hash`].
+    pub(crate) fn of(file: &TensorFile, model_hash: &str) -> Result<Self> {
+        let stated = file.metadata().get(MODEL_HASH);
+        let is_same = stated.map(|stated| stated.eq_ignore_ascii_case(model_hash));
+        Ok(match (file.checksum()?, is_same) {
+            (Checksum::Holds, _) | (Checksum::Absent, Some(true)) => Self::Holds,
+            (Checksum::Absent, None) => Self::Unknown,
+            (Checksum::Absent, Some(false)) => Self::TensorsChanged,
+            (Checksum::Differs, Some(true)) => Self::HeaderChanged,
+            (Checksum::Differs, _) => Self::Damaged,
+        })
+    }
+
+    /// What a person should know about the file, if anything.
+    pub fn remark(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown | Self::Holds => None,
+            Self::HeaderChanged => Some("its header was changed after it was written; its tensors were not"),
+            Self::TensorsChanged => Some(
+                "its tensors are not those of the hash in its header: it is damaged, or a tool changed them and kept the hash",
+            ),
+            Self::Damaged => Some("it is damaged: its checksum does not hold"),
+        }
+    }
+}
 
 /// Number of bytes of the length field in front of a safetensors header.
 const LENGTH_BYTES: u64 = 8;

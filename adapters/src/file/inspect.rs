@@ -81,7 +81,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let mut remarks = Vec::new();
     let modules = modules(&contents, &mut remarks)?;
     let model_hash = contents.payload_hash()?;
-    remark_on_rest(&contents, &model_hash, &mut remarks);
+    remark_on_rest(&contents, &model_hash, &mut remarks)?;
     Ok(Inspection {
         file: name_of(&contents.path),
         bytes: contents.file.byte_count(),
@@ -197,7 +197,7 @@ fn norm(contents: &Contents, keys: UpdateKeys<'_>, alpha: f64, not_finite: &mut 
     }
 }
 
-fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<String>) {
+fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<String>) -> Result<()> {
     if let Some(first) = contents.unrecognised.first() {
         let count = contents.unrecognised.len();
         remarks.push(format!("{count} tensors are none of an adapter's, first `{first}`"));
@@ -205,8 +205,6 @@ fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<Strin
     for (kind, keys) in contents.foreign() {
         remarks.push(format!("{} tensors of a {kind}, which cannot be applied", keys.len()));
     }
-    let told = contents.file.metadata().get("sshs_model_hash");
-    if told.is_some_and(|told| told != model_hash) {
-        remarks.push("the header's `sshs_model_hash` is not the hash of these tensors".to_owned());
-    }
+    remarks.extend(contents.integrity(model_hash)?.remark().map(str::to_owned));
+    Ok(())
 }

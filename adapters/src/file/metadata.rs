@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::hash::Hashes;
+use super::hash::{self, Hashes};
 use super::privacy::{self, Disclosure};
 use super::{Format, config};
 use crate::adapter::Adapter;
@@ -161,7 +161,7 @@ impl Metadata {
             ("resolution", size),
             ("prediction_type", prediction),
             ("trigger_phrase", self.trigger.clone()),
-            ("hash_sha256", header.get("sshs_model_hash").map(|hash| format!("0x{hash}"))),
+            ("hash_sha256", header.get(hash::MODEL_HASH).map(|hash| format!("0x{hash}"))),
         ];
         for (name, value) in entries {
             if let Some(value) = value {
@@ -226,14 +226,15 @@ impl Metadata {
 }
 
 /// Entries that writing replaces.
-const WRITTEN: [&str; 24] = [
+const WRITTEN: [&str; 25] = [
+    tensor_file::CHECKSUM,
     "format",
     config::HEADER_ENTRY,
     "ss_network_module",
     "ss_network_dim",
     "ss_network_alpha",
     "ss_network_args",
-    "sshs_model_hash",
+    hash::MODEL_HASH,
     "sshs_legacy_hash",
     "modelspec.sai_model_spec",
     "modelspec.implementation",
@@ -315,7 +316,7 @@ fn add_hashes(header: &mut Header, tensors: &BTreeMap<String, Tensor>) -> Result
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let hashes = Hashes::of(tensors, &training).map_err(Error::numerics("hashing the adapter"))?;
-    header.insert("sshs_model_hash".to_owned(), hashes.payload());
+    header.insert(hash::MODEL_HASH.to_owned(), hashes.payload());
     header.insert("sshs_legacy_hash".to_owned(), hashes.legacy());
     Ok(())
 }

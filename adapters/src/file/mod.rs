@@ -23,12 +23,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use hash::Integrity;
 pub use inspect::{InspectedModule, Inspection, inspect};
 pub use metadata::{FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
 pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
 pub use report::{MatchReport, Matched};
-pub use write::write;
+pub use write::{PEFT_CONFIG, PEFT_FILE, write};
 
 use crate::error::{Error, Result};
 pub use crate::kind::AdapterKind;
@@ -79,9 +80,18 @@ impl FromStr for Format {
 /// # Errors
 /// As [`read`] and [`write()`].
 pub fn convert(from: &Path, to: &Path, format: Format, modules: &[ModuleInfo]) -> Result<MatchReport> {
+    let loaded = read_to_convert(from, modules)?;
+    write(to, &loaded.adapter, format, &loaded.metadata)?;
+    Ok(loaded.report)
+}
+
+/// As [`read`], with the family of the base where the file does not name one: names of another format may depend on it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_to_convert(from: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
     let mut loaded = read(from, modules)?;
     let base = &mut loaded.metadata.base;
     base.family = base.family.or(crate::family::BaseFamily::of_modules(modules));
-    write(to, &loaded.adapter, format, &loaded.metadata)?;
-    Ok(loaded.report)
+    Ok(loaded)
 }

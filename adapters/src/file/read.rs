@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::names::{NameIndex, Place};
-use super::{Format, MatchReport, Metadata};
+use super::{Format, Integrity, MatchReport, Metadata};
 use crate::adapter::Adapter;
 use crate::dora::DoraFactors;
 use crate::error::{Error, Result, ShapeMismatch, SurplusRank};
@@ -30,6 +30,8 @@ pub struct LoadedAdapter {
     pub format: Format,
     /// SHA-256 of the bytes after the header, by which other tools identify the adapter.
     pub model_hash: String,
+    /// Whether the file is as it was written; never [`Integrity::Damaged`], which is refused.
+    pub integrity: Integrity,
 }
 
 /// What happens to keys that match no module of the base model.
@@ -49,9 +51,10 @@ pub enum UnmatchedKeys {
 /// CLIP's fixed names. Where neither the file nor a configuration has an alpha, it is the rank.
 ///
 /// # Errors
-/// [`Error::Numerics`] for a hostile or damaged file, with the cause; [`Error::UnsupportedKind`] for LoHa, LoKr and
-/// others. [`Error::NothingMatches`], [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::SurplusRanks`],
-/// [`Error::IncompleteModules`], [`Error::DuplicateModules`] and [`Error::NotFinite`] name every offender.
+/// [`Error::Numerics`] for a hostile or damaged file, with the cause; [`Error::Damaged`] for a file of ours whose checksum
+/// does not hold; [`Error::UnsupportedKind`] for LoHa, LoKr and others. [`Error::NothingMatches`],
+/// [`Error::UnmatchedKeys`], [`Error::WrongShapes`], [`Error::SurplusRanks`], [`Error::IncompleteModules`],
+/// [`Error::DuplicateModules`] and [`Error::NotFinite`] name every offender.
 pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
     read_with(path, modules, UnmatchedKeys::Refuse)
 }
@@ -62,6 +65,11 @@ pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
 /// As [`read`].
 pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) -> Result<LoadedAdapter> {
     let contents = Contents::open(path)?;
+    let model_hash = contents.payload_hash()?;
+    let integrity = contents.integrity(&model_hash)?;
+    if integrity == Integrity::Damaged {
+        return Err(Error::Damaged { path: contents.path });
+    }
     contents.refuse_other_kinds()?;
     let configs = contents.configs()?;
     refuse_missing_magnitudes(&contents, &configs)?;
@@ -75,7 +83,8 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
         report: places.report,
         metadata: Metadata::from_header(contents.file.metadata()),
         format: contents.format(),
-        model_hash: contents.payload_hash()?,
+        model_hash,
+        integrity,
     })
 }
 

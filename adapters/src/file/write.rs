@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::blocks::BlockCount;
 use super::key::PEFT_PREFIX;
-use super::{Format, Metadata, config, privacy};
+use super::{Disclosure, Format, Metadata, config, privacy};
 use crate::adapter::Adapter;
 use crate::dora::DoraFactors;
 use crate::error::{Error, Result};
@@ -19,12 +19,13 @@ use crate::module::Component;
 use crate::update::LayerUpdate;
 
 /// Name of the tensor file in a PEFT folder.
-pub(crate) const PEFT_FILE: &str = "adapter_model.safetensors";
+pub const PEFT_FILE: &str = "adapter_model.safetensors";
 
 /// Name of the configuration in a PEFT folder.
-pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
+pub const PEFT_CONFIG: &str = "adapter_config.json";
 
-/// Writes an adapter file atomically; the same input gives the same bytes.
+/// Writes an adapter file atomically; the same input gives the same bytes. Unless nothing is to be disclosed, its header
+/// has a checksum over the whole file.
 ///
 /// A PEFT adapter is a folder: `path` is created and gets `adapter_model.safetensors` and `adapter_config.json`. If
 /// `path` ends in `.safetensors`, it is the tensor file and the configuration is written beside it.
@@ -40,7 +41,12 @@ pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata
         Format::Peft => write_peft_config(path, adapter, metadata)?,
         Format::Kohya | Format::Diffusers => path.to_owned(),
     };
-    tensor_file::write(&file, &tensors, &header).map_err(Error::numerics(format!("writing `{}`", file.display())))
+    let written = match metadata.disclosure {
+        // The checksum would tell which program wrote the file.
+        Disclosure::None => tensor_file::write(&file, &tensors, &header),
+        Disclosure::Minimal | Disclosure::Full => tensor_file::write_checked(&file, &tensors, &header),
+    };
+    written.map_err(Error::numerics(format!("writing `{}`", file.display())))
 }
 
 /// The tensors of the file by name.

@@ -588,6 +588,47 @@ fn the_model_hash_does_not_depend_on_the_header() {
     assert!(inspection.remarks.is_empty(), "{:?}", inspection.remarks);
 }
 
+/// The file of [`story`], changed byte by byte.
+fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<file::LoadedAdapter, Error> {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    file::write(&path, &adapter(), Format::Kohya, &story()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    file::read(&path, &base())
+}
+
+fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    let place = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    bytes[place..place + from.len()].copy_from_slice(to);
+}
+
+#[test]
+fn a_damaged_file_of_ours_is_refused_and_an_edited_header_is_told() {
+    assert_eq!(changed(|_| {}).unwrap().integrity, Integrity::Holds);
+    let flipped = changed(|bytes| *bytes.last_mut().unwrap() ^= 1).unwrap_err();
+    assert!(matches!(flipped, Error::Damaged { .. }) && flipped.hint().is_some(), "{flipped}");
+    let edited = changed(|bytes| replace(bytes, b"CC-BY-4.0", b"CC-BY-3.0")).unwrap();
+    assert_eq!(edited.integrity, Integrity::HeaderChanged);
+}
+
+#[test]
+fn a_file_of_others_whose_hash_does_not_hold_is_read_and_told() {
+    let read = |change: fn(&mut Vec<u8>)| {
+        changed(|bytes| {
+            replace(bytes, b"catelier.sha256", b"somebody.sha256");
+            change(bytes);
+        })
+        .unwrap()
+        .integrity
+    };
+    assert_eq!(read(|_| {}), Integrity::Holds);
+    assert_eq!(read(|bytes| *bytes.last_mut().unwrap() ^= 1), Integrity::TensorsChanged);
+    assert_eq!(read(|bytes| replace(bytes, b"sshs_model_hash", b"ssss_model_hash")), Integrity::Unknown);
+    assert!(Integrity::TensorsChanged.remark().unwrap().contains("hash"));
+}
+
 #[test]
 fn a_story_is_read_back() {
     let folder = tempdir().unwrap();

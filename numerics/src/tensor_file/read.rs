@@ -140,6 +140,11 @@ impl TensorFile {
         self.content.each_chunk(data, take).map_err(|source| self.error(source))
     }
 
+    /// All bytes in front of the data: the length and the text of the header.
+    pub(super) fn beginning(&self) -> Result<Vec<u8>> {
+        self.content.read(0..self.header.data_start).map_err(|source| self.error(source))
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.header.entries.keys().map(String::as_str)
