@@ -23,10 +23,10 @@ pub enum Error {
         #[from]
         source: catelier_numerics::Error,
     },
-    /// A folder that must be empty has files.
-    #[error("expected an empty or new folder, found files in `{}`", path.display())]
-    FolderInUse {
-        /// The folder.
+    /// A file that would be drawn is there already.
+    #[error("`{}` exists already", path.display())]
+    FileExists {
+        /// The file.
         path: PathBuf,
     },
     /// No artist has this name.
@@ -52,7 +52,7 @@ impl Error {
         match self {
             Self::Folder { .. } => Some("check that the folder can be made and read".to_owned()),
             Self::Write { source } => source.hint(),
-            Self::FolderInUse { .. } => Some("name a new folder, or empty this one first".to_owned()),
+            Self::FileExists { .. } => Some("name a new folder, or empty this one first".to_owned()),
             Self::UnknownArtist { .. } => Some("`catelier gallery list` names every artist".to_owned()),
             Self::ImageSide { .. } => Some("the embedded model paints 64 pixels a side".to_owned()),
         }

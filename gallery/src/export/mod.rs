@@ -120,17 +120,18 @@ pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
 /// show every object once. The same arguments give the same bytes for any number of threads.
 ///
 /// # Errors
-/// [`Error::FolderInUse`] if `dir` is not empty, [`Error::Folder`] and [`Error::Write`].
+/// [`Error::FileExists`] if one of the files is there already; then nothing is drawn. [`Error::Folder`] and
+/// [`Error::Write`].
 pub fn write_folder(dir: &Path, artist: &'static Artist, count: usize, seed: u64) -> Result<()> {
     make(dir)?;
-    let mut entries = fs::read_dir(dir).map_err(|source| Error::Folder { path: dir.to_owned(), source })?;
-    if entries.next().is_some() {
-        return Err(Error::FolderInUse { path: dir.to_owned() });
+    let file = |index: usize, extension: &str| dir.join(format!("{:04}.{extension}", index + 1));
+    let mut files = (0..count).flat_map(|index| [file(index, "png"), file(index, "txt")]);
+    if let Some(path) = files.find(|path| path.exists()) {
+        return Err(Error::FileExists { path });
     }
     plan::in_turns(artist, count, seed).par_iter().try_for_each(|job| {
-        let number = format!("{:04}", job.index + 1);
-        job.paint(MODEL_SIDE).write_png(&dir.join(format!("{number}.png")))?;
-        atomic::write(dir.join(format!("{number}.txt")), |file| writeln!(file, "{}", job.entry().text))?;
+        job.paint(MODEL_SIDE).write_png(&file(job.index, "png"))?;
+        atomic::write(file(job.index, "txt"), |out| writeln!(out, "{}", job.entry().text))?;
         Ok(())
     })
 }

@@ -101,6 +101,6 @@ fn folder_with_files_is_left_alone() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     fs::write(dir.path().join("0001.png"), "precious").expect("a file can be written");
     let refused = write_folder(dir.path(), &Artist::all()[0], 3, 1);
-    assert!(matches!(refused, Err(Error::FolderInUse { .. })));
+    assert!(matches!(refused, Err(Error::FileExists { .. })));
     assert_eq!(fs::read(dir.path().join("0001.png")).expect("the file is still there"), b"precious");
 }
