@@ -79,6 +79,9 @@ pub(crate) struct DemoArgs {
     /// Where the images and report.html go
     #[arg(long, default_value = "catelier-demo", value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
     /// The artist whose images to learn from; see `catelier gallery list`
     #[arg(long, value_name = "NAME")]
     pub(crate) artist: Option<String>,
@@ -113,6 +116,9 @@ pub(crate) struct TrainArgs {
     /// Where the adapter, previews, metrics and state go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +160,9 @@ pub(crate) struct PreviewArgs {
     /// Where the images go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print one JSON object for each image
     #[arg(long)]
     pub(crate) json: bool,
@@ -189,6 +198,9 @@ pub(crate) struct EvaluateArgs {
     /// Where scores.json, the images and report.html go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print the scores as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -241,6 +253,9 @@ pub(crate) enum AdapterCommand {
         /// The new file
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Replace the file --out if it is there; write beside files in the folder --out
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -269,6 +284,9 @@ pub(crate) struct AggregateArgs {
     /// The new file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// Replace the file --out if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -284,6 +302,9 @@ pub(crate) struct SimulateArgs {
     /// Where the adapters, the state and the table go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -342,6 +363,9 @@ pub(crate) struct DrawArgs {
     /// Where the images go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Draw anew over images that `gallery draw` made, or beside files that it did not make
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

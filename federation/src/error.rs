@@ -97,7 +97,7 @@ pub enum Error {
         #[source]
         source: catelier_numerics::Error,
     },
-    /// A file that is not a state of a federation, or a state of a later version.
+    /// A file that is damaged, not a state of a federation, or a state of a later version.
     #[error("`{}` is not a usable federation state: {reason}", path.display())]
     State {
         /// The file.
@@ -285,6 +285,7 @@ impl Error {
             Self::UnsupportedKind { .. } => Some("use the strategy `fedavg`, which averages the tensors".to_owned()),
             Self::Adapters { source, .. } => source.hint(),
             Self::Numerics { source, .. } => source.hint(),
+            Self::State { .. } => Some("start the federation again in another folder".to_owned()),
             _ => None,
         }
     }

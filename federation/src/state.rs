@@ -5,7 +5,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use catelier_adapters::{Adapter, LayerUpdate};
-use catelier_numerics::tensor_file::{self, TensorFile};
+use catelier_numerics::finite::is_finite;
+use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 
 use crate::error::{Error, Result};
 use crate::report::RoundReport;
@@ -14,7 +15,10 @@ use crate::report::RoundReport;
 pub const STATE_FORMAT: &str = "catelier federation state";
 
 /// Version of the state's file format.
-pub const STATE_VERSION: &str = "1";
+pub const STATE_VERSION: &str = "2";
+
+/// The last version without a checksum; it is still read.
+const VERSION_WITHOUT_CHECKSUM: &str = "1";
 
 /// Name of a module's alpha, beside the names of its tensors.
 const ALPHA: &str = "alpha";
@@ -58,7 +62,7 @@ impl State {
     }
 
     /// Writes the state to one file atomically: the adapter's tensors as `<module>.<tensor>`, its alphas as
-    /// `<module>.alpha`, and the history as JSON in the header.
+    /// `<module>.alpha`, and the history as JSON in the header, with a checksum over all of the file.
     ///
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
@@ -74,33 +78,47 @@ impl State {
             ("version".to_owned(), STATE_VERSION.to_owned()),
             ("history".to_owned(), json(path, &self.history)?),
         ]);
-        tensor_file::write(path, &tensors, &header).map_err(Error::numerics(format!("writing `{}`", path.display())))
+        tensor_file::write_checked(path, &tensors, &header)
+            .map_err(Error::numerics(format!("writing `{}`", path.display())))
     }
 
     /// Reads a state back, with its factors on the CPU.
     ///
     /// # Errors
-    /// [`Error::State`] for a file that is not a state or has another version; [`Error::Numerics`] for a damaged file.
+    /// [`Error::State`] for a file that is damaged, not a state or of another version; [`Error::Numerics`] for one that
+    /// cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
+        let reading = || Error::numerics(format!("reading `{}`", path.display()));
+        let file = TensorFile::open(path).map_err(reading())?;
         let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
-        if (header("format"), header("version")) != (STATE_FORMAT, STATE_VERSION) {
-            let found = format!("`{}` version `{}`", header("format"), header("version"));
-            return Err(unusable(path, format!("expected `{STATE_FORMAT}` version `{STATE_VERSION}`, found {found}")));
+        match (file.checksum().map_err(reading())?, header("format"), header("version")) {
+            (Checksum::Differs, _, _) | (Checksum::Absent, STATE_FORMAT, STATE_VERSION) => {
+                return Err(unusable(path, "it is damaged: its checksum does not hold".into()));
+            }
+            (Checksum::Holds, STATE_FORMAT, STATE_VERSION)
+            | (Checksum::Absent, STATE_FORMAT, VERSION_WITHOUT_CHECKSUM) => {}
+            (_, format, version) => {
+                let found = format!("`{format}` version `{version}`");
+                let expected = format!("expected `{STATE_FORMAT}` version `{STATE_VERSION}`, found {found}");
+                return Err(unusable(path, expected));
+            }
         }
         let history: Vec<RoundReport> =
             serde_json::from_str(header("history")).map_err(|error| unusable(path, format!("`history`: {error}")))?;
-        let global = adapter(&file)?;
+        let global = adapter(path, &file)?;
         Ok(Self { global: (!global.is_empty()).then_some(global), history })
     }
 }
 
 /// The global adapter in the file.
-fn adapter(file: &TensorFile) -> Result<Adapter> {
+fn adapter(path: &Path, file: &TensorFile) -> Result<Adapter> {
     let mut modules = BTreeMap::<_, BTreeMap<String, Tensor>>::new();
     for (module, tensor) in file.names().filter_map(|name| name.rsplit_once('.')) {
         let name = format!("{module}.{tensor}");
         let values = file.tensor(&name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))?;
+        if !is_finite(&values).map_err(Error::tensor("checking the state"))? {
+            return Err(unusable(path, format!("`{name}` has values that are not finite")));
+        }
         modules.entry(module).or_default().insert(tensor.to_owned(), values);
     }
     let update = |(module, tensors): (&str, _)| Ok((module.to_owned(), update(module, tensors)?));

@@ -33,7 +33,7 @@ pub use drift::HeldOutPrompts;
 pub use error::TrainError;
 pub use observer::{Control, StepReport, TrainObserver};
 pub use optimizer::Optimizer;
-pub use state::StateFolder;
+pub use state::{Resumed, StateFolder, UnusableState};
 pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
 
 use crate::models::TextEncoders;
@@ -187,14 +187,21 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Resumes from the newest saved state and returns its step. The rest of the run gives the same bits as a run
-    /// without interruption.
+    /// Resumes from the newest saved state that is whole and belongs to this run. The rest of the run gives the same bits
+    /// as a run without interruption.
     ///
     /// # Errors
-    /// [`TrainError::NothingToResume`], [`TrainError::StateUnreadable`], [`TrainError::StateMismatch`].
-    pub fn resume(&mut self) -> Result<usize, TrainError> {
-        self.step = self.states.restore(&self.fingerprint, &mut self.optimizer)?;
-        Ok(self.step)
+    /// [`TrainError::NothingToResume`], [`TrainError::NoUsableState`]; then the trainer is not to be used.
+    pub fn resume(&mut self) -> Result<Resumed, TrainError> {
+        let resumed = self.states.restore(&self.fingerprint, &mut self.optimizer)?;
+        self.step = resumed.step;
+        Ok(resumed)
+    }
+
+    /// Sixteen hexadecimal digits that name the run: a function of base, images, start adapter and all settings but the
+    /// number of steps.
+    pub fn run_id(&self) -> String {
+        self.fingerprint.run_id()
     }
 
     /// Optimizer steps done so far.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use catelier_workflows::adapter::convert;
+use catelier_workflows::adapter::{ConvertRequest, convert};
 use catelier_workflows::adapters::file::{self, Inspection};
 use catelier_workflows::{Context, Session};
 
@@ -12,11 +12,11 @@ use crate::cli::AdapterCommand;
 use crate::failure::Outcome;
 use crate::terminal;
 
-pub(super) fn run(command: &AdapterCommand, session: &Session<'_>) -> Outcome<()> {
+pub(super) fn run(command: AdapterCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
-        AdapterCommand::Inspect { file, json } => inspect(file, *json),
-        AdapterCommand::Convert { file, format, base, out } => {
-            let report = convert(file, out, *format, base, session)?;
+        AdapterCommand::Inspect { file, json } => inspect(&file, json),
+        AdapterCommand::Convert { file: from, format, base, out, force } => {
+            let report = convert(&ConvertRequest { from, format, base, out, force }, session)?;
             terminal::say(&format!("matched {report}"));
             Ok(())
         }

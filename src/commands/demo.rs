@@ -14,6 +14,7 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
     let usual = DemoRequest::default();
     let request = DemoRequest {
         out: args.out,
+        force: args.force,
         artist: args.artist.unwrap_or(usual.artist),
         steps: args.steps,
         prompts: args.prompts.unwrap_or(usual.prompts),

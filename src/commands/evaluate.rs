@@ -19,6 +19,7 @@ pub(super) fn run(args: EvaluateArgs, session: &Session<'_>) -> Outcome<()> {
         sampling: args.sampling,
         base: args.base.into(),
         out: args.out,
+        force: args.force,
     };
     let scores = evaluate(&request, session)?.scores;
     if args.json {

@@ -15,8 +15,8 @@ pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()
 }
 
 fn run_aggregate(args: AggregateArgs, session: &Session<'_>) -> Outcome<()> {
-    let AggregateArgs { adapter: adapters, strategy, rank, base, out, json } = args;
-    let report = aggregate(&AggregateRequest { adapters, strategy, rank, base, out }, session)?;
+    let AggregateArgs { adapter: adapters, strategy, rank, base, out, force, json } = args;
+    let report = aggregate(&AggregateRequest { adapters, strategy, rank, base, out, force }, session)?;
     if json {
         return terminal::json(&report);
     }
@@ -25,7 +25,7 @@ fn run_aggregate(args: AggregateArgs, session: &Session<'_>) -> Outcome<()> {
 }
 
 fn run_simulate(args: SimulateArgs, session: &Session<'_>) -> Outcome<()> {
-    let request = SimulateRequest { settings: args.settings, resume: args.resume, out: args.out };
+    let request = SimulateRequest { settings: args.settings, resume: args.resume, out: args.out, force: args.force };
     let simulated = simulate(&request, session);
     if matches!(simulated, Err(Error::Cancelled)) {
         terminal::say(&format!("go on with: catelier federate simulate --resume --out {}", request.out.display()));

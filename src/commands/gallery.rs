@@ -1,8 +1,9 @@
 //! `catelier gallery`: the drawn world.
 
-use catelier_workflows::gallery::export::{self, MODEL_SIDE, Request, Source, Split};
+use catelier_workflows::drawn::{self, Drawing};
+use catelier_workflows::gallery::export::{MODEL_SIDE, Request, Source, Split};
 use catelier_workflows::gallery::{Artist, Catalogue};
-use catelier_workflows::{Context, Error, drawn};
+use catelier_workflows::{Error, Session};
 
 use crate::cli::{DrawArgs, DrawFormat, DrawSplit, GalleryCommand};
 use crate::failure::Outcome;
@@ -11,10 +12,10 @@ use crate::terminal;
 /// The name of the plain style that the embedded base knows.
 const HOUSE: &str = "house";
 
-pub(super) fn run(command: &GalleryCommand) -> Outcome<()> {
+pub(super) fn run(command: &GalleryCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
         GalleryCommand::List { json } => list(*json),
-        GalleryCommand::Draw(args) => draw(args),
+        GalleryCommand::Draw(args) => draw(args, session),
     }
 }
 
@@ -25,17 +26,18 @@ fn list(json: bool) -> Outcome<()> {
     Artist::all().iter().try_for_each(|artist| terminal::data(&format!("{:<11} {}", artist.name, artist.description)))
 }
 
-fn draw(args: &DrawArgs) -> Outcome<()> {
-    match args.format {
-        DrawFormat::Npy => draw_array(args)?,
-        DrawFormat::Png => draw_folder(args)?,
-    }
+fn draw(args: &DrawArgs, session: &Session<'_>) -> Outcome<()> {
+    let drawing = match args.format {
+        DrawFormat::Npy => Drawing::Array(array(args)?),
+        DrawFormat::Png => folder(args)?,
+    };
+    drawn::draw_into(&args.out, drawing, args.force, session)?;
     terminal::say(&format!("{} images in {}", args.count, args.out.display()));
     Ok(())
 }
 
-fn draw_array(args: &DrawArgs) -> Outcome<()> {
-    let request = Request {
+fn array(args: &DrawArgs) -> Outcome<Request> {
+    Ok(Request {
         source: source(args)?,
         split: match args.split {
             DrawSplit::All => Split::All,
@@ -45,8 +47,7 @@ fn draw_array(args: &DrawArgs) -> Outcome<()> {
         count: args.count,
         seed: args.seed,
         side: MODEL_SIDE,
-    };
-    Ok(export::write_npy(&args.out, &request).failed("cannot draw the images")?)
+    })
 }
 
 fn source(args: &DrawArgs) -> Outcome<Source> {
@@ -59,7 +60,7 @@ fn source(args: &DrawArgs) -> Outcome<Source> {
     }
 }
 
-fn draw_folder(args: &DrawArgs) -> Outcome<()> {
+fn folder(args: &DrawArgs) -> Outcome<Drawing> {
     if args.textures || args.artist == HOUSE || args.split != DrawSplit::All {
         return Err(Error::user(
             "PNG folders are drawn by an artist, from all scenes",
@@ -68,5 +69,5 @@ fn draw_folder(args: &DrawArgs) -> Outcome<()> {
         .into());
     }
     let artist = drawn::artist(&args.artist)?;
-    Ok(export::write_folder(&args.out, artist, args.count, args.seed).user_error("cannot draw the images")?)
+    Ok(Drawing::Folder { artist, count: args.count, seed: args.seed })
 }

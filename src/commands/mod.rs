@@ -24,10 +24,10 @@ pub(crate) fn run(cli: Cli) -> Outcome<()> {
         Command::Plan(args) => plan::run(*args, &session),
         Command::Preview(args) => preview::run(args, &session),
         Command::Evaluate(args) => evaluate::run(args, &session),
-        Command::Adapter(command) => adapter::run(&command, &session),
+        Command::Adapter(command) => adapter::run(command, &session),
         Command::Federate(command) => federate::run(command, &session),
         Command::Base(command) => base::run(&command, &session),
-        Command::Gallery(command) => gallery::run(&command),
+        Command::Gallery(command) => gallery::run(&command, &session),
         Command::Bench(command) => bench::run(&command, &session),
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn run(args: PreviewArgs, session: &Session<'_>) -> Outcome<()> {
         sampling: args.sampling,
         base: args.base.into(),
         out: args.out,
+        force: args.force,
     };
     for preview in preview(&request, session)? {
         match args.json {

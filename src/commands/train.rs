@@ -9,7 +9,8 @@ use crate::failure::Outcome;
 use crate::terminal;
 
 pub(super) fn run(args: TrainArgs, session: &Session<'_>) -> Outcome<()> {
-    let request = TrainRequest { settings: args.settings.asked()?, resume: args.resume, out: args.out };
+    let TrainArgs { settings, resume, out, force } = args;
+    let request = TrainRequest { settings: settings.asked()?, resume, out, force };
     let trained = train(&request, session)?;
     if let Ending::Stopped { step, reason } = &trained.ending {
         terminal::say(&format!("stopped after step {step} ({reason}); everything is saved"));

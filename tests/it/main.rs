@@ -14,6 +14,7 @@ mod catelier;
 mod crash;
 mod demo;
 mod federate;
+mod folders;
 mod hostile;
 mod hub;
 mod plan;

@@ -92,7 +92,11 @@ fn runs_and_run_files_of_programs_that_wrote_no_version_go_on() {
     let old = saved
         .replace("version = 1\n", "")
         .replace("cat_cached_draws", "cat_bank")
-        .replace("class_images", "class_pictures");
+        .replace("class_images", "class_pictures")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
     assert!(old.contains("cat_bank = 2") && old.contains("class_pictures = 3"), "{old}");
     studio.write("run/run.toml", old);
     studio.done("train --config run/run.toml --out again");

@@ -2,17 +2,18 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use catelier_adapters::file::{self, Format, LoadedAdapter, MatchReport};
-use catelier_adapters::{AdapterSet, Fingerprint};
+use catelier_adapters::{AdapterSet, Error as AdapterError, Fingerprint};
 use catelier_pipelines::models::base::BaseModel;
 use catelier_prompts::Trigger;
 
 use crate::base::BaseSource;
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
+use crate::output::{self, OutputFolder};
 use crate::session::Session;
 
 /// An adapter file and how strongly it is applied: `FILE` or `FILE:WEIGHT` in text, where a colon that no number follows
@@ -73,6 +74,7 @@ impl LoadedAdapters {
             let file = file::read(&source.path, &modules)
                 .user_error(format!("cannot apply adapter `{source}` to base `{}`", base.name))?;
             session.note(format!("adapter: {source} ({}, weight {})", file.report, source.weight));
+            warn_of_changes(source, &file, session);
             warn_of_other_base(source, &file, base, session);
             let adapter = file.adapter.to(base.device(), base.dtype());
             loaded.set.push(&adapter.failed("cannot move the adapter to the device")?, source.weight);
@@ -101,6 +103,13 @@ impl LoadedAdapters {
     }
 }
 
+/// Says what the hashes in a file's header have against it.
+pub(crate) fn warn_of_changes(source: &AdapterSource, file: &LoadedAdapter, session: &Session<'_>) {
+    if let Some(remark) = file.integrity.remark() {
+        session.warn(format!("`{source}`: {remark}"));
+    }
+}
+
 /// Shapes can agree between bases that were trained apart; the fingerprint tells them apart.
 fn warn_of_other_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseModel, session: &Session<'_>) {
     let trained_on = &file.metadata.base;
@@ -111,16 +120,61 @@ fn warn_of_other_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseM
     }
 }
 
-/// Writes the adapter in `from`, which belongs to `base`, under another program's key names.
+/// A conversion as it is asked for.
+#[derive(Debug, Clone)]
+pub struct ConvertRequest {
+    /// The adapter file or PEFT folder.
+    pub from: PathBuf,
+    /// Whose key names to write.
+    pub format: Format,
+    /// The base that the adapter belongs to: `embedded`, a folder or a hub id.
+    pub base: String,
+    /// The new file; of PEFT, the new folder, or the file in it.
+    pub out: PathBuf,
+    /// Replace a file that is there; in a folder, write beside files that no conversion made.
+    pub force: bool,
+}
+
+/// Writes an adapter under another program's key names.
 ///
 /// # Errors
-/// [`Error::User`] for a file that does not fit the base or cannot be written.
-pub fn convert(from: &Path, to: &Path, format: Format, base: &str, session: &Session<'_>) -> Result<MatchReport> {
+/// [`Error::User`] for a file that does not fit the base, and for a file in the way; [`Error::Failed`] when the disk fails.
+pub fn convert(request: &ConvertRequest, session: &Session<'_>) -> Result<MatchReport> {
+    let ConvertRequest { from, format, base, out, .. } = request;
+    let folder = request.claim(session)?;
     let modules = BaseSource::parse(base)?.open(session)?.modules();
-    let report =
-        file::convert(from, to, format, &modules).user_error(format!("cannot convert `{}`", from.display()))?;
-    session.written(ArtefactKind::Adapter, to);
-    Ok(report)
+    let attempt = format!("cannot convert `{}`", from.display());
+    let loaded = file::read_to_convert(from, &modules).user_error(&attempt)?;
+    warn_of_changes(&AdapterSource::new(from), &loaded, session);
+    folder.iter().try_for_each(OutputFolder::begin)?;
+    match file::write(out, &loaded.adapter, *format, &loaded.metadata) {
+        Err(error @ (AdapterError::Numerics { .. } | AdapterError::Io { .. })) => Err(error).failed(attempt)?,
+        // The adapter has something that the format cannot hold.
+        written => written.user_error(attempt)?,
+    }
+    folder.iter().try_for_each(OutputFolder::finish)?;
+    session.written(ArtefactKind::Adapter, out);
+    Ok(loaded.report)
+}
+
+impl ConvertRequest {
+    /// Makes sure that nothing of others is replaced; the folder, where one is written.
+    fn claim(&self, session: &Session<'_>) -> Result<Option<OutputFolder>> {
+        let is_file = self.out.extension().is_some_and(|end| end == "safetensors");
+        if self.format != Format::Peft || is_file {
+            output::new_file(&self.out, self.force)?;
+        }
+        if self.format != Format::Peft {
+            return Ok(None);
+        }
+        if is_file {
+            output::new_file(&self.out.with_file_name(file::PEFT_CONFIG), self.force)?;
+            return Ok(None);
+        }
+        let folder = OutputFolder::claim(&self.out, "adapter convert", self.force, session)?;
+        folder.refuse_unknown(&[file::PEFT_FILE, file::PEFT_CONFIG])?;
+        Ok(Some(folder))
+    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use catelier_adapters::file::{self, Format, LoadedAdapter, Metadata, TrainedOn};
 use catelier_federation::{Contribution, Strategy, TargetRank};
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::AdapterSource;
+use crate::adapter::{AdapterSource, warn_of_changes};
 use crate::base::{BaseSource, EMBEDDED};
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
+use crate::output;
 use crate::session::Session;
 
 /// Entry of an aggregate's header: its [`Contributor`]s as JSON.
@@ -29,6 +30,8 @@ pub struct AggregateRequest {
     pub base: String,
     /// The new file.
     pub out: PathBuf,
+    /// Replace the file if it is there.
+    pub force: bool,
 }
 
 impl Default for AggregateRequest {
@@ -40,6 +43,7 @@ impl Default for AggregateRequest {
             rank: None,
             base: EMBEDDED.into(),
             out: PathBuf::from("aggregate.safetensors"),
+            force: false,
         }
     }
 }
@@ -81,11 +85,13 @@ pub fn aggregate(request: &AggregateRequest, session: &Session<'_>) -> Result<Ag
         return Err(Error::user("there is one adapter to aggregate", "give `--adapter` at least twice"));
     }
     let strategy = with_rank(request.strategy.clone(), request.rank)?;
+    output::new_file(&request.out, request.force)?;
     let modules = BaseSource::parse(&request.base)?.open(session)?.modules();
     let mut loaded = Vec::new();
     for source in &request.adapters {
         let file = file::read(&source.path, &modules).user_error(format!("cannot read `{source}`"))?;
         session.note(format!("adapter: {source} ({}, weight {})", file.report, source.weight));
+        warn_of_changes(source, &file, session);
         loaded.push((source, file));
     }
     let mut metadata = metadata(&loaded)?;

@@ -27,14 +27,23 @@ use crate::settings::{ResolvedTrain, SamplingSettings, TrainSettings};
 use crate::train::{Run, Start, Trained, TrainingData};
 use crate::{drawn, embedded, images};
 
+/// The command that makes folders of demos.
+const COMMAND: &str = "demo";
+
+const CAT_RUN: &str = "cat";
+const LORA_RUN: &str = "lora";
+const REPORT: &str = "report.html";
+
 /// Prompts that the page shows in full.
 const PROMPTS_SHOWN: usize = 6;
 
 /// A demo as it is asked for.
 #[derive(Debug, Clone)]
 pub struct DemoRequest {
-    /// Where the images and `report.html` go.
+    /// Where the images and `report.html` go, in place of those of an earlier demo.
     pub out: PathBuf,
+    /// Write beside files in `out` that no demo made; files in the way are refused all the same.
+    pub force: bool,
     /// The artist to learn from.
     pub artist: String,
     /// Optimizer steps of each of the two trainings; `None` takes the default of the embedded base.
@@ -50,6 +59,7 @@ impl Default for DemoRequest {
     fn default() -> Self {
         Self {
             out: PathBuf::from("catelier-demo"),
+            force: false,
             artist: DEMO_ARTIST.into(),
             steps: None,
             prompts: DEMO_PROMPTS,
@@ -84,7 +94,9 @@ struct Contestant {
 /// fails; [`Error::Cancelled`].
 pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let artist = drawn::artist(&request.artist)?;
-    let out = OutputFolder::claim(&request.out, "demo")?;
+    let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
+    out.refuse_unknown(&[drawn::IMAGES, CAT_RUN, LORA_RUN, REPORT])?;
+    out.begin()?;
     session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
     let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed)?;
 
@@ -101,7 +113,7 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let settings = |loss| request.settings(loss, &folder, &base);
     let data = TrainingData::load(&base, &settings(LossKind::Cat)?, session)?;
     let mut compete = |loss: LossKind, name: &str| -> Result<Contestant> {
-        let (started, folder) = (Instant::now(), RunFolder::replace(&request.out.join(name))?);
+        let (started, folder) = (Instant::now(), RunFolder::replace(&request.out.join(name), session)?);
         let run = Run { base: &base, data: &data, folder: &folder, start: Start::Fresh };
         let trained = run.train(settings(loss)?, session)?;
         if trained.ending != Ending::Finished {
@@ -115,9 +127,9 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
         let scores = scorer.score(&evaluation, session)?;
         Ok(Contestant { trained, images, scores, seconds })
     };
-    let (cat, lora) = (compete(LossKind::Cat, "cat")?, compete(LossKind::Lora, "lora")?);
+    let (cat, lora) = (compete(LossKind::Cat, CAT_RUN)?, compete(LossKind::Lora, LORA_RUN)?);
 
-    let report = request.out.join("report.html");
+    let report = request.out.join(REPORT);
     output::write_text(&report, &page(artist, &scorer, [&cat, &lora])?)?;
     session.written(ArtefactKind::Report, &report);
     out.finish()?;

@@ -1,11 +1,15 @@
-//! Images of the drawn world as training folders, for demos and simulated federations.
+//! Images of the drawn world as folders: for whoever asks, for demos and for simulated federations.
 
 use std::path::{Path, PathBuf};
 
 use catelier_gallery::{Artist, export};
 
-use crate::error::{Context, Result};
-use crate::output::OutputFolder;
+use crate::error::{Context, Error, Result};
+use crate::output::{Marker, OutputFolder};
+use crate::session::Session;
+
+/// The command that draws folders.
+const COMMAND: &str = "gallery draw";
 
 /// Name of the folder of training images.
 pub(crate) const IMAGES: &str = "images";
@@ -13,9 +17,58 @@ pub(crate) const IMAGES: &str = "images";
 /// The artist of this name.
 ///
 /// # Errors
-/// [`Error::User`](crate::Error::User) lists the names where there is none.
+/// [`Error::User`] lists the names where there is none.
 pub fn artist(name: &str) -> Result<&'static Artist> {
     Artist::named(name).user_error("there is no such artist")
+}
+
+/// What is drawn into a folder.
+#[derive(Debug, Clone, Copy)]
+pub enum Drawing {
+    /// A training folder: a PNG file and its caption for each image.
+    Folder {
+        /// Who draws.
+        artist: &'static Artist,
+        /// How many images.
+        count: usize,
+        /// Seed of the scenes.
+        seed: u64,
+    },
+    /// `pictures.npy` and `metadata.jsonl`.
+    Array(export::Request),
+}
+
+/// Draws images into the folder `out`. A drawing that was stopped in the middle begins anew there; one that came to its end
+/// is replaced only with `force`, which also draws beside files that no drawing made.
+///
+/// # Errors
+/// [`Error::User`] for a folder that holds something else, [`Error::Failed`] when the disk fails.
+pub fn draw_into(out: &Path, drawing: Drawing, force: bool, session: &Session<'_>) -> Result<()> {
+    let folder = OutputFolder::claim(out, COMMAND, force, session)?;
+    if folder.was_finished() && !force {
+        return Err(Error::user(
+            format!("`{}` holds drawn images already", out.display()),
+            "choose another `--out`, or draw them anew by `--force`",
+        ));
+    }
+    folder.clear(Path::new(""), &|file| is_drawn(file) || is_array(file))?;
+    match drawing {
+        Drawing::Folder { artist, count, seed } => export::write_folder(out, artist, count, seed),
+        Drawing::Array(request) => export::write_npy(out, &request),
+    }
+    .failed("cannot draw the images")?;
+    folder.finish()
+}
+
+/// Refuses a drawing that did not come to its end, which looks like a whole one.
+pub(crate) fn refuse_part(images: &Path) -> Result<()> {
+    match Marker::read(images)? {
+        Some(marker) if marker.command == COMMAND && !marker.finished => Err(Error::user(
+            format!("`{}` holds a part of its images: `catelier {COMMAND}` did not finish", images.display()),
+            "draw them again by the same command",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Draws a training folder, `part` of `folder`, in place of the one that an earlier run drew there.
@@ -38,4 +91,8 @@ fn is_drawn(file: &Path) -> bool {
     let extension = file.extension().unwrap_or_default().to_string_lossy();
     let is_alone = file.components().count() == 1;
     is_alone && stem.chars().all(|c| c.is_ascii_digit()) && ["png", "txt"].contains(&&*extension)
+}
+
+fn is_array(file: &Path) -> bool {
+    [Path::new("pictures.npy"), Path::new("metadata.jsonl")].contains(&file)
 }

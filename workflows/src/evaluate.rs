@@ -13,10 +13,20 @@ use crate::base::{Base, BaseRequest};
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
-use crate::scoring::{EvaluationPrompts, Scorer};
+use crate::output::{self, OutputFolder};
+use crate::scoring::{self, EvaluationPrompts, Scorer};
 use crate::session::Session;
 use crate::settings::SamplingSettings;
-use crate::{embedded, images, output};
+use crate::{embedded, images};
+
+/// The command that makes folders of scores.
+const COMMAND: &str = "evaluate";
+
+const BASE: &str = "base";
+const WITHOUT_TRIGGER: &str = "without-trigger";
+const WITH_TRIGGER: &str = "with-trigger";
+const SCORES: &str = "scores.json";
+const REPORT: &str = "report.html";
 
 /// Images for each prompt where nothing else is asked for.
 const SEEDS: usize = 2;
@@ -42,8 +52,10 @@ pub struct EvaluateRequest {
     pub sampling: SamplingSettings,
     /// The base.
     pub base: BaseRequest,
-    /// Where `scores.json`, the images and `report.html` go.
+    /// Where `scores.json`, the images and `report.html` go, in place of those of an earlier evaluation.
     pub out: PathBuf,
+    /// Write beside files in `out` that no evaluation made; files in the way are refused all the same.
+    pub force: bool,
 }
 
 impl EvaluateRequest {
@@ -60,6 +72,7 @@ impl EvaluateRequest {
             sampling: SamplingSettings::default(),
             base: BaseRequest::default(),
             out: out.into(),
+            force: false,
         }
     }
 }
@@ -80,6 +93,8 @@ pub struct Evaluated {
 /// [`Error::Cancelled`] between sampler steps.
 pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Evaluated> {
     let references = images::read_references(request.references.as_deref())?;
+    let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
+    out.refuse_unknown(&[BASE, WITHOUT_TRIGGER, WITH_TRIGGER, SCORES, REPORT])?;
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;
@@ -90,7 +105,6 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let set = set.user_error("cannot read the prompts")?;
     let per_kind = request.prompts_per_kind.unwrap_or(usize::MAX);
     let prompts = EvaluationPrompts::new(&set, per_kind, request.seeds, sampling.seed)?;
-    output::make_folder(&request.out)?;
 
     let mut generator = ImageGenerator::new(&base, &sampling);
     let base_images = prompts.generate_base(&mut generator, session)?;
@@ -101,22 +115,22 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let evaluation = scorer.evaluation(&images, generation);
     let scores = scorer.score(&evaluation, session)?;
 
-    let folders = [
-        ("base", &base_images.0),
-        ("without-trigger", &images.without_trigger),
-        ("with-trigger", &images.with_trigger),
-    ];
+    out.begin()?;
+    let folders =
+        [(BASE, &base_images.0), (WITHOUT_TRIGGER, &images.without_trigger), (WITH_TRIGGER, &images.with_trigger)];
     for (folder, images) in folders {
+        out.clear(Path::new(folder), &scoring::is_saved_image)?;
         prompts.save(&request.out.join(folder), images, session)?;
     }
-    let scores_file = request.out.join("scores.json");
+    let scores_file = request.out.join(SCORES);
     output::write_text(&scores_file, &scores.to_json())?;
     session.written(ArtefactKind::Scores, scores_file);
     let mut page = EvaluationPage::new("What this adapter kept and learned", &evaluation, &scores);
     page.notice = base.is_embedded.then_some(EMBEDDED_BASE_NOTICE);
-    let report = request.out.join("report.html");
+    let report = request.out.join(REPORT);
     output::write_text(&report, &page.html().failed("cannot write the report")?)?;
     session.written(ArtefactKind::Report, &report);
+    out.finish()?;
     Ok(Evaluated { scores, report })
 }
 

@@ -7,6 +7,7 @@ use catelier_prompts::Trigger;
 use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS};
 use image::RgbImage;
 
+use crate::drawn;
 use crate::error::{Context, Error, Result};
 use crate::session::Session;
 use crate::settings::ResolvedTrain;
@@ -16,6 +17,7 @@ use crate::settings::ResolvedTrain;
 /// # Errors
 /// [`Error::User`] for a folder without images, and names every image that cannot be used.
 pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<TrainingImages> {
+    drawn::refuse_part(&settings.images)?;
     let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
     let options = ImageOptions {
         captions: CaptionOptions { shared_caption: settings.caption.clone() },
@@ -45,6 +47,7 @@ pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<
 /// [`Error::User`] for a folder without images, and an image that cannot be read.
 pub fn read_references(folder: Option<&Path>) -> Result<Vec<RgbImage>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
+    drawn::refuse_part(folder)?;
     let images = paths(folder)?;
     if images.is_empty() {
         return Err(Error::user(

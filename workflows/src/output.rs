@@ -1,14 +1,25 @@
-//! Folders that workflows write into, and the one rule for them: what catelier did not make is never deleted or replaced.
+//! Folders that workflows write into, and the one rule for them: what catelier did not make is never deleted, replaced or
+//! added to.
 //!
-//! A folder that a command made has a marker, [`MARKER`], with the command's name and whether it finished. Only a marked
-//! folder is written anew by the same command, and only where every file in the way is one that the command makes.
+//! An output folder is new, empty, or marked as the output of the same command by a small file, [`MARKER`]: format, version,
+//! command, whether the command finished, and who writes there now. Any other folder is refused by the name of the first
+//! file in it. `force` writes beside such files; a file that the command would have to delete or replace is refused even
+//! then. While a command writes, its folder is locked, and a second process is refused.
 
+mod lock;
+mod sums;
+
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use catelier_numerics::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::session::Session;
+use lock::FolderLock;
+pub(crate) use sums::{line_with_sum, split_line, sum_of_text, with_sum};
 
 /// Name of the marker file.
 pub const MARKER: &str = ".catelier.json";
@@ -25,58 +36,123 @@ pub struct Marker {
     pub command: String,
     /// Whether the command came to its end.
     pub finished: bool,
+    /// The process that writes there; `None` where none does. One that was killed leaves its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Writer>,
+    /// SHA-256 of the marker without this entry; older markers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
 }
 
-/// A folder that one command writes, alone.
-#[derive(Debug, Clone)]
+/// A process that writes into a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// Its number.
+    pub process: u32,
+    /// When it began, in seconds since 1970.
+    pub since: u64,
+}
+
+/// A folder that one command writes, alone: it is locked until this is dropped.
+///
+/// Dropped before [`begin`](Self::begin), or before there is a file, it leaves the folder as it was found.
+#[derive(Debug)]
 pub struct OutputFolder {
     path: PathBuf,
     command: &'static str,
+    force: bool,
+    _lock: FolderLock,
+    /// Whether the folder was not there.
+    is_new: bool,
+    /// The marker that was found.
+    before: Option<Marker>,
+    /// Whether files of the names that the command writes are its own.
+    is_own: bool,
+    stage: Cell<Stage>,
+}
+
+/// How far a command is with its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The folder is locked, and nothing is written.
+    Locked,
+    /// The marker names this process.
+    Announced,
+    /// The command writes its files.
+    Begun,
+    /// The command came to its end.
+    Finished,
 }
 
 impl OutputFolder {
-    /// Makes the folder for `command`, or takes over one that an earlier run of the same command made.
+    /// Makes the folder for `command`, or takes over one that an earlier run of the same command made. With `force`, the
+    /// command may write beside files that it did not make.
     ///
     /// # Errors
-    /// [`Error::User`] for a folder that holds something else, by name.
-    pub fn claim(path: &Path, command: &'static str) -> Result<Self> {
-        let folder = Self { path: path.to_path_buf(), command };
-        match Marker::read(path)? {
-            Some(marker) if marker.command != command => {
-                return Err(Error::user(
-                    format!("`{}` holds the output of `catelier {}`", path.display(), marker.command),
-                    "choose another `--out`",
-                ));
-            }
-            Some(_) => {}
-            None => folder.refuse_content()?,
+    /// [`Error::User`] for a folder that holds something else, by name, and for one that another process writes;
+    /// [`Error::Failed`] for a folder that cannot be written.
+    pub fn claim(path: &Path, command: &'static str, force: bool, session: &Session<'_>) -> Result<Self> {
+        let mut folder = Self::lock(path, command, force, session)?;
+        let content = if folder.before.is_none() { folder.first_file()? } else { None };
+        folder.is_own = match &folder.before {
+            Some(marker) => marker.command == command,
+            None => content.is_none(),
+        };
+        if !folder.is_own && !force {
+            return Err(folder.refusal(content));
         }
-        folder.mark(false)?;
+        folder.announce(session)?;
         Ok(folder)
     }
 
-    /// The folder for `command`, beside whatever is there; it has no marker before [`begin`](Self::begin), so that a
-    /// request that is refused later marks nothing.
+    /// The folder of a run to go on with. One without a marker was made before there were markers.
     ///
     /// # Errors
-    /// [`Error::User`] for a folder of another command, or one that cannot be made.
-    pub(crate) fn at(path: &Path, command: &'static str) -> Result<Self> {
-        if let Some(marker) = Marker::read(path)?.filter(|marker| marker.command != command) {
-            return Err(Error::user(
-                format!("`{}` holds the output of `catelier {}`", path.display(), marker.command),
-                "choose another `--out`",
-            ));
+    /// [`Error::User`] for a folder of another command, and for one that another process writes.
+    pub(crate) fn reopen(path: &Path, command: &'static str, session: &Session<'_>) -> Result<Self> {
+        let mut folder = Self::lock(path, command, false, session)?;
+        if folder.before.as_ref().is_some_and(|marker| marker.command != command) {
+            return Err(folder.refusal(None));
         }
-        make_folder(path)?;
-        Ok(Self { path: path.to_path_buf(), command })
+        folder.is_own = true;
+        folder.announce(session)?;
+        Ok(folder)
     }
 
-    /// Marks the folder: the command writes here from now on.
+    fn lock(path: &Path, command: &'static str, force: bool, session: &Session<'_>) -> Result<Self> {
+        let is_new = !path.exists();
+        let _lock = FolderLock::take(path, session)?;
+        let (before, stage) = (Marker::read(path)?, Cell::new(Stage::Locked));
+        Ok(Self { path: path.to_path_buf(), command, force, _lock, is_new, before, is_own: false, stage })
+    }
+
+    /// Names this process in the marker, so that a second one can be told; a folder that cannot be written is found here,
+    /// before the work.
+    fn announce(&self, session: &Session<'_>) -> Result<()> {
+        if let Err(error) = self.remove_leftovers() {
+            session.warn(format!("leftovers in `{}` cannot be removed: {error}", self.path.display()));
+        }
+        let finished = self.before.as_ref().is_some_and(|marker| marker.finished);
+        self.mark(finished, Some(Writer::this_process()))?;
+        self.stage.set(Stage::Announced);
+        Ok(())
+    }
+
+    /// Removes files that killed commands left half written: in all of an own folder, at the top of another one.
+    fn remove_leftovers(&self) -> std::io::Result<()> {
+        let folders = if self.is_own { folders_below(&self.path)? } else { Vec::new() };
+        folders.iter().chain([&self.path]).try_for_each(atomic::remove_leftovers)
+    }
+
+    /// Notes that the command writes its files from now on.
     ///
     /// # Errors
     /// [`Error::Failed`] when the marker cannot be written.
-    pub(crate) fn begin(&self) -> Result<()> {
-        self.mark(false)
+    pub fn begin(&self) -> Result<()> {
+        if self.stage.replace(Stage::Begun) == Stage::Begun {
+            return Ok(());
+        }
+        self.mark(false, Some(Writer::this_process()))
     }
 
     /// The folder itself.
@@ -84,57 +160,150 @@ impl OutputFolder {
         &self.path
     }
 
+    /// Whether the command had come to its end in this folder before.
+    pub fn was_finished(&self) -> bool {
+        self.is_own && self.before.as_ref().is_some_and(|marker| marker.finished)
+    }
+
+    /// Whether the folder has the marker of an earlier run of the same command.
+    pub(crate) fn was_marked(&self) -> bool {
+        self.is_own && self.before.is_some()
+    }
+
     /// Notes that the command came to its end.
     ///
     /// # Errors
     /// [`Error::Failed`] when the marker cannot be written.
     pub fn finish(&self) -> Result<()> {
-        self.mark(true)
+        self.mark(true, None)?;
+        self.stage.set(Stage::Finished);
+        Ok(())
     }
 
-    /// Deletes what an earlier run left in the folder `part`, where `made` knows every file below it by its path in it.
+    /// Refuses to write any of `names` where a file of that name is not known to be the command's.
     ///
     /// # Errors
-    /// [`Error::User`] names a file that `made` does not know, and then nothing is deleted.
+    /// [`Error::User`] names the first file in the way.
+    pub(crate) fn refuse_unknown(&self, names: &[&str]) -> Result<()> {
+        if self.is_own { Ok(()) } else { self.refuse(names) }
+    }
+
+    /// Refuses to write any of `names` where there is such a file.
+    ///
+    /// # Errors
+    /// [`Error::User`] names the first file in the way.
+    pub(crate) fn refuse(&self, names: &[&str]) -> Result<()> {
+        let found = names.iter().map(|name| self.path.join(name)).find(|path| exists(path));
+        found.map_or(Ok(()), |path| Err(self.in_the_way(&path)))
+    }
+
+    /// Begins, and deletes what an earlier run left in the folder `part`, where `made` knows every file that the command makes by its
+    /// path in it.
+    ///
+    /// # Errors
+    /// [`Error::User`] names a file that `made` does not know, or one that the command may not have made; then nothing is
+    /// deleted.
     pub(crate) fn clear(&self, part: &Path, made: &dyn Fn(&Path) -> bool) -> Result<()> {
-        let part = self.path.join(part);
-        let files = files_below(&part).failed(format!("cannot read `{}`", part.display()))?;
-        if let Some(foreign) = files.iter().find(|file| !made(file)) {
-            return Err(self.not_ours(&part.join(foreign)));
+        let root = self.path.join(part);
+        let files = files_below(&root).failed(format!("cannot read `{}`", root.display()))?;
+        let files: Vec<PathBuf> =
+            files.into_iter().filter(|file| !is_ours_to_keep(&root.join(file), &self.path)).collect();
+        let may_not = |file: &&PathBuf| if made(file) { !self.is_own } else { !self.force };
+        if let Some(file) = files.iter().find(may_not) {
+            return Err(self.in_the_way(&root.join(file)));
         }
-        match fs::remove_dir_all(&part) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).failed(format!("cannot replace `{}`", part.display()))
-            }
-            _ => Ok(()),
+        self.begin()?;
+        for file in files.iter().filter(|file| made(file)) {
+            let path = root.join(file);
+            fs::remove_file(&path).failed(format!("cannot replace `{}`", path.display()))?;
+            // Folders that are empty now go too; others stay.
+            let emptied = path.ancestors().skip(1).take_while(|folder| **folder != *self.path);
+            let _ = emptied.map(fs::remove_dir).take_while(std::result::Result::is_ok).count();
         }
+        Ok(())
     }
 
-    fn refuse_content(&self) -> Result<()> {
+    /// The first file in the folder that no write of this program left.
+    fn first_file(&self) -> Result<Option<PathBuf>> {
         let files = files_below(&self.path).user_error(format!("cannot read `{}`", self.path.display()))?;
-        files.first().map_or(Ok(()), |file| Err(self.not_ours(&self.path.join(file))))
+        let is_content =
+            |file: &PathBuf| !is_ours_to_keep(&self.path.join(file), &self.path) && !atomic::is_partial(file);
+        Ok(files.into_iter().find(is_content))
     }
 
-    fn not_ours(&self, file: &Path) -> Error {
+    fn refusal(&self, content: Option<PathBuf>) -> Error {
+        match (&self.before, content) {
+            (Some(marker), _) => Error::user(
+                format!("`{}` holds the output of `catelier {}`", self.path.display(), marker.command),
+                "choose another `--out`",
+            ),
+            (None, content) => self.in_the_way(&self.path.join(content.unwrap_or_default())),
+        }
+    }
+
+    fn in_the_way(&self, file: &Path) -> Error {
+        let beside = if self.force { "" } else { "; `--force` writes beside it, and never replaces it" };
         Error::user(
             format!("`{}` is in the way, and `catelier {}` did not make it", file.display(), self.command),
-            "choose another `--out`, or move the file away",
+            format!("choose another `--out`, or move the file away{beside}"),
         )
     }
 
-    fn mark(&self, finished: bool) -> Result<()> {
-        make_folder(&self.path)?;
-        let marker = Marker { format: FORMAT.into(), version: VERSION, command: self.command.into(), finished };
-        let text = serde_json::to_string(&marker).failed("cannot write a marker")?;
-        write_text(&self.path.join(MARKER), &(text + "\n"))
+    /// Writes the marker, unless the folder has that of another command.
+    fn mark(&self, finished: bool, writer: Option<Writer>) -> Result<()> {
+        match &self.before {
+            Some(marker) if marker.command != self.command => Ok(()),
+            _ => Marker::new(self.command, finished, writer).write(&self.path),
+        }
+    }
+
+    /// Leaves the folder as it was found.
+    fn undo(&self) -> Result<()> {
+        match &self.before {
+            Some(marker) => self.mark(marker.finished, None),
+            None => fs::remove_file(self.path.join(MARKER)).failed("cannot remove the marker"),
+        }
     }
 }
 
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        // Errors are ignored: a marker that names a process that is gone does no harm.
+        let _ = match self.stage.get() {
+            Stage::Locked | Stage::Finished => Ok(()),
+            Stage::Announced => self.undo(),
+            Stage::Begun if self.before.is_none() && matches!(self.first_file(), Ok(None)) => self.undo(),
+            Stage::Begun => self.mark(false, None),
+        };
+        if self.is_new {
+            // It stays where there is a file in it.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+impl Writer {
+    fn this_process() -> Self {
+        Self { process: std::process::id(), since: now() }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
+}
+
 impl Marker {
+    fn new(command: &str, finished: bool, writer: Option<Writer>) -> Self {
+        let marker =
+            Self { format: FORMAT.into(), version: VERSION, command: command.into(), finished, writer, sha256: None };
+        Self { sha256: marker.sum(), ..marker }
+    }
+
     /// The marker of `folder`; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::User`] for a marker that this version cannot read.
+    /// [`Error::User`] for a marker that is damaged, or that this version cannot read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MARKER);
         let text = match fs::read_to_string(&path) {
@@ -142,15 +311,42 @@ impl Marker {
             text => text.user_error(format!("cannot read `{}`", path.display()))?,
         };
         let marker: Self = serde_json::from_str(&text).user_error(format!("`{}` is no marker", path.display()))?;
-        if marker.format == FORMAT && marker.version <= VERSION {
-            return Ok(Some(marker));
+        if marker.format != FORMAT || marker.version > VERSION {
+            let (format, version) = (&marker.format, marker.version);
+            return Err(Error::user(
+                format!("`{}` is a `{format}` of version {version}", path.display()),
+                "a newer program made this folder: use that one, or choose another `--out`",
+            ));
         }
-        let (format, version) = (&marker.format, marker.version);
-        Err(Error::user(
-            format!("`{}` is a `{format}` of version {version}", path.display()),
-            "a newer program made this folder: use that one, or choose another `--out`",
-        ))
+        if marker.sha256.is_some() && marker.sha256 != marker.sum() {
+            return Err(Error::user(
+                format!("`{}` is damaged: its checksum does not hold", path.display()),
+                "choose another `--out`, or remove that file; a training run can be resumed without it",
+            ));
+        }
+        Ok(Some(marker))
     }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).failed("cannot write a marker")?;
+        write_text(&folder.join(MARKER), &(text + "\n"))
+    }
+
+    /// The checksum of what the marker says.
+    fn sum(&self) -> Option<String> {
+        let content = serde_json::to_string(&Self { sha256: None, ..self.clone() }).ok()?;
+        Some(sums::sha256(&content))
+    }
+}
+
+/// Whether a file is the marker or the lock of `folder`.
+fn is_ours_to_keep(file: &Path, folder: &Path) -> bool {
+    [MARKER, lock::FILE].iter().any(|name| *file == folder.join(name))
+}
+
+/// Whether there is something at `path`; a link counts wherever it leads.
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Paths of all files below `folder`, relative to it and sorted; links are files here, and not followed.
@@ -172,6 +368,36 @@ fn files_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// All folders below `folder`; links are not followed.
+fn folders_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            folders.extend(folders_below(&entry.path())?);
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
+}
+
+/// Prepares one file that a command writes, and that nothing else makes: a file that is there is replaced only by `force`.
+///
+/// # Errors
+/// [`Error::User`] for a file that is there.
+pub(crate) fn new_file(path: &Path, force: bool) -> Result<()> {
+    if exists(path) && !force {
+        return Err(Error::user(
+            format!("`{}` exists already", path.display()),
+            "choose another `--out`, or replace the file by `--force`",
+        ));
+    }
+    // What a killed command left there half written; a folder that cannot be listed has nothing of ours.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = atomic::remove_leftovers(folder);
+    Ok(())
+}
+
 /// Makes a folder for results, so that a wrong path fails before the work and not after it.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).user_error(format!("cannot make the folder `{}`", folder.display()))
@@ -179,56 +405,8 @@ pub(crate) fn make_folder(folder: &Path) -> Result<()> {
 
 /// Writes a text file whole or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
-    catelier_numerics::atomic::write(path, |file| file.write_all(text.as_bytes()))
-        .failed(format!("cannot write `{}`", path.display()))
+    atomic::write(path, |file| file.write_all(text.as_bytes())).failed(format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
-        let error = result.unwrap_err();
-        assert!(error.is_user_error());
-        error.to_string()
-    }
-
-    #[test]
-    fn a_folder_belongs_to_the_command_that_made_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new");
-        OutputFolder::claim(&path, "demo").unwrap().finish().unwrap();
-        assert!(Marker::read(&path).unwrap().unwrap().finished);
-        OutputFolder::claim(&path, "demo").unwrap();
-        assert!(!Marker::read(&path).unwrap().unwrap().finished);
-        assert!(refused(OutputFolder::claim(&path, "train")).contains("the output of `catelier demo`"));
-    }
-
-    #[test]
-    fn content_of_others_is_refused_by_name_and_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let own = folder.path().join("images/sunset.png");
-        make_folder(own.parent().unwrap()).unwrap();
-        write_text(&own, "precious").unwrap();
-        assert!(refused(OutputFolder::claim(folder.path(), "demo")).contains("images/sunset.png"));
-        let shared = OutputFolder::at(folder.path(), "demo").unwrap();
-        assert!(Marker::read(folder.path()).unwrap().is_none());
-        shared.begin().unwrap();
-        assert!(refused(OutputFolder::at(folder.path(), "train")).contains("the output of `catelier demo`"));
-        let numbered = |file: &Path| file.to_string_lossy().starts_with('0');
-        assert!(refused(shared.clear(Path::new("images"), &numbered)).contains("images/sunset.png"));
-        assert_eq!(fs::read_to_string(&own).unwrap(), "precious");
-        fs::rename(&own, own.with_file_name("0001.png")).unwrap();
-        shared.clear(Path::new("images"), &numbered).unwrap();
-        shared.clear(Path::new("images"), &numbered).unwrap();
-        assert!(!own.parent().unwrap().exists());
-    }
-
-    #[test]
-    fn a_marker_of_a_later_version_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let marker = r#"{"format":"catelier-output","version":2,"command":"demo","finished":true}"#;
-        write_text(&folder.path().join(MARKER), marker).unwrap();
-        assert!(refused(OutputFolder::claim(folder.path(), "demo")).contains("version 2"));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! Images with adapters, beside the base if asked.
 
+use std::fs;
 use std::path::PathBuf;
 
 use catelier_adapters::AdapterSet;
@@ -14,9 +15,16 @@ use crate::base::BaseRequest;
 use crate::error::{Context, Error, Result};
 use crate::event::{ArtefactKind, Stage};
 use crate::generator::{ImageGenerator, Images};
+use crate::images;
+use crate::output::OutputFolder;
 use crate::session::Session;
 use crate::settings::SamplingSettings;
-use crate::{images, output};
+
+/// The command that makes folders of previews.
+const COMMAND: &str = "preview";
+
+/// How the names of sheets start.
+const SHEET: &str = "compare-";
 
 /// Side in pixels to which small images are enlarged on a sheet.
 const CELL_PX: u32 = 256;
@@ -42,8 +50,10 @@ pub struct PreviewRequest {
     pub sampling: SamplingSettings,
     /// The base.
     pub base: BaseRequest,
-    /// Where the images go.
+    /// Where the images go, numbered on from those that are there.
     pub out: PathBuf,
+    /// Write beside files in `out` that no preview made; none is replaced.
+    pub force: bool,
 }
 
 impl Default for PreviewRequest {
@@ -60,6 +70,7 @@ impl Default for PreviewRequest {
             sampling: SamplingSettings::default(),
             base: BaseRequest::default(),
             out: PathBuf::from("."),
+            force: false,
         }
     }
 }
@@ -83,23 +94,26 @@ pub struct Preview {
 pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Preview>> {
     let prompts = request.all_prompts()?;
     let references = images::read_references(request.references.as_deref())?;
+    let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;
     let adapters = LoadedAdapters::read(&request.adapters, &base.model, session)?;
     let trigger = adapters.trigger(request.trigger.as_deref())?;
-    output::make_folder(&request.out)?;
     let mut work = Work {
         request,
+        out: &out,
         seed: sampling.seed,
         generator: ImageGenerator::new(&base, &sampling),
         adapters: &adapters,
         session,
     };
-    match request.compare {
-        true => work.sheets(&prompts, &trigger.ok_or_else(no_trigger)?, &references),
-        false => work.images(&prompts),
-    }
+    let previews = match request.compare {
+        true => work.sheets(&prompts, &trigger.ok_or_else(no_trigger)?, &references)?,
+        false => work.images(&prompts)?,
+    };
+    out.finish()?;
+    Ok(previews)
 }
 
 impl PreviewRequest {
@@ -127,6 +141,7 @@ fn no_trigger() -> Error {
 /// A request with everything loaded.
 struct Work<'a, 's> {
     request: &'a PreviewRequest,
+    out: &'a OutputFolder,
     seed: u64,
     generator: ImageGenerator<'a>,
     adapters: &'a LoadedAdapters,
@@ -138,9 +153,11 @@ impl Work<'_, '_> {
         let (prompts, seeds) = self.with_seeds(prompts);
         let images = self.generate(Stage::Generate, &prompts, &seeds, &self.adapters.set.clone())?;
         let names = self.adapters.names_and_hashes();
+        let first = self.begin("")?;
         let mut previews = Vec::new();
         for (index, (image, (prompt, seed))) in images.iter().zip(prompts.into_iter().zip(seeds)).enumerate() {
-            let file = self.request.out.join(format!("{:03}-seed{seed}.png", index / self.request.count));
+            let number = first + index / self.request.count;
+            let file = self.out.path().join(format!("{number:03}-seed{seed}.png"));
             let parameters = self.generator.parameters(&prompt, seed, &names);
             image_file::write_png(&file, image, Some(&parameters)).failed("cannot save an image")?;
             self.session.written(ArtefactKind::Image, &file);
@@ -161,6 +178,7 @@ impl Work<'_, '_> {
             self.generate(Stage::GenerateWithTrigger, &with, &seeds, &adapted)?,
         ];
         let names = self.adapters.names_and_hashes();
+        let first_number = self.begin(SHEET)?;
         let mut previews = Vec::new();
         for (index, first) in (0..seeds.len()).step_by(self.request.count).enumerate() {
             let rows = (first..first + self.request.count).map(|row| SheetRow {
@@ -174,7 +192,7 @@ impl Work<'_, '_> {
                 rows: rows.collect(),
                 cell: CELL_PX,
             };
-            let file = self.request.out.join(format!("compare-{index:03}.png"));
+            let file = self.out.path().join(format!("{SHEET}{:03}.png", first_number + index));
             let parameters = self.generator.parameters(&with[first], seeds[first], &names);
             let image = sheet.compose().failed("cannot compose the sheet")?;
             image_file::write_png(&file, &image, Some(&parameters)).failed("cannot save a sheet")?;
@@ -182,6 +200,15 @@ impl Work<'_, '_> {
             previews.push(Preview { file, prompt: without[first].clone(), seed: seeds[first] });
         }
         Ok(previews)
+    }
+
+    /// Marks the folder, and gives the number that follows those of all files there whose names start with `start`.
+    fn begin(&self, start: &str) -> Result<usize> {
+        self.out.begin()?;
+        let folder = self.out.path();
+        let entries = fs::read_dir(folder).failed(format!("cannot read `{}`", folder.display()))?;
+        let numbers = entries.filter_map(|entry| number_of(&entry.ok()?.file_name().to_string_lossy(), start));
+        Ok(numbers.max().map_or(0, |last| last + 1))
     }
 
     fn generate(
@@ -201,6 +228,13 @@ impl Work<'_, '_> {
     }
 }
 
+/// The number after `start` in a file's name.
+fn number_of(name: &str, start: &str) -> Option<usize> {
+    let rest = name.strip_prefix(start)?;
+    let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok().filter(|number| *number < usize::MAX / 2)
+}
+
 fn sheet_row(columns: &[Vec<RgbImage>], row: usize, references: &[RgbImage]) -> Vec<Option<RgbImage>> {
     let generated = columns.iter().map(|column| column.get(row).cloned());
     let reference = (!references.is_empty()).then(|| references.get(row % references.len()).cloned());
@@ -212,4 +246,19 @@ fn headings(trigger: &Trigger, with_reference: bool) -> Vec<String> {
         vec!["base".to_string(), "adapter, no trigger".to_string(), format!("adapter, \"{}\"", trigger.word())];
     headings.extend(with_reference.then(|| "training image".to_string()));
     headings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number_of;
+
+    #[test]
+    fn numbers_of_images_and_sheets_are_counted_apart() {
+        let numbers = |name| (number_of(name, ""), number_of(name, super::SHEET));
+        assert_eq!(numbers("007-seed42.png"), (Some(7), None));
+        assert_eq!(numbers("1000-mine.png"), (Some(1000), None));
+        assert_eq!(numbers("compare-012.png"), (None, Some(12)));
+        assert_eq!(numbers("notes.txt"), (None, None));
+        assert_eq!(numbers("99999999999999999999.png"), (None, None));
+    }
 }

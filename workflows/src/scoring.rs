@@ -132,6 +132,14 @@ impl EvaluationPrompts {
     }
 }
 
+/// Whether [`EvaluationPrompts::save`] gives a file this name: `0000.png` and `metadata.jsonl`.
+pub(crate) fn is_saved_image(file: &Path) -> bool {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let is_numbered = stem.chars().all(|letter| letter.is_ascii_digit());
+    file == Path::new("metadata.jsonl")
+        || file.components().count() == 1 && is_numbered && file.extension().is_some_and(|extension| extension == "png")
+}
+
 impl Scorer<'_> {
     /// An adapter's images as the evaluation room takes them.
     pub fn evaluation<'i>(&'i self, images: &'i AdapterImages, generation: Generation) -> Evaluation<'i> {

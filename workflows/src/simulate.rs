@@ -18,8 +18,8 @@ use crate::base::{Base, BaseSource};
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
-use crate::output::{self, Marker, OutputFolder};
-use crate::run_folder::RunFolder;
+use crate::output::{self, OutputFolder};
+use crate::run_folder::{RunFolder, adapter_in};
 use crate::scoring::{BaseImages, EvaluationPrompts, Scorer};
 use crate::session::Session;
 use crate::settings::{self, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings};
@@ -47,6 +47,8 @@ pub struct SimulateRequest {
     pub resume: bool,
     /// Where the adapters, the state and the table go.
     pub out: PathBuf,
+    /// Write beside files in `out` that no simulation made; files in the way are refused all the same.
+    pub force: bool,
 }
 
 /// A simulation that is done, as `federate simulate --json` prints it.
@@ -80,7 +82,7 @@ pub struct SimulationScore {
 /// [`Error::User`] for settings or a folder that cannot be used, [`Error::Failed`] when training or the disk fails,
 /// [`Error::Cancelled`].
 pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simulation> {
-    let (out, settings, state) = request.prepare()?;
+    let (out, settings, state) = request.prepare(session)?;
     let artists = settings.artists.iter().map(|name| drawn::artist(name)).collect::<Result<Vec<_>>>()?;
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let work = Work { base: &base, settings: &settings, out: &out, session };
@@ -103,33 +105,37 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
 
 impl SimulateRequest {
     /// The folder, the settings, and the state to go on from.
-    fn prepare(&self) -> Result<(OutputFolder, ResolvedSimulate, State)> {
+    fn prepare(&self, session: &Session<'_>) -> Result<(OutputFolder, ResolvedSimulate, State)> {
         let (saved, state) = (self.out.join(SETTINGS), self.out.join(STATE));
-        let settings = match self.resume {
-            false => self.settings.clone(),
-            true if saved.exists() => {
-                settings::resume(settings::read(&saved)?, self.settings.clone(), &FREE_ON_RESUME)?
-            }
-            true => {
-                return Err(Error::user(
-                    format!("`{}` holds no simulation to resume", self.out.display()),
-                    "start it without `--resume`",
-                ));
-            }
+        if self.resume && !saved.exists() {
+            return Err(Error::user(
+                format!("`{}` holds no simulation to resume", self.out.display()),
+                "start it without `--resume`",
+            ));
+        }
+        let out = match self.resume {
+            true => OutputFolder::reopen(&self.out, COMMAND, session)?,
+            false => OutputFolder::claim(&self.out, COMMAND, self.force, session)?,
         };
-        if !self.resume && state.exists() && Marker::read(&self.out)?.is_some_and(|marker| !marker.finished) {
+        let settings = match self.resume {
+            true => settings::resume(settings::read_saved(&saved)?, self.settings.clone(), &FREE_ON_RESUME)?,
+            false => self.settings.clone(),
+        }
+        .resolve();
+        if !self.resume && state.exists() && out.was_marked() && !out.was_finished() {
             return Err(Error::user(
                 format!("`{}` holds a simulation that is not finished", self.out.display()),
                 "go on with it by `--resume`, or choose another `--out`",
             ));
         }
-        let settings = settings.resolve();
         let going_on = match self.resume && state.exists() {
             true => State::load(&state).user_error("cannot resume")?,
             false => State::default(),
         };
         check(&settings, going_on.completed())?;
-        let out = OutputFolder::claim(&self.out, COMMAND)?;
+        let artists = settings.artists.iter().map(String::as_str);
+        out.refuse_unknown(&[SETTINGS, STATE, GLOBAL, TABLE].into_iter().chain(artists).collect::<Vec<_>>())?;
+        out.begin()?;
         settings::save(&saved, &settings)?;
         if !self.resume && state.exists() {
             std::fs::remove_file(&state).failed(format!("cannot replace `{}`", state.display()))?;
@@ -229,7 +235,7 @@ impl Client for SimulatedClient<'_, '_> {
     fn train(&mut self, round: usize, global: Option<&Adapter>) -> Result<Contribution> {
         let Work { base, session, .. } = self.work;
         let settings = self.work.local_settings(&self.folder.join(drawn::IMAGES), &self.trigger, round)?;
-        let folder = RunFolder::replace(&self.round_folder(round))?;
+        let folder = RunFolder::replace(&self.round_folder(round), session)?;
         let start = global.map_or(Start::Fresh, Start::From);
         let trained = Run { base, data: &self.data, folder: &folder, start }.train(settings, session)?;
         if trained.ending != Ending::Finished {
@@ -247,9 +253,15 @@ impl SimulatedClient<'_, '_> {
 
     /// The adapter that it trained in the last round.
     fn own_adapter(&self) -> Result<Adapter> {
-        let run = RunFolder::open(&self.round_folder(self.work.settings.rounds))?;
-        let own = file::read(&run.adapter(Format::Kohya), &self.work.base.model.modules());
-        Ok(own.failed("cannot read an adapter")?.adapter)
+        let path = adapter_in(&self.round_folder(self.work.settings.rounds), Format::Kohya);
+        let own = file::read(&path, &self.work.base.model.modules()).failed("cannot read an adapter")?;
+        match own.integrity.remark() {
+            Some(remark) => Err(Error::user(
+                format!("`{}` is not as it was saved: {remark}", path.display()),
+                "restore it, or play the simulation again in another folder",
+            )),
+            None => Ok(own.adapter),
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Whole runs: clients that pull the global update towards one of their own.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use candle_core::Device;
 use catelier_adapters::{Adapter, sum};
 use catelier_federation::{
     Client, Contribution, Error, OnFailure, RoundError, RoundObserver, RoundPlan, RoundReport, State, Strategy,
     run_rounds,
 };
+use catelier_numerics::tensor_file::{self, TensorFile};
 use tempfile::tempdir;
 
 use crate::adapters::{adapter, contribution, distance, dora, mean_update, norm, tensors, update};
@@ -114,6 +117,44 @@ fn a_state_keeps_every_tensor_of_a_dora() {
     State::starting_from(dora(2, 3.7, 1)).save(&path).unwrap();
     let state = State::load(&path).unwrap();
     assert_eq!(tensors(state.global().unwrap()), tensors(&dora(2, 3.7, 1)));
+}
+
+#[test]
+fn a_damaged_state_is_refused_by_name() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    State::starting_from(adapter(2, 3.7, 1)).save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for bit in (0..whole.len() * 8).step_by(41) {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let error = State::load(&path).unwrap_err();
+        assert!(error.to_string().contains("state.safetensors"), "bit {bit}: {error}");
+    }
+}
+
+#[test]
+fn a_state_of_the_version_before_checksums_is_read_and_one_with_nan_is_not() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("state");
+    State::starting_from(adapter(2, 3.7, 1)).save(&path).unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    let tensor = |name: &str| (name.to_owned(), file.tensor(name, &Device::Cpu).unwrap());
+    let (mut tensors, mut metadata): (BTreeMap<_, _>, _) =
+        (file.names().map(tensor).collect(), file.metadata().clone());
+    metadata.remove(tensor_file::CHECKSUM);
+    metadata.insert("version".into(), "1".into());
+    tensor_file::write(&path, &tensors, &metadata).unwrap();
+    assert_eq!(update(State::load(&path).unwrap().global().unwrap()), update(&adapter(2, 3.7, 1)));
+
+    let name = tensors.keys().find(|name| name.ends_with("down")).unwrap().clone();
+    let nan = (tensors[&name].zeros_like().unwrap() / 0.0).unwrap();
+    tensors.insert(name, nan);
+    metadata.insert("version".into(), "2".into());
+    tensor_file::write_checked(&path, &tensors, &metadata).unwrap();
+    let error = State::load(&path).unwrap_err().to_string();
+    assert!(error.contains("not finite"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::UnusableState;
+
 /// A training run could not start, go on or be saved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,21 +37,13 @@ pub enum TrainError {
         /// The state folder.
         folder: PathBuf,
     },
-    /// No saved state could be read.
-    #[error("no saved state in `{}` is readable: {}", folder.display(), reasons.join("; "))]
-    StateUnreadable {
+    /// There are saved states, and the run can go on from none of them.
+    #[error("no saved state in `{}` can be used: {}", folder.display(), told(states))]
+    NoUsableState {
         /// The state folder.
         folder: PathBuf,
-        /// One reason per file that was tried.
-        reasons: Vec<String>,
-    },
-    /// The saved state belongs to another run.
-    #[error("saved state `{}` does not fit this run: {reason}", path.display())]
-    StateMismatch {
-        /// The state file.
-        path: PathBuf,
-        /// The values that differ, expected before found.
-        reason: String,
+        /// Every state with its reason, the newest first.
+        states: Vec<UnusableState>,
     },
     /// The state folder could not be listed or cleaned.
     #[error("cannot use the state folder `{}`", folder.display())]
@@ -110,9 +104,10 @@ impl TrainError {
                 Some("the state before this step was saved; resume with a lower learning rate".into())
             }
             Self::NothingToResume { .. } => Some("start the run without `--resume`".into()),
-            Self::StateUnreadable { .. } => {
-                Some("start again into another folder; `adapter.safetensors` of the last save is untouched".into())
-            }
+            Self::NoUsableState { states, .. } => Some(match states.iter().any(|state| state.is_of_another_run) {
+                true => "resume with the base, the images and the settings that the state was saved with".into(),
+                false => "start the run again, in another folder".into(),
+            }),
             Self::NoClassImages => Some("name the class, for example `--class \"a dog\"`".into()),
             Self::StartMismatch { .. } => Some(
                 "choose targets that select the adapter's modules, and train the text encoders if it adapts them"
@@ -124,6 +119,10 @@ impl TrainError {
             _ => None,
         }
     }
+}
+
+fn told(states: &[UnusableState]) -> String {
+    states.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The modules that only one side has; of many, the first few.

@@ -1,12 +1,19 @@
 //! The identity of a run, which a resumed run must share with the saved one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use candle_core::DType;
 use catelier_adapters::Adapter;
+use catelier_numerics::hex;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{EncodedDataset, TrainConfig, TrainError};
 use crate::models::base::BaseModel;
+
+/// The part that holds the settings as JSON.
+const SETTINGS: &str = "settings";
 
 /// Base, dataset, start adapter and settings of a run. The number of steps is left out, so a resumed run may change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +35,7 @@ impl RunFingerprint {
             ("base", base.fingerprint.clone()),
             ("dataset", dataset.digest().to_owned()),
             ("start", start),
-            ("settings", json(&TrainConfig { steps: 0, ..config.clone() })?),
+            (SETTINGS, json(&TrainConfig { steps: 0, ..config.clone() })?),
         ]))
     }
 
@@ -36,6 +43,39 @@ impl RunFingerprint {
     pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(name, value)| (*name, value.as_str()))
     }
+
+    /// Sixteen hexadecimal digits that name the run, the same whenever it is resumed.
+    pub(super) fn run_id(&self) -> String {
+        let mut hash = Sha256::new();
+        for (_, value) in self.parts() {
+            hash.update((value.len() as u64).to_le_bytes());
+            hash.update(value);
+        }
+        hex::encode(&hash.finalize()[..8])
+    }
+
+    /// The part in which the run that saved `metadata` differs from this one; `None` for this run.
+    pub(super) fn difference(&self, metadata: &BTreeMap<String, String>) -> Option<String> {
+        let saved = |name: &str| metadata.get(name).map_or("absent", String::as_str);
+        let (name, value) = self.parts().find(|(name, value)| saved(name) != *value)?;
+        Some(match name {
+            SETTINGS => settings_difference(saved(name), value),
+            _ => format!("its {name} is `{}`, and this run has `{value}`", saved(name)),
+        })
+    }
+}
+
+/// The settings that differ, as JSON objects.
+fn settings_difference(saved: &str, asked: &str) -> String {
+    let [saved, asked] =
+        [saved, asked].map(|text| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default());
+    let names: BTreeSet<&String> = saved.keys().chain(asked.keys()).collect();
+    let value = |settings: &Map<String, Value>, name: &str| settings.get(name).cloned().unwrap_or_default();
+    let differing = names.into_iter().filter(|name| saved.get(*name) != asked.get(*name));
+    let told: Vec<String> = differing
+        .map(|name| format!("its `{name}` is {}, and this run has {}", value(&saved, name), value(&asked, name)))
+        .collect();
+    told.join("; ")
 }
 
 /// The settings as JSON. A fixed text for settings that do not serialize would make different runs look the same, so
@@ -62,7 +102,7 @@ fn digest(adapter: &Adapter) -> Result<String, TrainError> {
         let values = parameter.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         add(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }
-    Ok(catelier_numerics::hex::encode(hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]
@@ -78,6 +118,12 @@ mod tests {
         fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
             Err(serde::ser::Error::custom("no settings"))
         }
+    }
+
+    #[test]
+    fn only_the_settings_that_differ_are_told() {
+        let told = settings_difference(r#"{"rank":4,"seed":1,"flip":true}"#, r#"{"rank":2,"seed":1}"#);
+        assert_eq!(told, "its `flip` is true, and this run has null; its `rank` is 4, and this run has 2");
     }
 
     #[test]

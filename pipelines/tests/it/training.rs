@@ -1,5 +1,6 @@
 //! Training runs on the tiny models: text encoders, start adapters, observers, states.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use catelier_adapters::{Adapter, AdapterSet, ModuleInfo, Targets, UpdateKind};
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_numerics::params::{Gradients, Parameters};
+use catelier_numerics::tensor_file::{self, TensorFile};
 use catelier_pipelines::data::{Frame, TrainingImage, TrainingImages};
 use catelier_pipelines::diffusion::loss;
 use catelier_pipelines::generation::{GenerateRequest, Generator};
@@ -15,8 +17,8 @@ use catelier_pipelines::models::base::BaseModel;
 use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{Condition, ImageSizes, Recompute, conditions_together};
 use catelier_pipelines::training::{
-    Batch, Captions, CatTarget, Control, EncodedDataset, Ending, HeldOutPrompts, Objective, Prompts, StateFolder,
-    StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
+    Batch, Captions, CatTarget, Control, EncodedDataset, Ending, HeldOutPrompts, Objective, Prompts, Resumed,
+    StateFolder, StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
 };
 use catelier_prompts::captions::{CaptionSource, pair_text};
 use catelier_prompts::{CatCondition, Trigger};
@@ -215,7 +217,7 @@ fn resumed_training_of_both_components_gives_the_same_bits() {
     let ending = first.run(&mut StopAfter(2)).unwrap();
     assert_eq!(ending, Ending::Stopped { step: 2, reason: "enough".into() });
     let mut second = Trainer::new(&base, config, &dataset, parts).unwrap();
-    assert_eq!(second.resume().unwrap(), 2);
+    assert_eq!(second.resume().unwrap(), Resumed { step: 2, unusable: vec![] });
     second.run(&mut Reports::default()).unwrap();
     assert_same(&second.adapter().unwrap(), &whole);
 }
@@ -519,11 +521,140 @@ fn a_state_belongs_to_its_start_adapter() {
     let states = StateFolder::new(folder.path().join("run"));
     let from = |start: &Adapter| Trainer::from_adapter(&base, config(), &dataset, states.clone(), start).unwrap();
     from(&one).save().unwrap();
-    assert_eq!(from(&one).resume().unwrap(), 0);
+    assert_eq!(from(&one).resume().unwrap().step, 0);
     let error = from(&other).resume().unwrap_err();
-    assert!(matches!(&error, TrainError::StateMismatch { reason, .. } if reason.contains("start")), "{error}");
+    assert!(error.to_string().contains("it belongs to another run: its start is"), "{error}");
     let fresh = Trainer::new(&base, config(), &dataset, states.clone()).unwrap().resume().unwrap_err();
-    assert!(fresh.to_string().contains("expected start `fresh`"), "{fresh}");
+    assert!(fresh.to_string().contains("and this run has `fresh`"), "{fresh}");
+}
+
+/// A run of two steps with both of its states, and the folder of the states.
+fn two_states(config: &TrainConfig, dataset: &EncodedDataset, base: &BaseModel, folder: &Path) -> StateFolder {
+    let states = StateFolder::new(folder);
+    let mut trainer = Trainer::new(base, config.clone(), dataset, states.clone()).unwrap();
+    trainer.run(&mut SaveTwo).unwrap();
+    states
+}
+
+/// Saves after the first step, and stops after the second.
+struct SaveTwo;
+
+impl TrainObserver for SaveTwo {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError> {
+        Ok(if report.step == 2 { Control::Stop("enough".into()) } else { Control::Save })
+    }
+}
+
+#[test]
+fn a_state_with_any_flipped_bit_gives_way_to_the_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, config) = (base("tiny-sd1"), TrainConfig { ema_decay: Some(0.5), ..config() });
+    let dataset = dataset(&base);
+    let states = two_states(&config, &dataset, &base, folder.path());
+    let newest = folder.path().join("step-000002.safetensors");
+    let whole = std::fs::read(&newest).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let resume = || Trainer::new(&base, config.clone(), &dataset, states.clone()).unwrap().resume().unwrap();
+    assert_eq!(resume(), Resumed { step: 2, unusable: vec![] });
+    let mut random = 1u64;
+    for round in 0..300 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // Every other flip is in the header, which is a small part of the file.
+        let bits = 8 * if round % 2 == 0 { header } else { whole.len() };
+        let bit = (random >> 16) as usize % bits;
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&newest, flipped).unwrap();
+        let Resumed { step, unusable } = resume();
+        assert_eq!((step, unusable.len()), (1, 1), "bit {bit}");
+        assert!(unusable[0].path == newest && !unusable[0].is_of_another_run, "bit {bit}: {}", unusable[0]);
+    }
+    for length in [0, 7, header / 2, header, whole.len() - 1] {
+        std::fs::write(&newest, &whole[..length]).unwrap();
+        assert_eq!(resume().step, 1, "{length} bytes");
+    }
+}
+
+/// The state in `path`, written again with another content.
+fn rewrite(
+    path: &Path,
+    change: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut BTreeMap<String, String>),
+    checked: bool,
+) {
+    let file = TensorFile::open(path).unwrap();
+    let tensor = |name: &str| (name.to_owned(), file.tensor(name, &Device::Cpu).unwrap());
+    let (mut tensors, mut metadata) = (file.names().map(tensor).collect(), file.metadata().clone());
+    metadata.remove(tensor_file::CHECKSUM);
+    change(&mut tensors, &mut metadata);
+    let write = if checked { tensor_file::write_checked } else { tensor_file::write };
+    write(path, &tensors, &metadata).unwrap();
+}
+
+#[test]
+fn states_that_no_run_can_go_on_from_are_refused_with_the_reason() {
+    type Metadata = BTreeMap<String, String>;
+    type Tensors = BTreeMap<String, Tensor>;
+    fn set(metadata: &mut Metadata, key: &str, value: &str) {
+        metadata.insert(key.into(), value.into());
+    }
+    let cases: [(fn(&mut Tensors, &mut Metadata), bool, &str); 7] = [
+        (|_, metadata| set(metadata, "step", "999999999"), true, "its name and its step `999999999` do not agree"),
+        (|_, metadata| set(metadata, "step", "18446744073709551616"), true, "do not agree"),
+        (|_, metadata| set(metadata, "version", "4"), true, "version `4` is not read"),
+        (|_, metadata| set(metadata, "format", "other"), true, "no saved state"),
+        (|_, _| {}, false, "its checksum is missing"),
+        (|_, metadata| set(metadata, "average_updates", "many"), true, "invalid digit"),
+        (
+            |tensors, _| {
+                let (name, tensor) = tensors.iter().find(|(name, _)| name.contains("second_moment")).unwrap();
+                let nan = (tensor.zeros_like().unwrap() / 0.0).unwrap();
+                tensors.insert(name.clone(), nan);
+            },
+            true,
+            "has values that are not finite",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let (base, config) = (base("tiny-sd1"), TrainConfig { ema_decay: Some(0.5), ..config() });
+    let dataset = dataset(&base);
+    let states = two_states(&config, &dataset, &base, folder.path());
+    let newest = folder.path().join("step-000002.safetensors");
+    let whole = std::fs::read(&newest).unwrap();
+    for (change, checked, reason) in cases {
+        std::fs::write(&newest, &whole).unwrap();
+        rewrite(&newest, change, checked);
+        let resumed = Trainer::new(&base, config.clone(), &dataset, states.clone()).unwrap().resume().unwrap();
+        assert_eq!(resumed.step, 1, "{reason}");
+        assert!(resumed.unusable[0].reason.contains(reason), "expected `{reason}`: {}", resumed.unusable[0]);
+    }
+}
+
+#[test]
+fn a_state_of_the_version_before_checksums_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let states = two_states(&config(), &dataset, &base, folder.path());
+    let as_version_2 = |_: &mut BTreeMap<String, Tensor>, metadata: &mut BTreeMap<String, String>| {
+        metadata.insert("version".into(), "2".into());
+    };
+    rewrite(&folder.path().join("step-000002.safetensors"), as_version_2, false);
+    assert_eq!(Trainer::new(&base, config(), &dataset, states).unwrap().resume().unwrap().step, 2);
+}
+
+#[test]
+fn saving_keeps_the_state_before_whatever_else_lies_in_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    for step in [900, 901, 902] {
+        std::fs::write(folder.path().join(format!("step-{step:06}.safetensors")), "foreign").unwrap();
+    }
+    two_states(&config(), &dataset, &base, folder.path());
+    let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let expected = [1, 2, 900, 901, 902].map(|step| format!("step-{step:06}.safetensors"));
+    assert!(names.iter().eq(expected.iter().map(|name| name.as_str())), "{names:?}");
 }
 
 /// Saves after every step, keeps the adapter of step 2, and fails or stops there.

@@ -13,8 +13,8 @@ pub(crate) mod train;
 mod names;
 
 pub use defaults::BaseDefaults;
-pub(crate) use run_file::save;
 pub use run_file::{VERSION, read};
+pub(crate) use run_file::{read_saved, save};
 pub use sampling::{ResolvedSampling, SamplingSettings, TileVae};
 pub use simulate::{ResolvedSimulate, SimulateSettings};
 pub use train::{ResolvedTrain, TrainSettings};

@@ -29,13 +29,30 @@ pub fn read<S: Settings>(path: &Path) -> Result<S> {
     parse(&text).user_error(format!("run file `{file}` cannot be used"))
 }
 
-/// Saves resolved settings in the form that [`read`] reads.
+/// As [`read`], for the settings of a run to go on with: a file that [`save`] wrote must be as it was saved. One of a
+/// program that saved no checksum is read as it is.
+///
+/// # Errors
+/// As [`read`], and [`Error::User`] for a file that was changed.
+pub(crate) fn read_saved<S: Settings>(path: &Path) -> Result<S> {
+    let settings = read(path)?;
+    let text = std::fs::read_to_string(path).user_error(format!("cannot read run file `{}`", path.display()))?;
+    if output::sum_of_text(&text) == Some(false) {
+        return Err(Error::user(
+            format!("run file `{}` is not as it was saved: its checksum does not hold", path.display()),
+            "restore it; if the change is meant, remove the last line, or give changed settings as flags",
+        ));
+    }
+    Ok(settings)
+}
+
+/// Saves resolved settings in the form that [`read`] reads, with a checksum in the last line.
 ///
 /// # Errors
 /// [`Error::Failed`] when the file cannot be written.
 pub(crate) fn save(path: &Path, settings: &impl Serialize) -> Result<()> {
     let text = toml::to_string(settings).failed("cannot write the settings as TOML")?;
-    output::write_text(path, &text)
+    output::write_text(path, &output::with_sum(&text))
 }
 
 fn parse<S: Settings>(text: &str) -> Result<S> {

@@ -6,7 +6,7 @@ mod watch;
 use std::path::PathBuf;
 
 use catelier_adapters::Adapter;
-use catelier_pipelines::training::{Ending, StepReport, Trainer};
+use catelier_pipelines::training::{Ending, Resumed, StepReport, Trainer};
 
 pub use data::TrainingData;
 
@@ -30,6 +30,8 @@ pub struct TrainRequest {
     pub resume: bool,
     /// The run's folder: settings, metrics, previews, state, the adapter and its card.
     pub out: PathBuf,
+    /// Write beside files in `out` that no run made; files in the way are refused all the same.
+    pub force: bool,
 }
 
 /// Where a run begins.
@@ -67,7 +69,7 @@ pub struct Trained {
 /// [`Error::User`] for settings that cannot train, [`Error::Failed`] when
 /// training or saving fails, [`Error::Cancelled`] before the first step.
 pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
-    let (folder, asked) = request.prepare()?;
+    let (folder, asked) = request.prepare(session)?;
     let files = BaseSource::parse(asked.base_name())?.open(session)?;
     let settings = asked.resolve(&files.defaults())?;
     let device = session.open_device(settings.device)?;
@@ -82,13 +84,13 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
 
 impl TrainRequest {
     /// The run's folder and what is asked of it; a run to resume has its settings there.
-    fn prepare(&self) -> Result<(RunFolder, TrainSettings)> {
+    fn prepare(&self, session: &Session<'_>) -> Result<(RunFolder, TrainSettings)> {
         if !self.resume {
             self.settings.check_required()?;
-            return Ok((RunFolder::create(&self.out)?, self.settings.clone()));
+            return Ok((RunFolder::create(&self.out, self.force, session)?, self.settings.clone()));
         }
-        let folder = RunFolder::open(&self.out)?;
-        let saved: TrainSettings = settings::read(&folder.settings())?;
+        let folder = RunFolder::open(&self.out, session)?;
+        let saved: TrainSettings = settings::read_saved(&folder.settings())?;
         Ok((folder, settings::resume(saved, self.settings.clone(), &FREE_ON_RESUME)?))
     }
 }
@@ -132,18 +134,23 @@ impl Run<'_> {
         }
         .user_error("cannot train")?;
         if matches!(start, Start::Resume) {
-            let step = trainer.resume().user_error("cannot resume")?;
+            let Resumed { step, unusable } = trainer.resume().user_error("cannot resume")?;
             refuse_fewer_steps(step, settings.steps)?;
+            unusable.iter().for_each(|state| session.warn(format!("left out the newer state {state}")));
             session.note(format!("resumed after step {step}"));
         }
         folder.begin()?;
         folder.save_settings(&settings)?;
         // Also where a run begins anew: one that was killed before its first state has left metrics.
-        folder.keep_metrics_until(trainer.step())?;
+        let run = trainer.run_id();
+        match folder.keep_metrics_until(trainer.step(), &run)? {
+            0 => {}
+            lines => session.warn(format!("left out {lines} lines of the metrics, damaged or of another run")),
+        }
         if settings.drift_every > 0 {
             trainer.measure_drift(&data.drift_prompts(base)?).failed("cannot measure the drift")?;
         }
-        let mut watch = Watch::new(base, folder, &settings, trainer.step(), session)?;
+        let mut watch = Watch::new(base, folder, &settings, trainer.step(), run, session)?;
         let ending = trainer.run(&mut watch).failed("training stopped")?;
         trainer.save().failed("cannot save the state")?;
         let adapter = trainer.adapter().failed("cannot take the adapter")?;

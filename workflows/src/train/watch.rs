@@ -22,6 +22,7 @@ use crate::settings::ResolvedTrain;
 pub(super) struct Watch<'a, 's> {
     session: &'a Session<'s>,
     folder: &'a RunFolder,
+    run: String,
     previews: Option<Previews<'a>>,
     save_every: usize,
     drift_every: usize,
@@ -39,12 +40,13 @@ struct Previews<'a> {
 }
 
 impl<'a, 's> Watch<'a, 's> {
-    /// Watches a run from `step` on.
+    /// Watches the run `run` from `step` on.
     pub(super) fn new(
         base: &'a Base,
         folder: &'a RunFolder,
         settings: &ResolvedTrain,
         step: usize,
+        run: String,
         session: &'a Session<'s>,
     ) -> Result<Self> {
         // Whether the run goes on is asked after each step.
@@ -52,6 +54,7 @@ impl<'a, 's> Watch<'a, 's> {
         Ok(Self {
             session,
             folder,
+            run,
             previews: Previews::new(base, settings)?,
             save_every: settings.save_every,
             drift_every: settings.drift_every,
@@ -65,14 +68,18 @@ impl<'a, 's> Watch<'a, 's> {
 impl TrainObserver for Watch<'_, '_> {
     fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError> {
         let (seconds, peak_memory) = (self.started.elapsed().as_secs_f64(), self.session.peak_memory());
-        self.folder.add_metrics(report, seconds, peak_memory).map_err(TrainError::observer)?;
+        self.folder.add_metrics(&self.run, report, seconds, peak_memory).map_err(TrainError::observer)?;
         self.session.report(Event::Step(report.clone()));
         let cat = report.cat.map_or_else(String::new, |cat| format!("  cat {cat:.5}"));
         let note = format!("loss {:.4}{cat}", report.denoising);
         let _ = self.session.progress(Stage::Train, report.step, report.steps, note);
         self.reports.push(report.clone());
         let asked = self.asked();
-        Ok(if due(report.step, self.save_every) { Control::Save.or(asked) } else { asked })
+        let control = if due(report.step, self.save_every) { Control::Save.or(asked) } else { asked };
+        if control != Control::Continue || report.step == self.steps {
+            self.folder.sync_metrics().map_err(TrainError::observer)?;
+        }
+        Ok(control)
     }
 
     fn wants_drift(&self, step: usize) -> bool {
