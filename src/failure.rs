@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use catelier_workflows::Error;
 
-use crate::terminal;
+use crate::{signals, terminal};
 
 /// The work failed, or a required score was not reached.
 const FAILED: u8 = 1;
@@ -12,8 +12,6 @@ const FAILED: u8 = 1;
 const USER_ERROR: u8 = 2;
 /// A fault in this program.
 pub(crate) const BUG: u8 = 70;
-/// Ctrl-C or SIGTERM, as shells number it.
-pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -22,8 +20,8 @@ pub(crate) enum Failure {
     Work(Error),
     /// Everything worked, and the answer is no. The result is already printed.
     NotReached(String),
-    /// The reader of stdout went away, which is no failure.
-    BrokenPipe,
+    /// The work was stopped before its end, and how to go on is told already.
+    Stopped,
 }
 
 /// The outcome of a command.
@@ -35,14 +33,37 @@ impl From<Error> for Failure {
     }
 }
 
+/// Says what a person needs to know about the end of a command, and gives the exit code.
+pub(crate) fn report(outcome: &Outcome<()>) -> ExitCode {
+    match (outcome, signals::exit_code()) {
+        (Ok(()), None) => ExitCode::SUCCESS,
+        (Ok(()), Some(code)) => {
+            terminal::say("the work was done before it could stop");
+            ExitCode::from(code)
+        }
+        (Err(failure), _) => ExitCode::from(failure.report()),
+    }
+}
+
+/// Prints clap's answer to a command line that starts no command: help or the version, which were asked for, or what is
+/// wrong with the line.
+pub(crate) fn report_usage(answer: &clap::Error) -> ExitCode {
+    match terminal::usage(answer) {
+        Err(failure) => ExitCode::from(failure.report()),
+        Ok(()) if answer.use_stderr() => ExitCode::from(USER_ERROR),
+        Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
 impl Failure {
-    /// Prints the failure to stderr and gives the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
-        let code = match self {
+    fn report(&self) -> u8 {
+        let stopped = signals::exit_code().unwrap_or(signals::INTERRUPTED);
+        match self {
             Self::Work(Error::Cancelled) => {
                 terminal::say("stopped");
-                INTERRUPTED
+                stopped
             }
+            Self::Stopped => stopped,
             Self::Work(error) => {
                 terminal::error(error);
                 if error.is_user_error() { USER_ERROR } else { FAILED }
@@ -51,8 +72,6 @@ impl Failure {
                 terminal::say(&format!("not reached: {what}"));
                 FAILED
             }
-            Self::BrokenPipe => 0,
-        };
-        ExitCode::from(code)
+        }
     }
 }

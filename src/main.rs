@@ -7,6 +7,7 @@ mod failure;
 mod memory;
 mod progress;
 mod render;
+mod shell;
 mod signals;
 mod terminal;
 
@@ -25,7 +26,10 @@ const STACK_BYTES: usize = 256 << 20;
 
 fn main() -> ExitCode {
     quiet_candle();
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return failure::report_usage(&answer),
+    };
     // The command itself runs on one of the threads that share the work: from outside, every loop would wait for one of
     // them to wake up.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0)).stack_size(STACK_BYTES).build();
@@ -34,8 +38,7 @@ fn main() -> ExitCode {
         Err(error) => Ok(Err(error).failed("cannot start the threads that share the work")?),
     };
     match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(),
+        Ok(outcome) => failure::report(&outcome),
         Err(_) => ExitCode::from(failure::BUG),
     }
 }

@@ -1,6 +1,7 @@
 //! Progress for people: a bar on a terminal, now and then a line elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,6 +10,22 @@ use crate::terminal;
 
 /// Without a terminal, a line this often at most.
 const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// The bars on the terminal, of which the last one is at work. Each draws for itself: together, they would panic when
+/// the terminal goes away.
+static BARS: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
+
+fn bars() -> MutexGuard<'static, Vec<ProgressBar>> {
+    BARS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes whole lines to the terminal, which the bar at work makes room for.
+pub(crate) fn above_bars(write: impl FnOnce()) {
+    match bars().last() {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
 
 /// Progress of one piece of work.
 pub(crate) struct Bar {
@@ -27,6 +44,7 @@ impl Bar {
         bar.set_prefix(label.to_string());
         bar.set_position(done as u64);
         bar.reset_eta();
+        bars().push(bar.clone());
         Self { bar, label: label.to_string(), is_terminal, last_line: Instant::now() }
     }
 
@@ -45,6 +63,7 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.abandon();
+        bars().retain(|bar| !bar.is_finished());
     }
 }
 

@@ -100,6 +100,9 @@ pub enum Error {
         /// Its height in pixels.
         height: u32,
     },
+    /// The caller stopped the measuring.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl Error {

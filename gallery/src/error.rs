@@ -41,6 +41,9 @@ pub enum Error {
         /// The requested size.
         side: usize,
     },
+    /// The caller stopped the export.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// A result whose error is the gallery's.
@@ -55,6 +58,7 @@ impl Error {
             Self::FileExists { .. } => Some("name a new folder, or empty this one first".to_owned()),
             Self::UnknownArtist { .. } => Some("`catelier gallery list` names every artist".to_owned()),
             Self::ImageSide { .. } => Some("the embedded model paints 64 pixels a side".to_owned()),
+            Self::Cancelled => None,
         }
     }
 }

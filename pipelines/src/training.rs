@@ -181,9 +181,9 @@ impl<'a> Trainer<'a> {
     /// Measures the drift of predictions under `prompts` after each step for which the observer wants it.
     ///
     /// # Errors
-    /// Any error of the model.
-    pub fn measure_drift(&mut self, prompts: &HeldOutPrompts) -> Result<(), TrainError> {
-        self.probe = Some(DriftProbe::new(self.base, self.dataset, prompts, self.config.seed)?);
+    /// [`Error::Cancelled`](crate::Error::Cancelled) if `is_stopped` between two prompts; any error of the model.
+    pub fn measure_drift(&mut self, prompts: &HeldOutPrompts, is_stopped: &dyn Fn() -> bool) -> Result<(), TrainError> {
+        self.probe = Some(DriftProbe::new(self.base, self.dataset, prompts, self.config.seed, is_stopped)?);
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl<'a> Trainer<'a> {
         while self.step < self.config.steps {
             let mut report = self.optimizer_step()?;
             if observer.wants_drift(self.step) {
-                report.drift = self.drift()?;
+                report.drift = self.drift(&|| observer.is_stopped())?;
             }
             let mut control = observer.on_step(&report)?;
             if observer.wants_adapter(self.step) {
@@ -461,8 +461,13 @@ impl<'a> Trainer<'a> {
         Err(TrainError::LossNotFinite { step: self.step + 1, samples, last_finite: self.last_loss })
     }
 
-    fn drift(&self) -> Result<Option<f64>, TrainError> {
+    /// The drift of the adapter; `None` where it is not measured, or not to the end.
+    fn drift(&self, is_stopped: &dyn Fn() -> bool) -> Result<Option<f64>, TrainError> {
+        let Some(probe) = &self.probe else { return Ok(None) };
         let adapters = AdapterSet::single(&self.adapter()?, 1.0);
-        self.probe.as_ref().map(|probe| probe.drift(self.base, &adapters)).transpose()
+        match probe.drift(self.base, &adapters, is_stopped) {
+            Err(TrainError::Pipeline(crate::Error::Cancelled)) => Ok(None),
+            drift => drift.map(Some),
+        }
     }
 }

@@ -28,11 +28,11 @@ fn inspect(path: &Path, json: bool) -> Outcome<()> {
     if json {
         return terminal::json(&inspection);
     }
-    terminal::data(&describe(&inspection))
+    terminal::lines(describe(&inspection))
 }
 
 /// The inspection as a person reads it: one fact a line, then the strongest modules.
-fn describe(inspection: &Inspection) -> String {
+fn describe(inspection: &Inspection) -> Vec<String> {
     let unknown = || "unknown".to_string();
     let mut lines = vec![
         line("file", format!("{} ({:.2} MB)", inspection.file, inspection.bytes as f64 / 1e6)),
@@ -54,7 +54,7 @@ fn describe(inspection: &Inspection) -> String {
     lines.push(String::new());
     lines.push("metadata".to_string());
     lines.extend(inspection.metadata.iter().map(|(key, value)| format!("  {key}: {}", shortened(value))));
-    lines.join("\n")
+    lines
 }
 
 fn line(name: &str, value: impl Display) -> String {

@@ -7,20 +7,25 @@ use catelier_workflows::base::{BaseSummary, fetch, inspect};
 
 use crate::cli::BaseCommand;
 use crate::failure::Outcome;
-use crate::terminal;
+use crate::{signals, terminal};
 
 pub(super) fn run(command: &BaseCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
-        BaseCommand::Fetch { id } => match fetch(id, session)?.path() {
-            Some(path) => terminal::data(&path.display().to_string()),
-            None => Ok(()),
-        },
+        BaseCommand::Fetch { id } => run_fetch(id, session),
         BaseCommand::Inspect { base, json: true } => terminal::json(&inspect(base, session)?),
-        BaseCommand::Inspect { base, json: false } => terminal::data(&describe(&inspect(base, session)?)),
+        BaseCommand::Inspect { base, json: false } => terminal::lines(describe(&inspect(base, session)?)),
     }
 }
 
-fn describe(summary: &BaseSummary) -> String {
+fn run_fetch(id: &str, session: &Session<'_>) -> Outcome<()> {
+    signals::end_at_once("stopped; what has arrived is kept, and the same command fetches the rest".into());
+    match fetch(id, session)?.path() {
+        Some(path) => terminal::data(&path.display().to_string()),
+        None => Ok(()),
+    }
+}
+
+fn describe(summary: &BaseSummary) -> [String; 8] {
     let targets = joined(summary.modules_by_target.iter());
     let fingerprint = summary.fingerprint.clone().unwrap_or_else(|| "none: there are no weights".to_owned());
     let lines = [
@@ -33,7 +38,7 @@ fn describe(summary: &BaseSummary) -> String {
         ("modules", format!("{} in the UNet ({targets})", summary.modules)),
         ("fingerprint", fingerprint),
     ];
-    lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
+    lines.map(|(name, value)| format!("{name:<12} {value}"))
 }
 
 /// `attention 32, linears 100`.

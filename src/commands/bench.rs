@@ -33,7 +33,7 @@ pub(super) fn run(command: &BenchCommand, session: &Session<'_>) -> Outcome<()> 
     drop(loaded.workload);
     let rates = product_rates(&device).failed("cannot measure a matrix product")?;
     let report = Report::new(&request, device::name(&device), &measured, loaded.planned_bytes, rates);
-    if args.json { terminal::json(&report) } else { terminal::data(&report.table()) }
+    if args.json { terminal::json(&report) } else { terminal::lines(report.table().lines()) }
 }
 
 /// The workflows know no errors of benchmarks, so the hint is asked for here.

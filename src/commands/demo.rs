@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use catelier_workflows::evaluation::Scores;
-use catelier_workflows::{DemoRequest, Session, demo};
+use catelier_workflows::{DemoRequest, Error, Session, demo};
 
 use crate::cli::DemoArgs;
 use crate::failure::Outcome;
@@ -20,7 +20,12 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
         prompts: args.prompts.unwrap_or(usual.prompts),
         seed: args.seed.unwrap_or(usual.seed),
     };
-    let demo = demo(&request, session)?;
+    let demo = demo(&request, session);
+    if matches!(demo, Err(Error::Cancelled)) {
+        let out = request.out.display();
+        terminal::say(&format!("`{out}` has what was made so far and no report; the same command begins anew"));
+    }
+    let demo = demo?;
     terminal::say(&summary("CAT", &demo.cat));
     terminal::say(&summary("plain LoRA", &demo.lora));
     terminal::say(&format!("done in {:.0} s; open {}", started.elapsed().as_secs_f64(), demo.report.display()));

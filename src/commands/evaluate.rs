@@ -1,7 +1,7 @@
 //! `catelier evaluate`: how much of the base an adapter kept, and how well it learned.
 
 use catelier_workflows::evaluation::{METRICS, Metric, Scores};
-use catelier_workflows::{EvaluateRequest, Session, evaluate};
+use catelier_workflows::{Error, EvaluateRequest, Session, evaluate};
 
 use crate::cli::{EvaluateArgs, Requirement};
 use crate::failure::{Failure, Outcome};
@@ -21,7 +21,11 @@ pub(super) fn run(args: EvaluateArgs, session: &Session<'_>) -> Outcome<()> {
         out: args.out,
         force: args.force,
     };
-    let scores = evaluate(&request, session)?.scores;
+    let evaluated = evaluate(&request, session);
+    if matches!(evaluated, Err(Error::Cancelled)) {
+        terminal::say("nothing was scored, and no image is kept; the same command begins anew");
+    }
+    let scores = evaluated?.scores;
     if args.json {
         terminal::json(&scores)?
     } else {

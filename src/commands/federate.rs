@@ -5,7 +5,7 @@ use catelier_workflows::{AggregateRequest, Error, Session, SimulateRequest, aggr
 
 use crate::cli::{AggregateArgs, FederateCommand, SimulateArgs};
 use crate::failure::Outcome;
-use crate::terminal;
+use crate::{shell, terminal};
 
 pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
@@ -28,17 +28,20 @@ fn run_simulate(args: SimulateArgs, session: &Session<'_>) -> Outcome<()> {
     let request = SimulateRequest { settings: args.settings, resume: args.resume, out: args.out, force: args.force };
     let simulated = simulate(&request, session);
     if matches!(simulated, Err(Error::Cancelled)) {
-        terminal::say(&format!("go on with: catelier federate simulate --resume --out {}", request.out.display()));
+        terminal::say(&format!(
+            "go on with: catelier federate simulate --resume --out {}",
+            shell::quoted(&request.out)
+        ));
     }
     let simulation = simulated?;
-    if args.json { terminal::json(&simulation) } else { terminal::data(&table(&simulation.scores)) }
+    if args.json { terminal::json(&simulation) } else { terminal::lines(table(&simulation.scores)) }
 }
 
-fn table(scores: &[SimulationScore]) -> String {
+fn table(scores: &[SimulationScore]) -> Vec<String> {
     let mut lines = vec![format!("{:<12} {:<9} {:>8} {:>13}", "artist", "adapter", "identity", "kps_no_token")];
     lines.extend(scores.iter().map(|score| {
         let identity = score.identity.map_or_else(|| "-".to_string(), |identity| format!("{identity:.3}"));
         format!("{:<12} {:<9} {identity:>8} {:>13.3}", score.artist, score.adapter, score.kps_no_token)
     }));
-    lines.join("\n")
+    lines
 }

@@ -23,7 +23,7 @@ fn list(json: bool) -> Outcome<()> {
     if json {
         return terminal::json(&Catalogue::new());
     }
-    Artist::all().iter().try_for_each(|artist| terminal::data(&format!("{:<11} {}", artist.name, artist.description)))
+    terminal::lines(Artist::all().iter().map(|artist| format!("{:<11} {}", artist.name, artist.description)))
 }
 
 fn draw(args: &DrawArgs, session: &Session<'_>) -> Outcome<()> {
@@ -61,13 +61,13 @@ fn source(args: &DrawArgs) -> Outcome<Source> {
 }
 
 fn folder(args: &DrawArgs) -> Outcome<Drawing> {
-    if args.textures || args.artist == HOUSE || args.split != DrawSplit::All {
-        return Err(Error::user(
-            "PNG folders are drawn by an artist, from all scenes",
-            "name one of `catelier gallery list`, or use `--format npy`",
-        )
-        .into());
+    if args.textures || args.split != DrawSplit::All {
+        let message = "a folder of PNG files shows scenes, and all of them";
+        return Err(Error::user(message, "use `--format npy`").into());
     }
-    let artist = drawn::artist(&args.artist)?;
+    let artist = match args.artist.as_str() {
+        HOUSE => None,
+        name => Some(drawn::artist(name)?),
+    };
     Ok(Drawing::Folder { artist, count: args.count, seed: args.seed })
 }

@@ -19,23 +19,24 @@ pub(super) fn run(args: PlanArgs, session: &Session<'_>) -> Outcome<()> {
     if report.memory.is_some() {
         report.seconds_per_step_at_least = Some(report.gflop_per_step / rate(settings.dtype)?);
     }
-    if args.json { terminal::json(&report) } else { terminal::data(&table(&report)) }
+    if args.json { terminal::json(&report) } else { terminal::lines(table(&report)) }
 }
 
-fn table(report: &PlanReport) -> String {
+fn table(report: &PlanReport) -> Vec<String> {
     let PlanReport { images, base, resolution, batch, steps, epochs, .. } = report;
     let at_least = report.seconds_per_step_at_least;
     let at_least = at_least.map_or_else(String::new, |seconds| format!(", at least {seconds:.2} s on this CPU"));
     let memory = report.memory.as_ref();
-    let memory = memory.map_or_else(|| "not planned on this device".into(), |memory| Memory(memory).to_string());
-    [
+    let told = memory.map_or_else(|| "not planned on this device".into(), |memory| Memory(memory).to_string());
+    let mut lines = vec![
         format!("images    {images}"),
         format!("base      {base}, {resolution} px, batch {batch}"),
         format!("steps     {steps}, each image {epochs:.1} times"),
         format!("work      {:.1} GFLOP a step{at_least}", report.gflop_per_step),
-        format!("memory    {memory}"),
-    ]
-    .join("\n")
+        format!("memory    {told}"),
+    ];
+    lines.extend(memory.iter().flat_map(|memory| Memory(memory).levels()));
+    lines
 }
 
 /// Planned memory as a person reads it.
@@ -52,10 +53,8 @@ impl fmt::Display for Memory<'_> {
             0 => write!(out, "; no block is recomputed"),
             recomputed => write!(
                 out,
-                "; {recomputed} of {} blocks are recomputed, {:.1} GFLOP more in each backward pass{}",
-                plan.blocks,
-                plan.extra_gflop_per_backward_pass,
-                self.levels()
+                "; {recomputed} of {} blocks are recomputed, {:.1} GFLOP more in each backward pass",
+                plan.blocks, plan.extra_gflop_per_backward_pass,
             ),
         }
     }
@@ -63,11 +62,11 @@ impl fmt::Display for Memory<'_> {
 
 impl Memory<'_> {
     /// The blocks that are recomputed, a line for each level of the UNet.
-    fn levels(&self) -> String {
+    fn levels(&self) -> Vec<String> {
         let levels = self.0.recomputed_blocks.chunk_by(|a, b| level_and_block(a).0 == level_and_block(b).0);
         let line = |paths: &[String]| {
             let blocks: Vec<&str> = paths.iter().map(|path| level_and_block(path).1).collect();
-            format!("\n          {}: {}", level_and_block(&paths[0]).0, blocks.join(", "))
+            format!("          {}: {}", level_and_block(&paths[0]).0, blocks.join(", "))
         };
         levels.map(line).collect()
     }

@@ -1,12 +1,15 @@
 //! `catelier preview`: images with adapters, beside the base if asked.
 
-use catelier_workflows::{PreviewRequest, Session, preview};
+use catelier_workflows::{PreviewRequest, Session, output, preview};
 
 use crate::cli::PreviewArgs;
 use crate::failure::Outcome;
 use crate::terminal;
 
 pub(super) fn run(args: PreviewArgs, session: &Session<'_>) -> Outcome<()> {
+    if args.json {
+        output::check_utf8(&args.out, "JSON")?;
+    }
     let request = PreviewRequest {
         prompts: args.prompt,
         prompt_set: args.prompts,

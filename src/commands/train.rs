@@ -5,16 +5,17 @@ use catelier_workflows::settings::{self, Settings, TrainSettings};
 use catelier_workflows::{Result, Session, TrainRequest, train};
 
 use crate::cli::{SettingsArgs, TrainArgs};
-use crate::failure::Outcome;
-use crate::terminal;
+use crate::failure::{Failure, Outcome};
+use crate::{shell, terminal};
 
 pub(super) fn run(args: TrainArgs, session: &Session<'_>) -> Outcome<()> {
     let TrainArgs { settings, resume, out, force } = args;
     let request = TrainRequest { settings: settings.asked()?, resume, out, force };
     let trained = train(&request, session)?;
-    if let Ending::Stopped { step, reason } = &trained.ending {
-        terminal::say(&format!("stopped after step {step} ({reason}); everything is saved"));
-        terminal::say(&format!("go on with: catelier train --resume --out {}", request.out.display()));
+    if let Ending::Stopped { step, .. } = &trained.ending {
+        terminal::say(&format!("stopped after step {step} of {}; everything is saved", trained.settings.steps));
+        terminal::say(&format!("go on with: catelier train --resume --out {}", shell::quoted(&request.out)));
+        return Err(Failure::Stopped);
     }
     Ok(())
 }

@@ -37,25 +37,8 @@ pub(crate) fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-fn lines(path: &Path) -> usize {
+pub(crate) fn lines(path: &Path) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
-}
-
-#[test]
-fn a_signal_saves_and_says_how_to_go_on() {
-    for name in ["-INT", "-TERM"] {
-        let studio = studio();
-        let child = long_run(&studio, 1000);
-        wait_for("three steps", || lines(&studio.path("run/metrics.jsonl")) >= 3);
-        signal(&child, name);
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{stderr}");
-        assert!(stderr.contains("go on with: catelier train --resume --out run"), "{stderr}");
-        let done = lines(&studio.path("run/metrics.jsonl"));
-        studio.done(&format!("train --resume --steps {} --out run", done + 1));
-        assert_eq!(lines(&studio.path("run/metrics.jsonl")), done + 1);
-    }
 }
 
 #[test]
@@ -89,29 +72,15 @@ fn a_damaged_newest_state_gives_way_to_the_one_before() {
 
 /// Whether the process has a handler for SIGINT (`man 5 proc_pid_status`).
 #[cfg(target_os = "linux")]
-fn catches_interrupts(child: &Child) -> bool {
+pub(crate) fn catches_interrupts(child: &Child) -> bool {
     const INTERRUPT: u64 = 1 << (2 - 1);
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & INTERRUPT != 0)
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn generation_stops_between_sampler_steps() {
-    let studio = Studio::new();
-    let mut command = studio.command("preview --steps 900 --count 100 --out out");
-    let child = command.args(["--prompt", "a red house"]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("the first sampler step", || catches_interrupts(&child));
-    signal(&child, "-INT");
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
-    assert!(stderr.ends_with("stopping after this step; once more ends at once\nstopped\n"), "{stderr}");
-}
-
 /// A run in which no file may grow beyond `kibibytes`, which is the same to the command as a full disk.
-fn on_a_full_disk(studio: &Studio, kibibytes: usize, line: &str) -> Ran {
+pub(crate) fn on_a_full_disk(studio: &Studio, kibibytes: usize, line: &str) -> Ran {
     // The command inherits the ignored signal, so a write beyond the limit fails as on a full disk.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" {line}", 2 * kibibytes);
     let output = Command::new("sh")

@@ -20,4 +20,6 @@ mod hub;
 mod plan;
 mod preview;
 mod same_bytes;
+mod stop;
+mod streams;
 mod train;

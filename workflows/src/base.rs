@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::{Component, ModuleInfo, Prediction, Targets};
+use catelier_numerics::Error as NumericsError;
 use catelier_pipelines::Error as Pipeline;
 use catelier_pipelines::models::Tiling;
 use catelier_pipelines::models::base::{BaseConfig, BaseModel};
@@ -169,7 +170,7 @@ fn unusable(attempt: &str, error: Pipeline, hub_id: Option<&str>) -> Error {
             | Pipeline::InvalidConfig { .. }
             | Pipeline::MissingWeights { .. }
             | Pipeline::MissingShards { .. }
-            | Pipeline::UnreadableWeights { .. }
+            | Pipeline::Numerics(NumericsError::TensorFile { .. })
             | Pipeline::TensorMismatch { .. }
     );
     let hint = hub_id.filter(|_| may_be_damaged).map(|id| {

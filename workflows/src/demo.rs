@@ -94,11 +94,12 @@ struct Contestant {
 /// fails; [`Error::Cancelled`].
 pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let artist = drawn::artist(&request.artist)?;
+    output::check_utf8(&request.out, "run.toml")?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     out.refuse_unknown(&[drawn::IMAGES, CAT_RUN, LORA_RUN, REPORT])?;
     out.begin()?;
     session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
-    let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed)?;
+    let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed, session)?;
 
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let clip = embedded::clip()?;

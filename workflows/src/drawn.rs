@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use catelier_gallery::{Artist, export};
 
 use crate::error::{Context, Error, Result};
+use crate::event::Stage;
 use crate::output::{Marker, OutputFolder};
 use crate::session::Session;
 
@@ -27,8 +28,8 @@ pub fn artist(name: &str) -> Result<&'static Artist> {
 pub enum Drawing {
     /// A training folder: a PNG file and its caption for each image.
     Folder {
-        /// Who draws.
-        artist: &'static Artist,
+        /// Who draws; the house style where it is `None`.
+        artist: Option<&'static Artist>,
         /// How many images.
         count: usize,
         /// Seed of the scenes.
@@ -52,12 +53,38 @@ pub fn draw_into(out: &Path, drawing: Drawing, force: bool, session: &Session<'_
         ));
     }
     folder.clear(Path::new(""), &|file| is_drawn(file) || is_array(file))?;
-    match drawing {
-        Drawing::Folder { artist, count, seed } => export::write_folder(out, artist, count, seed),
-        Drawing::Array(request) => export::write_npy(out, &request),
-    }
-    .failed("cannot draw the images")?;
+    drawing.write(out, session)?;
     folder.finish()
+}
+
+impl Drawing {
+    /// Draws, and says how much there is if it is stopped.
+    fn write(self, out: &Path, session: &Session<'_>) -> Result<()> {
+        let (mut done, total) = (0, self.count());
+        let mut observe = |images| {
+            done = images;
+            session.progress(Stage::Draw, images, total, "")
+        };
+        let (drawn, is_whole) = match self {
+            Self::Folder { artist, count, seed } => {
+                (export::write_folder(out, artist, count, seed, &mut observe), false)
+            }
+            Self::Array(request) => (export::write_npy(out, &request, &mut observe), true),
+        };
+        let drawn = drawn.failed("cannot draw the images");
+        if matches!(drawn, Err(Error::Cancelled)) {
+            let kept = if is_whole { 0 } else { done };
+            session.note(format!("{kept} of {total} images are in `{}`; the same command begins anew", out.display()));
+        }
+        drawn
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Folder { count, .. } => *count,
+            Self::Array(request) => request.count,
+        }
+    }
 }
 
 /// Refuses a drawing that did not come to its end, which looks like a whole one.
@@ -78,10 +105,14 @@ pub(crate) fn draw(
     artist: &'static Artist,
     count: usize,
     seed: u64,
+    session: &Session<'_>,
 ) -> Result<PathBuf> {
     folder.clear(part, &is_drawn)?;
     let images = folder.path().join(part);
-    export::write_folder(&images, artist, count, seed).failed("cannot draw the images")?;
+    export::write_folder(&images, Some(artist), count, seed, &mut |done| {
+        session.progress(Stage::Draw, done, count, "")
+    })
+    .failed("cannot draw the images")?;
     Ok(images)
 }
 

@@ -54,10 +54,11 @@ impl Error {
 
 /// Says what was attempted, and whether the user or the work is at fault.
 pub trait Context<T> {
-    /// The request was wrong; `attempt` says what could not be done.
+    /// The request was wrong; `attempt` says what could not be done. Where the disk is at fault, the work failed: what was
+    /// asked for can be right.
     ///
     /// # Errors
-    /// [`Error::User`] with the cause, or [`Error::Cancelled`].
+    /// [`Error::User`] or, for the disk, [`Error::Failed`] with the cause, or [`Error::Cancelled`].
     fn user_error(self, attempt: impl Into<String>) -> Result<T>;
 
     /// The work failed; `attempt` says what could not be done.
@@ -69,7 +70,13 @@ pub trait Context<T> {
 
 impl<T, E: std::error::Error + Send + Sync + 'static> Context<T> for std::result::Result<T, E> {
     fn user_error(self, attempt: impl Into<String>) -> Result<T> {
-        let wrap = |source| Error::User { message: attempt.into(), hint: None, source: Some(source) };
+        let wrap = |source: Source| {
+            let is_disk_failure = chain(&*source).any(is_disk_failure);
+            match is_disk_failure {
+                true => Error::Failed { message: attempt.into(), source },
+                false => Error::User { message: attempt.into(), hint: None, source: Some(source) },
+            }
+        };
         self.map_err(|error| unless_cancelled(error, wrap))
     }
 
@@ -90,8 +97,28 @@ where
 fn is_cancelled(error: &(dyn std::error::Error + 'static)) -> bool {
     use catelier_pipelines::Error as Pipeline;
     matches!(error.downcast_ref(), Some(Error::Cancelled))
+        || matches!(
+            error.downcast_ref(),
+            Some(catelier_evaluation::Error::Features(catelier_features::Error::Cancelled))
+        )
+        || matches!(error.downcast_ref(), Some(catelier_gallery::Error::Cancelled))
         || matches!(error.downcast_ref(), Some(Pipeline::Cancelled))
         || matches!(error.downcast_ref(), Some(TrainError::Pipeline(Pipeline::Cancelled)))
+}
+
+/// Whether the disk is full, broken or read-only, or a file could not be written to its end.
+fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // `EIO`, for which the library has no name.
+    const INPUT_OUTPUT: i32 = 5;
+    // Whether a file can be written is tried before the work, and refused there.
+    if matches!(error.downcast_ref(), Some(catelier_numerics::Error::Write { .. })) {
+        return true;
+    }
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+        matches!(error.kind(), FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            || (cfg!(unix) && error.raw_os_error() == Some(INPUT_OUTPUT))
+    })
 }
 
 /// An error and its causes, outermost first.
@@ -139,6 +166,25 @@ mod tests {
         assert_eq!(told[..3], ["training stopped", "cannot report on the run", "cannot generate images"]);
         assert!(told[3].contains("a house") && !training.is_user_error(), "{told:?}");
         assert_eq!(training.hint(), overflow().hint());
+    }
+
+    #[test]
+    fn a_disk_at_fault_is_no_mistake_of_the_user() {
+        let on_disk = |kind: std::io::ErrorKind| {
+            let path = std::path::PathBuf::from("images");
+            let error = catelier_gallery::Error::Folder { path, source: kind.into() };
+            Err::<(), _>(error).user_error("cannot draw the images").unwrap_err()
+        };
+        use std::io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        for kind in [StorageFull, ReadOnlyFilesystem, QuotaExceeded] {
+            let error = on_disk(kind);
+            assert!(!error.is_user_error() && error.to_string() == "cannot draw the images", "{error:?}");
+        }
+        for kind in [NotFound, PermissionDenied] {
+            assert!(on_disk(kind).is_user_error());
+        }
+        let broken = Err::<(), _>(std::io::Error::from_raw_os_error(5)).user_error("cannot read").unwrap_err();
+        assert_eq!(broken.is_user_error(), !cfg!(unix));
     }
 
     #[test]

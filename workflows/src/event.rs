@@ -51,6 +51,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
+    /// Images of the drawn world are drawn.
+    Draw,
     /// Training images become latents.
     Encode,
     /// Optimizer steps.
@@ -72,6 +74,7 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
+            Self::Draw => "drawing",
             Self::Encode => "encoding",
             Self::Train => "training",
             Self::ClassImages => "class images",

@@ -62,18 +62,43 @@ impl<'a> ImageGenerator<'a> {
         adapters: &AdapterSet,
         session: &Session<'_>,
     ) -> Result<Vec<RgbImage>> {
-        let Images { prompts, seeds } = images;
-        session.check_cancelled()?;
-        let request = GenerateRequest { prompts: prompts.to_vec(), seeds: seeds.to_vec(), ..self.settings.clone() };
-        let generated = self.generator.generate(&request, adapters, &mut |at| {
-            session.progress(stage, at.images_done + at.batch * at.call / at.calls, prompts.len(), "")
-        });
+        let mut all = Vec::with_capacity(images.prompts.len());
+        self.generate_each(stage, images, adapters, session, &mut |image| {
+            all.push(image);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// As [`generate`](Self::generate), with every image handed to `each` as soon as it is there.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate) and of `each`.
+    pub fn generate_each(
+        &mut self,
+        stage: Stage,
+        images: Images<'_>,
+        adapters: &AdapterSet,
+        session: &Session<'_>,
+        each: &mut dyn FnMut(RgbImage) -> Result<()>,
+    ) -> Result<()> {
         const ATTEMPT: &str = "cannot generate images";
-        match generated {
-            // Steps, size, guidance and sampler are the user's to change.
-            Err(error @ catelier_pipelines::Error::InvalidSetting { .. }) => Err(error).user_error(ATTEMPT),
-            generated => generated.failed(ATTEMPT),
+        session.check_cancelled()?;
+        let (total, batch) = (images.prompts.len(), self.settings.batch.max(1));
+        let batches = images.prompts.chunks(batch).zip(images.seeds.chunks(batch));
+        for (index, (prompts, seeds)) in batches.enumerate() {
+            let request = GenerateRequest { prompts: prompts.to_vec(), seeds: seeds.to_vec(), ..self.settings.clone() };
+            let generated = self.generator.generate(&request, adapters, &mut |at| {
+                session.progress(stage, index * batch + at.batch * at.call / at.calls, total, "")
+            });
+            let generated = match generated {
+                // Steps, size, guidance and sampler are the user's to change.
+                Err(error @ catelier_pipelines::Error::InvalidSetting { .. }) => Err(error).user_error(ATTEMPT),
+                generated => generated.failed(ATTEMPT),
+            };
+            generated?.into_iter().try_for_each(&mut *each)?;
         }
+        Ok(())
     }
 
     /// What the PNG of an image says about it.

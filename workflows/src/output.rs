@@ -11,7 +11,9 @@ mod sums;
 
 use std::cell::Cell;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use catelier_numerics::atomic;
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,7 @@ impl OutputFolder {
     }
 
     fn lock(path: &Path, command: &'static str, force: bool, session: &Session<'_>) -> Result<Self> {
+        try_writing(path)?;
         let is_new = !path.exists();
         let _lock = FolderLock::take(path, session)?;
         let (before, stage) = (Marker::read(path)?, Cell::new(Stage::Locked));
@@ -384,8 +387,9 @@ fn folders_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Prepares one file that a command writes, and that nothing else makes: a file that is there is replaced only by `force`.
 ///
 /// # Errors
-/// [`Error::User`] for a file that is there.
+/// [`Error::User`] for a file that is there, and those of [`try_writing_file`].
 pub(crate) fn new_file(path: &Path, force: bool) -> Result<()> {
+    try_writing_file(path)?;
     if exists(path) && !force {
         return Err(Error::user(
             format!("`{}` exists already", path.display()),
@@ -406,6 +410,60 @@ pub(crate) fn make_folder(folder: &Path) -> Result<()> {
 /// Writes a text file whole or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     atomic::write(path, |file| file.write_all(text.as_bytes())).failed(format!("cannot write `{}`", path.display()))
+}
+
+/// Tries whether `folder` can be made and written in, by writing a file and removing it: permissions alone do not tell. A
+/// folder that is not there yet is not made, so that a request that is refused later leaves nothing.
+///
+/// # Errors
+/// [`Error::User`] where the user may not write, [`Error::Failed`] for a disk that is full, read-only or broken.
+fn try_writing(folder: &Path) -> Result<()> {
+    // `a/b` in the current folder: the last ancestor is the empty path.
+    let nearest = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
+    let nearest = nearest.unwrap_or(Path::new("."));
+    write_and_remove(nearest).user_error(format!("cannot write in `{}`", folder.display()))
+}
+
+/// Tries whether the file `path` can be written, as [`try_writing`] does; its folder must be there.
+///
+/// # Errors
+/// As [`try_writing`]; [`Error::User`] for a folder in the place of the file, and where there is no folder for it.
+fn try_writing_file(path: &Path) -> Result<()> {
+    let choose = "choose another `--out`";
+    if path.is_dir() {
+        return Err(Error::user(format!("`{}` is a folder", path.display()), choose));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::user(format!("there is no folder `{}`", folder.display()), "create the folder first"));
+    }
+    try_writing(folder)
+}
+
+/// Writes as much as a disk gives out at once: an empty file fits on many a full disk.
+fn write_and_remove(folder: &Path) -> std::io::Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".catelier-{}-{number}.partial", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
+    drop(file);
+    fs::remove_file(&path)?;
+    written
+}
+
+/// Refuses a path that the file `what`, which is text, could not name.
+///
+/// # Errors
+/// [`Error::User`] for a path that is not UTF-8.
+pub fn check_utf8(path: &Path, what: &str) -> Result<()> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Error::user(
+            format!("`{}` is not UTF-8, and {what} could not name it", path.display()),
+            "rename the folder",
+        )),
+    }
 }
 
 #[cfg(test)]

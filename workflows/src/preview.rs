@@ -151,19 +151,28 @@ struct Work<'a, 's> {
 impl Work<'_, '_> {
     fn images(&mut self, prompts: &[String]) -> Result<Vec<Preview>> {
         let (prompts, seeds) = self.with_seeds(prompts);
-        let images = self.generate(Stage::Generate, &prompts, &seeds, &self.adapters.set.clone())?;
-        let names = self.adapters.names_and_hashes();
+        let Self { out, adapters, session, .. } = *self;
+        let (names, count) = (adapters.names_and_hashes(), self.request.count);
+        let told = |(prompt, seed): (&String, &u64)| self.generator.parameters(prompt, *seed, &names);
+        let mut parameters = prompts.iter().zip(&seeds).map(told).collect::<Vec<_>>().into_iter();
         let first = self.begin("")?;
         let mut previews = Vec::new();
-        for (index, (image, (prompt, seed))) in images.iter().zip(prompts.into_iter().zip(seeds)).enumerate() {
-            let number = first + index / self.request.count;
-            let file = self.out.path().join(format!("{number:03}-seed{seed}.png"));
-            let parameters = self.generator.parameters(&prompt, seed, &names);
-            image_file::write_png(&file, image, Some(&parameters)).failed("cannot save an image")?;
-            self.session.written(ArtefactKind::Image, &file);
-            previews.push(Preview { file, prompt, seed });
+        let mut save = |image: RgbImage| -> Result<()> {
+            let Some(parameters) = parameters.next() else { return Ok(()) };
+            let (seed, number) = (parameters.seed, first + previews.len() / count);
+            let file = out.path().join(format!("{number:03}-seed{seed}.png"));
+            image_file::write_png(&file, &image, Some(&parameters)).failed("cannot save an image")?;
+            session.written(ArtefactKind::Image, &file);
+            previews.push(Preview { file, prompt: parameters.prompt, seed });
+            Ok(())
+        };
+        let images = Images { prompts: &prompts, seeds: &seeds };
+        let generated = self.generator.generate_each(Stage::Generate, images, &adapters.set, session, &mut save);
+        if matches!(generated, Err(Error::Cancelled)) {
+            let (done, out) = (previews.len(), out.path().display());
+            session.note(format!("{done} of {} images are in `{out}`", prompts.len()));
         }
-        Ok(previews)
+        generated.map(|()| previews)
     }
 
     /// One sheet for each prompt, a row for each seed.

@@ -137,6 +137,16 @@ impl RunFolder {
         settings::save(&self.settings(), settings)
     }
 
+    /// Notes in the settings how far a stopped run came; they still repeat the whole run.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the file cannot be written.
+    pub(crate) fn note_stop(&self, settings: &ResolvedTrain, steps_made: usize) -> Result<()> {
+        let steps = settings.steps;
+        let note = format!("# stopped after {steps_made} of {steps} steps; `catelier train --resume` goes on\n");
+        settings::save_with_note(&self.settings(), &note, settings)
+    }
+
     /// Adds one step of the run `run` to the metrics.
     ///
     /// # Errors
@@ -186,14 +196,22 @@ impl RunFolder {
         Ok(left_out)
     }
 
-    /// Saves the adapter, with what it is and how it was made in its header, and its card; the file or folder of it.
+    /// Saves the adapter, with what it is and how it was made in its header, and its card; the file or folder of it. Both
+    /// say that it has learned for `steps_made`, whatever the settings ask for.
     ///
     /// # Errors
     /// [`Error::Failed`] when a file cannot be written.
-    pub fn save_adapter(&self, adapter: &Adapter, base: &BaseModel, settings: &ResolvedTrain) -> Result<PathBuf> {
+    pub fn save_adapter(
+        &self,
+        adapter: &Adapter,
+        base: &BaseModel,
+        settings: &ResolvedTrain,
+        steps_made: usize,
+    ) -> Result<PathBuf> {
         let path = self.adapter(settings.format);
-        file::write(&path, adapter, settings.format, &metadata(base, settings)?).failed("cannot save the adapter")?;
-        output::write_text(&self.file(CARD), &card(base, adapter, settings))?;
+        let made = ResolvedTrain { steps: steps_made, ..settings.clone() };
+        file::write(&path, adapter, settings.format, &metadata(base, &made)?).failed("cannot save the adapter")?;
+        output::write_text(&self.file(CARD), &card(base, adapter, settings, steps_made))?;
         Ok(path)
     }
 
@@ -253,7 +271,7 @@ fn metadata(base: &BaseModel, settings: &ResolvedTrain) -> Result<Metadata> {
 }
 
 /// The model card that hubs and people read.
-fn card(base: &BaseModel, adapter: &Adapter, settings: &ResolvedTrain) -> String {
+fn card(base: &BaseModel, adapter: &Adapter, settings: &ResolvedTrain, steps_made: usize) -> String {
     let loss = serde_json::to_value(settings.loss).unwrap_or_default();
     let file = if settings.format == Format::Peft { PEFT_ADAPTER } else { ADAPTER };
     let on_base = if settings.base == EMBEDDED { String::new() } else { format!(" --base {}", base.name) };
@@ -268,7 +286,10 @@ fn card(base: &BaseModel, adapter: &Adapter, settings: &ResolvedTrain) -> String
         trigger = settings.trigger,
         kind = settings.kind,
         rank = adapter.uniform_rank().map_or_else(|| "several ranks".into(), |rank| format!("rank {rank}")),
-        steps = settings.steps,
+        steps = match settings.steps {
+            steps if steps == steps_made => steps.to_string(),
+            steps => format!("{steps_made} of {steps}"),
+        },
         loss = loss.as_str().unwrap_or_default(),
     )
 }

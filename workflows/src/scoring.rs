@@ -4,7 +4,7 @@ use std::path::Path;
 
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::{Evaluation, Generation, ImagePair, Scores, TriggerImage};
-use catelier_features::Clip;
+use catelier_features::{Clip, Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pipelines::generation::image_file;
 use catelier_prompts::{Prompt, PromptKind, PromptSet, Trigger};
 use image::RgbImage;
@@ -162,12 +162,46 @@ impl Scorer<'_> {
     /// The scores of an evaluation, reported under the adapter's name.
     ///
     /// # Errors
-    /// [`Error::Failed`](crate::Error::Failed) for an evaluation without images.
+    /// [`Error::Failed`](crate::Error::Failed) for an evaluation without images,
+    /// [`Error::Cancelled`](crate::Error::Cancelled) between a few images.
     pub fn score(&self, evaluation: &Evaluation<'_>, session: &Session<'_>) -> Result<Scores> {
-        let scores = evaluation.score(self.clip).failed("cannot score the images")?;
+        let scores = evaluation.score(&Stoppable { clip: self.clip, session }).failed("cannot score the images")?;
+        session.check_cancelled()?;
         let adapter = evaluation.generation.adapter.clone().unwrap_or_default();
         session.report(Event::Scores { adapter, scores: Box::new(scores.clone()) });
         Ok(scores)
+    }
+}
+
+/// A model that measures some images at a time, and no more once somebody asked to stop.
+struct Stoppable<'a, 's> {
+    clip: &'a Clip,
+    session: &'a Session<'s>,
+}
+
+/// Images that are measured at a time: several of the batches that the model makes of any list, so that those stay the same.
+const MEASURED_TOGETHER: usize = 32;
+
+impl ImageFeatures for Stoppable<'_, '_> {
+    fn extractor(&self) -> &Extractor {
+        self.clip.extractor()
+    }
+
+    fn image_features(&self, images: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
+        let mut features = Vec::with_capacity(images.len());
+        for images in images.chunks(MEASURED_TOGETHER) {
+            if self.session.is_cancelled() {
+                return Err(catelier_features::Error::Cancelled);
+            }
+            features.extend(self.clip.image_features(images)?);
+        }
+        Ok(features)
+    }
+}
+
+impl TextFeatures for Stoppable<'_, '_> {
+    fn text_features(&self, texts: &[&str]) -> catelier_features::Result<Vec<Feature>> {
+        self.clip.text_features(texts)
     }
 }
 

@@ -106,6 +106,7 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
 impl SimulateRequest {
     /// The folder, the settings, and the state to go on from.
     fn prepare(&self, session: &Session<'_>) -> Result<(OutputFolder, ResolvedSimulate, State)> {
+        output::check_utf8(&self.out, "run.toml")?;
         let (saved, state) = (self.out.join(SETTINGS), self.out.join(STATE));
         if self.resume && !saved.exists() {
             return Err(Error::user(
@@ -184,7 +185,7 @@ impl<'a, 's> Work<'a, 's> {
     fn client(self, artist: &'static Artist) -> Result<SimulatedClient<'a, 's>> {
         let Self { base, settings, out, session } = self;
         let part = Path::new(artist.name).join(drawn::IMAGES);
-        let folder = drawn::draw(out, &part, artist, settings.images, settings.seed)?;
+        let folder = drawn::draw(out, &part, artist, settings.images, settings.seed, session)?;
         let trigger = trigger_of(artist);
         let data = TrainingData::load(base, &self.local_settings(&folder, &trigger, 1)?, session)?;
         let images = images::read_references(Some(&folder))?;

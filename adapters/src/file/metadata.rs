@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use catelier_numerics::tensor_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

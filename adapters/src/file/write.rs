@@ -37,16 +37,25 @@ pub const PEFT_CONFIG: &str = "adapter_config.json";
 pub fn write(path: &Path, adapter: &Adapter, format: Format, metadata: &Metadata) -> Result<()> {
     let tensors = named_tensors(adapter, format, metadata)?;
     let header = metadata.header(adapter, format, &tensors)?;
-    let file = match format {
-        Format::Peft => write_peft_config(path, adapter, metadata)?,
-        Format::Kohya | Format::Diffusers => path.to_owned(),
+    let write = |file: &Path| {
+        let written = match metadata.disclosure {
+            // The checksum would tell which program wrote the file.
+            Disclosure::None => tensor_file::write(file, &tensors, &header),
+            Disclosure::Minimal | Disclosure::Full => tensor_file::write_checked(file, &tensors, &header),
+        };
+        written.map_err(Error::numerics(format!("writing `{}`", file.display())))
     };
-    let written = match metadata.disclosure {
-        // The checksum would tell which program wrote the file.
-        Disclosure::None => tensor_file::write(&file, &tensors, &header),
-        Disclosure::Minimal | Disclosure::Full => tensor_file::write_checked(&file, &tensors, &header),
-    };
-    written.map_err(Error::numerics(format!("writing `{}`", file.display())))
+    match format {
+        Format::Kohya | Format::Diffusers => write(path),
+        Format::Peft => {
+            let (file, config) = peft_files(path);
+            let folder = config.parent().unwrap_or(Path::new(""));
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            // The tensors first: a configuration alone would look like an adapter.
+            write(&file)?;
+            write_peft_config(&config, adapter, metadata)
+        }
+    }
 }
 
 /// The tensors of the file by name.
@@ -169,16 +178,18 @@ fn storable(tensor: &Tensor) -> Result<Tensor> {
         .map_err(Error::tensor("reading an update"))
 }
 
-/// Writes the configuration and returns the path of the tensor file.
-fn write_peft_config(path: &Path, adapter: &Adapter, metadata: &Metadata) -> Result<PathBuf> {
-    let is_file = path.extension().is_some_and(|end| end == "safetensors");
-    let folder = if is_file { path.parent().unwrap_or(Path::new("")) } else { path };
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+/// The tensor file and the configuration of a PEFT adapter.
+fn peft_files(path: &Path) -> (PathBuf, PathBuf) {
+    match path.extension().is_some_and(|end| end == "safetensors") {
+        true => (path.to_owned(), path.with_file_name(PEFT_CONFIG)),
+        false => (path.join(PEFT_FILE), path.join(PEFT_CONFIG)),
+    }
+}
+
+fn write_peft_config(config: &Path, adapter: &Adapter, metadata: &Metadata) -> Result<()> {
     let text = peft_config(adapter, metadata);
-    let config = folder.join(PEFT_CONFIG);
-    atomic::write(&config, |file| file.write_all(text.as_bytes()))
-        .map_err(Error::numerics(format!("writing `{}`", config.display())))?;
-    Ok(if is_file { path.to_owned() } else { folder.join(PEFT_FILE) })
+    atomic::write(config, |file| file.write_all(text.as_bytes()))
+        .map_err(Error::numerics(format!("writing `{}`", config.display())))
 }
 
 fn peft_config(adapter: &Adapter, metadata: &Metadata) -> String {

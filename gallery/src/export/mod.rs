@@ -3,12 +3,15 @@
 mod plan;
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use catelier_numerics::atomic;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use self::plan::Job;
 use crate::error::{Error, Result};
 use crate::render::Image;
 use crate::styles::Artist;
@@ -85,54 +88,89 @@ pub struct Entry {
     pub held_out: bool,
 }
 
-/// Number of images that are painted in parallel before they are written.
-const BATCH: usize = 512;
+/// Number of images that are painted in parallel before they are written and the caller is asked whether to go on.
+const BATCH: usize = 64;
 
 /// Writes `pictures.npy` (`uint8 [count, side, side, 3]`, NumPy format 1.0) and `metadata.jsonl` into `dir`.
 ///
-/// The same request gives the same bytes for any number of threads. Files of an earlier export are replaced.
+/// The same request gives the same bytes for any number of threads. Files of an earlier export are replaced. `observe`
+/// gets the number of images that are painted, and stops the export by [`ControlFlow::Break`]; then nothing is written.
 ///
 /// # Errors
-/// [`Error::ImageSide`], [`Error::Folder`] and [`Error::Write`].
-pub fn write_npy(dir: &Path, request: &Request) -> Result<()> {
+/// [`Error::ImageSide`], [`Error::Folder`], [`Error::Write`] and [`Error::Cancelled`].
+pub fn write_npy(dir: &Path, request: &Request, observe: &mut dyn FnMut(usize) -> ControlFlow<()>) -> Result<()> {
     if ![32, 64, 128, 256].contains(&request.side) {
         return Err(Error::ImageSide { side: request.side });
     }
     make(dir)?;
     let jobs = plan::rounds(request);
-    atomic::write(dir.join("pictures.npy"), |file| {
+    let mut stopped = false;
+    let written = atomic::write(dir.join("pictures.npy"), |file| {
         file.write_all(&npy_header(request.count, request.side))?;
-        for batch in jobs.chunks(BATCH) {
+        for (batch, done) in in_batches(&jobs) {
             let painted: Vec<Image> = batch.par_iter().map(|job| job.paint(request.side)).collect();
             painted.iter().try_for_each(|image| file.write_all(image.pixels()))?;
+            stopped = observe(done).is_break();
+            if stopped {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         Ok(())
-    })?;
+    });
+    if stopped {
+        return Err(Error::Cancelled);
+    }
+    written?;
     atomic::write(dir.join("metadata.jsonl"), |file| {
         jobs.iter().try_for_each(|job| writeln!(file, "{}", serde_json::to_string(&job.entry())?))
     })?;
     Ok(())
 }
 
-/// Writes a training folder: `count` images by `artist` as `0001.png`, each with its caption in `0001.txt`.
+/// Writes a training folder: `count` images by `artist`, or in the house style where there is none, as `0001.png`, each
+/// with its caption in `0001.txt`.
 ///
 /// Images are [`MODEL_SIDE`] pixels wide and high. Objects, colours and settings take turns, so that ten images already
-/// show every object once. The same arguments give the same bytes for any number of threads.
+/// show every object once. The same arguments give the same bytes for any number of threads. `observe` gets the number of
+/// images that are written, and stops the export by [`ControlFlow::Break`].
 ///
 /// # Errors
-/// [`Error::FileExists`] if one of the files is there already; then nothing is drawn. [`Error::Folder`] and
-/// [`Error::Write`].
-pub fn write_folder(dir: &Path, artist: &'static Artist, count: usize, seed: u64) -> Result<()> {
+/// [`Error::FileExists`] if one of the files is there already; then nothing is drawn. [`Error::Folder`],
+/// [`Error::Write`] and [`Error::Cancelled`].
+pub fn write_folder(
+    dir: &Path,
+    artist: Option<&'static Artist>,
+    count: usize,
+    seed: u64,
+    observe: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<()> {
     make(dir)?;
     let file = |index: usize, extension: &str| dir.join(format!("{:04}.{extension}", index + 1));
     let mut files = (0..count).flat_map(|index| [file(index, "png"), file(index, "txt")]);
     if let Some(path) = files.find(|path| path.exists()) {
         return Err(Error::FileExists { path });
     }
-    plan::in_turns(artist, count, seed).par_iter().try_for_each(|job| {
-        job.paint(MODEL_SIDE).write_png(&file(job.index, "png"))?;
-        atomic::write(file(job.index, "txt"), |out| writeln!(out, "{}", job.entry().text))?;
-        Ok(())
+    for (batch, done) in in_batches(&plan::in_turns(artist, count, seed)) {
+        batch.par_iter().try_for_each(|job| write_pair(job, &file))?;
+        if observe(done).is_break() {
+            return Err(Error::Cancelled);
+        }
+    }
+    Ok(())
+}
+
+/// Draws one image, and writes it and its caption where `file` says by its index and the extension.
+fn write_pair(job: &Job, file: &(dyn Fn(usize, &str) -> PathBuf + Sync)) -> Result<()> {
+    job.paint(MODEL_SIDE).write_png(&file(job.index, "png"))?;
+    atomic::write(file(job.index, "txt"), |out| writeln!(out, "{}", job.entry().text))?;
+    Ok(())
+}
+
+/// Parts of the jobs, each with the number of jobs that are done after it.
+fn in_batches(jobs: &[Job]) -> impl Iterator<Item = (&[Job], usize)> {
+    jobs.chunks(BATCH).scan(0, |done, batch| {
+        *done += batch.len();
+        Some((batch, *done))
     })
 }
 

@@ -57,6 +57,7 @@ impl DriftProbe {
         dataset: &EncodedDataset,
         prompts: &HeldOutPrompts,
         seed: u64,
+        is_stopped: &dyn Fn() -> bool,
     ) -> Result<Self, TrainError> {
         let count = prompts.texts.len();
         let train_timesteps = base.schedule.len();
@@ -73,20 +74,36 @@ impl DriftProbe {
         let timesteps = Tensor::new(timesteps.as_slice(), base.device())?;
         let noise_pred_base = noisy.zeros_like()?;
         let mut probe = Self { noisy, timesteps, prompts: prompts.clone(), noise_pred_base };
-        probe.noise_pred_base = probe.predict(base, &AdapterSet::base())?;
+        probe.noise_pred_base = probe.predict(base, &AdapterSet::base(), is_stopped)?;
         Ok(probe)
     }
 
     /// Mean squared difference to the base's prediction, over prompts, channels and space.
-    pub(super) fn drift(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<f64, TrainError> {
-        let noise_pred = self.predict(base, adapters)?;
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled) if `is_stopped` between two prompts.
+    pub(super) fn drift(
+        &self,
+        base: &BaseModel,
+        adapters: &AdapterSet,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<f64, TrainError> {
+        let noise_pred = self.predict(base, adapters, is_stopped)?;
         let values = loss::cat(&noise_pred, &self.noise_pred_base)?;
         Ok(values.detach().mean_all()?.to_scalar::<f32>()?.into())
     }
 
     /// Predicts one prompt at a time: one batch of all prompts would need more memory than a training step.
-    fn predict(&self, base: &BaseModel, adapters: &AdapterSet) -> Result<Tensor, TrainError> {
+    fn predict(
+        &self,
+        base: &BaseModel,
+        adapters: &AdapterSet,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Tensor, TrainError> {
         let predict = |row: usize| -> Result<Tensor, TrainError> {
+            if is_stopped() {
+                return Err(crate::Error::Cancelled.into());
+            }
             let (noisy, timestep) = (self.noisy.narrow(0, row, 1)?, self.timesteps.narrow(0, row, 1)?);
             let condition = self.prompts.condition(base, row, adapters)?;
             Ok(base.unet.predict(&noisy, &timestep, &condition, adapters)?.detach())

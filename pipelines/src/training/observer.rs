@@ -67,6 +67,11 @@ pub trait TrainObserver {
     /// [`TrainError::observer`] with the reason why the observer cannot continue.
     fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError>;
 
+    /// Whether the run is to stop after this step: a measurement of the drift then ends early, without a value.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
     /// Whether `step` should measure the drift on held-out prompts.
     fn wants_drift(&self, _step: usize) -> bool {
         false

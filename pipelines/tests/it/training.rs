@@ -1,5 +1,6 @@
 //! Training runs on the tiny models: text encoders, start adapters, observers, states.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::ControlFlow;
@@ -253,10 +254,49 @@ fn drift_is_measured_through_the_trained_text_encoder() {
     let config = TrainConfig { targets: TEXT_ONLY.parse().unwrap(), ..with_text_encoder() };
     let dataset = dataset(&base);
     let mut trainer = Trainer::new(&base, config, &dataset, StateFolder::new(folder.path())).unwrap();
-    trainer.measure_drift(&HeldOutPrompts::encode(&base, &["a house", "an elephant"]).unwrap()).unwrap();
+    trainer.measure_drift(&HeldOutPrompts::encode(&base, &["a house", "an elephant"]).unwrap(), &|| false).unwrap();
     let mut reports = Reports::default();
     trainer.run(&mut reports).unwrap();
     assert!(reports.0[2].drift.unwrap() > 0.0, "the adapter is in the text encoder alone");
+}
+
+/// Asks to stop once the first prompt of a drift is measured.
+#[derive(Default)]
+struct StopInDrift {
+    asked: Cell<usize>,
+    reports: Reports,
+}
+
+impl TrainObserver for StopInDrift {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control, TrainError> {
+        self.reports.on_step(report)?;
+        Ok(Control::Stop("asked".into()))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.asked.replace(self.asked.get() + 1) > 0
+    }
+
+    fn wants_drift(&self, _: usize) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_drift_and_the_step_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let mut trainer = Trainer::new(&base, config(), &dataset, StateFolder::new(folder.path())).unwrap();
+    let prompts = HeldOutPrompts::encode(&base, &["a house", "an elephant", "a tree"]).unwrap();
+    let cancelled = trainer.measure_drift(&prompts, &|| true).unwrap_err();
+    assert!(matches!(cancelled, TrainError::Pipeline(catelier_pipelines::Error::Cancelled)), "{cancelled}");
+    trainer.measure_drift(&prompts, &|| false).unwrap();
+    let mut observer = StopInDrift::default();
+    let ending = trainer.run(&mut observer).unwrap();
+    assert!(matches!(ending, Ending::Stopped { step: 1, .. }), "{ending:?}");
+    assert_eq!((observer.asked.get(), observer.reports.0[0].drift), (2, None));
+    assert_eq!(trainer.resume().unwrap(), 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod names;
 
 pub use defaults::BaseDefaults;
 pub use run_file::{VERSION, read};
-pub(crate) use run_file::{read_saved, save};
+pub(crate) use run_file::{read_saved, save, save_with_note};
 pub use sampling::{ResolvedSampling, SamplingSettings, TileVae};
 pub use simulate::{ResolvedSimulate, SimulateSettings};
 pub use train::{ResolvedTrain, TrainSettings};

@@ -51,8 +51,16 @@ pub(crate) fn read_saved<S: Settings>(path: &Path) -> Result<S> {
 /// # Errors
 /// [`Error::Failed`] when the file cannot be written.
 pub(crate) fn save(path: &Path, settings: &impl Serialize) -> Result<()> {
+    save_with_note(path, "", settings)
+}
+
+/// [`save`], below `note`, lines of comments.
+///
+/// # Errors
+/// Those of [`save`].
+pub(crate) fn save_with_note(path: &Path, note: &str, settings: &impl Serialize) -> Result<()> {
     let text = toml::to_string(settings).failed("cannot write the settings as TOML")?;
-    output::write_text(path, &output::with_sum(&text))
+    output::write_text(path, &output::with_sum(&format!("{note}{text}")))
 }
 
 fn parse<S: Settings>(text: &str) -> Result<S> {

@@ -15,6 +15,7 @@ use super::named;
 use super::settings;
 use crate::device::{DeviceChoice, WeightType};
 use crate::error::{Context, Error, Result};
+use crate::output;
 use crate::value::{MemoryLimit, Text};
 
 settings! {
@@ -179,9 +180,10 @@ impl TrainSettings {
     /// Refuses settings that lack what no default can give.
     ///
     /// # Errors
-    /// [`Error::User`] when `images` or `trigger` is not set.
+    /// [`Error::User`] when `images` or `trigger` is not set, or a run file could not name `images`.
     pub fn check_required(&self) -> Result<()> {
-        required("images", self.images.as_ref())?;
+        let images = required("images", self.images.as_ref())?;
+        output::check_utf8(images, "run.toml")?;
         required("trigger", self.trigger.as_ref())?;
         Ok(())
     }

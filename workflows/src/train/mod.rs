@@ -139,6 +139,10 @@ impl Run<'_> {
             unusable.iter().for_each(|state| session.warn(format!("left out the newer state {state}")));
             session.note(format!("resumed after step {step}"));
         }
+        if settings.drift_every > 0 {
+            let prompts = data.drift_prompts(base)?;
+            trainer.measure_drift(&prompts, &|| session.is_cancelled()).failed("cannot measure the drift")?;
+        }
         folder.begin()?;
         folder.save_settings(&settings)?;
         // Also where a run begins anew: one that was killed before its first state has left metrics.
@@ -147,18 +151,19 @@ impl Run<'_> {
             0 => {}
             lines => session.warn(format!("left out {lines} lines of the metrics, damaged or of another run")),
         }
-        if settings.drift_every > 0 {
-            trainer.measure_drift(&data.drift_prompts(base)?).failed("cannot measure the drift")?;
-        }
         let mut watch = Watch::new(base, folder, &settings, trainer.step(), run, session)?;
+        if matches!(start, Start::Resume) {
+            watch.make_up(trainer.step(), &trainer.adapter().failed("cannot take the adapter")?)?;
+        }
         let ending = trainer.run(&mut watch).failed("training stopped")?;
         trainer.save().failed("cannot save the state")?;
         let adapter = trainer.adapter().failed("cannot take the adapter")?;
         let reports = watch.reports;
-        let adapter_file = folder.save_adapter(&adapter, &base.model, &settings)?;
+        let adapter_file = folder.save_adapter(&adapter, &base.model, &settings, trainer.step())?;
         session.written(ArtefactKind::Adapter, &adapter_file);
-        if ending == Ending::Finished {
-            folder.finish()?;
+        match ending {
+            Ending::Finished => folder.finish()?,
+            Ending::Stopped { step, .. } => folder.note_stop(&settings, step)?,
         }
         Ok(Trained { adapter, adapter_file, settings, reports, ending })
     }

@@ -82,19 +82,23 @@ impl TrainObserver for Watch<'_, '_> {
         Ok(control)
     }
 
+    fn is_stopped(&self) -> bool {
+        self.session.is_cancelled()
+    }
+
     fn wants_drift(&self, step: usize) -> bool {
         due(step, self.drift_every) || (self.drift_every > 0 && step == self.steps)
     }
 
     fn wants_adapter(&self, step: usize) -> bool {
-        self.previews.as_ref().is_some_and(|previews| due(step, previews.every))
+        !self.is_stopped() && self.previews.as_ref().is_some_and(|previews| due(step, previews.every))
     }
 
     fn on_adapter(&mut self, step: usize, adapter: &Adapter) -> Result<Control, TrainError> {
         if let Some(previews) = &mut self.previews {
             let adapters = AdapterSet::single(adapter, 1.0);
             match previews.generate(&adapters, &self.folder.preview(step), self.session) {
-                // The run stops after this step, and must be saved first.
+                // The run stops after this step, and must be saved first; when it goes on, it makes up for the preview.
                 Err(Error::Cancelled) => {}
                 result => result.map_err(TrainError::observer)?,
             }
@@ -104,6 +108,14 @@ impl TrainObserver for Watch<'_, '_> {
 }
 
 impl Watch<'_, '_> {
+    /// Generates the preview that the run was stopped in, before it goes on from `step`.
+    pub(super) fn make_up(&mut self, step: usize, adapter: &Adapter) -> Result<()> {
+        if step > 0 && self.wants_adapter(step) && !self.folder.preview(step).exists() {
+            self.on_adapter(step, adapter).failed("training stopped")?;
+        }
+        Ok(())
+    }
+
     fn asked(&self) -> Control {
         if self.session.is_cancelled() { Control::Stop("interrupted".into()) } else { Control::Continue }
     }
