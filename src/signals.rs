@@ -91,11 +91,12 @@ mod unix {
     fn hangup_is_ignored() -> io::Result<bool> {
         // SAFETY: no handler is installed, so none can be unsound; the old one is the default or none.
         let before = unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
-        if before != SigHandler::SigIgn {
+        let is_ignored = matches!(before, SigHandler::SigIgn);
+        if !is_ignored {
             // SAFETY: as above.
             unsafe { signal(Signal::SIGHUP, before) }?;
         }
-        Ok(before == SigHandler::SigIgn)
+        Ok(is_ignored)
     }
 }
 
