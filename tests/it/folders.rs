@@ -81,12 +81,12 @@ fn steps_so_far(studio: &Studio) -> usize {
 fn of_two_resumes_one_is_refused() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));
-    let line = "train --resume --steps 200 --out run";
+    let line = "train --resume --steps 60 --out run";
     let mut first = studio.command(line).stderr(Stdio::null()).spawn().unwrap();
     wait_for("a step", || steps_so_far(&studio) >= 5);
     refused(&studio.run(line), &["is in use: process", "`catelier train`"]);
     assert!(first.wait().unwrap().success());
-    assert_eq!(steps(&studio, "run"), (1..=200).collect::<Vec<_>>());
+    assert_eq!(steps(&studio, "run"), (1..=60).collect::<Vec<_>>());
 }
 
 #[cfg(unix)]
@@ -197,7 +197,7 @@ fn a_file_that_exists_is_replaced_by_force_alone() {
     studio.done(&format!("{SHORT} --out run"));
     let adapter = "run/adapter.safetensors";
     let convert = format!("adapter convert {adapter} --format diffusers --out mine.safetensors");
-    let aggregate = format!("federate aggregate --adapter {adapter} --adapter {adapter} --out mine.safetensors");
+    let aggregate = format!("federate aggregate --adapter {adapter} --adapter ./{adapter} --out mine.safetensors");
     for line in [convert, aggregate] {
         studio.write("mine.safetensors", b"precious");
         refused(&studio.run(&line), &["`mine.safetensors` exists already", "--force"]);
@@ -241,9 +241,7 @@ fn a_damaged_state_gives_way_to_the_older_one_and_is_named() {
     let whole = fs::read(&newest).unwrap();
     for (damage, reason) in [
         (flipped(&whole, whole.len() - 5), "it is damaged: its checksum does not hold"),
-        (flipped(&whole, 100), ""),
         (whole[..5000].to_vec(), "the file is cut short"),
-        (b"half a file".to_vec(), "expected safetensors"),
     ] {
         fs::write(&newest, damage).unwrap();
         let ran = studio.done("train --resume --steps 6 --out run");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::file::{self, Disclosure, Format, Metadata, TrainedOn, UnmatchedKeys};
+use catelier_adapters::file::{self, Disclosure, Format, Integrity, Metadata, TrainedOn, UnmatchedKeys};
 use catelier_adapters::{
     Adapter, AdapterKind, BaseFamily, DoraFactors, Error, LayerUpdate, LoraConfig, LoraFactors, ModuleInfo, ModuleKind,
     Prediction, Targets,
