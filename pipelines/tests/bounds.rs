@@ -213,6 +213,25 @@ fn an_image_takes_at_most_half_a_gigabyte() {
     }
 }
 
+#[test]
+fn a_colour_profile_is_unpacked_up_to_a_limit() {
+    let _alone = alone();
+    let with_profile = |bytes: usize| {
+        let mut file = vec![];
+        let mut info = png::Info::with_size(2, 2);
+        info.icc_profile = Some(vec![0; bytes].into());
+        let mut writer = png::Encoder::with_info(&mut file, info).unwrap().write_header().unwrap();
+        writer.write_image_data(&[7; 4]).unwrap();
+        drop(writer);
+        file
+    };
+    let (honest, bomb) = (with_profile(4 << 20), with_profile(200_000_000));
+    assert!(DecodedImage::decode(&honest).is_ok() && bomb.len() < 1_000_000);
+    // An image without a readable profile is still an image.
+    let (_, peak) = measured(|| DecodedImage::decode(&bomb));
+    assert!(peak < 80 << 20, "{peak} bytes");
+}
+
 fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
