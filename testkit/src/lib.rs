@@ -1,4 +1,4 @@
-//! Golden tensors, tolerances, finite differences and counted allocations for the tests of every room.
+//! Golden tensors, tolerances, finite differences and counted memory for the tests of every room.
 //!
 //! A development dependency only: everything here panics on trouble, with a sentence that says
 //! which tensor, where, and by how much.
@@ -15,4 +15,5 @@ pub mod allocations;
 pub mod close;
 pub mod finite_difference;
 pub mod golden;
+pub mod thread_memory;
 pub mod tolerance;

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The rooms that each room may use; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),
     ("catelier", &["bench", "numerics", "pipelines", "workflows"]),
@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("features", &["numerics", "prompts"]),
     ("federation", &["adapters", "numerics"]),
     ("gallery", &["numerics"]),
+    ("hostile", &["testkit", "workflows"]),
     ("kernels", &[]),
     ("numerics", &["kernels"]),
     ("pages", &[]),

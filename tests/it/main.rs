@@ -13,6 +13,7 @@ mod bench;
 mod catelier;
 mod crash;
 mod demo;
+mod dependencies;
 mod federate;
 mod folders;
 mod hostile;

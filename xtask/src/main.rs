@@ -2,6 +2,7 @@
 
 mod bench_peer;
 mod count_instructions;
+mod crash;
 mod release;
 
 use clap::Parser;
@@ -14,11 +15,14 @@ enum Chore {
     BenchPeer(bench_peer::Args),
     /// Count the instructions of the hot kernels by callgrind, whatever else the machine does meanwhile
     CountInstructions(count_instructions::Args),
+    /// Kill commands at random moments and at system calls that write, and compare what they leave in the end
+    Crash(crash::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::BenchPeer(args) => bench_peer::run(&args),
         Chore::CountInstructions(args) => count_instructions::run(&args),
+        Chore::Crash(args) => crash::run(&args),
     }
 }

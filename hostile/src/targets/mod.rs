@@ -1,0 +1,42 @@
+//! The targets, one file for each kind of input.
+
+mod adapter_file;
+mod base;
+mod captions;
+mod clip_folder;
+mod federation_state;
+mod image_file;
+mod peft_config;
+mod prompt_set;
+mod prompt_text;
+mod settings_file;
+mod train_state;
+
+use crate::Target;
+
+/// Memory beside twice the file's size.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    target("adapter_file", adapter_file::read, 400),
+    target("peft_config", peft_config::read, 300),
+    target("base", base::read, 300),
+    target("clip_folder", clip_folder::read, 400),
+    target("captions", captions::read, 800),
+    target("settings_file", settings_file::read, 4000),
+    target("prompt_set", prompt_set::read, 3000),
+    target("prompt_text", prompt_text::read, 400),
+    Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
+    Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
+    // An image of the largest size that is accepted takes this much, however small its file.
+    Target {
+        seeds: image_file::seeds,
+        spare_bytes: image_file::SPARE_BYTES,
+        ..target("image_file", image_file::read, 3000)
+    },
+];
+
+const fn target(name: &'static str, read: fn(&[u8]) -> crate::Verdict, inputs: u64) -> Target {
+    Target { name, read, seeds: Vec::new, inputs, spare_bytes: SPARE_BYTES }
+}

@@ -1,0 +1,113 @@
+//! The commands that are killed, and how each is asked to go on: the one table to change when that changes.
+
+/// A command that is killed. All lines run in a folder with `inputs/`, and leave `out` or, of a fetch, `hf`.
+pub(super) struct Command {
+    /// Its name in the table.
+    pub(super) name: &'static str,
+    /// The line that is killed.
+    pub(super) line: &'static str,
+    /// A folder in `inputs/` that is copied to `out` before.
+    pub(super) begins_with: Option<&'static str>,
+    /// How a user goes on after the kill.
+    pub(super) again: Again,
+    /// How what is left is compared.
+    pub(super) compared: Compared,
+}
+
+/// How a command is asked to go on.
+pub(super) enum Again {
+    /// By this line if `out` has anything that matches: a folder, and the ending of files in it. Otherwise anew.
+    Resume { line: &'static str, states: (&'static str, &'static str) },
+    /// By the same line.
+    Same,
+}
+
+/// How what a killed and continued command leaves is compared with what an undisturbed one leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// The same files with the same bytes.
+    Files,
+    /// The same bytes, under names that go on counting: a rerun adds to what the killed run had finished.
+    Counted,
+}
+
+/// Lines that make `inputs/`.
+pub(super) const INPUTS: &[&str] = &[
+    "gallery draw --artist chalk --count 3 --seed 5 --out inputs/art",
+    "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 7 --out inputs/seven",
+    "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 8 --out inputs/eight",
+];
+
+/// The run that `resume` goes on with. It is made in `out` of another folder, so that its settings name the same paths.
+pub(super) const HALF: &str = "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 0 --seed 7 --out out";
+
+const TRAIN_STATES: (&str, &str) = ("state", ".safetensors");
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "train",
+        line: "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 6 --save-every 2 --drift-every 3 \
+               --preview-every 3 --preview-prompt {trigger} --seed 7 --out out",
+        begins_with: None,
+        again: Again::Resume { line: "train --resume --out out", states: TRAIN_STATES },
+        compared: Compared::Files,
+    },
+    Command {
+        name: "resume",
+        line: "train --resume --steps 8 --out out",
+        begins_with: Some("half"),
+        again: Again::Resume { line: "train --resume --steps 8 --out out", states: TRAIN_STATES },
+        compared: Compared::Files,
+    },
+    Command {
+        name: "simulate",
+        line: "federate simulate --artists chalk,crayon --rounds 2 --local-steps 1 --images 2 --prompts 1 --out out",
+        begins_with: None,
+        again: Again::Resume { line: "federate simulate --resume --out out", states: ("", "state.safetensors") },
+        compared: Compared::Files,
+    },
+    Command {
+        name: "evaluate",
+        line: "evaluate --adapter inputs/seven/adapter.safetensors --references inputs/art --prompts inputs/prompts.txt \
+               --seeds 1 --steps 2 --out out",
+        begins_with: None,
+        again: Again::Same,
+        compared: Compared::Files,
+    },
+    Command {
+        name: "preview",
+        line: "preview --adapter inputs/seven/adapter.safetensors --prompts inputs/prompts.txt --count 2 --steps 2 --out out",
+        begins_with: None,
+        again: Again::Same,
+        compared: Compared::Counted,
+    },
+    Command {
+        name: "convert",
+        line: "adapter convert inputs/seven/adapter.safetensors --format peft --out out",
+        begins_with: None,
+        again: Again::Same,
+        compared: Compared::Files,
+    },
+    Command {
+        name: "aggregate",
+        line: "federate aggregate --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
+               --out out/mean.safetensors",
+        begins_with: Some("empty"),
+        again: Again::Same,
+        compared: Compared::Files,
+    },
+    Command {
+        name: "draw",
+        line: "gallery draw --artist crayon --count 4 --seed 5 --out out",
+        begins_with: None,
+        again: Again::Same,
+        compared: Compared::Files,
+    },
+    Command {
+        name: "fetch",
+        line: "base fetch gallery/tiny-sd1",
+        begins_with: None,
+        again: Again::Same,
+        compared: Compared::Files,
+    },
+];
