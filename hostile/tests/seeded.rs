@@ -44,5 +44,5 @@ macro_rules! seeded {
 
 seeded! {
     adapter_file peft_config base clip_folder captions settings_file prompt_set prompt_text train_state federation_state
-    image_file
+    hub image_file
 }

@@ -5,6 +5,7 @@ mod base;
 mod captions;
 mod clip_folder;
 mod federation_state;
+mod hub;
 mod image_file;
 mod peft_config;
 mod prompt_set;
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     target("prompt_text", prompt_text::read, 400),
     Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
     Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
+    Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },
     // An image of the largest size that is accepted takes this much, however small its file.
     Target {
         seeds: image_file::seeds,

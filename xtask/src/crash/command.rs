@@ -20,6 +20,8 @@ pub(super) enum Again {
     Resume { line: &'static str, states: (&'static str, &'static str) },
     /// By the same line.
     Same,
+    /// By the same line, and if that refuses to replace a file that is complete already, by this one.
+    Forced(&'static str),
 }
 
 /// How what a killed and continued command leaves is compared with what an undisturbed one leaves.
@@ -85,7 +87,7 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "convert",
         line: "adapter convert inputs/seven/adapter.safetensors --format peft --out out",
         begins_with: None,
-        again: Again::Same,
+        again: Again::Forced("adapter convert inputs/seven/adapter.safetensors --format peft --out out --force"),
         compared: Compared::Files,
     },
     Command {
@@ -93,7 +95,10 @@ pub(super) const COMMANDS: &[Command] = &[
         line: "federate aggregate --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
                --out out/mean.safetensors",
         begins_with: Some("empty"),
-        again: Again::Same,
+        again: Again::Forced(
+            "federate aggregate --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
+             --out out/mean.safetensors --force",
+        ),
         compared: Compared::Files,
     },
     Command {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Fields of `metrics.jsonl` that are measured, not computed.
-const MEASURED: [&str; 2] = ["seconds", "peak_memory_bytes"];
+/// Fields of `metrics.jsonl` that are measured, not computed, and the checksum of a line with them.
+const MEASURED: [&str; 3] = ["seconds", "peak_memory_bytes", "sum"];
 
 const METRICS: &str = "metrics.jsonl";
 

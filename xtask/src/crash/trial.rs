@@ -149,7 +149,10 @@ impl<'a> Course<'a> {
             runs += 1;
         }
         let (line, went_on) = self.going_on(&folder)?;
-        let output = self.ground.run(&folder, line)?;
+        let mut output = self.ground.run(&folder, line)?;
+        if let (Again::Forced(line), false) = (&self.command.again, output.status.success()) {
+            output = self.ground.run(&folder, line)?;
+        }
         if !output.status.success() {
             row.count(WentOn::Stuck);
             let stderr = String::from_utf8_lossy(&output.stderr);
