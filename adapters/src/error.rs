@@ -25,8 +25,8 @@ pub enum Error {
         /// The requested rank.
         rank: usize,
     },
-    /// The alpha is zero, NaN or infinite.
-    #[error("alpha must be finite and not zero, found {alpha}")]
+    /// The alpha is zero, NaN, or beyond f32.
+    #[error("alpha must be a number of f32 and not zero, found {alpha}")]
     InvalidAlpha {
         /// The requested alpha.
         alpha: f64,

@@ -34,7 +34,8 @@ impl LoraFactors {
     ///
     /// # Errors
     /// [`Error::FactorShapes`] when the ranks differ or the dimensions are not those
-    /// of a linear layer or a convolution; [`Error::InvalidAlpha`] for a non-finite alpha.
+    /// of a linear layer or a convolution; [`Error::InvalidAlpha`] for an alpha that is not finite as f32, in which files keep
+    /// it.
     pub fn new(down: Tensor, up: Tensor, alpha: f64) -> Result<Self> {
         let fits = match (down.dims(), up.dims()) {
             ([rank, _], [_, columns]) => rank == columns && *rank > 0,
@@ -44,7 +45,7 @@ impl LoraFactors {
         if !fits {
             return Err(Error::FactorShapes { down: down.dims().to_vec(), up: up.dims().to_vec() });
         }
-        if !alpha.is_finite() {
+        if !(alpha as f32).is_finite() {
             return Err(Error::InvalidAlpha { alpha });
         }
         Ok(Self { down, up, alpha })
@@ -210,6 +211,15 @@ mod tests {
     fn delta_is_alpha_over_rank_times_the_product() {
         let delta = two_by_three().delta().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(delta, [[2., 4., 6.], [8., 10., 12.], [10., 14., 18.]].map(Vec::from));
+    }
+
+    #[test]
+    fn an_alpha_that_no_file_can_keep_is_refused() {
+        for alpha in [f64::NAN, f64::INFINITY, 1e39] {
+            let LoraFactors { down, up, .. } = two_by_three();
+            let refused = LoraFactors::new(down, up, alpha);
+            assert!(matches!(refused, Err(Error::InvalidAlpha { .. })), "{alpha}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use command::{COMMANDS, Command};
 use hub::Hub;
+use outcome::Row;
 use table::Table;
 use trial::{Course, Ground};
 
@@ -49,12 +50,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !traced {
         tell("strace is not installed or may not trace: kills come at random moments only");
     }
-    let hub = Hub::start(repository().join("golden/tiny-sd1"))?;
+    let hub = Hub::start(repository().join(trial::BASE))?;
     let ground = Ground::prepare(binary, &hub.endpoint)?;
     let mut table = Table::default();
     for command in commands {
         tell(&format!("{}:", command.name));
-        table.rows.push(Course::new(&ground, command, traced)?.play(args.kills, args.seed));
+        table.rows.push(match Course::new(&ground, command, traced) {
+            Ok(course) => course.play(args.kills, args.seed),
+            Err(error) => Row::failed(command.name, &error),
+        });
     }
     print(&if args.json { table.json()? } else { table.markdown() });
     ensure!(table.is_clean(), "kills had consequences");

@@ -1,6 +1,6 @@
 //! The commands that are killed, and how each is asked to go on: the one table to change when that changes.
 
-/// A command that is killed. All lines run in a folder with `inputs/`, and leave `out` or, of a fetch, `hf`.
+/// A command that is killed. All lines run in a folder with `inputs/` (a small base, images, adapters), and leave `out` or, of a fetch, `hf`.
 pub(super) struct Command {
     /// Its name in the table.
     pub(super) name: &'static str,
@@ -36,19 +36,19 @@ pub(super) enum Compared {
 /// Lines that make `inputs/`.
 pub(super) const INPUTS: &[&str] = &[
     "gallery draw --artist chalk --count 3 --seed 5 --out inputs/art",
-    "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 7 --out inputs/seven",
-    "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 8 --out inputs/eight",
+    "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 7 --out inputs/seven",
+    "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 8 --out inputs/eight",
 ];
 
 /// The run that `resume` goes on with. It is made in `out` of another folder, so that its settings name the same paths.
-pub(super) const HALF: &str = "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 0 --seed 7 --out out";
+pub(super) const HALF: &str = "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 0 --seed 7 --out out";
 
 const TRAIN_STATES: (&str, &str) = ("state", ".safetensors");
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "train",
-        line: "train --images inputs/art --trigger shs --batch 1 --rank 2 --steps 6 --save-every 2 --drift-every 3 \
+        line: "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 6 --save-every 2 --drift-every 3 \
                --preview-every 3 --preview-prompt {trigger} --seed 7 --out out",
         begins_with: None,
         again: Again::Resume { line: "train --resume --out out", states: TRAIN_STATES },
@@ -70,7 +70,7 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "evaluate",
-        line: "evaluate --adapter inputs/seven/adapter.safetensors --references inputs/art --prompts inputs/prompts.txt \
+        line: "evaluate --base inputs/base --clip inputs/clip --adapter inputs/seven/adapter.safetensors --references inputs/art --prompts inputs/prompts.txt \
                --seeds 1 --steps 2 --out out",
         begins_with: None,
         again: Again::Same,
@@ -78,25 +78,27 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "preview",
-        line: "preview --adapter inputs/seven/adapter.safetensors --prompts inputs/prompts.txt --count 2 --steps 2 --out out",
+        line: "preview --base inputs/base --adapter inputs/seven/adapter.safetensors --prompts inputs/prompts.txt --count 2 --steps 2 --out out",
         begins_with: None,
         again: Again::Same,
         compared: Compared::Counted,
     },
     Command {
         name: "convert",
-        line: "adapter convert inputs/seven/adapter.safetensors --format peft --out out",
+        line: "adapter convert inputs/seven/adapter.safetensors --base inputs/base --format peft --out out",
         begins_with: None,
-        again: Again::Forced("adapter convert inputs/seven/adapter.safetensors --format peft --out out --force"),
+        again: Again::Forced(
+            "adapter convert inputs/seven/adapter.safetensors --base inputs/base --format peft --out out --force",
+        ),
         compared: Compared::Files,
     },
     Command {
         name: "aggregate",
-        line: "federate aggregate --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
+        line: "federate aggregate --base inputs/base --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
                --out out/mean.safetensors",
         begins_with: Some("empty"),
         again: Again::Forced(
-            "federate aggregate --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
+            "federate aggregate --base inputs/base --adapter inputs/seven/adapter.safetensors --adapter inputs/eight/adapter.safetensors:2 \
              --out out/mean.safetensors --force",
         ),
         compared: Compared::Files,

@@ -40,6 +40,12 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// The row of a command that does not work undisturbed.
+    pub(super) fn failed(command: &'static str, error: &anyhow::Error) -> Self {
+        let told = error.chain().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self { command, troubles: vec![told.replace('\n', "; ")], ..Self::default() }
+    }
+
     pub(super) fn count(&mut self, went_on: WentOn) {
         match went_on {
             WentOn::Resumed => self.resumed += 1,

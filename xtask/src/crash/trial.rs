@@ -17,6 +17,12 @@ use crate::release::repository;
 /// Evaluation prompts; few, since every image takes time.
 const PROMPTS: &str = "a red house\na boat, {trigger}\n";
 
+/// The base of most commands: the smaller, the more kills in an hour.
+pub(super) const BASE: &str = "golden/tiny-sd1";
+
+/// The CLIP model that scores images of a base that draws no known world.
+const CLIP: &str = "golden/tiny-clip";
+
 /// Kills that come too late are tried again, up to so many times for each that is asked for.
 const PATIENCE: usize = 3;
 
@@ -40,6 +46,8 @@ impl Ground {
         fs::create_dir_all(root.join("inputs/empty"))?;
         let ground = Self { binary, endpoint: endpoint.to_owned(), root: root.canonicalize()? };
         write(&ground.root.join("inputs/prompts.txt"), PROMPTS)?;
+        copy(&repository().join(BASE), &ground.root.join("inputs/base"))?;
+        copy(&repository().join(CLIP), &ground.root.join("inputs/clip"))?;
         INPUTS.iter().try_for_each(|line| ground.done(&ground.root, line))?;
         let half = ground.folder("half", None)?;
         ground.done(&half, HALF)?;
