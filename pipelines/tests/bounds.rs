@@ -1,6 +1,10 @@
 //! Bounds on what files of a base and images may take. The counter belongs to the whole process, so this file is a process
 //! whose test functions wait for each other.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and writes half files on purpose"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -240,3 +240,24 @@ fn every_broken_metadata_line_is_named() {
     );
     assert_eq!(error.hint().unwrap(), r#"each line is like {"file_name": "001.png", "text": "a caption"}"#);
 }
+
+/// Whether `error` or one of its causes contains the text.
+fn says(error: &Error, text: &str) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.any(|cause| cause.to_string().contains(text))
+}
+
+#[test]
+fn files_beyond_any_caption_are_refused_by_name() {
+    let long = "x".repeat((1 << 20) + 1);
+    let caption = error(&folder(&[("a.png", ""), ("a.txt", &long)]));
+    assert!(says(&caption, "a.txt") && says(&caption, "at most 1048576 bytes"), "{caption}");
+    let line = format!(r#"{{"file_name": "a.png", "text": "{}"}}"#, "x".repeat(70_000));
+    let metadata = error(&folder(&[("a.png", ""), ("metadata.jsonl", &line)]));
+    assert!(says(&metadata, "more than 65536 bytes"), "{metadata}");
+    let broken = error(&folder(&[("a.png", ""), ("metadata.jsonl", &"x\n".repeat(100_000))]));
+    assert!(matches!(&broken, Error::Metadata { problems, .. } if problems.len() == 100));
+    let prompts = folder(&[("prompts.txt", &"x\n".repeat(2 << 20))]);
+    let prompts = catelier_prompts::PromptSet::from_file(&prompts.path().join("prompts.txt")).unwrap_err();
+    assert!(says(&prompts, "prompts.txt") && says(&prompts, "at most"), "{prompts}");
+}

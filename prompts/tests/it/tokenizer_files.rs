@@ -81,3 +81,20 @@ fn special_token_outside_the_vocabulary_is_an_error() {
         "the tokenizer's pad token `<pad>` is not in its vocabulary of 4 entries"
     );
 }
+
+#[test]
+fn vocabularies_beyond_any_model_are_refused() {
+    let pieces: Vec<String> = (0..131_073).map(|id| format!(r#""{id}":{id}"#)).collect();
+    let message = error(format!("{{{}}}", pieces.join(",")).as_bytes(), MERGES, None);
+    assert!(message.contains("`vocab.json`") && message.contains("at most 131072 entries"), "{message}");
+    let message = error(VOCAB, "a b\n".repeat(131_073).as_bytes(), None);
+    assert!(message.contains("`merges.txt`") && message.contains("at most 131072 merges"), "{message}");
+    let message = error(br#"{"a": 1, "a": 2}"#, MERGES, None);
+    assert!(message.contains("occurs twice"), "{message}");
+}
+
+#[test]
+fn ids_with_gaps_count_up_to_the_highest() {
+    let vocab = br#"{"!": 0, "<|startoftext|>": 2, "<|endoftext|>": 4294967295}"#;
+    assert_eq!(Tokenizer::from_bytes(vocab, MERGES, None, None).unwrap().vocabulary(), 1 << 32);
+}

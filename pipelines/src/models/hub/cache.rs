@@ -116,7 +116,7 @@ impl ModelCache {
         linked.map_err(|source| cannot_write(&pointer, source))
     }
 
-    /// Records that `revision` is `commit`, all of whose files are there; what interrupted fetches left is removed.
+    /// Records that `revision` is `commit`, all of whose files are there.
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if self.commit_of(revision).is_some_and(|noted| noted == commit) {
             return Ok(());

@@ -248,9 +248,12 @@ mod tests {
         };
         let (one, two) = ("00001-of-00002.safetensors", "00002-of-00002.safetensors");
         assert_eq!(unet_files(&shards(&[one, two, "ema.safetensors"])).len(), 3);
-        for wrong in
-            ["00003-of-00002.safetensors", "00000-of-00002.safetensors", "2-of-2.safetensors", "00002-of-00002.bin"]
-        {
+        for wrong in [
+            "00003-of-00002.safetensors",
+            "00000-of-00002.safetensors",
+            "2-of-2.safetensors",
+            "00002-of-00002x.safetensors",
+        ] {
             assert_eq!(shards(&[one, wrong]).missing.len(), 1, "{wrong}");
         }
         for wrong in
