@@ -637,7 +637,8 @@ fn states_that_no_run_can_go_on_from_are_refused_with_the_reason() {
     fn set(metadata: &mut Metadata, key: &str, value: &str) {
         metadata.insert(key.into(), value.into());
     }
-    let cases: [(fn(&mut Tensors, &mut Metadata), bool, &str); 7] = [
+    type Case = (fn(&mut Tensors, &mut Metadata), bool, &'static str);
+    let cases: [Case; 7] = [
         (|_, metadata| set(metadata, "step", "999999999"), true, "its name and its step `999999999` do not agree"),
         (|_, metadata| set(metadata, "step", "18446744073709551616"), true, "do not agree"),
         (|_, metadata| set(metadata, "version", "4"), true, "version `4` is not read"),
