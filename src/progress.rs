@@ -11,8 +11,8 @@ use crate::terminal;
 /// Without a terminal, a line this often at most.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// The bars on the terminal, of which the last one is at work. Each draws for itself: together, they would panic when
-/// the terminal goes away.
+/// The bars of the work that is going on, each inside the one before; the last one is shown. Each draws for itself:
+/// together, they would panic when the terminal goes away.
 static BARS: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
 
 fn bars() -> MutexGuard<'static, Vec<ProgressBar>> {
@@ -40,11 +40,16 @@ impl Bar {
     pub(crate) fn starting_at(label: &str, done: usize, total: usize) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(Some(total as u64), target(is_terminal));
-        bar.set_style(style());
+        bar.set_style(style(TEMPLATE));
         bar.set_prefix(label.to_string());
         bar.set_position(done as u64);
         bar.reset_eta();
-        bars().push(bar.clone());
+        let mut bars = bars();
+        if let Some(outer) = bars.last() {
+            show(outer, "");
+        }
+        bars.push(bar.clone());
+        drop(bars);
         Self { bar, label: label.to_string(), is_terminal, last_line: Instant::now() }
     }
 
@@ -62,8 +67,15 @@ impl Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.bar.abandon();
-        bars().retain(|bar| !bar.is_finished());
+        let mut bars = bars();
+        bars.pop();
+        match bars.last() {
+            None => self.bar.abandon(),
+            Some(outer) => {
+                self.bar.finish_and_clear();
+                show(outer, TEMPLATE);
+            }
+        }
     }
 }
 
@@ -71,7 +83,14 @@ fn target(is_terminal: bool) -> ProgressDrawTarget {
     if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
 
-fn style() -> ProgressStyle {
-    let template = "{prefix:>14} {bar:24} {pos}/{len}  {per_sec}, {eta} left  {msg}";
+const TEMPLATE: &str = "{prefix:>14} {bar:24} {pos}/{len}  {per_sec}, {eta} left  {msg}";
+
+fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Draws the bar by another template; by an empty one, it gives up its line.
+fn show(bar: &ProgressBar, template: &str) {
+    bar.set_style(style(template));
+    bar.tick();
 }

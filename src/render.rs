@@ -19,7 +19,7 @@ pub(crate) fn session() -> Session<'static> {
 struct Renderer {
     cancel: Cancel,
     is_listening: bool,
-    /// Stages at work: a preview lies inside a training.
+    /// Stages at work, each inside the one before: a preview lies inside a training.
     bars: Vec<(Stage, Bar)>,
 }
 
@@ -34,6 +34,8 @@ impl Renderer {
             Event::Warning(text) => terminal::warn(&text),
             Event::BaseLoaded { .. } => memory::settle(),
             Event::Written(Artefact { kind: ArtefactKind::Adapter, path }) => {
+                // Also where the training was stopped.
+                self.end_bars(0);
                 terminal::say(&format!("adapter: {}", path.display()));
             }
             Event::Written(Artefact { kind: ArtefactKind::Report, path }) => {
@@ -51,6 +53,13 @@ impl Renderer {
         }
     }
 
+    /// Ends the stages from the one at `place` on, the inner ones first.
+    fn end_bars(&mut self, place: usize) {
+        while self.bars.len() > place {
+            self.bars.pop();
+        }
+    }
+
     fn advance(&mut self, progress: Progress) {
         let Progress { stage, done, total, note } = progress;
         let place = self.bars.iter().position(|(known, _)| *known == stage).unwrap_or_else(|| {
@@ -59,7 +68,13 @@ impl Renderer {
         });
         self.bars[place].1.reach(done, note);
         if done == total {
-            self.bars.remove(place);
+            self.end_bars(place);
         }
+    }
+}
+
+impl Drop for Renderer {
+    fn drop(&mut self) {
+        self.end_bars(0);
     }
 }

@@ -39,10 +39,9 @@ pub(crate) fn error(error: &Error) {
 
 /// Clap's answer to a command line: help and the version on stdout, mistakes on stderr.
 pub(crate) fn usage(answer: &clap::Error) -> Outcome<()> {
-    // A mistake is repeated as it was typed, or as a script passed it on.
-    let text = answer.render().to_string();
-    if text.lines().any(|line| line.contains(is_unprintable)) {
-        text.lines().for_each(say);
+    // A mistake is repeated as it was typed, or as a script passed it on; clap's colours cannot be told from it.
+    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_unprintable)) {
+        answer.render().to_string().lines().for_each(say);
         return Ok(());
     }
     match answer.print() {
