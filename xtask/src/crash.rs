@@ -55,10 +55,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut table = Table::default();
     for command in commands {
         tell(&format!("{}:", command.name));
-        table.rows.push(match Course::new(&ground, command, traced) {
+        let row = match Course::new(&ground, command, traced) {
             Ok(course) => course.play(args.kills, args.seed),
             Err(error) => Row::failed(command.name, &error),
-        });
+        };
+        // A campaign takes hours; whoever ends it early has the rows so far.
+        tell(&table::told(&row));
+        table.rows.push(row);
     }
     print(&if args.json { table.json()? } else { table.markdown() });
     ensure!(table.is_clean(), "kills had consequences");

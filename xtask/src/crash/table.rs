@@ -35,6 +35,11 @@ impl Table {
     }
 }
 
+/// A row and its troubles, before the table is complete.
+pub(super) fn told(row: &Row) -> String {
+    line(row) + &troubles(row).concat()
+}
+
 fn line(row: &Row) -> String {
     let Row { command, kills, at_calls, calls, resumed, anew, differing, metrics, left_over, stuck, .. } = row;
     format!(

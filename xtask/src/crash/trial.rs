@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use super::command::{Again, Command, Compared, HALF, INPUTS};
 use super::kill::{self, Moment};
 use super::outcome::{Row, WentOn};
-use super::tell;
 use super::tree::{Difference, Tree};
 use crate::release::repository;
 
@@ -129,7 +128,6 @@ impl<'a> Course<'a> {
                 row.troubles.push(format!("{moment:?}: {error:#}"));
             }
         }
-        tell(&format!("  {} kills, {} troubles", row.kills, row.troubles.len()));
         row
     }
 
