@@ -14,7 +14,7 @@ use super::tree::{Difference, Tree};
 use crate::release::repository;
 
 /// Evaluation prompts; few, since every image takes time.
-const PROMPTS: &str = "a red house\na boat, {trigger}\n";
+const PROMPTS: &str = "a red house\na boat\n";
 
 /// The base of most commands: the smaller, the more kills in an hour.
 pub(super) const BASE: &str = "golden/tiny-sd1";
