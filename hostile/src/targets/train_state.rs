@@ -67,8 +67,8 @@ pub(super) fn read(input: &[u8]) -> Verdict {
     folder::with_file("train", "state/step-000000.safetensors", input, |path| {
         let mut trainer = trainer(StateFolder::new(path.parent().unwrap()));
         match trainer.resume() {
-            Ok(step) => {
-                assert!(input == *WHOLE, "a damaged state was used, at step {step}");
+            Ok(resumed) => {
+                assert!(input == *WHOLE, "a damaged state was used, at step {}", resumed.step);
                 Verdict::Accepted
             }
             Err(error) => refused(&error),
