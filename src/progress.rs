@@ -39,15 +39,15 @@ impl Bar {
     /// `label` names the stage, which has `done` of `total` pieces behind it, as a resumed run does.
     pub(crate) fn starting_at(label: &str, done: usize, total: usize) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(Some(total as u64), target(is_terminal));
-        bar.set_style(style(TEMPLATE));
-        bar.set_prefix(label.to_string());
-        bar.set_position(done as u64);
-        bar.reset_eta();
         let mut bars = bars();
         if let Some(outer) = bars.last() {
             show(outer, "");
         }
+        let bar = ProgressBar::with_draw_target(Some(total as u64), target(is_terminal));
+        bar.set_style(style(template()));
+        bar.set_prefix(label.to_string());
+        bar.set_position(done as u64);
+        bar.reset_eta();
         bars.push(bar.clone());
         drop(bars);
         Self { bar, label: label.to_string(), is_terminal, last_line: Instant::now() }
@@ -70,10 +70,11 @@ impl Drop for Bar {
         let mut bars = bars();
         bars.pop();
         match bars.last() {
-            None => self.bar.abandon(),
+            None if Some(self.bar.position()) == self.bar.length() => self.bar.abandon(),
+            None => self.bar.finish_and_clear(),
             Some(outer) => {
                 self.bar.finish_and_clear();
-                show(outer, TEMPLATE);
+                show(outer, template());
             }
         }
     }
@@ -83,7 +84,14 @@ fn target(is_terminal: bool) -> ProgressDrawTarget {
     if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
 
-const TEMPLATE: &str = "{prefix:>14} {bar:24} {pos}/{len}  {per_sec}, {eta} left  {msg}";
+/// One line, whatever the terminal's width: indicatif leaves a part of a bar behind that takes two.
+fn template() -> &'static str {
+    let (_, columns) = console::Term::stderr().size();
+    match columns {
+        ..100 => "{prefix:>14} {pos}/{len}  {eta} left  {wide_msg}",
+        _ => "{prefix:>14} {bar:24} {pos}/{len}  {per_sec}, {eta} left  {wide_msg}",
+    }
+}
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -92,5 +100,6 @@ fn style(template: &str) -> ProgressStyle {
 /// Draws the bar by another template; by an empty one, it gives up its line.
 fn show(bar: &ProgressBar, template: &str) {
     bar.set_style(style(template));
-    bar.tick();
+    // Draws at once, where a tick could come too soon after the last one.
+    bar.suspend(|| ());
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first asks the work to stop and save, the second ends the process at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first asks the work to stop and save, a second Ctrl-C or SIGTERM ends the process at once.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -73,8 +73,11 @@ mod unix {
         let was_asked = Arc::new(AtomicBool::new(false));
         for number in &listened {
             // In this order: the first signal finds the flag unset, and sets it. The second ends the process within its
-            // handler, so that nothing that blocks, not even a terminal, can hold it up.
-            flag::register_conditional_shutdown(*number, i32::from(STOPPED_BY) + number, was_asked.clone())?;
+            // handler, so that nothing that blocks, not even a terminal, can hold it up. Several SIGHUPs are one request:
+            // a terminal that goes away sends them by its shell and by the system.
+            if *number != SIGHUP {
+                flag::register_conditional_shutdown(*number, i32::from(STOPPED_BY) + number, was_asked.clone())?;
+            }
             flag::register(*number, was_asked.clone())?;
         }
         std::thread::Builder::new().name("signals".into()).spawn(move || {

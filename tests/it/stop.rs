@@ -66,6 +66,21 @@ fn a_stopped_run_claims_the_steps_that_it_made_and_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_hangs_up_several_times_and_the_run_is_saved() {
+    let studio = studio();
+    // A step of a second or a few.
+    let line = format!("{SHORT} --accumulation 20 --out run").replace("--drift-every 2", "--drift-every 0");
+    let child = start(&studio, &line.replace("--steps 4", "--steps 50"));
+    wait_for("a step", || lines(&studio.path("run/metrics.jsonl")) >= 1);
+    for _ in 0..3 {
+        signal(&child, "-HUP");
+    }
+    let ran = Ran::from(child.wait_with_output().unwrap(), &studio.path(""));
+    assert_eq!(ran.code, Some(129), "{}", ran.stderr);
+    assert!(studio.path("run/adapter.safetensors").exists(), "{}", ran.stderr);
+}
+
+#[test]
 fn a_stop_in_a_preview_does_not_wait_for_it_and_the_run_makes_up_for_it() {
     let studio = studio();
     let line = RUN.replace("--steps 60", "--steps 4 --resolution 128 --preview-every 2 --preview-prompt {trigger}");
@@ -136,8 +151,8 @@ fn a_simulation_that_is_stopped_in_its_first_round_averages_nothing() {
     let line = "federate simulate --artists goldleaf,poster --rounds 1 --local-steps 200 --images 2 --prompts 1";
     let child = start(&studio, &format!("{line} --out parts"));
     wait_for("a step", || lines(&studio.path("parts/goldleaf/round-1/metrics.jsonl")) >= 1);
-    let ran = stop(&studio, child, "-INT");
-    assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+    let ran = stop(&studio, child, "-TERM");
+    assert_eq!(ran.code, Some(143), "{}", ran.stderr);
     assert!(ran.stderr.contains("go on with: catelier federate simulate --resume --out parts"), "{}", ran.stderr);
     for file in ["global.safetensors", "simulation.json", "poster/round-1"] {
         assert!(!studio.path("parts").join(file).exists(), "{file}");
