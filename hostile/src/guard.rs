@@ -15,8 +15,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// An input that is read for so long, on a machine that may be busy otherwise, will never end.
 const HANGING: Duration = Duration::from_secs(180);
 
-/// The inputs at work: their thread, target and start.
-static AT_WORK: LazyLock<Mutex<Vec<(ThreadId, &'static str, Instant)>>> = LazyLock::new(|| {
+/// Thread, target and start of an input at work.
+type AtWork = (ThreadId, &'static str, Instant);
+
+static AT_WORK: LazyLock<Mutex<Vec<AtWork>>> = LazyLock::new(|| {
     thread::spawn(watch);
     Mutex::new(Vec::new())
 });
