@@ -40,7 +40,8 @@ fn adapters_are_converted_and_averaged_for_a_base_without_weights() {
     let file = golden("fixtures/adapter_kohya.safetensors");
     for format in ["diffusers", "kohya"] {
         for (base, out) in [("base".to_string(), "bare"), (golden("tiny-sd1").display().to_string(), "whole")] {
-            let line = format!("adapter convert {} --format {format} --base {base} --out {out}", file.display());
+            let line =
+                format!("adapter convert {} --format {format} --base {base} --out {out} --force", file.display());
             studio.done(&line);
         }
         assert!(std::fs::read(studio.path("bare")).unwrap() == std::fs::read(studio.path("whole")).unwrap());

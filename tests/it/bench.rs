@@ -107,7 +107,7 @@ fn sizes_out_of_range_name_the_setting() {
     ] {
         assert_refused(line, &["error: cannot set up the work", &cause(setting, value)]);
     }
-    assert_refused("step --rank 0", &["cause: rank must be 1 or more, found 0"]);
+    assert_refused("step --rank 0", &["cause: rank must be from 1 to 16384, found 0"]);
     assert_refused("step --repeat 0", &["error: `--repeat` is 0", "hint: measure at least once"]);
 }
 

@@ -31,7 +31,9 @@ fn a_run_leaves_everything_that_was_promised() {
     let metrics = fs::read_to_string(studio.path("run/metrics.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
-    assert_eq!(lines[0]["cat"], 0.0, "at step 0 the adapter changes nothing, so the CAT term is exactly 0");
+    // Not 0 on every CPU: without 512-bit vectors, sums of a larger batch may have another order.
+    let first = lines[0]["cat"].as_f64().unwrap();
+    assert!(first < 1e-10, "at step 0 the adapter changes nothing, so the CAT term is 0 but for rounding: {first}");
     assert!(lines[3]["cat"].as_f64().unwrap() > 0.0);
     assert!(lines[1]["drift"].as_f64().unwrap() > 0.0 && lines[0]["drift"].is_null());
     assert!(lines[3]["peak_memory_bytes"].as_u64().is_some());

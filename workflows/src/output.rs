@@ -64,8 +64,8 @@ pub struct OutputFolder {
     command: &'static str,
     force: bool,
     _lock: FolderLock,
-    /// Whether the folder was not there.
-    is_new: bool,
+    /// The folders that were not there: this one, then those around it.
+    new_folders: Vec<PathBuf>,
     /// The marker that was found.
     before: Option<Marker>,
     /// Whether files of the names that the command writes are its own.
@@ -123,10 +123,11 @@ impl OutputFolder {
 
     fn lock(path: &Path, command: &'static str, force: bool, session: &Session<'_>) -> Result<Self> {
         try_writing(path)?;
-        let is_new = !path.exists();
+        let is_new = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let new_folders = path.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
         let _lock = FolderLock::take(path, session)?;
         let (before, stage) = (Marker::read(path)?, Cell::new(Stage::Locked));
-        Ok(Self { path: path.to_path_buf(), command, force, _lock, is_new, before, is_own: false, stage })
+        Ok(Self { path: path.to_path_buf(), command, force, _lock, new_folders, before, is_own: false, stage })
     }
 
     /// Names this process in the marker, so that a second one can be told; a folder that cannot be written is found here,
@@ -278,10 +279,8 @@ impl Drop for OutputFolder {
             Stage::Begun if self.before.is_none() && matches!(self.first_file(), Ok(None)) => self.undo(),
             Stage::Begun => self.mark(false, None),
         };
-        if self.is_new {
-            // It stays where there is a file in it.
-            let _ = fs::remove_dir(&self.path);
-        }
+        // Folders with a file in them stay.
+        let _ = self.new_folders.iter().map(fs::remove_dir).take_while(std::result::Result::is_ok).count();
     }
 }
 

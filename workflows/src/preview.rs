@@ -170,7 +170,10 @@ impl Work<'_, '_> {
         let generated = self.generator.generate_each(Stage::Generate, images, &adapters.set, session, &mut save);
         if matches!(generated, Err(Error::Cancelled)) {
             let (done, out) = (previews.len(), out.path().display());
-            session.note(format!("{done} of {} images are in `{out}`", prompts.len()));
+            session.note(format!(
+                "{done} of {} images are in `{out}`; the same command begins anew beside them",
+                prompts.len()
+            ));
         }
         generated.map(|()| previews)
     }

@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 use super::{EncodedDataset, TrainConfig, TrainError};
 use crate::models::base::BaseModel;
 
+/// The part that holds the digest of the start adapter.
+const START: &str = "start";
 /// The part that holds the settings as JSON.
 const SETTINGS: &str = "settings";
 
@@ -34,7 +36,7 @@ impl RunFingerprint {
         Ok(Self([
             ("base", base.fingerprint.clone()),
             ("dataset", dataset.digest().to_owned()),
-            ("start", start),
+            (START, start),
             (SETTINGS, json(&TrainConfig { steps: 0, ..config.clone() })?),
         ]))
     }
@@ -60,7 +62,8 @@ impl RunFingerprint {
         let (name, value) = self.parts().find(|(name, value)| saved(name) != *value)?;
         Some(match name {
             SETTINGS => settings_difference(saved(name), value),
-            _ => format!("its {name} is `{}`, and this run has `{value}`", saved(name)),
+            START => "it was saved with another start adapter".into(),
+            _ => format!("it was saved with another {name}"),
         })
     }
 }

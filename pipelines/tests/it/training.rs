@@ -128,7 +128,9 @@ fn text_encoders_are_trained_together_with_the_unet() {
             "{model}: a layer was not trained"
         );
         assert!(adapter.len() > text.len(), "{model}: the UNet is trained too");
-        assert_eq!(reports[0].cat, Some(0.0), "{model}: a fresh adapter conditions on what the base's encoders give");
+        // Not 0 on every CPU: without 512-bit vectors, sums of a larger batch may have another order.
+        let first = reports[0].cat.unwrap();
+        assert!(first < 1e-10, "{model}: a fresh adapter conditions on what the base's encoders give: {first}");
         assert!(reports[2].cat.unwrap() > 0.0, "{model}");
     }
 }
@@ -563,9 +565,12 @@ fn a_state_belongs_to_its_start_adapter() {
     from(&one).save().unwrap();
     assert_eq!(from(&one).resume().unwrap().step, 0);
     let error = from(&other).resume().unwrap_err();
-    assert!(error.to_string().contains("it belongs to another run: its start is"), "{error}");
+    assert!(
+        error.to_string().contains("it belongs to another run: it was saved with another start adapter"),
+        "{error}"
+    );
     let fresh = Trainer::new(&base, config(), &dataset, states.clone()).unwrap().resume().unwrap_err();
-    assert!(fresh.to_string().contains("and this run has `fresh`"), "{fresh}");
+    assert!(fresh.to_string().contains("another start adapter"), "{fresh}");
 }
 
 /// A run of two steps with both of its states, and the folder of the states.
