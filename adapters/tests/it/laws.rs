@@ -67,6 +67,8 @@ proptest! {
 
     #[test]
     fn merged_and_unmerged_agree(case in cases(), decomposed: bool, strength in -2.0..2.0f64) {
+        // The direction of a row of few weights is badly conditioned: their sum with the update can be almost 0.
+        let case = if decomposed { Case { inputs: case.inputs + 4, ..case } } else { case };
         let adapter = if decomposed { dora(case) } else { adapter(case) };
         let weight = draw(&[case.outputs, case.inputs], case.seed, 2);
         let x = draw(&[3, case.inputs], case.seed, 3);

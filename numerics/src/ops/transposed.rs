@@ -7,7 +7,7 @@ use super::frozen::{Frozen, Source, single, single_start};
 use super::fusion::{Fusion, frozen_layer};
 use super::layer::Product;
 use super::linear::FrozenLinear;
-use catelier_kernels::{Float, Frame, Job, Order, Start, View, Window};
+use catelier_kernels::{AddedKernel, Float, Frame, Job, Kernel1, Order, Start, View, Window, apply_added, apply1};
 
 impl FrozenLinear {
     /// Applies the layer to every pixel of `x: [batch, in, height, width]`; returns tokens
@@ -21,7 +21,8 @@ impl FrozenLinear {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_features(), self.out_features()), x) {
             return frozen_layer(x, product, self.constants(), fusion);
         }
-        fusion.run(x, |x| self.forward(&map_to_tokens(x)?))
+        let tokens = map_to_tokens(&fusion.apply_prologue(x)?)?;
+        self.forward_fused(&tokens, Fusion { prologue: None, ..fusion })
     }
 
     /// Applies the layer to tokens `x: [batch, height · width, in]`; returns a map `[batch, out, height, width]`.
@@ -34,7 +35,8 @@ impl FrozenLinear {
         if let Some(product) = ToMap::of(self.weight(), (self.in_features(), self.out_features()), size, x) {
             return frozen_layer(x, product, self.constants(), fusion);
         }
-        fusion.run(x, |x| tokens_to_map(&self.forward(x)?, size))
+        let tokens = self.forward_fused(x, Fusion { residual: None, ..fusion })?;
+        tokens_to_map_onto(&tokens, size, fusion.residual)
     }
 }
 
@@ -48,7 +50,8 @@ impl FrozenConv2d {
         if let Some(product) = ToTokens::of(self.weight(), (self.in_channels(), self.out_channels()), x) {
             return frozen_layer(x, product, self.constants(), fusion);
         }
-        fusion.run(x, |x| map_to_tokens(&self.forward(x)?))
+        let map = self.forward_fused(x, None, Fusion { residual: None, ..fusion })?;
+        Fusion { prologue: None, ..fusion }.run(&map, map_to_tokens)
     }
 
     /// [`FrozenLinear::tokens_to_map`] for a 1×1 convolution.
@@ -60,7 +63,8 @@ impl FrozenConv2d {
         if let Some(product) = ToMap::of(self.weight(), (self.in_channels(), self.out_channels()), size, x) {
             return frozen_layer(x, product, self.constants(), fusion);
         }
-        fusion.run(x, |x| self.forward(&tokens_to_map(x, size)?))
+        let map = tokens_to_map(&fusion.apply_prologue(x)?, size)?;
+        self.forward_fused(&map, None, Fusion { prologue: None, ..fusion })
     }
 
     fn check_pointwise(&self) -> Result<()> {
@@ -75,7 +79,10 @@ impl FrozenConv2d {
 ///
 /// **Gradient** to `map`.
 pub fn map_to_tokens(map: &Tensor) -> Result<Tensor> {
-    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
+    match computes(map) {
+        true => apply1(map, CopiedToTokens),
+        false => map.flatten_from(2)?.transpose(1, 2)?.contiguous(),
+    }
 }
 
 /// `[batch, height · width, channels]` to `[batch, channels, height, width]`, copied.
@@ -84,9 +91,82 @@ pub fn map_to_tokens(map: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the number of tokens is not `height · width`.
-pub fn tokens_to_map(tokens: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
-    let (batch, _, channels) = tokens.dims3()?;
-    tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
+pub fn tokens_to_map(tokens: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+    tokens_to_map_onto(tokens, size, None)
+}
+
+/// [`tokens_to_map`], added to a residual.
+fn tokens_to_map_onto(tokens: &Tensor, size: (usize, usize), residual: Option<&Tensor>) -> Result<Tensor> {
+    let (height, width) = size;
+    let (batch, count, channels) = tokens.dims3()?;
+    if count != height * width {
+        candle_core::bail!("expected {height} · {width} tokens, found {count}");
+    }
+    match computes(tokens) {
+        true => apply_added(tokens, residual, CopiedToMap { size }),
+        false => Fusion { prologue: None, residual }
+            .run(tokens, |tokens| tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))),
+    }
+}
+
+/// Whether the copy is a node of this crate, which releases its result in the backward pass.
+fn computes(x: &Tensor) -> bool {
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+/// A copy of a map in the order of tokens.
+struct CopiedToTokens;
+
+impl Kernel1 for CopiedToTokens {
+    const NAME: &'static str = "map to tokens";
+
+    fn forward<T: Float>(&self, x: View<'_, T>) -> Result<(Vec<T>, Shape)> {
+        let &[batch, channels, height, width] = x.dims else {
+            candle_core::bail!("expected a map [batch, channels, height, width], found {:?}", x.dims);
+        };
+        Ok((transposed(x.data, channels, height * width), (batch, height * width, channels).into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, _: View<'_, T>, grad: View<'_, T>) -> Result<Vec<T>> {
+        Ok(transposed(grad.data, x.dims[2] * x.dims[3], x.dims[1]))
+    }
+}
+
+/// A copy of tokens in the order of a map.
+struct CopiedToMap {
+    size: (usize, usize),
+}
+
+impl AddedKernel for CopiedToMap {
+    const NAME: &'static str = "tokens to map";
+
+    fn forward<T: Float>(&self, x: View<'_, T>, residual: Option<View<'_, T>>) -> Result<(Vec<T>, Shape)> {
+        let (tokens, channels, (height, width)) = (x.dims[1], x.dims[2], self.size);
+        let mut map = transposed(x.data, tokens, channels);
+        let shape = [x.dims[0], channels, height, width];
+        if let Some(residual) = residual {
+            if residual.dims != shape {
+                candle_core::bail!("expected a residual {shape:?}, found {:?}", residual.dims);
+            }
+            map.iter_mut().zip(residual.data).for_each(|(value, residual)| *value += *residual);
+        }
+        Ok((map, shape.to_vec().into()))
+    }
+
+    fn backward<T: Float>(&self, x: View<'_, T>, grad: &[T]) -> Result<Vec<T>> {
+        Ok(transposed(grad, x.dims[2], x.dims[1]))
+    }
+}
+
+/// Each matrix of `rows` by `columns` in `x`, transposed.
+fn transposed<T: Float>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let mut result = Vec::with_capacity(x.len());
+    for matrix in x.chunks_exact((rows * columns).max(1)) {
+        for column in 0..columns {
+            result.extend(matrix[column..].iter().step_by(columns));
+        }
+    }
+    result
 }
 
 /// The weight, if it is packed and `x` is f32: packed kernels read and write tokens and maps in either order.

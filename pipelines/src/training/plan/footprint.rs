@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use candle_core::DType;
 use catelier_adapters::{Component, ModuleInfo, Targets, UpdateKind};
+use catelier_numerics::cpu::{Kernels, kernels};
 use catelier_numerics::ops::weight_bytes;
 
 use crate::models::{
@@ -204,17 +205,23 @@ impl Walk<'_> {
 
     fn transformer(&mut self, transformer: &TransformerLayout, size: Size) {
         let channels = transformer.channels;
-        for shape in [&transformer.proj_in, &transformer.proj_out] {
+        // A linear layer gets the copied tokens of a normalised map; a convolution normalises inside its own node.
+        let is_linear = matches!(transformer.proj_in, ProjectionShape::Linear(_));
+        for (shape, copies) in [(&transformer.proj_in, if is_linear { 2 } else { 1 }), (&transformer.proj_out, 1)] {
             let adapted = match shape {
                 ProjectionShape::Linear(linear) => self.linear(linear),
                 ProjectionShape::Conv2d(conv) => self.conv2d(conv),
             };
-            if adapted {
-                self.tracked = true;
-                // Its input and its result are kept; with dropout also the mask, the masked input and the update.
-                let maps = if self.sizes.dropout { 6 } else { 2 } + self.maps_of_update();
-                (0..maps).for_each(|_| self.between(channels, size));
-            }
+            self.tracked |= adapted;
+            // Its input and its result are kept; with dropout also the mask, the masked input and the update.
+            let maps = match (adapted, kernels()) {
+                (true, _) if self.sizes.dropout => 6 + self.maps_of_update(),
+                (true, _) => 2 + self.maps_of_update(),
+                // Portable kernels copy a map to tokens, and back, in a node of its own.
+                (false, Kernels::Portable) => copies,
+                (false, Kernels::Wide) => 0,
+            };
+            (0..maps).for_each(|_| self.between(channels, size));
             self.between(channels, size);
         }
         for block in &transformer.blocks {

@@ -20,6 +20,9 @@ impl Walk<'_> {
             for layer in &layout.layers[..used] {
                 self.text_layer(layer, config);
             }
+            // The embedded tokens, the last sum and its norm.
+            let around = 3 * self.rows * (self.sizes.tokens * config.hidden_size) as u64;
+            self.footprint.between += ACTIVATION * around;
         }
     }
 
