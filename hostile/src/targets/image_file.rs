@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
 use crate::{Verdict, refused};
 
 /// Memory beside twice the file's size.
-pub(super) const SPARE_BYTES: u64 = 1200 << 20;
+pub(super) const SPARE_BYTES: u64 = 576 << 20;
 
 pub(super) fn read(input: &[u8]) -> Verdict {
     match DecodedImage::decode(input) {
