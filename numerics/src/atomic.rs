@@ -35,6 +35,17 @@ fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> 
     sibling.rename_to(&target)
 }
 
+/// Tries whether a file can be written in `folder`, by writing one and removing it: permissions alone do not tell.
+///
+/// # Errors
+/// Those of the file system, such as a full disk.
+pub fn try_writing(folder: impl AsRef<Path>) -> io::Result<()> {
+    let (_sibling, mut file) = Sibling::create(&folder.as_ref().join("trial"))?;
+    // As much as a disk gives out at once: an empty file fits on many a full disk.
+    file.write_all(&[0; 4096])?;
+    file.sync_data()
+}
+
 /// End of a temporary file's name: `.report.json.4711-0.partial`, with the process and a number.
 const PARTIAL: &str = ".partial";
 
@@ -153,6 +164,15 @@ mod tests {
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_trial_leaves_nothing_and_tells_a_missing_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        try_writing(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let missing = try_writing(folder.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -11,9 +11,7 @@ mod sums;
 
 use std::cell::Cell;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use catelier_numerics::atomic;
 use serde::{Deserialize, Serialize};
@@ -395,9 +393,6 @@ pub(crate) fn new_file(path: &Path, force: bool) -> Result<()> {
             "choose another `--out`, or replace the file by `--force`",
         ));
     }
-    // What a killed command left there half written; a folder that cannot be listed has nothing of ours.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let _ = atomic::remove_leftovers(folder);
     Ok(())
 }
 
@@ -411,8 +406,8 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     atomic::write(path, |file| file.write_all(text.as_bytes())).failed(format!("cannot write `{}`", path.display()))
 }
 
-/// Tries whether `folder` can be made and written in, by writing a file and removing it: permissions alone do not tell. A
-/// folder that is not there yet is not made, so that a request that is refused later leaves nothing.
+/// Tries whether `folder` can be made and written in, by [`atomic::try_writing`]. A folder that is not there yet is not
+/// made, so that a request that is refused later leaves nothing.
 ///
 /// # Errors
 /// [`Error::User`] where the user may not write, [`Error::Failed`] for a disk that is full, read-only or broken.
@@ -420,7 +415,9 @@ fn try_writing(folder: &Path) -> Result<()> {
     // `a/b` in the current folder: the last ancestor is the empty path.
     let nearest = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
     let nearest = nearest.unwrap_or(Path::new("."));
-    write_and_remove(nearest).user_error(format!("cannot write in `{}`", folder.display()))
+    // What killed commands left there, trials among it; a folder that cannot be listed has nothing of ours.
+    let _ = atomic::remove_leftovers(nearest);
+    atomic::try_writing(nearest).user_error(format!("cannot write in `{}`", folder.display()))
 }
 
 /// Tries whether the file `path` can be written, as [`try_writing`] does; its folder must be there.
@@ -437,18 +434,6 @@ fn try_writing_file(path: &Path) -> Result<()> {
         return Err(Error::user(format!("there is no folder `{}`", folder.display()), "create the folder first"));
     }
     try_writing(folder)
-}
-
-/// Writes as much as a disk gives out at once: an empty file fits on many a full disk.
-fn write_and_remove(folder: &Path) -> std::io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let path = folder.join(format!(".catelier-{}-{number}.partial", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
-    let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
-    drop(file);
-    fs::remove_file(&path)?;
-    written
 }
 
 /// Refuses a path that the file `what`, which is text, could not name.
