@@ -107,7 +107,7 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "draw",
         line: "gallery draw --artist crayon --count 4 --seed 5 --out out",
         begins_with: None,
-        again: Again::Same,
+        again: Again::Forced("gallery draw --artist crayon --count 4 --seed 5 --out out --force"),
         compared: Compared::Files,
     },
     Command {
