@@ -51,7 +51,7 @@ impl fmt::Display for TensorOffence {
 /// The weights of one component, below one path in its module tree.
 ///
 /// Only the headers of the files are kept: a tensor is read (and converted) when it is taken, so a loaded model holds one
-/// copy of its weights. A network calls [`expect`](Self::expect) with all its tensors first, so that weights of another
+/// copy of its weights. A network calls `expect` with all its tensors first, so that weights of another
 /// model are refused before anything is allocated.
 #[derive(Clone)]
 pub struct Weights {
