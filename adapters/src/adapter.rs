@@ -24,7 +24,7 @@ const INITIAL_DOWN: Stream = Stream("adapter.down");
 pub struct LoraConfig {
     /// Rows of every `down`, from 1 to [`LARGEST_RANK`].
     pub rank: usize,
-    /// The update is scaled by `alpha / rank`; finite and not zero.
+    /// The update is scaled by `alpha / rank`; finite as f32 and not zero.
     pub alpha: f64,
     /// Probability that an input value of the adapter is dropped in training, `0 <= p < 1`.
     pub dropout: f64,
@@ -39,7 +39,7 @@ impl LoraConfig {
     /// [`Error::InvalidRank`], [`Error::InvalidAlpha`], [`Error::InvalidDropout`].
     pub fn validate(&self) -> Result<()> {
         check_rank(self.rank)?;
-        if !self.alpha.is_finite() || self.alpha == 0.0 {
+        if !(self.alpha as f32).is_finite() || self.alpha == 0.0 {
             return Err(Error::InvalidAlpha { alpha: self.alpha });
         }
         check_dropout(self.dropout)

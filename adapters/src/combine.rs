@@ -57,8 +57,8 @@ pub struct Resized {
 /// is the new rank, so the scale is 1.
 ///
 /// # Errors
-/// [`Error::InvalidRank`] for rank 0 or above [`LARGEST_RANK`](crate::LARGEST_RANK); [`Error::Numerics`] if the SVD fails; [`Error::NotLora`] for a module of another
-/// kind, whose nearest update depends on the base's weights.
+/// [`Error::InvalidRank`] for rank 0 or above [`LARGEST_RANK`](crate::LARGEST_RANK); [`Error::Numerics`] if the SVD
+/// fails; [`Error::NotLora`] for a module of another kind, whose nearest update depends on the base's weights.
 pub fn resize(adapter: &Adapter, rank: usize) -> Result<Resized> {
     check_rank(rank)?;
     let mut discarded = BTreeMap::new();

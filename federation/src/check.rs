@@ -77,7 +77,10 @@ pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
     }
     match not_finite.first() {
         Some(first) => Ok(Some(Problem::NotFinite { count: not_finite.len(), first: (*first).to_owned() })),
-        None => Ok(large_value(adapter)?.or(too_large(adapter)?)),
+        None => match large_value(adapter)? {
+            None => too_large(adapter),
+            problem => Ok(problem),
+        },
     }
 }
 

@@ -28,12 +28,12 @@ pub enum Error {
         /// The contributions that failed the check.
         rejected: Vec<RejectedContribution>,
     },
-    /// The mean overflows f32 although every contribution is finite.
+    /// The mean has values that are not finite or above the limit although no contribution has.
     #[error(
-        "the mean of the contributions overflows f32: {problem}; the largest update is from `{client}`, norm {norm:.1e}"
+        "the mean of the contributions is too large: {problem}; the largest update is from `{client}`, norm {norm:.1e}"
     )]
     Overflow {
-        /// Where the mean overflows.
+        /// Where the mean is too large.
         problem: Problem,
         /// The client with the largest update.
         client: String,
@@ -66,7 +66,7 @@ pub enum Error {
         /// `rank` or `alpha`.
         what: &'static str,
         /// The rule.
-        expected: &'static str,
+        expected: String,
         /// The value.
         found: f64,
     },

@@ -84,6 +84,11 @@ pub fn run_rounds<C: Client>(
     if clients.is_empty() {
         return Err(RoundError::NoClients);
     }
+    if state.completed() < plan.rounds {
+        let round = state.completed() + 1;
+        // Before the first client trains.
+        plan.strategy.validate().map_err(|source| RoundError::Aggregate { round, source })?;
+    }
     while state.completed() < plan.rounds {
         let round = state.completed() + 1;
         let (contributions, failed) = collect(clients, plan, round, state.global(), observer)?;

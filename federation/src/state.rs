@@ -92,8 +92,11 @@ impl State {
         let file = TensorFile::open(path).map_err(reading())?;
         let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
         match (file.checksum().map_err(reading())?, header("format"), header("version")) {
-            (Checksum::Differs, _, _) | (Checksum::Absent, STATE_FORMAT, STATE_VERSION) => {
+            (Checksum::Differs, _, _) => {
                 return Err(unusable(path, "it is damaged: its checksum does not hold".into()));
+            }
+            (Checksum::Absent, STATE_FORMAT, STATE_VERSION) => {
+                return Err(unusable(path, "it is damaged: its checksum is missing".into()));
             }
             (Checksum::Holds, STATE_FORMAT, STATE_VERSION)
             | (Checksum::Absent, STATE_FORMAT, VERSION_WITHOUT_CHECKSUM) => {}

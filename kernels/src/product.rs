@@ -76,16 +76,21 @@ impl<'a, T> MatrixMut<'a, T> {
 impl<'a, T: Float> Matrix<'a, T> {
     /// A dense copy of the transpose, in row-major order, of a matrix with contiguous rows.
     pub fn transposed(self) -> Vec<T> {
+        let mut result = vec![T::ZERO; self.rows * self.columns];
+        self.transpose_into(&mut result);
+        result
+    }
+
+    /// As [`transposed`](Self::transposed), over the elements of `result`, `rows * columns` of them.
+    pub fn transpose_into(self, result: &mut [T]) {
         /// Elements copied together: one cache line of f32.
         const LINE: usize = 16;
-        let mut result = vec![T::ZERO; self.rows * self.columns];
         for first in (0..self.rows).step_by(LINE) {
             let rows: [&[T]; LINE] = std::array::from_fn(|row| self.row((first + row).min(self.rows - 1)));
             for (column, line) in result.chunks_exact_mut(self.rows).enumerate() {
                 line[first..].iter_mut().zip(&rows).for_each(|(value, row)| *value = row[column]);
             }
         }
-        result
     }
 
     /// The matrix as f32; `T` must be f32.

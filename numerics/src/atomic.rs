@@ -79,7 +79,11 @@ fn remove_unless_written(path: &Path) -> io::Result<()> {
     // A file that cannot be opened belongs to somebody else, or is gone.
     let Ok(file) = OpenOptions::new().write(true).open(path) else { return Ok(()) };
     match file.try_lock() {
-        Ok(()) => fs::remove_file(path),
+        Ok(()) => match fs::remove_file(path) {
+            // Another process removed it, or its writer gave it its name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        },
         Err(_) => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ const PIECE: usize = 1 << 20;
 /// `x - x` is 0 for a finite `x` and NaN for any other. A sum of the values is no test: it may overflow although every
 /// value is finite.
 pub fn is_finite(tensor: &Tensor) -> Result<bool> {
-    pieces(tensor)?.try_fold(true, |finite, piece| {
+    pieces(tensor, PIECE)?.try_fold(true, |finite, piece| {
         let piece = piece?;
         let zeros = piece.sub(&piece)?.to_dtype(DType::F32)?;
         Ok(finite && zeros.sum_all()?.to_scalar::<f32>()? == 0.0)
@@ -19,7 +19,7 @@ pub fn is_finite(tensor: &Tensor) -> Result<bool> {
 
 /// The largest magnitude among the values of `tensor`; 0 if it has none, NaN or infinity if one is not finite.
 pub fn largest_magnitude(tensor: &Tensor) -> Result<f64> {
-    pieces(tensor)?.try_fold(0.0, |largest: f64, piece| {
+    pieces(tensor, PIECE)?.try_fold(0.0, |largest: f64, piece| {
         let values = piece?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         let larger =
             |largest: f64, value: &f64| if largest.is_nan() || value.abs() <= largest { largest } else { value.abs() };
@@ -27,11 +27,11 @@ pub fn largest_magnitude(tensor: &Tensor) -> Result<f64> {
     })
 }
 
-/// The values of `tensor` as vectors, so that a large tensor is not copied as a whole.
-fn pieces(tensor: &Tensor) -> Result<impl Iterator<Item = Result<Tensor>>> {
+/// The values of `tensor` as vectors of at most `size`, so that a large contiguous tensor is not copied as a whole.
+pub(crate) fn pieces(tensor: &Tensor, size: usize) -> Result<impl Iterator<Item = Result<Tensor>>> {
     let flat = tensor.flatten_all()?;
     let count = flat.elem_count();
-    Ok((0..count).step_by(PIECE).map(move |start| flat.narrow(0, start, PIECE.min(count - start))))
+    Ok((0..count).step_by(size).map(move |start| flat.narrow(0, start, size.min(count - start))))
 }
 
 #[cfg(test)]

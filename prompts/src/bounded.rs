@@ -1,8 +1,10 @@
 //! Small files that are read whole, and lists in them, up to limits.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -20,27 +22,17 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The entries of a list or a map, at most `MOST` of them.
+/// The entries of a list, at most `MOST` of them.
 #[derive(Debug)]
 pub(crate) struct AtMost<T, const MOST: usize>(pub(crate) Vec<T>);
 
-impl<T, const MOST: usize> AtMost<T, MOST> {
-    fn push<E: serde::de::Error>(&mut self, entry: T) -> Result<(), E> {
-        if self.0.len() == MOST {
-            return Err(E::custom(format_args!("expected at most {MOST} entries, found more")));
-        }
-        self.0.push(entry);
-        Ok(())
-    }
-}
-
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(List(Self(Vec::new())))
+        deserializer.deserialize_seq(List(PhantomData))
     }
 }
 
-struct List<T, const MOST: usize>(AtMost<T, MOST>);
+struct List<T, const MOST: usize>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
     type Value = AtMost<T, MOST>;
@@ -49,41 +41,50 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST>
         out.write_str("a list")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
         while let Some(entry) = list.next_element()? {
-            self.0.push(entry)?;
+            if entries.len() == MOST {
+                return Err(too_many(MOST));
+            }
+            entries.push(entry);
         }
-        Ok(self.0)
+        Ok(AtMost(entries))
     }
 }
 
-/// For `#[serde(deserialize_with)]`: the entries of a map whose keys are all different.
-pub(crate) fn map<'de, V, D, const MOST: usize>(deserializer: D) -> Result<AtMost<(String, V), MOST>, D::Error>
+/// For `#[serde(deserialize_with)]`: a map of at most `MOST` entries whose keys are all different.
+pub(crate) fn map<'de, V, D, const MOST: usize>(deserializer: D) -> Result<HashMap<String, V>, D::Error>
 where
     V: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    let entries = deserializer.deserialize_map(Map(AtMost(Vec::new())))?;
-    let keys: std::collections::HashSet<&str> = entries.0.iter().map(|(key, _)| key.as_str()).collect();
-    match keys.len() == entries.0.len() {
-        true => Ok(entries),
-        false => Err(D::Error::custom("a key occurs twice")),
-    }
+    deserializer.deserialize_map(Entries::<V, MOST>(PhantomData))
 }
 
-struct Map<V, const MOST: usize>(AtMost<(String, V), MOST>);
+struct Entries<V, const MOST: usize>(PhantomData<V>);
 
-impl<'de, V: Deserialize<'de>, const MOST: usize> Visitor<'de> for Map<V, MOST> {
-    type Value = AtMost<(String, V), MOST>;
+impl<'de, V: Deserialize<'de>, const MOST: usize> Visitor<'de> for Entries<V, MOST> {
+    type Value = HashMap<String, V>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("a map")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
-        while let Some(entry) = map.next_entry()? {
-            self.0.push(entry)?;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = HashMap::new();
+        while let Some((key, value)) = map.next_entry()? {
+            if entries.len() == MOST {
+                return Err(too_many(MOST));
+            }
+            if entries.insert(key, value).is_some() {
+                return Err(A::Error::custom("a key occurs twice"));
+            }
         }
-        Ok(self.0)
+        Ok(entries)
     }
+}
+
+fn too_many<E: serde::de::Error>(most: usize) -> E {
+    E::custom(format_args!("expected at most {most} entries, found more"))
 }

@@ -100,7 +100,7 @@ pub enum Error {
     Metadata {
         /// The file.
         path: PathBuf,
-        /// One problem for each line that cannot be used.
+        /// One problem for each line that cannot be used; at most the first 100.
         problems: Vec<MetadataProblem>,
     },
     /// The caption given for all images is empty.

@@ -233,15 +233,9 @@ fn file_in(path: &Path) -> Result<PathBuf> {
 }
 
 impl Contents {
-    /// SHA-256 of the bytes after the header.
-    pub(crate) fn payload_hash(&self) -> Result<String> {
+    /// SHA-256 of the bytes after the header, and whether the file is as it was written.
+    pub(crate) fn payload_hash(&self) -> Result<(String, Integrity)> {
         hash::payload_hash(&self.file).map_err(Error::numerics(format!("reading `{}`", self.path.display())))
-    }
-
-    /// Whether the file is as it was written; `model_hash` is its [`payload_hash`](Self::payload_hash).
-    pub(crate) fn integrity(&self, model_hash: &str) -> Result<Integrity> {
-        let integrity = Integrity::of(&self.file, model_hash);
-        integrity.map_err(Error::numerics(format!("reading `{}`", self.path.display())))
     }
 
     /// Shape of a tensor.

@@ -8,7 +8,7 @@ use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 use catelier_numerics::{Result, hex};
 use sha2::{Digest, Sha256};
 
-/// Entry of the header with [`payload_hash`], in the vocabulary of kohya's trainers.
+/// Entry of the header with [`Hashes::payload`], in the vocabulary of kohya's trainers.
 pub(crate) const MODEL_HASH: &str = "sshs_model_hash";
 
 /// Whether a file is as it was written, by the hashes in its header: our checksum over the whole file, and the hash of
@@ -17,7 +17,7 @@ pub(crate) const MODEL_HASH: &str = "sshs_model_hash";
 pub enum Integrity {
     /// The header has no hash.
     Unknown,
-    /// A hash of all that this program reads holds.
+    /// The checksum over the whole file holds; if the file has none, the hash of its tensors does.
     Holds,
     /// The tensors are as they were written; the rest of the header was changed, as editors of metadata do.
     HeaderChanged,
@@ -28,17 +28,15 @@ pub enum Integrity {
 }
 
 impl Integrity {
-    /// Compares `file` with its header; `model_hash` is its [`payload_hash`].
-    pub(crate) fn of(file: &TensorFile, model_hash: &str) -> Result<Self> {
-        let stated = file.metadata().get(MODEL_HASH);
-        let is_same = stated.map(|stated| stated.eq_ignore_ascii_case(model_hash));
-        Ok(match (file.checksum()?, is_same) {
+    /// By the checksum, and by whether the tensors have the hash in the header.
+    fn of(checksum: Checksum, is_same: Option<bool>) -> Self {
+        match (checksum, is_same) {
             (Checksum::Holds, _) | (Checksum::Absent, Some(true)) => Self::Holds,
             (Checksum::Absent, None) => Self::Unknown,
             (Checksum::Absent, Some(false)) => Self::TensorsChanged,
             (Checksum::Differs, Some(true)) => Self::HeaderChanged,
             (Checksum::Differs, _) => Self::Damaged,
-        })
+        }
     }
 
     /// What a person should know about the file, if anything.
@@ -113,11 +111,13 @@ impl Write for Hashes {
     }
 }
 
-/// [`Hashes::payload`] of a file on disk.
-pub(crate) fn payload_hash(file: &TensorFile) -> Result<String> {
+/// [`Hashes::payload`] of a file on disk, and whether the file is as it was written.
+pub(crate) fn payload_hash(file: &TensorFile) -> Result<(String, Integrity)> {
     let mut hash = Sha256::new();
-    file.each_data_chunk(|bytes| hash.update(bytes))?;
-    Ok(hex::encode(hash.finalize()))
+    let checksum = file.checksum_with(|bytes| hash.update(bytes))?;
+    let hash = hex::encode(hash.finalize());
+    let is_same = file.metadata().get(MODEL_HASH).map(|stated| stated.eq_ignore_ascii_case(&hash));
+    Ok((hash, Integrity::of(checksum, is_same)))
 }
 
 #[cfg(test)]
@@ -145,7 +145,7 @@ mod tests {
             assert!(hash.starts_with("ba7816bf"), "{hash}");
         }
         let bytes = file(b"{\"x\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", b"abc");
-        assert!(payload_hash(&TensorFile::from_bytes("x", bytes).unwrap()).unwrap().starts_with("ba7816bf"));
+        assert!(payload_hash(&TensorFile::from_bytes("x", bytes).unwrap()).unwrap().0.starts_with("ba7816bf"));
     }
 
     #[test]

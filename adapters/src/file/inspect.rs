@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Format;
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::key::{Spelling, spelling};
+use super::{Format, Integrity};
 use crate::error::{Error, Result};
 use crate::factors::LoraFactors;
 use crate::family::BaseFamily;
@@ -80,8 +80,8 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let contents = Contents::open(path)?;
     let mut remarks = Vec::new();
     let modules = modules(&contents, &mut remarks)?;
-    let model_hash = contents.payload_hash()?;
-    remark_on_rest(&contents, &model_hash, &mut remarks)?;
+    let (model_hash, integrity) = contents.payload_hash()?;
+    remark_on_rest(&contents, integrity, &mut remarks);
     Ok(Inspection {
         file: name_of(&contents.path),
         bytes: contents.file.byte_count(),
@@ -197,7 +197,7 @@ fn norm(contents: &Contents, keys: UpdateKeys<'_>, alpha: f64, not_finite: &mut 
     }
 }
 
-fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<String>) -> Result<()> {
+fn remark_on_rest(contents: &Contents, integrity: Integrity, remarks: &mut Vec<String>) {
     if let Some(first) = contents.unrecognised.first() {
         let count = contents.unrecognised.len();
         remarks.push(format!("{count} tensors are none of an adapter's, first `{first}`"));
@@ -205,6 +205,5 @@ fn remark_on_rest(contents: &Contents, model_hash: &str, remarks: &mut Vec<Strin
     for (kind, keys) in contents.foreign() {
         remarks.push(format!("{} tensors of a {kind}, which cannot be applied", keys.len()));
     }
-    remarks.extend(contents.integrity(model_hash)?.remark().map(str::to_owned));
-    Ok(())
+    remarks.extend(integrity.remark().map(str::to_owned));
 }

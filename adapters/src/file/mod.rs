@@ -29,7 +29,7 @@ pub use metadata::{FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
 pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
 pub use report::{MatchReport, Matched};
-pub use write::{PEFT_CONFIG, PEFT_FILE, write};
+pub use write::{PEFT_CONFIG, PEFT_FILE, peft_files, write};
 
 use crate::error::{Error, Result};
 pub use crate::kind::AdapterKind;

@@ -65,8 +65,7 @@ pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
 /// As [`read`].
 pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) -> Result<LoadedAdapter> {
     let contents = Contents::open(path)?;
-    let model_hash = contents.payload_hash()?;
-    let integrity = contents.integrity(&model_hash)?;
+    let (model_hash, integrity) = contents.payload_hash()?;
     if integrity == Integrity::Damaged {
         return Err(Error::Damaged { path: contents.path });
     }

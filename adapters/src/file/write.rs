@@ -178,8 +178,8 @@ fn storable(tensor: &Tensor) -> Result<Tensor> {
         .map_err(Error::tensor("reading an update"))
 }
 
-/// The tensor file and the configuration of a PEFT adapter.
-fn peft_files(path: &Path) -> (PathBuf, PathBuf) {
+/// The tensor file and the configuration of a PEFT adapter at `path`: its folder, or its tensor file.
+pub fn peft_files(path: &Path) -> (PathBuf, PathBuf) {
     match path.extension().is_some_and(|end| end == "safetensors") {
         true => (path.to_owned(), path.with_file_name(PEFT_CONFIG)),
         false => (path.join(PEFT_FILE), path.join(PEFT_CONFIG)),

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// **Source** FedAvg, arXiv 1602.05629, on LoRA factors: FedIT, arXiv 2305.05644.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that f32 cannot hold.
+/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that is not finite or above the limit.
 pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
     check(contributions, RankPolicy::Uniform)?;
     let shares = shares(contributions);

@@ -172,12 +172,23 @@ impl Strategy {
         }
     }
 
+    /// Refuses a rank or alpha that no result can have.
+    ///
+    /// # Errors
+    /// [`Error::Target`].
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Fedavg => Ok(()),
+            Self::Product { rank, alpha } => product::refuse_targets(*rank, *alpha),
+        }
+    }
+
     /// Checks the contributions and aggregates them.
     ///
     /// # Errors
     /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails the
     /// check; [`Error::Target`] for an impossible rank or alpha; [`Error::Overflow`] for a mean that
-    /// f32 cannot hold.
+    /// is not finite or above the limit.
     pub fn aggregate(&self, contributions: &[Contribution]) -> Result<Aggregate> {
         match self {
             Self::Fedavg => fedavg(contributions),

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or above [`LARGEST_RANK`], or an alpha that is not
-/// finite and above 0; [`Error::Overflow`] for a mean that f32 cannot hold; [`Error::UnsupportedKind`]
+/// finite and above 0; [`Error::Overflow`] for a mean that is not finite or above the limit; [`Error::UnsupportedKind`]
 /// for adapters that are no LoRA.
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
@@ -44,14 +44,14 @@ fn lora_of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Resul
     of_module(shares, module).into_iter().map(factors).collect()
 }
 
-fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
+pub(super) fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
     if let TargetRank::Fixed(rank) = rank
         && !(1..=LARGEST_RANK).contains(&rank)
     {
-        return Err(Error::Target { what: "rank", expected: "from 1 to 16384", found: rank as f64 });
+        return Err(Error::Target { what: "rank", expected: format!("from 1 to {LARGEST_RANK}"), found: rank as f64 });
     }
     match alpha.filter(|alpha| !(alpha.is_finite() && *alpha > 0.0)) {
-        Some(found) => Err(Error::Target { what: "alpha", expected: "finite and above 0", found }),
+        Some(found) => Err(Error::Target { what: "alpha", expected: "finite and above 0".into(), found }),
         None => Ok(()),
     }
 }

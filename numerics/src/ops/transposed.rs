@@ -7,7 +7,9 @@ use super::frozen::{Frozen, Source, single, single_start};
 use super::fusion::{Fusion, frozen_layer};
 use super::layer::Product;
 use super::linear::FrozenLinear;
-use catelier_kernels::{AddedKernel, Float, Frame, Job, Kernel1, Order, Start, View, Window, apply_added, apply1};
+use catelier_kernels::{
+    AddedKernel, Float, Frame, Job, Kernel1, Matrix, Order, Start, View, Window, apply_added, apply1,
+};
 
 impl FrozenLinear {
     /// Applies the layer to every pixel of `x: [batch, in, height, width]`; returns tokens
@@ -160,11 +162,9 @@ impl AddedKernel for CopiedToMap {
 
 /// Each matrix of `rows` by `columns` in `x`, transposed.
 fn transposed<T: Float>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
-    let mut result = Vec::with_capacity(x.len());
-    for matrix in x.chunks_exact((rows * columns).max(1)) {
-        for column in 0..columns {
-            result.extend(matrix[column..].iter().step_by(columns));
-        }
+    let (mut result, elements) = (vec![T::ZERO; x.len()], (rows * columns).max(1));
+    for (matrix, result) in x.chunks_exact(elements).zip(result.chunks_exact_mut(elements)) {
+        Matrix::new(matrix, rows, columns).transpose_into(result);
     }
     result
 }

@@ -53,14 +53,40 @@ impl TensorFile {
     /// # Errors
     /// [`FileError::Io`](super::FileError::Io), [`FileError::Truncated`](super::FileError::Truncated).
     pub fn checksum(&self) -> Result<Checksum> {
-        let Some(stated) = self.metadata().get(CHECKSUM) else { return Ok(Checksum::Absent) };
+        match self.metadata().get(CHECKSUM) {
+            Some(_) => self.checksum_with(|_| {}),
+            None => Ok(Checksum::Absent),
+        }
+    }
+
+    /// As [`checksum`](Self::checksum); `take` gets the bytes after the header, so that they are read once for both.
+    ///
+    /// # Errors
+    /// Those of [`checksum`](Self::checksum).
+    pub fn checksum_with(&self, mut take: impl FnMut(&[u8])) -> Result<Checksum> {
+        let stated = self.metadata().get(CHECKSUM);
+        let mut sum = match stated {
+            Some(stated) => self.sum_of_beginning(stated)?,
+            None => None,
+        };
+        self.each_data_chunk(|bytes| {
+            take(bytes);
+            sum.iter_mut().for_each(|sum| sum.update(bytes));
+        })?;
+        let found = sum.map(|sum| hex::encode(sum.finalize()));
+        Ok(match stated {
+            None => Checksum::Absent,
+            Some(stated) if found.as_ref() == Some(stated) => Checksum::Holds,
+            Some(_) => Checksum::Differs,
+        })
+    }
+
+    /// The sum of the header without the checksum `stated` in it; `None` if the header is not as it was written.
+    fn sum_of_beginning(&self, stated: &str) -> Result<Option<Sha256>> {
         let mut beginning = self.beginning()?;
-        let Some(digits) = place_of(stated, &beginning) else { return Ok(Checksum::Differs) };
+        let Some(digits) = place_of(stated, &beginning) else { return Ok(None) };
         beginning[digits].fill(b'0');
-        let mut sum = Sha256::new().chain_update(beginning);
-        self.each_data_chunk(|bytes| sum.update(bytes))?;
-        let holds = hex::encode(sum.finalize()) == *stated;
-        Ok(if holds { Checksum::Holds } else { Checksum::Differs })
+        Ok(Some(Sha256::new().chain_update(beginning)))
     }
 }
 

@@ -135,7 +135,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`FileError::Io`], [`FileError::Truncated`].
-    pub fn each_data_chunk(&self, take: impl FnMut(&[u8])) -> Result<()> {
+    pub(super) fn each_data_chunk(&self, take: impl FnMut(&[u8])) -> Result<()> {
         let data = self.header.data_start..self.byte_count();
         self.content.each_chunk(data, take).map_err(|source| self.error(source))
     }

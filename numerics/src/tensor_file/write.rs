@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::element::Element;
 use super::header::{LENGTH_BYTES, METADATA};
+use crate::finite::pieces;
 use crate::{Error, Result, atomic};
 
 /// Writes tensors and metadata atomically; equal content gives equal bytes.
@@ -97,10 +98,8 @@ const PIECE: usize = 1 << 18;
 
 /// Writes the elements in row-major order, piece by piece.
 fn write_elements(tensor: &Tensor, out: &mut dyn Write) -> io::Result<()> {
-    let flat = tensor.flatten_all().map_err(io::Error::other)?;
-    let count = flat.elem_count();
-    for start in (0..count).step_by(PIECE) {
-        let piece = flat.narrow(0, start, PIECE.min(count - start)).map_err(io::Error::other)?;
+    for piece in pieces(tensor, PIECE).map_err(io::Error::other)? {
+        let piece = piece.map_err(io::Error::other)?;
         out.write_all(&little_endian(&piece).map_err(io::Error::other)?)?;
     }
     Ok(())

@@ -29,7 +29,7 @@ const MOST_PIECES: usize = 1 << 17;
 /// `vocab.json`, or the vocabulary in `tokenizer.json`: the id of every piece.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
-struct Vocabulary(#[serde(deserialize_with = "bounded::map")] AtMost<(String, u32), MOST_PIECES>);
+struct Vocabulary(#[serde(deserialize_with = "bounded::map::<_, _, MOST_PIECES>")] HashMap<String, u32>);
 
 /// The four roles of special tokens, in the order in which transformers registers them.
 pub(super) const ROLES: [(&str, &str, &str); 4] = [
@@ -117,7 +117,7 @@ impl TokenizerFiles {
         Ok(Self {
             special: special_tokens(&config, &special)?,
             max_length: max_length(&config)?,
-            vocab: vocab.0.0.into_iter().collect(),
+            vocab: vocab.0,
             merges,
         })
     }
