@@ -201,7 +201,7 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
 }
 
 /// The first few `items` in backticks.
-fn quoted(items: &[String]) -> String {
+pub(crate) fn quoted(items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| format!("`{item}`")).collect();
     list(&items)
 }

@@ -85,21 +85,43 @@ impl<'a> Generator<'a> {
         adapters: &AdapterSet,
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Vec<RgbImage>> {
-        request.check(self.base.vae.factor())?;
         let mut images = Vec::with_capacity(request.prompts.len());
+        self.generate_each(request, adapters, observe, &mut |image| {
+            images.push(image);
+            ControlFlow::Continue(())
+        })?;
+        Ok(images)
+    }
+
+    /// As [`generate`](Self::generate); `take` gets every image as soon as its batch is done, and
+    /// [`ControlFlow::Break`] stops the generation.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate); [`Error::Cancelled`] if `take` stops the generation.
+    pub fn generate_each(
+        &mut self,
+        request: &GenerateRequest,
+        adapters: &AdapterSet,
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        take: &mut dyn FnMut(RgbImage) -> ControlFlow<()>,
+    ) -> Result<()> {
+        request.check(self.base.vae.factor())?;
+        let images = request.prompts.len();
         let chunks = request.prompts.chunks(request.batch).zip(request.seeds.chunks(request.batch));
-        for (prompts, seeds) in chunks {
+        for (chunk, (prompts, seeds)) in chunks.enumerate() {
             let batch = Batch { prompts, seeds };
             let start = self.start(request, seeds)?;
-            let done = images.len();
             let mut tell = |call, calls| {
-                let (batch, total) = (prompts.len(), request.prompts.len());
-                observe(Progress { images_done: done, batch, images: total, call, calls })
+                let (images_done, batch) = (chunk * request.batch, prompts.len());
+                observe(Progress { images_done, batch, images, call, calls })
             };
             let latents = self.sample(request, &batch, &start, adapters, &mut tell)?;
-            images.extend(self.decode(request, &batch, &latents)?);
+            let decoded = self.decode(request, &batch, &latents)?;
+            if decoded.into_iter().try_for_each(&mut *take).is_break() {
+                return Err(Error::Cancelled);
+            }
         }
-        Ok(images)
+        Ok(())
     }
 
     /// The latents after every model call, with all images in one batch. `start` is unit normal noise,

@@ -28,5 +28,5 @@ pub(crate) use unet::{
     LayerLayout, LevelLayout, MlpLayout, ProjectionShape, ResnetLayout, TransformerBlockLayout, TransformerLayout,
     UNetLayout, keeps_wide,
 };
-pub(crate) use vae::VaeLayout;
+pub(crate) use vae::{LEGACY_NAMES as VAE_LEGACY_NAMES, VaeLayout};
 pub use vae::{Moments, Tiling, Vae, encoding_bytes};

@@ -23,7 +23,7 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
     let demo = demo(&request, session);
     if matches!(demo, Err(Error::Cancelled)) {
         let out = request.out.display();
-        terminal::say(&format!("`{out}` has what was made so far and no report; the same command begins anew"));
+        terminal::say(&format!("`{out}` has what was made so far and no new report; the same command begins anew"));
     }
     let demo = demo?;
     terminal::say(&summary("CAT", &demo.cat));

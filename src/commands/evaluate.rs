@@ -23,7 +23,7 @@ pub(super) fn run(args: EvaluateArgs, session: &Session<'_>) -> Outcome<()> {
     };
     let evaluated = evaluate(&request, session);
     if matches!(evaluated, Err(Error::Cancelled)) {
-        terminal::say("nothing was scored, and no image is kept; the same command begins anew");
+        terminal::say("nothing was scored, and no new image is kept; the same command begins anew");
     }
     let scores = evaluated?.scores;
     if args.json {

@@ -160,15 +160,12 @@ pub fn convert(request: &ConvertRequest, session: &Session<'_>) -> Result<MatchR
 impl ConvertRequest {
     /// Makes sure that nothing of others is replaced; the folder, where one is written.
     fn claim(&self, session: &Session<'_>) -> Result<Option<OutputFolder>> {
-        let is_file = self.out.extension().is_some_and(|end| end == "safetensors");
-        if self.format != Format::Peft || is_file {
+        let (tensors, config) = file::peft_files(&self.out);
+        if self.format != Format::Peft || tensors == self.out {
             output::new_file(&self.out, self.force)?;
-        }
-        if self.format != Format::Peft {
-            return Ok(None);
-        }
-        if is_file {
-            output::new_file(&self.out.with_file_name(file::PEFT_CONFIG), self.force)?;
+            if self.format == Format::Peft {
+                output::new_file(&config, self.force)?;
+            }
             return Ok(None);
         }
         let folder = OutputFolder::claim(&self.out, "adapter convert", self.force, session)?;

@@ -1,6 +1,7 @@
 //! What a base is named by, and how it is opened and loaded.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -176,7 +177,11 @@ fn unusable(attempt: &str, error: Pipeline, hub_id: Option<&str>) -> Error {
     let hint = hub_id.filter(|_| may_be_damaged).map(|id| {
         format!("`catelier base fetch {id}` compares the files in the cache with the hub's digests and fetches damaged ones again")
     });
-    Error::User { message: attempt.into(), hint, source: Some(Box::new(error)) }
+    match Err::<Infallible, _>(error).user_error(attempt) {
+        Err(Error::User { message, source, .. }) => Error::User { message, hint, source },
+        Err(other) => other,
+        Ok(never) => match never {},
+    }
 }
 
 /// A base whose files are at hand, before its weights are loaded.

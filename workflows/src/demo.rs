@@ -97,7 +97,6 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     output::check_utf8(&request.out, "run.toml")?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     out.refuse_unknown(&[drawn::IMAGES, CAT_RUN, LORA_RUN, REPORT])?;
-    out.begin()?;
     session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
     let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed, session)?;
 

@@ -6,6 +6,7 @@ use catelier_gallery::{Artist, export};
 
 use crate::error::{Context, Error, Result};
 use crate::event::Stage;
+use crate::images;
 use crate::output::{Marker, OutputFolder};
 use crate::session::Session;
 
@@ -118,10 +119,7 @@ pub(crate) fn draw(
 
 /// Whether a training folder has a file of this name: `0001.png` and `0001.txt`.
 fn is_drawn(file: &Path) -> bool {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = file.extension().unwrap_or_default().to_string_lossy();
-    let is_alone = file.components().count() == 1;
-    is_alone && stem.chars().all(|c| c.is_ascii_digit()) && ["png", "txt"].contains(&&*extension)
+    images::is_numbered(file, &["png", "txt"])
 }
 
 fn is_array(file: &Path) -> bool {

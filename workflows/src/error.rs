@@ -115,9 +115,11 @@ fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
     if matches!(error.downcast_ref(), Some(catelier_numerics::Error::Write { .. })) {
         return true;
     }
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-        matches!(error.kind(), FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
-            || (cfg!(unix) && error.raw_os_error() == Some(INPUT_OUTPUT))
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| match error.kind() {
+        // Without a number of the system's, it is a limit of ours on a file that is read.
+        FileTooLarge => error.raw_os_error().is_some(),
+        QuotaExceeded | ReadOnlyFilesystem | StorageFull => true,
+        _ => cfg!(unix) && error.raw_os_error() == Some(INPUT_OUTPUT),
     })
 }
 
@@ -185,6 +187,19 @@ mod tests {
         }
         let broken = Err::<(), _>(std::io::Error::from_raw_os_error(5)).user_error("cannot read").unwrap_err();
         assert_eq!(broken.is_user_error(), !cfg!(unix));
+    }
+
+    #[test]
+    fn a_file_above_a_limit_is_the_users_to_change_and_a_disk_that_takes_no_larger_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, "steps = 1").unwrap();
+        let above = catelier_numerics::bounded::read(&file, 3).user_error("cannot read the run file").unwrap_err();
+        assert!(above.is_user_error(), "{above:?}");
+        /// `EFBIG`.
+        const TOO_LARGE: i32 = 27;
+        let disk = Err::<(), _>(std::io::Error::from_raw_os_error(TOO_LARGE)).user_error("cannot write").unwrap_err();
+        assert_eq!(disk.is_user_error(), !cfg!(unix));
     }
 
     #[test]

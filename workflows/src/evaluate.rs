@@ -95,6 +95,10 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let references = images::read_references(request.references.as_deref())?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     out.refuse_unknown(&[BASE, WITHOUT_TRIGGER, WITH_TRIGGER, SCORES, REPORT])?;
+    for part in [BASE, WITHOUT_TRIGGER, WITH_TRIGGER] {
+        // Before the work, which would be lost.
+        out.to_clear(Path::new(part), &scoring::is_saved_image)?;
+    }
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;
@@ -115,7 +119,6 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let evaluation = scorer.evaluation(&images, generation);
     let scores = scorer.score(&evaluation, session)?;
 
-    out.begin()?;
     let folders =
         [(BASE, &base_images.0), (WITHOUT_TRIGGER, &images.without_trigger), (WITH_TRIGGER, &images.with_trigger)];
     for (folder, images) in folders {

@@ -1,9 +1,11 @@
 //! Generates images with one base and one set of sampling settings, for every workflow that shows or scores images.
 
+use std::ops::ControlFlow;
+
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::Generation;
 use catelier_pipelines::generation::image_file::ImageParameters;
-use catelier_pipelines::generation::{GenerateRequest, Generator};
+use catelier_pipelines::generation::{GenerateRequest, Generator, Progress};
 use catelier_pipelines::models::base::BaseModel;
 use image::RgbImage;
 
@@ -84,21 +86,22 @@ impl<'a> ImageGenerator<'a> {
     ) -> Result<()> {
         const ATTEMPT: &str = "cannot generate images";
         session.check_cancelled()?;
-        let (total, batch) = (images.prompts.len(), self.settings.batch.max(1));
-        let batches = images.prompts.chunks(batch).zip(images.seeds.chunks(batch));
-        for (index, (prompts, seeds)) in batches.enumerate() {
-            let request = GenerateRequest { prompts: prompts.to_vec(), seeds: seeds.to_vec(), ..self.settings.clone() };
-            let generated = self.generator.generate(&request, adapters, &mut |at| {
-                session.progress(stage, index * batch + at.batch * at.call / at.calls, total, "")
-            });
-            let generated = match generated {
-                // Steps, size, guidance and sampler are the user's to change.
-                Err(error @ catelier_pipelines::Error::InvalidSetting { .. }) => Err(error).user_error(ATTEMPT),
-                generated => generated.failed(ATTEMPT),
-            };
-            generated?.into_iter().try_for_each(&mut *each)?;
+        let (prompts, seeds) = (images.prompts.to_vec(), images.seeds.to_vec());
+        let request = GenerateRequest { prompts, seeds, ..self.settings.clone() };
+        let mut progress =
+            |at: Progress| session.progress(stage, at.images_done + at.batch * at.call / at.calls, at.images, "");
+        let mut handed = Ok(());
+        let mut take = |image| {
+            handed = each(image);
+            if handed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let generated = self.generator.generate_each(&request, adapters, &mut progress, &mut take);
+        handed?;
+        match generated {
+            // Steps, size, guidance and sampler are the user's to change.
+            Err(error @ catelier_pipelines::Error::InvalidSetting { .. }) => Err(error).user_error(ATTEMPT),
+            generated => generated.failed(ATTEMPT),
         }
-        Ok(())
     }
 
     /// What the PNG of an image says about it.

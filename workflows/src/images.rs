@@ -72,3 +72,10 @@ fn is_image(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     extension.is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
+
+/// Whether a file lies at the top of its folder, has a number for a name and one of these endings, as `0001.png` has.
+pub(crate) fn is_numbered(file: &Path, endings: &[&str]) -> bool {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = file.extension().unwrap_or_default().to_string_lossy();
+    file.components().count() == 1 && stem.chars().all(|letter| letter.is_ascii_digit()) && endings.contains(&&*ending)
+}

@@ -1,5 +1,5 @@
-//! Folders that workflows write into, and the one rule for them: what catelier did not make is never deleted, replaced or
-//! added to.
+//! Folders that workflows write into, and the one rule for them: what catelier did not make is never deleted or replaced,
+//! nor, without `force`, added to.
 //!
 //! An output folder is new, empty, or marked as the output of the same command by a small file, [`MARKER`]: format, version,
 //! command, whether the command finished, and who writes there now. Any other folder is refused by the name of the first
@@ -10,10 +10,11 @@ mod lock;
 mod sums;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use catelier_numerics::atomic;
+use catelier_numerics::{atomic, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
@@ -26,6 +27,9 @@ pub const MARKER: &str = ".catelier.json";
 
 const FORMAT: &str = "catelier-output";
 const VERSION: u32 = 1;
+
+/// Largest marker.
+const LARGEST_MARKER: u64 = 64 << 10;
 
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,13 +97,13 @@ impl OutputFolder {
     /// [`Error::Failed`] for a folder that cannot be written.
     pub fn claim(path: &Path, command: &'static str, force: bool, session: &Session<'_>) -> Result<Self> {
         let mut folder = Self::lock(path, command, force, session)?;
-        let content = if folder.before.is_none() { folder.first_file()? } else { None };
-        folder.is_own = match &folder.before {
-            Some(marker) => marker.command == command,
-            None => content.is_none(),
+        let refusal = match folder.before {
+            Some(_) => folder.of_another_command(),
+            None => folder.first_file()?.map(|file| folder.in_the_way(&folder.path.join(file))),
         };
-        if !folder.is_own && !force {
-            return Err(folder.refusal(content));
+        folder.is_own = refusal.is_none();
+        if let Some(error) = refusal.filter(|_| !force) {
+            return Err(error);
         }
         folder.announce(session)?;
         Ok(folder)
@@ -111,8 +115,8 @@ impl OutputFolder {
     /// [`Error::User`] for a folder of another command, and for one that another process writes.
     pub(crate) fn reopen(path: &Path, command: &'static str, session: &Session<'_>) -> Result<Self> {
         let mut folder = Self::lock(path, command, false, session)?;
-        if folder.before.as_ref().is_some_and(|marker| marker.command != command) {
-            return Err(folder.refusal(None));
+        if let Some(error) = folder.of_another_command() {
+            return Err(error);
         }
         folder.is_own = true;
         folder.announce(session)?;
@@ -128,8 +132,7 @@ impl OutputFolder {
         Ok(Self { path: path.to_path_buf(), command, force, _lock, new_folders, before, is_own: false, stage })
     }
 
-    /// Names this process in the marker, so that a second one can be told; a folder that cannot be written is found here,
-    /// before the work.
+    /// Names this process in the marker, so that a second one can be told.
     fn announce(&self, session: &Session<'_>) -> Result<()> {
         if let Err(error) = self.remove_leftovers() {
             session.warn(format!("leftovers in `{}` cannot be removed: {error}", self.path.display()));
@@ -142,7 +145,9 @@ impl OutputFolder {
 
     /// Removes files that killed commands left half written: in all of an own folder, at the top of another one.
     fn remove_leftovers(&self) -> std::io::Result<()> {
-        let folders = if self.is_own { folders_below(&self.path)? } else { Vec::new() };
+        let files = if self.is_own { files_below(&self.path)? } else { Vec::new() };
+        let partials = files.iter().filter(|file| atomic::is_partial(file));
+        let folders: BTreeSet<PathBuf> = partials.filter_map(|file| Some(self.path.join(file.parent()?))).collect();
         folders.iter().chain([&self.path]).try_for_each(atomic::remove_leftovers)
     }
 
@@ -165,11 +170,6 @@ impl OutputFolder {
     /// Whether the command had come to its end in this folder before.
     pub fn was_finished(&self) -> bool {
         self.is_own && self.before.as_ref().is_some_and(|marker| marker.finished)
-    }
-
-    /// Whether the folder has the marker of an earlier run of the same command.
-    pub(crate) fn was_marked(&self) -> bool {
-        self.is_own && self.before.is_some()
     }
 
     /// Notes that the command came to its end.
@@ -199,30 +199,37 @@ impl OutputFolder {
         found.map_or(Ok(()), |path| Err(self.in_the_way(&path)))
     }
 
-    /// Begins, and deletes what an earlier run left in the folder `part`, where `made` knows every file that the command makes by its
-    /// path in it.
+    /// Begins, and deletes what an earlier run left in the folder `part`, where `made` knows every file that the command
+    /// makes by its path in it.
     ///
     /// # Errors
-    /// [`Error::User`] names a file that `made` does not know, or one that the command may not have made; then nothing is
-    /// deleted.
+    /// Those of [`to_clear`](Self::to_clear), and then nothing is deleted; [`Error::Failed`] for a file that cannot be.
     pub(crate) fn clear(&self, part: &Path, made: &dyn Fn(&Path) -> bool) -> Result<()> {
-        let root = self.path.join(part);
-        let files = files_below(&root).failed(format!("cannot read `{}`", root.display()))?;
-        let files: Vec<PathBuf> =
-            files.into_iter().filter(|file| !is_ours_to_keep(&root.join(file), &self.path)).collect();
-        let may_not = |file: &&PathBuf| if made(file) { !self.is_own } else { !self.force };
-        if let Some(file) = files.iter().find(may_not) {
-            return Err(self.in_the_way(&root.join(file)));
-        }
+        let paths = self.to_clear(part, made)?;
         self.begin()?;
-        for file in files.iter().filter(|file| made(file)) {
-            let path = root.join(file);
+        for path in paths {
             fs::remove_file(&path).failed(format!("cannot replace `{}`", path.display()))?;
             // Folders that are empty now go too; others stay.
             let emptied = path.ancestors().skip(1).take_while(|folder| **folder != *self.path);
             let _ = emptied.map(fs::remove_dir).take_while(std::result::Result::is_ok).count();
         }
         Ok(())
+    }
+
+    /// The files that [`clear`](Self::clear) deletes.
+    ///
+    /// # Errors
+    /// [`Error::User`] names a file that `made` does not know, or one that the command may not have made.
+    pub(crate) fn to_clear(&self, part: &Path, made: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+        let root = self.path.join(part);
+        let files = files_below(&root).failed(format!("cannot read `{}`", root.display()))?;
+        let files: Vec<PathBuf> =
+            files.into_iter().filter(|file| !is_ours_to_keep(&root.join(file), &self.path)).collect();
+        let may_not = |file: &&PathBuf| if made(file) { !self.is_own } else { !self.force };
+        match files.iter().find(may_not) {
+            Some(file) => Err(self.in_the_way(&root.join(file))),
+            None => Ok(files.iter().filter(|file| made(file)).map(|file| root.join(file)).collect()),
+        }
     }
 
     /// The first file in the folder that no write of this program left.
@@ -233,14 +240,11 @@ impl OutputFolder {
         Ok(files.into_iter().find(is_content))
     }
 
-    fn refusal(&self, content: Option<PathBuf>) -> Error {
-        match (&self.before, content) {
-            (Some(marker), _) => Error::user(
-                format!("`{}` holds the output of `catelier {}`", self.path.display(), marker.command),
-                "choose another `--out`",
-            ),
-            (None, content) => self.in_the_way(&self.path.join(content.unwrap_or_default())),
-        }
+    /// The refusal of a folder with the marker of another command.
+    fn of_another_command(&self) -> Option<Error> {
+        let marker = self.before.as_ref().filter(|marker| marker.command != self.command)?;
+        let message = format!("`{}` holds the output of `catelier {}`", self.path.display(), marker.command);
+        Some(Error::user(message, "choose another `--out`"))
     }
 
     fn in_the_way(&self, file: &Path) -> Error {
@@ -306,7 +310,7 @@ impl Marker {
     /// [`Error::User`] for a marker that is damaged, or that this version cannot read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MARKER);
-        let text = match fs::read_to_string(&path) {
+        let text = match bounded::read_text(&path, LARGEST_MARKER) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text.user_error(format!("cannot read `{}`", path.display()))?,
         };
@@ -315,13 +319,13 @@ impl Marker {
             let (format, version) = (&marker.format, marker.version);
             return Err(Error::user(
                 format!("`{}` is a `{format}` of version {version}", path.display()),
-                "a newer program made this folder: use that one, or choose another `--out`",
+                "a newer program made this folder: use that one, or choose another folder",
             ));
         }
         if marker.sha256.is_some() && marker.sha256 != marker.sum() {
             return Err(Error::user(
                 format!("`{}` is damaged: its checksum does not hold", path.display()),
-                "choose another `--out`, or remove that file; a training run can be resumed without it",
+                "choose another folder, or remove that file; a training run can be resumed without it",
             ));
         }
         Ok(Some(marker))
@@ -368,32 +372,27 @@ fn files_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// All folders below `folder`; links are not followed.
-fn folders_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            folders.extend(folders_below(&entry.path())?);
-            folders.push(entry.path());
-        }
-    }
-    Ok(folders)
-}
-
 /// Prepares one file that a command writes, and that nothing else makes: a file that is there is replaced only by `force`.
 ///
 /// # Errors
-/// [`Error::User`] for a file that is there, and those of [`try_writing_file`].
+/// [`Error::User`] for a file that is there, for a folder in its place, and where there is no folder for it; those of
+/// [`try_writing`].
 pub(crate) fn new_file(path: &Path, force: bool) -> Result<()> {
-    try_writing_file(path)?;
-    if exists(path) && !force {
-        return Err(Error::user(
+    if path.is_dir() {
+        return Err(Error::user(format!("`{}` is a folder", path.display()), "choose another `--out`"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::user(format!("there is no folder `{}`", folder.display()), "create the folder first"));
+    }
+    try_writing(folder)?;
+    match exists(path) && !force {
+        true => Err(Error::user(
             format!("`{}` exists already", path.display()),
             "choose another `--out`, or replace the file by `--force`",
-        ));
+        )),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes a folder for results, so that a wrong path fails before the work and not after it.
@@ -412,28 +411,11 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// [`Error::User`] where the user may not write, [`Error::Failed`] for a disk that is full, read-only or broken.
 fn try_writing(folder: &Path) -> Result<()> {
-    // `a/b` in the current folder: the last ancestor is the empty path.
-    let nearest = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
-    let nearest = nearest.unwrap_or(Path::new("."));
+    // `a/b` in the current folder: the last ancestor is the empty path, which does not exist.
+    let nearest = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     // What killed commands left there, trials among it; a folder that cannot be listed has nothing of ours.
     let _ = atomic::remove_leftovers(nearest);
     atomic::try_writing(nearest).user_error(format!("cannot write in `{}`", folder.display()))
-}
-
-/// Tries whether the file `path` can be written, as [`try_writing`] does; its folder must be there.
-///
-/// # Errors
-/// As [`try_writing`]; [`Error::User`] for a folder in the place of the file, and where there is no folder for it.
-fn try_writing_file(path: &Path) -> Result<()> {
-    let choose = "choose another `--out`";
-    if path.is_dir() {
-        return Err(Error::user(format!("`{}` is a folder", path.display()), choose));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(Error::user(format!("there is no folder `{}`", folder.display()), "create the folder first"));
-    }
-    try_writing(folder)
 }
 
 /// Refuses a path that the file `what`, which is text, could not name.

@@ -154,16 +154,16 @@ impl Work<'_, '_> {
         let Self { out, adapters, session, .. } = *self;
         let (names, count) = (adapters.names_and_hashes(), self.request.count);
         let told = |(prompt, seed): (&String, &u64)| self.generator.parameters(prompt, *seed, &names);
-        let mut parameters = prompts.iter().zip(&seeds).map(told).collect::<Vec<_>>().into_iter();
+        let parameters: Vec<_> = prompts.iter().zip(&seeds).map(told).collect();
         let first = self.begin("")?;
         let mut previews = Vec::new();
         let mut save = |image: RgbImage| -> Result<()> {
-            let Some(parameters) = parameters.next() else { return Ok(()) };
+            let parameters = &parameters[previews.len()];
             let (seed, number) = (parameters.seed, first + previews.len() / count);
             let file = out.path().join(format!("{number:03}-seed{seed}.png"));
-            image_file::write_png(&file, &image, Some(&parameters)).failed("cannot save an image")?;
+            image_file::write_png(&file, &image, Some(parameters)).failed("cannot save an image")?;
             session.written(ArtefactKind::Image, &file);
-            previews.push(Preview { file, prompt: parameters.prompt, seed });
+            previews.push(Preview { file, prompt: parameters.prompt.clone(), seed });
             Ok(())
         };
         let images = Images { prompts: &prompts, seeds: &seeds };

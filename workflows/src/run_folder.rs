@@ -66,7 +66,7 @@ impl RunFolder {
             ));
         }
         let run = OutputFolder::claim(folder, COMMAND, force, session)?;
-        run.refuse_unknown(&[SETTINGS, METRICS, CARD, STATES, PREVIEWS])?;
+        run.refuse_unknown(&[SETTINGS, METRICS, STATES, PREVIEWS])?;
         // A run that was killed before its first state has settings, metrics and previews, and no card.
         run.refuse(&[CARD])?;
         Ok(Self(run))
@@ -79,7 +79,6 @@ impl RunFolder {
     pub fn replace(folder: &Path, session: &Session<'_>) -> Result<Self> {
         let run = OutputFolder::claim(folder, COMMAND, false, session)?;
         run.clear(Path::new(""), &made_by_a_run)?;
-        run.begin()?;
         Ok(Self(run))
     }
 

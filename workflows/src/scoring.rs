@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::error::{Context, Result};
 use crate::event::{ArtefactKind, Event, Stage};
 use crate::generator::{ImageGenerator, Images};
-use crate::output;
 use crate::session::Session;
+use crate::{images, output};
 
 /// Seed of the bootstrap behind every interval.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -134,10 +134,7 @@ impl EvaluationPrompts {
 
 /// Whether [`EvaluationPrompts::save`] gives a file this name: `0000.png` and `metadata.jsonl`.
 pub(crate) fn is_saved_image(file: &Path) -> bool {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let is_numbered = stem.chars().all(|letter| letter.is_ascii_digit());
-    file == Path::new("metadata.jsonl")
-        || file.components().count() == 1 && is_numbered && file.extension().is_some_and(|extension| extension == "png")
+    file == Path::new("metadata.jsonl") || images::is_numbered(file, &["png"])
 }
 
 impl Scorer<'_> {

@@ -23,9 +23,9 @@ impl Cancel {
     }
 
     /// Asks the work to stop: training after the optimizer step at work, which is saved; generation after the sampler
-    /// step; encoding after the image. True when somebody asked before.
-    pub fn cancel(&self) -> bool {
-        self.0.swap(true, Ordering::SeqCst)
+    /// step; encoding after the image.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 
     /// Whether somebody asked.

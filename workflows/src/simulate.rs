@@ -123,7 +123,9 @@ impl SimulateRequest {
             false => self.settings.clone(),
         }
         .resolve();
-        if !self.resume && state.exists() && out.was_marked() && !out.was_finished() {
+        let artists = settings.artists.iter().map(String::as_str);
+        out.refuse_unknown(&[SETTINGS, STATE, GLOBAL, TABLE].into_iter().chain(artists).collect::<Vec<_>>())?;
+        if !self.resume && state.exists() && !out.was_finished() {
             return Err(Error::user(
                 format!("`{}` holds a simulation that is not finished", self.out.display()),
                 "go on with it by `--resume`, or choose another `--out`",
@@ -134,8 +136,6 @@ impl SimulateRequest {
             false => State::default(),
         };
         check(&settings, going_on.completed())?;
-        let artists = settings.artists.iter().map(String::as_str);
-        out.refuse_unknown(&[SETTINGS, STATE, GLOBAL, TABLE].into_iter().chain(artists).collect::<Vec<_>>())?;
         out.begin()?;
         settings::save(&saved, &settings)?;
         if !self.resume && state.exists() {

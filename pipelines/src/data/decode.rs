@@ -24,6 +24,9 @@ const MEBIBYTE: u64 = 1 << 20;
 /// Bytes of a pixel of the result.
 const RGB_BYTES: u64 = 3;
 
+/// Bytes of a coefficient that the decoder keeps for each sample of a JPEG whose scans each hold a part of the image.
+const COEFFICIENT_BYTES: u64 = 2;
+
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
@@ -89,9 +92,10 @@ impl DecodedImage {
         expect_sides(decoder.dimensions())?;
         // An image with unreadable EXIF is still an image.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let in_decoder = if format == ImageFormat::Jpeg { jpeg_coefficients(bytes, &decoder) } else { 0 };
-        expect_bytes(needed_bytes(&decoder, in_decoder, orientation))?;
-        if format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
+        let jpeg = (format == ImageFormat::Jpeg).then(|| jpeg::Segments::of(bytes));
+        let coefficients = if jpeg.is_some_and(jpeg::Segments::are_parts) { decoder.total_bytes() } else { 0 };
+        expect_bytes(needed_bytes(&decoder, coefficients.saturating_mul(COEFFICIENT_BYTES), orientation))?;
+        if jpeg.is_some_and(|segments| !segments.are_complete()) {
             return Err(ImageFault::Truncated);
         }
         let image = DynamicImage::from_decoder(decoder).map_err(|error| fault(error, format))?;
@@ -118,12 +122,6 @@ fn needed_bytes(decoder: &impl ImageDecoder, in_decoder: u64, orientation: Orien
     stored.saturating_add(in_decoder).max(converted).max(turned)
 }
 
-/// Bytes of the coefficients that the decoder keeps for a JPEG whose scans each hold a part of the image: two for each
-/// sample.
-fn jpeg_coefficients(bytes: &[u8], decoder: &impl ImageDecoder) -> u64 {
-    if jpeg::is_in_parts(bytes) { decoder.total_bytes().saturating_mul(2) } else { 0 }
-}
-
 fn turned(pixels: RgbImage, orientation: Orientation) -> RgbImage {
     let mut image = DynamicImage::ImageRgb8(pixels);
     image.apply_orientation(orientation);
@@ -138,12 +136,12 @@ const STRIP_PX: u32 = 64;
 fn flattened(image: &DynamicImage) -> (RgbImage, bool) {
     let (width, height) = (image.width(), image.height());
     let mut pixels = RgbImage::new(width, height);
-    let mut is_transparent = false;
+    let (mut targets, mut is_transparent) = (pixels.pixels_mut(), false);
     for top in (0..height).step_by(STRIP_PX as usize) {
         let strip = image.crop_imm(0, top, width, STRIP_PX.min(height - top)).into_rgba8();
         is_transparent |= strip.pixels().any(|pixel| pixel.0[3] < u8::MAX);
-        let rows = pixels.pixels_mut().skip(top as usize * width as usize);
-        rows.zip(strip.pixels()).for_each(|(pixel, source)| *pixel = on_white(*source));
+        // `zip` asks the strip first, so its end takes no target from the next strip.
+        strip.pixels().zip(targets.by_ref()).for_each(|(source, pixel)| *pixel = on_white(*source));
     }
     (pixels, is_transparent)
 }

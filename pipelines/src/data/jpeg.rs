@@ -9,33 +9,40 @@ const END_OF_IMAGE: u8 = 0xd9;
 /// Starts of progressive frames.
 const PROGRESSIVE: [u8; 4] = [0xc2, 0xc6, 0xca, 0xce];
 
-/// Whether the end marker follows the image data. Embedded thumbnails and bytes after the end are ignored.
-pub(super) fn is_complete(bytes: &[u8]) -> bool {
-    let (seen, ended) = markers(bytes);
-    ended && seen.contains(&START_OF_SCAN)
+/// What is counted among the segments of one file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Segments {
+    scans: usize,
+    is_progressive: bool,
+    has_end: bool,
 }
 
-/// Whether the image is progressive or has several scans. Decoders then keep the coefficients of the whole image.
-pub(super) fn is_in_parts(bytes: &[u8]) -> bool {
-    let (seen, _) = markers(bytes);
-    seen.iter().any(|marker| PROGRESSIVE.contains(marker))
-        || seen.iter().filter(|marker| **marker == START_OF_SCAN).count() > 1
-}
-
-/// The markers of the image's segments in order, and whether the end marker follows them.
-fn markers(bytes: &[u8]) -> (Vec<u8>, bool) {
-    let mut seen = Vec::new();
-    let mut at = 2;
-    while let Some((marker, after)) = next_marker(bytes, at) {
-        let length = match bytes.get(after..after + 2) {
-            _ if marker == END_OF_IMAGE => return (seen, true),
-            Some(length) => u16::from_be_bytes([length[0], length[1]]),
-            None => break,
-        };
-        seen.push(marker);
-        at = after + usize::from(length);
+impl Segments {
+    /// Reads the segments up to the end of the image. Embedded thumbnails and bytes after the end are ignored.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let (mut segments, mut at) = (Self::default(), 2);
+        while let Some((marker, after)) = next_marker(bytes, at) {
+            if marker == END_OF_IMAGE {
+                segments.has_end = true;
+                break;
+            }
+            let Some(length) = bytes.get(after..after + 2) else { break };
+            segments.scans += usize::from(marker == START_OF_SCAN);
+            segments.is_progressive |= PROGRESSIVE.contains(&marker);
+            at = after + usize::from(u16::from_be_bytes([length[0], length[1]]));
+        }
+        segments
     }
-    (seen, false)
+
+    /// Whether the end marker follows the image data.
+    pub(super) fn are_complete(self) -> bool {
+        self.has_end && self.scans > 0
+    }
+
+    /// Whether the image is progressive or has several scans. Decoders then keep the coefficients of the whole image.
+    pub(super) fn are_parts(self) -> bool {
+        self.is_progressive || self.scans > 1
+    }
 }
 
 /// The next marker at or after `at`, and the position after it.
@@ -50,6 +57,14 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_complete(bytes: &[u8]) -> bool {
+        Segments::of(bytes).are_complete()
+    }
+
+    fn is_in_parts(bytes: &[u8]) -> bool {
+        Segments::of(bytes).are_parts()
+    }
 
     /// Start, a segment that holds a whole thumbnail, a scan with a stuffed byte and a restart marker.
     const HEAD: &[u8] = &[

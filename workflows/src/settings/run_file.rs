@@ -24,9 +24,7 @@ const SIMILAR: f64 = 0.8;
 /// # Errors
 /// [`Error::User`] for a file that cannot be read, a later version, an unknown key or a value that is none of its key.
 pub fn read<S: Settings>(path: &Path) -> Result<S> {
-    let file = path.display();
-    let text = bounded::read_text(path, LARGEST_FILE).user_error(format!("cannot read run file `{file}`"))?;
-    parse(&text).user_error(format!("run file `{file}` cannot be used"))
+    parse_file(path, &read_text(path)?)
 }
 
 /// As [`read`], for the settings of a run to go on with: a file that [`save`] wrote must be as it was saved. One of a
@@ -35,8 +33,8 @@ pub fn read<S: Settings>(path: &Path) -> Result<S> {
 /// # Errors
 /// As [`read`], and [`Error::User`] for a file that was changed.
 pub(crate) fn read_saved<S: Settings>(path: &Path) -> Result<S> {
-    let settings = read(path)?;
-    let text = std::fs::read_to_string(path).user_error(format!("cannot read run file `{}`", path.display()))?;
+    let text = read_text(path)?;
+    let settings = parse_file(path, &text)?;
     if output::sum_of_text(&text) == Some(false) {
         return Err(Error::user(
             format!("run file `{}` is not as it was saved: its checksum does not hold", path.display()),
@@ -61,6 +59,14 @@ pub(crate) fn save(path: &Path, settings: &impl Serialize) -> Result<()> {
 pub(crate) fn save_with_note(path: &Path, note: &str, settings: &impl Serialize) -> Result<()> {
     let text = toml::to_string(settings).failed("cannot write the settings as TOML")?;
     output::write_text(path, &output::with_sum(&format!("{note}{text}")))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    bounded::read_text(path, LARGEST_FILE).user_error(format!("cannot read run file `{}`", path.display()))
+}
+
+fn parse_file<S: Settings>(path: &Path, text: &str) -> Result<S> {
+    parse(text).user_error(format!("run file `{}` cannot be used", path.display()))
 }
 
 fn parse<S: Settings>(text: &str) -> Result<S> {

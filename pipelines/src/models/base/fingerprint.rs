@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::BaseConfig;
 use super::config::EmptyNegative;
 use crate::error::Result;
+use crate::models::VAE_LEGACY_NAMES;
 use crate::models::files::{ModelFiles, StoredTensor};
 
 /// The components with weights, in the order of hashing.
@@ -76,8 +77,8 @@ fn described(config: &BaseConfig) -> String {
 fn canonical(network: &str, name: &str) -> String {
     let mut name = name.strip_prefix("text_model.").unwrap_or(name).to_owned();
     if network == "vae" {
-        for (old, new) in [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")] {
-            name = name.replace(&format!(".attentions.0.{old}."), &format!(".attentions.0.{new}."));
+        for (new, old) in VAE_LEGACY_NAMES {
+            name = name.replace(old, new);
         }
     }
     format!("{network}/{name}")

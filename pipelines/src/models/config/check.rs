@@ -103,16 +103,25 @@ impl Check {
         Ok(check)
     }
 
+    /// Refuses `key`; of several reasons for one key, the first is told.
     pub(crate) fn refuse(&mut self, key: &str, value: impl ToString, supported: impl ToString) {
+        if self.refused.iter().any(|refused| refused.key == key) {
+            return;
+        }
         let (value, supported) = (shortened(value.to_string()), supported.to_string());
         self.refused.push(UnsupportedSetting { key: key.into(), value, supported });
     }
 
     pub(crate) fn expand(&mut self, key: &str, value: &PerLevel, levels: usize) -> Vec<usize> {
-        value.expand(key, levels).unwrap_or_else(|refused| {
-            self.refused.push(refused);
-            vec![1; levels]
-        })
+        match value {
+            PerLevel::One(value) => vec![*value; levels],
+            PerLevel::Each(values) if values.len() == levels => values.clone(),
+            PerLevel::Each(values) => {
+                let supported = format!("one number, or {levels}: one for each of `block_out_channels`");
+                self.refuse(key, format!("{values:?}"), supported);
+                vec![1; levels]
+            }
+        }
     }
 
     /// Refuses the list `key` unless it has one entry for each level.
@@ -169,18 +178,4 @@ fn shortened(value: String) -> String {
 pub(crate) enum PerLevel {
     One(usize),
     Each(Vec<usize>),
-}
-
-impl PerLevel {
-    fn expand(&self, key: &str, levels: usize) -> std::result::Result<Vec<usize>, UnsupportedSetting> {
-        match self {
-            Self::One(value) => Ok(vec![*value; levels]),
-            Self::Each(values) if values.len() == levels => Ok(values.clone()),
-            Self::Each(values) => Err(UnsupportedSetting {
-                key: key.into(),
-                value: format!("{values:?}"),
-                supported: format!("one number, or {levels}: one for each of `block_out_channels`"),
-            }),
-        }
-    }
 }

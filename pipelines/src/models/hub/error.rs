@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::quoted;
+
 /// Why a model could not be had from a hub or from the cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -280,8 +282,4 @@ fn cache_hint(source: &io::Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.into())
-}
-
-fn quoted(items: &[String]) -> String {
-    items.iter().map(|item| format!("`{item}`")).collect::<Vec<_>>().join(", ")
 }

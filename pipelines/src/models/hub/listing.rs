@@ -87,7 +87,7 @@ impl Sibling {
     }
 }
 
-pub(super) fn is_commit(text: &str) -> bool {
+fn is_commit(text: &str) -> bool {
     text.len() == COMMIT_DIGITS && text.bytes().all(|letter| letter.is_ascii_hexdigit())
 }
 

@@ -17,7 +17,7 @@ use super::plan;
 use super::{CacheCheck, FetchEvent, HubId, HubSettings, Observer};
 use crate::error::{Error, Result};
 
-/// How often a transfer is taken up again when the connection breaks.
+/// Most requests for one file: where the connection breaks, the transfer is taken up again.
 const TRIES: usize = 3;
 
 /// The pause before a transfer is taken up again.
@@ -78,6 +78,12 @@ impl Fetch<'_> {
         let about = format!("{}: {file}", self.id);
         let (path, mut partial) = self.cache.open_partial(&self.listing.commit, file)?;
         let mut transfer = Transfer { fetch: self, file, about: &about, path: &path, partial: &mut partial };
+        if let Some(oid) = &listed.oid
+            && transfer.is_whole(oid, listed.bytes)?
+        {
+            self.cache.keep(&path, oid)?;
+            return Ok(oid.clone());
+        }
         let mut tries = 0;
         loop {
             tries += 1;
@@ -107,6 +113,15 @@ impl Transfer<'_> {
         Ok(self.partial.metadata().map_err(|source| cannot_write(self.path, source))?.len())
     }
 
+    /// Whether an interrupted fetch left the whole file, so that nothing is missing but its place among the blobs.
+    fn is_whole(&self, oid: &Oid, bytes: Option<u64>) -> Result<bool> {
+        if bytes != Some(self.received()?) {
+            return Ok(false);
+        }
+        let found = self.partial.sync_all().and_then(|()| oid.of_file(self.path));
+        Ok(found.map_err(|source| cannot_write(self.path, source))? == *oid)
+    }
+
     /// Whether another attempt has a chance: the connection broke after it had brought something, or the beginning was
     /// left by an interrupted fetch and did not fit.
     fn may_go_on(&self, error: &HubError, before: u64) -> Result<bool> {
@@ -127,7 +142,8 @@ impl Transfer<'_> {
         }
         let content = Claims { answer: &answer, about: self.about }.content(&fetch.listing.commit, listed, from)?;
         self.refuse_size(&answer.server, content.bytes)?;
-        if !fetch.cache.has_blob(&content.oid) {
+        // A blob that the listing names is not there, or not right: `ensure` has looked.
+        if listed.oid.is_some() || !fetch.cache.has_blob(&content.oid) {
             self.cut(content.start)?;
             told(on_event(FetchEvent::Started { file: self.file, bytes: content.bytes }))?;
             told(on_event(FetchEvent::Received { bytes: content.start }))?;

@@ -37,7 +37,7 @@ pub(super) const PREFIX: &str = "text_model";
 
 /// Whether the names of `weights` begin with the [`PREFIX`].
 pub(super) fn is_prefixed(weights: &Weights) -> bool {
-    weights.contains("text_model.final_layer_norm.weight")
+    weights.contains(&format!("{PREFIX}.final_layer_norm.weight"))
 }
 
 impl TextEncoderLayout {

@@ -61,7 +61,7 @@ pub(super) struct AttentionLayout {
 }
 
 /// The projections of an attention, today and before diffusers 0.18.
-const LEGACY_NAMES: [(&str, &str); 4] = [
+pub(crate) const LEGACY_NAMES: [(&str, &str); 4] = [
     (".attentions.0.to_q.", ".attentions.0.query."),
     (".attentions.0.to_k.", ".attentions.0.key."),
     (".attentions.0.to_v.", ".attentions.0.value."),

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use catelier_numerics::ops::FrozenConv2d;
 
 use self::blocks::{Decoder, Encoder};
-pub(crate) use self::layout::VaeLayout;
+pub(crate) use self::layout::{LEGACY_NAMES, VaeLayout};
 use self::tiled::Cut;
 pub use self::tiled::Tiling;
 use super::config::VaeConfig;

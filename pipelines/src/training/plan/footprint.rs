@@ -48,7 +48,7 @@ pub struct StepSizes {
 /// Memory and operations of one training step; the frozen weights are counted apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes of the feature maps kept between the blocks.
+    /// Bytes kept outside the blocks: the feature maps between them, and the activations of trained text encoders.
     pub between: u64,
     /// Bytes of the largest temporary tensors and of the gradients that wait in the backward pass.
     pub passing: u64,
