@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use catelier_adapters::file::{self, Format};
 use catelier_adapters::{Error, ModuleInfo, ModuleKind};
@@ -16,12 +15,6 @@ use catelier_testkit::allocations::CountingAllocator;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Memory beside twice the size of the file.
 const BESIDE: u64 = 64 << 20;
@@ -31,7 +24,7 @@ const STEM: &str = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_
 
 #[test]
 fn a_file_of_n_bytes_takes_at_most_twice_n_and_64_mb() {
-    let _alone = alone();
+    let _alone = ALLOCATOR.alone();
     let folder = tempfile::tempdir().unwrap();
     let bomb = write(folder.path(), "bomb", &header("F32", 4, 20_000, 1, 1), 160_000);
     assert_eq!(inspected(&bomb).modules[0].norm, Some(0.0));
@@ -55,7 +48,7 @@ fn a_file_of_n_bytes_takes_at_most_twice_n_and_64_mb() {
 
 #[test]
 fn a_header_takes_no_more() {
-    let _alone = alone();
+    let _alone = ALLOCATOR.alone();
     let folder = tempfile::tempdir().unwrap();
     let entry = |name: &str| format!(r#""{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
     let names =

@@ -1,8 +1,10 @@
 //! A folder for each thread, in which inputs lie as files.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
+use catelier_testkit::golden::{Golden, copy_folder};
 use tempfile::TempDir;
 
 const PREFIX: &str = "catelier-hostile-";
@@ -45,18 +47,21 @@ pub(crate) fn with_file<R>(part: &str, name: &str, bytes: &[u8], work: impl FnOn
     })
 }
 
-/// Copies a folder with everything in it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
+/// Runs `work` on a copy of the golden model of this name, in which the input replaces one of `files`: that of its first line.
+pub(crate) fn with_model<R>(model: &str, files: &[&'static str], input: &[u8], work: impl FnOnce(&Path) -> R) -> R {
+    let (name, bytes) = named(input, files);
+    with(|folder| {
+        let copied = folder.join(model);
+        if !copied.exists() {
+            copy_folder(&Golden::open().model(model), &copied);
         }
-    }
+        let path = copied.join(name);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let result = catch_unwind(AssertUnwindSafe(|| work(&copied)));
+        fs::write(&path, whole).unwrap();
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// A file's name in the input's first line, and the rest as its bytes. Other first lines choose among `names` by a byte

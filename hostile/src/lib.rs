@@ -17,6 +17,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use catelier_workflows::numerics::hex;
+use sha2::{Digest, Sha256};
+
 pub use targets::TARGETS;
 
 /// One kind of file from outside, and what must hold when it is read.
@@ -119,10 +122,7 @@ impl Target {
     /// Saves a failing input under a name that follows from its bytes.
     fn keep(&self, input: &[u8]) -> PathBuf {
         let folder = repository().join("fuzz/found").join(self.name);
-        let sum = input
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        let path = folder.join(format!("{sum:016x}"));
+        let path = folder.join(&sha256(input)[..16]);
         fs::create_dir_all(&folder).unwrap();
         fs::write(&path, input).unwrap();
         path
@@ -132,6 +132,11 @@ impl Target {
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// The repository's root.

@@ -7,8 +7,7 @@
 )]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 use catelier_pipelines::Error;
@@ -16,17 +15,11 @@ use catelier_pipelines::data::DecodedImage;
 use catelier_pipelines::models::base::BaseModel;
 use catelier_pipelines::models::files::ModelFiles;
 use catelier_testkit::allocations::CountingAllocator;
-use catelier_testkit::golden::Golden;
+use catelier_testkit::golden::{Golden, copy_folder};
 use serde_json::{Map, Value, json};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The result of `work` and the peak of its memory.
 fn measured<R>(work: impl FnOnce() -> R) -> (R, u64) {
@@ -68,9 +61,10 @@ const MORE_KEYS: &[(&str, &[&str])] = &[
 
 #[test]
 fn a_base_with_one_absurd_value_is_refused_by_key_and_takes_no_memory() {
-    let _alone = alone();
-    let absurd =
-        [json!(0), json!(-1), json!(1u64 << 31), json!(1u64 << 63), json!(1e8), json!("x"), Value::Null, json!([])];
+    let _alone = ALLOCATOR.alone();
+    let numbers = [json!(0), json!(-1), json!(1u64 << 31), json!(1u64 << 63), json!(1e8)];
+    let others = [json!("x"), Value::Null, json!([]), json!(vec![1; 300_000])];
+    let absurd: Vec<Value> = numbers.into_iter().chain(others).collect();
     for (model, parts) in
         [("tiny-sd1", &["unet", "vae", "text_encoder", "scheduler"][..]), ("tiny-sdxl", &["unet", "text_encoder_2"])]
     {
@@ -102,7 +96,7 @@ struct Copy {
 impl Copy {
     fn of(model: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        copy(&Golden::open().model(model), folder.path());
+        copy_folder(&Golden::open().model(model), folder.path());
         Self { folder, model }
     }
 
@@ -158,7 +152,7 @@ fn may_be(key: &str, value: &Value) -> bool {
 
 #[test]
 fn a_base_whose_configuration_is_of_another_size_takes_no_memory() {
-    let _alone = alone();
+    let _alone = ALLOCATOR.alone();
     let folder = Copy::of("tiny-sd1");
     let (_, floor) = measured(|| folder.load().unwrap());
     for (part, config) in [
@@ -187,7 +181,7 @@ fn a_base_whose_configuration_is_of_another_size_takes_no_memory() {
 
 #[test]
 fn an_image_takes_at_most_half_a_gigabyte() {
-    let _alone = alone();
+    let _alone = ALLOCATOR.alone();
     let most = (512 << 20) + (40 << 20);
     let decode = |bytes: Vec<u8>| measured(|| DecodedImage::decode(&bytes).map(|image| image.pixels.dimensions()));
     let whole = |side, colour, depth, row: usize| {
@@ -219,7 +213,7 @@ fn an_image_takes_at_most_half_a_gigabyte() {
 
 #[test]
 fn a_colour_profile_is_unpacked_up_to_a_limit() {
-    let _alone = alone();
+    let _alone = ALLOCATOR.alone();
     let with_profile = |bytes: usize| {
         let mut file = vec![];
         let mut info = png::Info::with_size(2, 2);
@@ -234,17 +228,4 @@ fn a_colour_profile_is_unpacked_up_to_a_limit() {
     // An image without a readable profile is still an image.
     let (_, peak) = measured(|| DecodedImage::decode(&bomb));
     assert!(peak < 80 << 20, "{peak} bytes");
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }

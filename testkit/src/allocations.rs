@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A counting wrapper of the system's allocator. A test binary makes it the global allocator:
 ///
@@ -27,6 +28,7 @@ pub struct CountingAllocator {
     peak: AtomicU64,
     live_of_all: AtomicU64,
     peak_of_all: AtomicU64,
+    alone: Mutex<()>,
 }
 
 /// Our tensors are aligned to at most this many bytes, the size of a vector register.
@@ -50,7 +52,12 @@ impl CountingAllocator {
     #[must_use]
     pub const fn new() -> Self {
         let [count, live, peak, live_of_all, peak_of_all] = [const { AtomicU64::new(0) }; 5];
-        Self { count, live, peak, live_of_all, peak_of_all }
+        Self { count, live, peak, live_of_all, peak_of_all, alone: Mutex::new(()) }
+    }
+
+    /// Waits until no other test function of this process holds the guard, so that its allocations are not counted here.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` and returns its result with the allocations of all threads in the meantime.

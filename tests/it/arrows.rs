@@ -1,9 +1,10 @@
 //! The rooms depend on each other in one direction only, as the arrows in ARCHITECTURE.md show.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::metadata::metadata;
 
 /// The rooms that each room may use; `catelier` is the command.
 const ALLOWED: [(&str, &[&str]); 16] = [
@@ -50,12 +51,7 @@ fn the_architecture_page_draws_the_same_arrows() {
 
 /// Every workspace member with the members that it uses outside tests.
 fn arrows() -> BTreeMap<String, BTreeSet<String>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = metadata(&["--no-deps"]);
     let packages = metadata["packages"].as_array().unwrap();
     packages.iter().map(|package| (short(&package["name"]), uses(package))).collect()
 }

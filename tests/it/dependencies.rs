@@ -6,22 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
+use crate::metadata::metadata;
+
 /// The registry that every crate comes from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Crates that bring a second way to encrypt a connection.
-const OTHER_TLS: [&str; 5] = ["boring", "native-tls", "openssl", "openssl-sys", "schannel"];
-
 /// Every crate of this machine's build that is not ours.
 fn crates() -> Vec<Value> {
-    let platform = host();
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut metadata = metadata(&["--locked", "--filter-platform", &host()]);
     let Value::Array(packages) = metadata["packages"].take() else { panic!("no packages: {metadata}") };
     packages.into_iter().filter(|package| !package["source"].is_null()).collect()
 }
@@ -62,7 +54,7 @@ fn every_crate_has_a_licence_that_is_allowed() {
 fn every_crate_comes_from_the_registry_and_none_is_banned() {
     let rules = rules();
     let banned = rules["bans"]["deny"].as_array().unwrap().iter().map(|ban| ban["crate"].as_str().unwrap());
-    let banned: BTreeSet<&str> = banned.chain(OTHER_TLS).collect();
+    let banned: BTreeSet<&str> = banned.collect();
     let mut versions_of_rustls = BTreeSet::new();
     for package in crates() {
         assert_eq!(package["source"], REGISTRY, "{}", name(&package));
@@ -77,12 +69,7 @@ fn every_crate_comes_from_the_registry_and_none_is_banned() {
 
 #[test]
 fn our_manifests_name_versions() {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = metadata(&["--no-deps"]);
     let mut wild = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap() {
         for dependency in package["dependencies"].as_array().unwrap() {

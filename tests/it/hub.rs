@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
+use catelier_testkit::golden::copy_folder;
+
 use crate::catelier::{Ran, Studio};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -54,24 +56,11 @@ fn a_failing_hub_ends_with_one_and_a_wrong_request_with_two() {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_damaged_base_of_the_cache_says_what_mends_it() {
     let studio = Studio::new();
     let snapshot = studio.path(&format!("cache/models--gallery--tiny/snapshots/{COMMIT}"));
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny-sd1"), &snapshot);
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny-sd1"), &snapshot);
     let line = format!("base inspect gallery/tiny@{COMMIT}");
     let offline = [("HF_HUB_OFFLINE", "1")];
     assert_eq!(run(&studio, &line, &offline).code, Some(0));

@@ -18,6 +18,7 @@ mod federate;
 mod folders;
 mod hostile;
 mod hub;
+mod metadata;
 mod plan;
 mod preview;
 mod same_bytes;

@@ -138,7 +138,7 @@ fn a_stopped_demo_writes_no_page_and_its_card_claims_nothing() {
     wait_for("a step", || lines(&studio.path("shown/cat/metrics.jsonl")) >= 1);
     let ran = stop(&studio, child, "-TERM");
     assert_eq!(ran.code, Some(143), "{}", ran.stderr);
-    assert!(ran.stderr.contains("no report; the same command begins anew"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no new report; the same command begins anew"), "{}", ran.stderr);
     assert!(!studio.path("shown/report.html").exists() && !studio.path("shown/lora").exists());
     let card = fs::read_to_string(studio.path("shown/cat/README.md")).unwrap();
     assert!(card.contains(" of 120 steps"), "{card}");

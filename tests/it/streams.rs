@@ -163,13 +163,6 @@ fn an_output_that_cannot_be_written_is_found_before_the_work() {
 }
 
 #[test]
-fn a_trial_leaves_nothing_where_the_request_is_refused_later() {
-    let studio = Studio::new();
-    assert_eq!(studio.run("preview --prompt house --base nowhere --out new/images").code, Some(2));
-    assert_eq!(fs::read_dir(studio.path(".")).unwrap().count(), 0);
-}
-
-#[test]
 fn names_that_are_no_text_work_or_are_refused_before_the_work() {
     let studio = studio();
     let bad = |name: &[u8]| OsStr::from_bytes(name).to_owned();

@@ -20,6 +20,13 @@ pub(crate) fn studio() -> Studio {
 pub(crate) const SHORT: &str =
     "train --images art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 2";
 
+/// Flags of a run of a few thousand steps, to be interrupted.
+#[cfg(unix)]
+pub(crate) fn endless(save_every: usize) -> String {
+    let steps = SHORT.replace("--steps 4", "--steps 5000").replace("--drift-every 2", "--drift-every 0");
+    steps.replace("--save-every 2", &format!("--save-every {save_every}"))
+}
+
 #[test]
 fn a_run_leaves_everything_that_was_promised() {
     let studio = studio();

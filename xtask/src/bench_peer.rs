@@ -17,6 +17,8 @@ use programs::Programs;
 use row::Row;
 use standard::STANDARD;
 
+use crate::output::tell;
+
 /// What is compared, and where the result goes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = case::help())]
@@ -74,11 +76,6 @@ fn command_line(args: &Args) -> String {
     let threads = if args.threads == 1 { String::new() } else { format!(" --threads {}", args.threads) };
     let cases: String = args.cases.iter().map(|case| format!(" --case \"{case}\"")).collect();
     format!("cargo xtask bench-peer --python PYTHON{threads}{cases}")
-}
-
-#[expect(clippy::print_stderr, reason = "a person waits for minutes")]
-fn tell(line: &str) {
-    eprintln!("{line}");
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use callgrind::Kernel;
 use table::{Row, Table};
 
+use crate::output::{print, tell};
 use crate::release;
 
 /// Which kernels are counted, and what they are compared with.
@@ -69,14 +70,4 @@ fn kernels(program: &Path, wanted: &[String]) -> Result<Vec<Kernel>> {
         bail!("there is no kernel `{unknown}`; expected one of {}", names.join(", "));
     }
     Ok(all.into_iter().filter(|kernel| wanted.is_empty() || wanted.contains(&kernel.name)).collect())
-}
-
-#[expect(clippy::print_stdout, reason = "this is what the chore is for")]
-fn print(text: &str) {
-    print!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a person waits for minutes")]
-fn tell(line: &str) {
-    eprintln!("{line}");
 }

@@ -19,6 +19,7 @@ use outcome::Row;
 use table::Table;
 use trial::{Course, Ground};
 
+use crate::output::{print, tell};
 use crate::release::repository;
 
 /// Which commands are killed, and how often.
@@ -75,14 +76,4 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Command>> {
         bail!("there is no command `{unknown}` here; expected one of {}", names.join(", "));
     }
     Ok(COMMANDS.iter().filter(|command| names.is_empty() || names.iter().any(|name| name == command.name)).collect())
-}
-
-#[expect(clippy::print_stdout, reason = "this is what the chore is for")]
-fn print(text: &str) {
-    print!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a person waits for minutes")]
-fn tell(line: &str) {
-    eprintln!("{line}");
 }

@@ -3,6 +3,7 @@
 mod bench_peer;
 mod count_instructions;
 mod crash;
+mod output;
 mod release;
 
 use clap::Parser;

@@ -1,11 +1,8 @@
 //! One file of a base model's folder, beside others that are whole. The first line of an input is its path.
 
-use std::cell::OnceCell;
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use candle_core::{DType, Device};
-use catelier_testkit::golden::Golden;
 use catelier_workflows::pipelines::models::base::{BaseConfig, BaseModel};
 use catelier_workflows::pipelines::models::files::ModelFiles;
 
@@ -23,36 +20,12 @@ const FILES: &[&str] = &[
     "tokenizer/special_tokens_map.json",
 ];
 
-thread_local! {
-    static BASE: OnceCell<PathBuf> = const { OnceCell::new() };
-}
-
 pub(super) fn read(input: &[u8]) -> Verdict {
-    let (name, bytes) = folder::named(input, FILES);
-    let path = base().join(name);
-    let whole = fs::read(&path).unwrap();
-    fs::write(&path, bytes).unwrap();
-    let verdict = std::panic::catch_unwind(load);
-    fs::write(&path, whole).unwrap();
-    verdict.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    folder::with_model("tiny-sd1", FILES, input, load)
 }
 
-/// This thread's copy of a base.
-fn base() -> PathBuf {
-    BASE.with(|base| {
-        base.get_or_init(|| {
-            folder::with(|folder| {
-                let copy = folder.join("base");
-                folder::copy(&Golden::open().model("tiny-sd1"), &copy);
-                copy
-            })
-        })
-        .clone()
-    })
-}
-
-fn load() -> Verdict {
-    let files = ModelFiles::folder(base());
+fn load(folder: &Path) -> Verdict {
+    let files = ModelFiles::folder(folder);
     let config = match BaseConfig::load(&files) {
         Ok(config) => config,
         Err(error) => return refused(&error),

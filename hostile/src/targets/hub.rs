@@ -13,9 +13,8 @@ use std::thread;
 use catelier_testkit::golden::Golden;
 use catelier_workflows::{Session, base};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use crate::{Verdict, folder, refused};
+use crate::{Verdict, folder, refused, sha256};
 
 /// The body of the listing.
 const LISTING: &str = "listing";
@@ -184,8 +183,4 @@ fn listing() -> Vec<u8> {
     };
     let siblings: Vec<_> = FILES.iter().map(sibling).collect();
     json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -301,6 +301,28 @@ fn a_stopped_fetch_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_whole_file_that_a_stopped_fetch_left_is_not_fetched_again() {
+    let server = hub(Shape::New).start();
+    let cache = tempfile::tempdir().unwrap();
+    let settings = settings(&server.endpoint, cache.path());
+    let mut left = 0;
+    let outcome = fetch(&id(), WeightPrecision::Full, &settings, CacheCheck::Size, &mut |event| {
+        match event {
+            FetchEvent::Started { file: WEIGHTS, bytes } => left = bytes,
+            // The last byte is there, and nothing is checked yet.
+            FetchEvent::Received { bytes } if left > 0 && bytes == left => return ControlFlow::Break(()),
+            FetchEvent::Received { bytes } => left = left.saturating_sub(bytes),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(outcome, Err(Error::Cancelled)), "{outcome:?}");
+    fetch_checked(&settings, CacheCheck::Digest).unwrap();
+    let of_weights = server.requests().into_iter().filter(|request| request.path.ends_with(WEIGHTS));
+    assert_eq!(of_weights.count(), 1);
+}
+
+#[test]
 fn many_fetches_at_once_are_one_fetch() {
     let server = hub(Shape::New).start();
     let cache = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// System calls that change files; the ones that a machine does not have are skipped for their `?`.
 const WRITING: &str = "write,writev,pwrite64,pwritev,ftruncate,fsync,fdatasync,renameat,renameat2,unlinkat,mkdirat,symlinkat,\
@@ -30,7 +30,8 @@ pub(super) fn can_trace() -> bool {
 /// Number of writing system calls of the thread that makes most of them, in an undisturbed run of `command`.
 pub(super) fn calls(command: &Command, log: &Path) -> Result<usize> {
     let mut traced = under_strace(command, &["-o", &log.to_string_lossy(), "-e", &format!("trace={WRITING}")]);
-    traced.output().context("cannot run `strace`")?;
+    let ran = traced.output().context("cannot run `strace`")?;
+    ensure!(ran.status.success(), "failed under strace:\n{}", String::from_utf8_lossy(&ran.stderr));
     let text = fs::read_to_string(log).context("strace left no log")?;
     let mut counts = std::collections::BTreeMap::<&str, usize>::new();
     for thread in text.lines().filter(|line| !line.contains("resumed>")).filter_map(|line| line.split(' ').next()) {

@@ -123,7 +123,7 @@ impl<'a> Course<'a> {
             if row.kills >= kills {
                 break;
             }
-            let moment = self.moment(trial, kills, &mut rng);
+            let moment = self.moment(trial, &mut rng);
             if let Err(error) = self.trial(moment, &mut rng, &mut row) {
                 row.troubles.push(format!("{moment:?}: {error:#}"));
             }
@@ -131,11 +131,13 @@ impl<'a> Course<'a> {
         row
     }
 
-    /// Every second kill is at a system call, evenly over all of them; the others are at any time.
-    fn moment(&self, trial: usize, kills: usize, rng: &mut fastrand::Rng) -> Moment {
+    /// Every second kill is at a system call; the others are at any time. However many there are, their places spread
+    /// evenly over all calls: each is a golden section of them further.
+    fn moment(&self, trial: usize, rng: &mut fastrand::Rng) -> Moment {
+        const GOLDEN: f64 = 0.618_033_988_749_895;
         if self.calls > 0 && trial.is_multiple_of(2) {
-            let half = kills.div_ceil(2);
-            return Moment::AtCall(1 + (trial / 2 * self.calls.max(half) / half) % self.calls);
+            let place = ((trial / 2 + 1) as f64 * GOLDEN).fract();
+            return Moment::AtCall(1 + (place * self.calls as f64) as usize);
         }
         Moment::After(self.takes.mul_f64(rng.f64()))
     }
