@@ -1,5 +1,6 @@
 //! The command line as typed: clap types only, nothing is looked at or opened here.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -348,7 +349,7 @@ pub(crate) struct DrawArgs {
     /// How many images
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) count: usize,
-    /// Seed of the scenes
+    /// Seed of the scenes, and of random styles
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
     /// png: images with .txt captions; npy: one array with metadata.jsonl, for the base's recipe
@@ -357,8 +358,11 @@ pub(crate) struct DrawArgs {
     /// Which scenes: all, train (what the base has seen) or held-out
     #[arg(long, value_enum, default_value = "all")]
     pub(crate) split: DrawSplit,
+    /// Draw in N random styles, which take turns and are named in the captions; another seed, other styles
+    #[arg(long, conflicts_with = "artist", value_name = "N")]
+    pub(crate) family: Option<NonZeroUsize>,
     /// Draw generic textures instead of scenes, for the autoencoder's recipe
-    #[arg(long, conflicts_with = "artist")]
+    #[arg(long, conflicts_with_all = ["artist", "family"])]
     pub(crate) textures: bool,
     /// Where the images go
     #[arg(long, value_name = "DIR")]

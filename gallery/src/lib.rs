@@ -10,6 +10,7 @@
 
 mod error;
 pub mod export;
+mod family;
 mod geometry;
 mod objects;
 mod palette;
@@ -22,6 +23,7 @@ mod textures;
 mod vocabulary;
 
 pub use error::{Error, Result};
+pub use family::RandomStyle;
 pub use palette::Rgb;
 pub use render::Image;
 pub use scene::{CANVAS, Ink, Role, Scene, Shape};

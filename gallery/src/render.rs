@@ -58,9 +58,26 @@ impl Image {
     }
 
     /// The image, slightly blurred: every pixel is the mean of the square of side `2 * reach + 1` around it.
+    ///
+    /// The part of a square beyond the edge is ignored. The time does not depend on `reach`, because sums slide along.
     pub(crate) fn bled(&self, reach: usize) -> Self {
-        let span = |place: usize| place.saturating_sub(reach)..(place + reach + 1).min(self.side);
-        Self::from_fn(self.side, |x, y| self.mean(span(x), span(y)))
+        let (side, width) = (self.side, 3 * self.side);
+        let mut columns = vec![0_u32; width];
+        let row = |y: usize| &self.pixels[y * width..(y + 1) * width];
+        (0..reach.min(side))
+            .for_each(|y| columns.iter_mut().zip(row(y)).for_each(|(sum, &byte)| *sum += u32::from(byte)));
+        let mut pixels = Vec::with_capacity(self.pixels.len());
+        for y in 0..side {
+            if y + reach < side {
+                columns.iter_mut().zip(row(y + reach)).for_each(|(sum, &byte)| *sum += u32::from(byte));
+            }
+            if y > reach {
+                columns.iter_mut().zip(row(y - reach - 1)).for_each(|(sum, &byte)| *sum -= u32::from(byte));
+            }
+            let rows = (y + reach + 1).min(side) - y.saturating_sub(reach);
+            slide(&columns, reach, rows as u32, &mut pixels);
+        }
+        Self { side, pixels }
     }
 
     /// The mean colour of a rectangle, which must overlap the image; the part beyond the edge is ignored.
@@ -91,6 +108,24 @@ impl Image {
                 .map_err(io::Error::other)
         })?;
         Ok(())
+    }
+}
+
+/// Appends a row of means: `columns` holds a sum of `rows` bytes for each channel of each pixel.
+fn slide(columns: &[u32], reach: usize, rows: u32, pixels: &mut Vec<u8>) {
+    let side = columns.len() / 3;
+    let column = |x: usize| [columns[3 * x], columns[3 * x + 1], columns[3 * x + 2]];
+    let mut sum = [0_u32; 3];
+    (0..reach.min(side)).for_each(|x| sum.iter_mut().zip(column(x)).for_each(|(total, part)| *total += part));
+    for x in 0..side {
+        if x + reach < side {
+            sum.iter_mut().zip(column(x + reach)).for_each(|(total, part)| *total += part);
+        }
+        if x > reach {
+            sum.iter_mut().zip(column(x - reach - 1)).for_each(|(total, part)| *total -= part);
+        }
+        let area = rows * ((x + reach + 1).min(side) - x.saturating_sub(reach)) as u32;
+        pixels.extend(sum.map(|total| ((total + area / 2) / area) as u8));
     }
 }
 
@@ -166,6 +201,16 @@ mod tests {
         let half = image.reduced(2);
         assert_eq!(half.side(), 2);
         assert_eq!((half.at(0, 0), half.at(1, 1)), (Rgb::new(5, 5, 7), Rgb::new(25, 25, 7)));
+    }
+
+    #[test]
+    fn bled_pixel_is_the_mean_of_the_square_around_it() {
+        let image = Image::from_fn(40, |x, y| Rgb([(x * 6) as u8, (x * y % 251) as u8, (y * y % 256) as u8]));
+        for reach in [0, 1, 2, 5, 60] {
+            let span = |place: usize| place.saturating_sub(reach)..(place + reach + 1).min(40);
+            let mean = Image::from_fn(40, |x, y| image.mean(span(x), span(y)));
+            assert_eq!(image.bled(reach), mean, "reach {reach}");
+        }
     }
 
     #[test]

@@ -54,6 +54,9 @@ fn source(args: &DrawArgs) -> Outcome<Source> {
     if args.textures {
         return Ok(Source::Textures);
     }
+    if let Some(styles) = args.family {
+        return Ok(Source::Family { styles: styles.get() });
+    }
     match args.artist.as_str() {
         HOUSE => Ok(Source::House),
         name => Ok(Source::Artist(drawn::artist(name)?)),
@@ -65,9 +68,5 @@ fn folder(args: &DrawArgs) -> Outcome<Drawing> {
         let message = "a folder of PNG files shows scenes, and all of them";
         return Err(Error::user(message, "use `--format npy`").into());
     }
-    let artist = match args.artist.as_str() {
-        HOUSE => None,
-        name => Some(drawn::artist(name)?),
-    };
-    Ok(Drawing::Folder { artist, count: args.count, seed: args.seed })
+    Ok(Drawing::Folder { source: source(args)?, count: args.count, seed: args.seed })
 }

@@ -29,8 +29,8 @@ pub fn artist(name: &str) -> Result<&'static Artist> {
 pub enum Drawing {
     /// A training folder: a PNG file and its caption for each image.
     Folder {
-        /// Who draws; the house style where it is `None`.
-        artist: Option<&'static Artist>,
+        /// Who draws.
+        source: export::Source,
         /// How many images.
         count: usize,
         /// Seed of the scenes.
@@ -67,8 +67,8 @@ impl Drawing {
             session.progress(Stage::Draw, images, total, "")
         };
         let (drawn, is_whole) = match self {
-            Self::Folder { artist, count, seed } => {
-                (export::write_folder(out, artist, count, seed, &mut observe), false)
+            Self::Folder { source, count, seed } => {
+                (export::write_folder(out, source, count, seed, &mut observe), false)
             }
             Self::Array(request) => (export::write_npy(out, &request, &mut observe), true),
         };
@@ -110,7 +110,7 @@ pub(crate) fn draw(
 ) -> Result<PathBuf> {
     folder.clear(part, &is_drawn)?;
     let images = folder.path().join(part);
-    export::write_folder(&images, Some(artist), count, seed, &mut |done| {
+    export::write_folder(&images, export::Source::Artist(artist), count, seed, &mut |done| {
         session.progress(Stage::Draw, done, count, "")
     })
     .failed("cannot draw the images")?;

@@ -29,6 +29,12 @@ pub enum Source {
     Artist(&'static Artist),
     /// Every artist, taking turns.
     MixedArtists,
+    /// Random styles, taking turns, with their words in the captions.
+    Family {
+        /// Number of styles, at least 1. They are functions of the request's seed: another seed, other styles; more
+        /// styles begin with the same ones.
+        styles: usize,
+    },
     /// Generic textures instead of scenes.
     Textures,
 }
@@ -82,8 +88,14 @@ pub struct Entry {
     pub colour: Option<Colour>,
     /// Its setting; none for a texture.
     pub setting: Option<Setting>,
-    /// The artist's name, `house` or `texture`.
+    /// The artist's name, `house`, `family` or `texture`.
     pub artist: &'static str,
+    /// Number of the random style, from zero; absent where another source drew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style: Option<usize>,
+    /// The words of the random style; absent where another source drew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style_words: Option<Vec<&'static str>>,
     /// Whether the triple is kept out of base training.
     pub held_out: bool,
 }
@@ -127,8 +139,7 @@ pub fn write_npy(dir: &Path, request: &Request, observe: &mut dyn FnMut(usize) -
     Ok(())
 }
 
-/// Writes a training folder: `count` images by `artist`, or in the house style where there is none, as `0001.png`, each
-/// with its caption in `0001.txt`.
+/// Writes a training folder: `count` images from `source` as `0001.png`, each with its caption in `0001.txt`.
 ///
 /// Images are [`MODEL_SIDE`] pixels wide and high. Objects, colours and settings take turns, so that ten images already
 /// show every object once. The same arguments give the same bytes for any number of threads. `observe` gets the number of
@@ -139,7 +150,7 @@ pub fn write_npy(dir: &Path, request: &Request, observe: &mut dyn FnMut(usize) -
 /// [`Error::Write`] and [`Error::Cancelled`].
 pub fn write_folder(
     dir: &Path,
-    artist: Option<&'static Artist>,
+    source: Source,
     count: usize,
     seed: u64,
     observe: &mut dyn FnMut(usize) -> ControlFlow<()>,
@@ -150,7 +161,7 @@ pub fn write_folder(
     if let Some(path) = files.find(|path| path.exists()) {
         return Err(Error::FileExists { path });
     }
-    for (batch, done) in in_batches(&plan::in_turns(artist, count, seed)) {
+    for (batch, done) in in_batches(&plan::in_turns(source, count, seed)) {
         batch.par_iter().try_for_each(|job| write_pair(job, &file))?;
         if observe(done).is_break() {
             return Err(Error::Cancelled);

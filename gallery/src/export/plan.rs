@@ -1,6 +1,7 @@
 //! The order of an export: each image's subject, style and seed.
 
 use super::{Entry, Request, Source};
+use crate::family::RandomStyle;
 use crate::render::Image;
 use crate::rng::Rng;
 use crate::scene::Scene;
@@ -11,36 +12,82 @@ use crate::vocabulary::{Colour, Object, Setting, Triple};
 /// Name of the random stream that images take their seeds from: another name would draw other images.
 const IMAGES: &str = "picture";
 
-/// One image to be painted: a scene in the house style or by an artist, or a texture.
+/// Name of the random stream that random styles take their seeds from.
+const STYLES: &str = "styles";
+
+/// One image to be painted.
 pub(super) struct Job {
     pub(super) index: usize,
     seed: u64,
     subject: Option<Triple>,
-    artist: Option<&'static Artist>,
+    hand: Hand,
+}
+
+/// What paints an image.
+#[derive(Clone, Copy)]
+enum Hand {
+    House,
+    Artist(&'static Artist),
+    /// A random style: its number in the family, and its seed.
+    Random(usize, u64),
+    Texture,
+}
+
+impl Hand {
+    /// Whose turn it is at the image of this index, in an export with this seed.
+    fn at(index: usize, source: Source, seed: u64) -> Self {
+        match source {
+            Source::House => Self::House,
+            Source::Artist(artist) => Self::Artist(artist),
+            Source::MixedArtists => Self::Artist(&Artist::all()[index % Artist::all().len()]),
+            Source::Family { styles } => {
+                let number = index % styles.max(1);
+                Self::Random(number, Rng::at(seed, STYLES, number as u64).seed())
+            }
+            Source::Textures => Self::Texture,
+        }
+    }
 }
 
 impl Job {
+    fn new(index: usize, source: Source, seed: u64, triple: Triple) -> Self {
+        let hand = Hand::at(index, source, seed);
+        let subject = if matches!(hand, Hand::Texture) { None } else { Some(triple) };
+        Self { index, seed: Rng::at(seed, IMAGES, index as u64).seed(), subject, hand }
+    }
+
     pub(super) fn paint(&self, side: usize) -> Image {
-        let full = match (self.subject, self.artist) {
-            (Some(triple), Some(artist)) => artist.draw(triple, self.seed),
-            (Some(triple), None) => Scene::draw(triple, self.seed).render(),
-            (None, _) => texture(self.seed),
+        let full = match (self.subject, self.hand) {
+            (None, _) | (_, Hand::Texture) => texture(self.seed),
+            (Some(triple), Hand::House) => Scene::draw(triple, self.seed).render(),
+            (Some(triple), Hand::Artist(artist)) => artist.draw(triple, self.seed),
+            (Some(triple), Hand::Random(_, style)) => {
+                RandomStyle::draw(style).redraw_at(&Scene::draw(triple, self.seed), side)
+            }
         };
         full.reduced(side)
     }
 
     pub(super) fn entry(&self) -> Entry {
+        let (number, style) = match self.hand {
+            Hand::Random(number, seed) => (Some(number), Some(RandomStyle::draw(seed))),
+            _ => (None, None),
+        };
+        let caption = |triple| style.as_ref().map_or_else(|| Triple::caption(triple), |style| style.caption(triple));
         Entry {
             index: self.index,
-            text: self.subject.map(Triple::caption).unwrap_or_default(),
+            text: self.subject.map(caption).unwrap_or_default(),
             object: self.subject.map(|triple| triple.object),
             colour: self.subject.map(|triple| triple.colour),
             setting: self.subject.map(|triple| triple.setting),
-            artist: match (self.subject, self.artist) {
-                (_, Some(artist)) => artist.name,
-                (Some(_), None) => "house",
-                (None, None) => "texture",
+            artist: match self.hand {
+                Hand::House => "house",
+                Hand::Artist(artist) => artist.name,
+                Hand::Random(..) => "family",
+                Hand::Texture => "texture",
             },
+            style: number,
+            style_words: style.as_ref().map(RandomStyle::words),
             held_out: self.subject.is_some_and(Triple::held_out),
         }
     }
@@ -58,33 +105,21 @@ pub(super) fn rounds(request: &Request) -> Vec<Job> {
             if place == 0 {
                 order.shuffle(&mut round);
             }
-            let seed = Rng::at(request.seed, IMAGES, index as u64).seed();
-            let (subject, artist) = match request.source {
-                Source::House => (Some(round[place]), None),
-                Source::Artist(artist) => (Some(round[place]), Some(artist)),
-                Source::MixedArtists => (Some(round[place]), Artist::all().get(index % Artist::all().len())),
-                Source::Textures => (None, None),
-            };
-            Job { index, seed, subject, artist }
+            Job::new(index, request.source, request.seed, round[place])
         })
         .collect()
 }
 
 /// Images whose objects, colours and settings take turns, each list in a random order of its own.
-pub(super) fn in_turns(artist: Option<&'static Artist>, count: usize, seed: u64) -> Vec<Job> {
+pub(super) fn in_turns(source: Source, count: usize, seed: u64) -> Vec<Job> {
     let mut objects = Shuffled::new(Object::ALL, Rng::new(seed, "objects"));
     let mut colours = Shuffled::new(Colour::ALL, Rng::new(seed, "colours"));
     let mut settings = Shuffled::new(Setting::ALL, Rng::new(seed, "settings"));
     (0..count)
-        .map(|index| Job {
-            index,
-            seed: Rng::at(seed, IMAGES, index as u64).seed(),
-            subject: Some(Triple {
-                object: objects.next_word(),
-                colour: colours.next_word(),
-                setting: settings.next_word(),
-            }),
-            artist,
+        .map(|index| {
+            let object = objects.next_word();
+            let triple = Triple { object, colour: colours.next_word(), setting: settings.next_word() };
+            Job::new(index, source, seed, triple)
         })
         .collect()
 }
@@ -118,10 +153,11 @@ mod tests {
 
     #[test]
     fn ten_images_show_every_object() {
-        let artist = Artist::all().first();
         for seed in 0..5 {
-            let mut objects: Vec<_> =
-                in_turns(artist, 10, seed).iter().map(|job| job.subject.map(|s| s.object)).collect();
+            let mut objects: Vec<_> = in_turns(Source::Artist(&Artist::all()[0]), 10, seed)
+                .iter()
+                .map(|job| job.subject.map(|s| s.object))
+                .collect();
             objects.sort();
             assert_eq!(objects, Object::ALL.iter().copied().map(Some).collect::<Vec<_>>(), "seed {seed}");
         }

@@ -11,8 +11,8 @@ mod paint;
 mod print;
 mod screen;
 #[cfg(test)]
-mod tests;
-mod view;
+pub(crate) mod tests;
+pub(crate) mod view;
 
 use serde::Serialize;
 

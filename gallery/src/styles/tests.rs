@@ -17,7 +17,7 @@ fn samples() -> Vec<Triple> {
 }
 
 /// The root mean square difference of two sets of images, in levels of 0 to 255.
-fn difference(left: &[Image], right: &[Image]) -> f64 {
+pub(crate) fn difference(left: &[Image], right: &[Image]) -> f64 {
     let pairs = left.iter().zip(right).flat_map(|(left, right)| left.pixels().iter().zip(right.pixels()));
     let (sum, count) =
         pairs.fold((0.0, 0.0), |(sum, count), (&a, &b)| (sum + (f64::from(a) - f64::from(b)).powi(2), count + 1.0));
@@ -42,7 +42,7 @@ fn artists_differ_from_the_house_style_and_from_each_other() {
 
 /// Contrast of the object: the largest colour distance (0 to 441) between its inside and the setting, between the
 /// strips on both sides of its edge, and between the outer strip (a halo) and the setting.
-fn contrast(scene: &Scene, image: &Image) -> f32 {
+pub(crate) fn contrast(scene: &Scene, image: &Image) -> f32 {
     let view = View::thickened(scene, 2.0);
     let outside = view.distance();
     let inside = super::field::Field::distance(|x, y| !view.role(x, y).is_object());

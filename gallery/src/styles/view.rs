@@ -8,13 +8,13 @@ use crate::render::Image;
 use crate::scene::{CANVAS, Ink, Role, Scene, Shape};
 use crate::vocabulary::Setting;
 
-pub(super) const WIDTH: usize = CANVAS as usize;
+pub(crate) const WIDTH: usize = CANVAS as usize;
 
 /// Distance that ink bleeds into its ground, in canvas units; a small autoencoder could not reproduce hard edges.
-pub(super) const BLEED: usize = 2;
+pub(crate) const BLEED: usize = 2;
 
 /// A scene with the topmost shape of every pixel.
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     pub(super) scene: &'a Scene,
     topmost: Vec<u16>,
 }
@@ -26,7 +26,7 @@ impl<'a> View<'a> {
     }
 
     /// The scene with every outline `extra` canvas units thicker.
-    pub(super) fn thickened(scene: &'a Scene, extra: f32) -> Self {
+    pub(crate) fn thickened(scene: &'a Scene, extra: f32) -> Self {
         Self::map(scene, |shape| match (shape.ink, shape.role) {
             (Ink::Stroke { width }, Role::Outline) => Some(Ink::Stroke { width: width + extra }),
             (ink, _) => Some(ink),
@@ -36,6 +36,16 @@ impl<'a> View<'a> {
     /// The scene without its outlines.
     pub(super) fn without_outlines(scene: &'a Scene) -> Self {
         Self::map(scene, |shape| (shape.role != Role::Outline).then_some(shape.ink))
+    }
+
+    /// The setting alone, as if the object were not there.
+    pub(crate) fn of_setting(scene: &'a Scene) -> Self {
+        Self::map(scene, |shape| (!shape.role.is_object()).then_some(shape.ink))
+    }
+
+    /// The object alone, without its outlines; elsewhere the topmost shape is the sky.
+    pub(crate) fn of_object(scene: &'a Scene) -> Self {
+        Self::map(scene, |shape| matches!(shape.role, Role::Object { .. }).then_some(shape.ink))
     }
 
     /// Paints the index of every shape as a colour, without antialiasing, with the ink that `ink` returns.
@@ -61,7 +71,7 @@ impl<'a> View<'a> {
     }
 
     /// The index of the topmost shape at (`x`, `y`); outside the canvas, at the nearest pixel.
-    pub(super) fn number(&self, x: i32, y: i32) -> usize {
+    pub(crate) fn number(&self, x: i32, y: i32) -> usize {
         let last = CANVAS as i32 - 1;
         let (column, row) = (x.clamp(0, last) as usize, y.clamp(0, last) as usize);
         usize::from(self.topmost[row * WIDTH + column])
@@ -71,7 +81,7 @@ impl<'a> View<'a> {
         &self.scene.shapes[self.number(x, y)]
     }
 
-    pub(super) fn role(&self, x: i32, y: i32) -> Role {
+    pub(crate) fn role(&self, x: i32, y: i32) -> Role {
         self.shape(x, y).role
     }
 
