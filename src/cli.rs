@@ -92,6 +92,9 @@ pub(crate) struct DemoArgs {
     /// Evaluation prompts of each kind, to make the demo shorter
     #[arg(long, value_name = "N")]
     pub(crate) prompts: Option<usize>,
+    /// Denoising steps of each generated image, to make the demo shorter [default: 25]
+    #[arg(long, value_name = "N")]
+    pub(crate) sampling_steps: Option<usize>,
     /// Seed of the drawn images, the trainings and the generated images [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -18,6 +18,7 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
         artist: args.artist.unwrap_or(usual.artist),
         steps: args.steps,
         prompts: args.prompts.unwrap_or(usual.prompts),
+        sampling_steps: args.sampling_steps,
         seed: args.seed.unwrap_or(usual.seed),
     };
     let demo = demo(&request, session);

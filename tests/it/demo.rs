@@ -5,7 +5,7 @@ use crate::catelier::Studio;
 #[test]
 fn a_demo_ends_in_one_page_and_replaces_no_file_that_it_did_not_make() {
     let studio = Studio::new();
-    let line = "demo --steps 1 --prompts 1 --out shown";
+    let line = "demo --steps 1 --prompts 1 --sampling-steps 3 --out shown";
     let ran = studio.done(line);
     assert!(ran.stderr.contains("report: shown/report.html"), "{}", ran.stderr);
     let encoded = ran.stderr.lines().filter(|line| line.starts_with("encoding 10/10")).count();

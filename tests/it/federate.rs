@@ -18,7 +18,7 @@ fn product_is_exact_where_the_rank_suffices_and_ranks_may_differ() {
     let studio = two_runs(3);
     let aggregate = |rank: &str| {
         let line = format!(
-            "federate aggregate --strategy product{rank} --adapter one/adapter.safetensors \
+            "federate aggregate --base base --strategy product{rank} --adapter one/adapter.safetensors \
              --adapter two/adapter.safetensors:3 --out mean{}.safetensors --json",
             rank.len()
         );
@@ -35,7 +35,7 @@ fn product_is_exact_where_the_rank_suffices_and_ranks_may_differ() {
 fn every_offender_is_listed() {
     let studio = two_runs(3);
     let ran = studio.run(
-        "federate aggregate --strategy fedavg --adapter one/adapter.safetensors \
+        "federate aggregate --base base --strategy fedavg --adapter one/adapter.safetensors \
          --adapter two/adapter.safetensors:-1 --out mean.safetensors",
     );
     assert_eq!(ran.code, Some(2));
@@ -63,7 +63,7 @@ fn with_header(studio: &Studio, from: &str, to: &str, header: &[(&str, &str)]) {
 fn an_aggregate_says_its_base_its_contributors_and_the_trigger_that_all_share() {
     let studio = two_runs(2);
     with_header(&studio, "two/adapter.safetensors", "silent.safetensors", &[]);
-    let line = "federate aggregate --adapter one/adapter.safetensors --adapter two/adapter.safetensors:3";
+    let line = "federate aggregate --base base --adapter one/adapter.safetensors --adapter two/adapter.safetensors:3";
     studio.done(&format!("{line} --out same.safetensors"));
     studio.done(&format!("{line} --adapter silent.safetensors --out mixed.safetensors"));
     let [one, same, mixed] =
@@ -91,7 +91,7 @@ fn adapters_of_different_bases_are_not_aggregated() {
         &[("catelier.base_fingerprint", "v2-0123-4567")],
     );
     for (file, part) in [("sd2.safetensors", "family"), ("other.safetensors", "fingerprint")] {
-        let line = "federate aggregate --adapter one/adapter.safetensors --adapter";
+        let line = "federate aggregate --base base --adapter one/adapter.safetensors --adapter";
         let ran = studio.run(&format!("{line} {file} --out mean.safetensors"));
         assert_eq!(ran.code, Some(2), "{}", ran.stderr);
         let expected =
@@ -101,8 +101,9 @@ fn adapters_of_different_bases_are_not_aggregated() {
     }
 }
 
-/// A small federation, quick but for its evaluation.
-const SIMULATE: &str = "federate simulate --artists goldleaf --rounds 2 --local-steps 1 --images 2 --prompts 1";
+/// A small federation.
+const SIMULATE: &str =
+    "federate simulate --artists goldleaf --rounds 2 --local-steps 1 --images 2 --prompts 1 --sampling-steps 3";
 
 #[cfg(unix)]
 #[test]

@@ -11,7 +11,7 @@ use crate::catelier::{Ran, Studio};
 use crate::crash::wait_for;
 #[cfg(unix)]
 use crate::train::endless;
-use crate::train::{SHORT, studio};
+use crate::train::{EMBEDDED, SHORT, studio};
 
 fn refused(ran: &Ran, told: &[&str]) {
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
@@ -174,7 +174,7 @@ fn previews_and_sheets_are_numbered_on_and_none_is_replaced() {
         (&format!("--prompt cat {sheets}"), vec!["compare-001.png"]),
         ("--prompt house --count 2 --seed 7", vec!["003-seed7.png", "003-seed8.png"]),
     ] {
-        let ran = studio.done(&format!("preview --steps 1 {line} --out seen"));
+        let ran = studio.done(&format!("preview --base base --steps 1 {line} --out seen"));
         let printed: Vec<_> = new.iter().map(|name| format!("seen/{name}")).collect();
         assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), printed);
         let after = files(&studio.path("seen"));
@@ -189,8 +189,9 @@ fn a_file_that_exists_is_replaced_by_force_alone() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));
     let adapter = "run/adapter.safetensors";
-    let convert = format!("adapter convert {adapter} --format diffusers --out mine.safetensors");
-    let aggregate = format!("federate aggregate --adapter {adapter} --adapter ./{adapter} --out mine.safetensors");
+    let convert = format!("adapter convert {adapter} --base base --format diffusers --out mine.safetensors");
+    let aggregate =
+        format!("federate aggregate --base base --adapter {adapter} --adapter ./{adapter} --out mine.safetensors");
     for line in [convert, aggregate] {
         studio.write("mine.safetensors", b"precious");
         refused(&studio.run(&line), &["`mine.safetensors` exists already", "--force"]);
@@ -276,7 +277,7 @@ fn a_killed_drawing_is_no_whole_one_and_is_drawn_anew() {
     wait_for("some images", || studio.path("art").exists() && fs::read_dir(studio.path("art")).unwrap().count() > 20);
     child.kill().unwrap();
     child.wait().unwrap();
-    let part = studio.run(&format!("{SHORT} --out run"));
+    let part = studio.run(&format!("{EMBEDDED} --out run"));
     refused(&part, &["`art` holds a part of its images", "draw them again"]);
     studio.done(&format!("{} art", line(6)));
     assert_eq!(files(&studio.path("art")), files(&studio.path("whole")));
@@ -308,11 +309,11 @@ fn a_damaged_adapter_of_ours_is_refused_and_a_changed_one_of_others_is_told() {
     studio.done(&format!("{SHORT} --out run"));
     let whole = fs::read(studio.path("run/adapter.safetensors")).unwrap();
     studio.write("damaged.safetensors", flipped(&whole, whole.len() - 4));
-    let ran = studio.run("preview --prompt house --steps 1 --adapter damaged.safetensors --out seen");
+    let ran = studio.run("preview --base base --prompt house --steps 1 --adapter damaged.safetensors --out seen");
     refused(&ran, &["`damaged.safetensors` is damaged: its checksum does not hold"]);
     let tensors = safetensors::SafeTensors::deserialize(&whole).unwrap();
     let header = [("sshs_model_hash".to_owned(), "0".repeat(64))].into();
     studio.write("other.safetensors", safetensors::serialize(tensors.tensors(), Some(header)).unwrap());
-    let ran = studio.done("preview --prompt house --steps 1 --adapter other.safetensors --out seen");
+    let ran = studio.done("preview --base base --prompt house --steps 1 --adapter other.safetensors --out seen");
     assert!(ran.stderr.contains("warning: `other.safetensors`: its tensors are not those"), "{}", ran.stderr);
 }

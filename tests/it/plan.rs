@@ -3,11 +3,11 @@
 use std::fs;
 
 use crate::catelier::Studio;
-use crate::train::{SHORT, studio};
+use crate::train::{EMBEDDED, SHORT, studio};
 
 /// Flags of `plan` for the short run.
 fn plan(studio: &Studio, flags: &str) -> serde_json::Value {
-    let short = SHORT.replace("train", "plan");
+    let short = EMBEDDED.replace("train", "plan");
     serde_json::from_str(&studio.done(&format!("{short} --json {flags}")).stdout).unwrap()
 }
 
@@ -35,15 +35,15 @@ fn a_run_that_recomputes_blocks_learns_the_same_to_the_last_bit() {
         !recomputed.is_empty() && (recomputed.len() as u64) < tight["memory"]["blocks"].as_u64().unwrap(),
         "{tight}"
     );
-    let told = studio.done(&format!("{} {limit}", SHORT.replace("train", "plan"))).stdout;
+    let told = studio.done(&format!("{} {limit}", EMBEDDED.replace("train", "plan"))).stdout;
     for path in recomputed {
         let block = path.as_str().unwrap().rsplit("_blocks.").next().unwrap();
         assert!(told.contains(block.split_once('.').unwrap().1), "{path} is not in:\n{told}");
     }
-    studio.done(&format!("{SHORT} --out free"));
-    let ran = studio.done(&format!("{SHORT} {limit} --out tight"));
+    studio.done(&format!("{EMBEDDED} --out free"));
+    let ran = studio.done(&format!("{EMBEDDED} {limit} --out tight"));
     assert!(ran.stderr.contains("blocks are recomputed"), "{}", ran.stderr);
-    studio.done(&format!("{SHORT} --gradient-checkpointing --out all"));
+    studio.done(&format!("{EMBEDDED} --gradient-checkpointing --out all"));
     let factors = |run: &str| crate::train::tensors(&studio, run);
     assert!(factors("free") == factors("tight") && factors("free") == factors("all"));
 }

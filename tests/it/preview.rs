@@ -34,11 +34,11 @@ fn a_fresh_adapter_of_strength_zero_draws_what_the_base_draws() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));
     let draw = |out: &str, flags: &str| {
-        let mut command = studio.command(&format!("preview --steps 3 {flags} --out {out}"));
+        let mut command = studio.command(&format!("preview --base base --steps 3 {flags} --out {out}"));
         assert!(command.args(["--prompt", "a cat at night"]).output().unwrap().status.success());
         fs::read(studio.path(out).join("000-seed42.png")).map(|bytes| pixels(&bytes)).unwrap()
     };
-    let base = draw("base", "");
+    let base = draw("without", "");
     assert!(draw("zero", "--adapter run/adapter.safetensors:0") == base);
     assert!(draw("strong", "--adapter run/adapter.safetensors:40") != base);
 }
@@ -63,8 +63,9 @@ fn an_image_larger_than_a_tile_is_decoded_in_tiles_where_it_is_asked_for() {
 fn a_sheet_shows_base_and_adapter_without_and_with_the_trigger() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));
-    let mut command =
-        studio.command("preview --steps 2 --compare --adapter run/adapter.safetensors --references art --out sheets");
+    let mut command = studio.command(
+        "preview --base base --steps 2 --compare --adapter run/adapter.safetensors --references art --out sheets",
+    );
     let output = command.args(["--prompt", "a blue boat on the sea"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let sheet = fs::read(studio.path("sheets/compare-000.png")).unwrap();

@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use crate::catelier::{Ran, Studio};
 use crate::crash::{lines, signal, wait_for};
-use crate::train::{SHORT, studio};
+use crate::train::{EMBEDDED, SHORT, studio};
 
 /// A run of a second or a few that can be stopped in its middle.
-const RUN: &str = "train --images art --trigger shs --batch 1 --rank 2 --steps 60 --drift-every 0";
+const RUN: &str = "train --base base --images art --trigger shs --batch 1 --rank 2 --steps 60 --drift-every 0";
 
 fn start(studio: &Studio, line: &str) -> Child {
     studio.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -134,7 +134,7 @@ fn a_run_that_was_started_to_outlive_its_terminal_does() {
 #[test]
 fn a_stopped_demo_writes_no_page_and_its_card_claims_nothing() {
     let studio = Studio::new();
-    let child = start(&studio, "demo --prompts 1 --out shown");
+    let child = start(&studio, "demo --prompts 1 --sampling-steps 3 --out shown");
     wait_for("a step", || lines(&studio.path("shown/cat/metrics.jsonl")) >= 1);
     let ran = stop(&studio, child, "-TERM");
     assert_eq!(ran.code, Some(143), "{}", ran.stderr);
@@ -142,13 +142,13 @@ fn a_stopped_demo_writes_no_page_and_its_card_claims_nothing() {
     assert!(!studio.path("shown/report.html").exists() && !studio.path("shown/lora").exists());
     let card = fs::read_to_string(studio.path("shown/cat/README.md")).unwrap();
     assert!(card.contains(" of 120 steps"), "{card}");
-    studio.done("demo --steps 1 --prompts 1 --out shown");
+    studio.done("demo --steps 1 --prompts 1 --sampling-steps 3 --out shown");
 }
 
 #[test]
 fn a_simulation_that_is_stopped_in_its_first_round_averages_nothing() {
     let studio = Studio::new();
-    let line = "federate simulate --artists goldleaf,poster --rounds 1 --local-steps 200 --images 2 --prompts 1";
+    let line = "federate simulate --artists goldleaf,poster --rounds 1 --local-steps 200 --images 2 --prompts 1 --sampling-steps 3";
     let child = start(&studio, &format!("{line} --out parts"));
     wait_for("a step", || lines(&studio.path("parts/goldleaf/round-1/metrics.jsonl")) >= 1);
     let ran = stop(&studio, child, "-TERM");
@@ -181,7 +181,7 @@ mod with_status_files {
     #[test]
     fn generation_stops_between_sampler_steps() {
         let studio = studio();
-        studio.done(&format!("{SHORT} --out run"));
+        studio.done(&format!("{EMBEDDED} --out run"));
         for line in [
             "preview --prompt house --steps 900 --count 100 --out out",
             "evaluate --adapter run/adapter.safetensors --steps 900 --out out",

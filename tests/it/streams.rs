@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::catelier::{Ran, Studio};
 use crate::crash::{lines, on_a_full_disk, signal, wait_for};
-use crate::train::{SHORT, studio};
+use crate::train::{EMBEDDED, SHORT, studio};
 
 /// A stream whose reader went away.
 fn closed() -> Stdio {
@@ -47,7 +47,7 @@ fn a_closed_or_full_stderr_ends_no_work() {
 #[test]
 fn a_reader_that_stops_reading_ends_no_work() {
     let studio = studio();
-    studio.done(&format!("{SHORT} --out run"));
+    studio.done(&format!("{EMBEDDED} --out run"));
     let mut preview = studio.command("preview --prompt house --steps 1 --count 3 --out images");
     let ran = finish(preview.stdout(closed()).stderr(Stdio::piped()), &studio);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -123,8 +123,8 @@ fn a_disk_that_fails_is_no_mistake_of_the_user_and_leaves_no_half_adapter() {
     let studio = studio();
     studio.done(&format!("{SHORT} --out run"));
     for line in [
-        "adapter convert run/adapter.safetensors --format peft --out peft",
-        "adapter convert run/adapter.safetensors --format diffusers --out other.safetensors",
+        "adapter convert run/adapter.safetensors --base base --format peft --out peft",
+        "adapter convert run/adapter.safetensors --base base --format diffusers --out other.safetensors",
     ] {
         let ran = on_a_full_disk(&studio, 8, line);
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);

@@ -5,19 +5,26 @@ use std::fs;
 
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::tensor_file::TensorFile;
+use catelier_testkit::golden::copy_folder;
 use catelier_workflows::adapters::LoraFactors;
 
+use crate::adapters::golden;
 use crate::catelier::Studio;
 
-/// A folder of drawn images and the flags of a run that takes a second.
+/// A folder with drawn images, `art`, and a base of a few thousand parameters, `base`.
 pub(crate) fn studio() -> Studio {
     let studio = Studio::new();
     studio.done("gallery draw --artist goldleaf --count 4 --seed 1 --out art");
+    copy_folder(&golden("tiny-sd1"), &studio.path("base"));
     studio
 }
 
-/// Flags of a short run on the embedded base.
+/// Flags of a run of a blink on the small base.
 pub(crate) const SHORT: &str =
+    "train --base base --images art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 2";
+
+/// Flags of the same run on the embedded base, which takes a second.
+pub(crate) const EMBEDDED: &str =
     "train --images art --trigger shs --batch 1 --rank 2 --steps 4 --save-every 2 --drift-every 2";
 
 /// Flags of a run of a few thousand steps, to be interrupted.
@@ -80,10 +87,10 @@ fn a_dora_trains_resumes_and_is_used_like_any_adapter() {
     assert!(inspected.contains("DoRA ("), "{inspected}");
     let card = fs::read_to_string(studio.path("whole/README.md")).unwrap();
     assert!(card.contains("(DoRA, rank 2)"), "{card}");
-    studio.done("adapter convert whole/adapter.safetensors --format diffusers --out diffusers.safetensors");
+    studio.done("adapter convert --base base whole/adapter.safetensors --format diffusers --out diffusers.safetensors");
     for adapter in ["whole/adapter.safetensors", "diffusers.safetensors"] {
         studio.done(&format!(
-            "preview --adapter {adapter} --prompt shs --steps 2 --out seen-{}",
+            "preview --base base --adapter {adapter} --prompt shs --steps 2 --out seen-{}",
             adapter.replace('/', "-")
         ));
     }
@@ -188,7 +195,8 @@ fn the_text_encoder_is_trained_saved_and_previewed_with() {
     studio.done(&flags.replace("--steps 4", "--steps 2 --out parts"));
     studio.done("train --resume --steps 4 --out parts");
     assert!(tensors(&studio, "whole") == tensors(&studio, "parts"));
-    let ran = studio.done("preview --adapter whole/adapter.safetensors --prompt shs --steps 2 --out previews");
+    let ran =
+        studio.done("preview --base base --adapter whole/adapter.safetensors --prompt shs --steps 2 --out previews");
     assert!(ran.stderr.contains("text_encoder"), "{}", ran.stderr);
 }
 

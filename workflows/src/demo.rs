@@ -50,6 +50,8 @@ pub struct DemoRequest {
     pub steps: Option<usize>,
     /// Evaluation prompts of each kind.
     pub prompts: usize,
+    /// Denoising steps of each generated image; `None` takes the default.
+    pub sampling_steps: Option<usize>,
     /// Seed of the drawn images, the trainings and the generated images.
     pub seed: u64,
 }
@@ -63,6 +65,7 @@ impl Default for DemoRequest {
             artist: DEMO_ARTIST.into(),
             steps: None,
             prompts: DEMO_PROMPTS,
+            sampling_steps: None,
             seed: PLAY_SEED,
         }
     }
@@ -104,7 +107,11 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
     let clip = embedded::clip()?;
     let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
     let prompts = EvaluationPrompts::new(&set, request.prompts, 1, request.seed)?;
-    let sampling = SamplingSettings { guidance: Some(DEMO_GUIDANCE), ..SamplingSettings::default() };
+    let sampling = SamplingSettings {
+        guidance: Some(DEMO_GUIDANCE),
+        steps: request.sampling_steps,
+        ..SamplingSettings::default()
+    };
     let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()));
     let base_images = prompts.generate_base(&mut generator, session)?;
     let references = images::read_references(Some(&folder))?;

@@ -87,6 +87,8 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let work = Work { base: &base, settings: &settings, out: &out, session };
     let mut clients = artists.into_iter().map(|artist| work.client(artist)).collect::<Result<Vec<_>>>()?;
+    // Before the rounds: settings by which nothing can be generated are refused at once.
+    let mut evaluator = Evaluator::new(&work)?;
     let state = work.play(&mut clients, state)?;
     let global = state.global().ok_or_else(|| Error::user("there was no round", "ask for at least one round"))?;
     let global_file = request.out.join(GLOBAL);
@@ -94,7 +96,7 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
         .failed("cannot save the averaged adapter")?;
     session.written(ArtefactKind::Adapter, global_file);
 
-    let scores = Evaluator::new(&work)?.scores(&clients, global)?;
+    let scores = evaluator.scores(&clients, global)?;
     let simulation = Simulation { strategy: settings.strategy.0.clone(), rounds: state.history().to_vec(), scores };
     let text = serde_json::to_string_pretty(&simulation).failed("cannot write the table")?;
     output::write_text(&request.out.join(TABLE), &text)?;
@@ -306,7 +308,8 @@ impl<'a, 's> Evaluator<'a, 's> {
         let Work { base, settings, session, .. } = *work;
         let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
         let prompts = EvaluationPrompts::new(&set, settings.prompts, 1, settings.seed)?;
-        let mut generator = ImageGenerator::new(base, &SamplingSettings::default().resolve(&base.defaults()));
+        let sampling = SamplingSettings { steps: Some(settings.sampling_steps), ..SamplingSettings::default() };
+        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()));
         let base_images = prompts.generate_base(&mut generator, session)?;
         Ok(Self { work, generator, clip: embedded::clip()?, prompts, base_images })
     }

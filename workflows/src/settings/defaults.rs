@@ -155,6 +155,7 @@ impl SimulateSettings {
             images: self.images.unwrap_or(PLAY_IMAGES),
             strategy: self.strategy.unwrap_or(Text(catelier_federation::Strategy::product())),
             prompts: self.prompts.unwrap_or(3),
+            sampling_steps: self.sampling_steps.unwrap_or(GenerateRequest::default().steps),
             seed: self.seed.unwrap_or(PLAY_SEED),
         }
     }

@@ -29,6 +29,9 @@ settings! {
         /// Evaluation prompts of each kind [default: 3]
         #[arg(long, value_name = "N")]
         prompts: usize => usize,
+        /// Denoising steps of the images that are scored [default: 25]
+        #[arg(long, value_name = "N")]
+        sampling_steps: usize => usize,
         /// Seed of the drawn images, the trainings and the evaluation [default: 1]
         #[arg(long, value_name = "N")]
         seed: u64 => u64,
