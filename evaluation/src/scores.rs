@@ -101,6 +101,12 @@ pub struct Generation {
     pub steps: usize,
     /// Guidance scale.
     pub guidance: f64,
+    /// Where guidance started from: `empty`, `trigger` or the trigger's share; empty in files that do not say.
+    #[serde(default)]
+    pub guidance_from: String,
+    /// The part of the steps in which guidance acted: `0-1`; empty in files that do not say.
+    #[serde(default)]
+    pub guidance_range: String,
     /// Width of the images in pixels.
     pub width: u32,
     /// Height of the images in pixels.
@@ -111,7 +117,15 @@ impl Generation {
     /// Sampler, steps and guidance in one line.
     #[must_use]
     pub fn sampling(&self) -> String {
-        format!("{}, {} steps, guidance {}", self.sampler, self.steps, self.guidance)
+        let unusual = |value: &str, usual| !value.is_empty() && value != usual;
+        let mut words = format!("{}, {} steps, guidance {}", self.sampler, self.steps, self.guidance);
+        if unusual(&self.guidance_from, "empty") {
+            words += &format!(" from {}", self.guidance_from);
+        }
+        if unusual(&self.guidance_range, "0-1") {
+            words += &format!(" in {}", self.guidance_range);
+        }
+        words
     }
 }
 

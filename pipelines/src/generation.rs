@@ -4,6 +4,7 @@
 //! alone, so the other images in its batch do not change it. The same seed with another adapter starts from the same
 //! noise, so the two images can be compared.
 
+mod guidance;
 pub mod image_file;
 mod prompt_cache;
 mod request;
@@ -21,6 +22,8 @@ use crate::diffusion::sampler::{self, Sampler};
 use crate::error::{Error, Result};
 use crate::models::base::{BaseModel, EmptyNegative};
 use crate::models::{Condition, CrossAttentionKv, ImageSizes};
+use guidance::Start;
+pub use guidance::{GuidanceFrom, GuidanceRange};
 use prompt_cache::PromptCache;
 pub use request::GenerateRequest;
 
@@ -57,14 +60,27 @@ struct Batch<'a> {
     seeds: &'a [u64],
 }
 
-/// The condition of a batch, one row per image; negative rows come before positive ones.
+/// The conditions of a batch, of one row per image each.
 struct Prompt {
-    positive: Condition,
-    /// The negative prompt; `None` without guidance.
-    negative: Option<Condition>,
-    /// The context of the negative and the positive rows.
+    /// Those that guidance starts from, and the prompts.
+    parts: Vec<Condition>,
+    /// `None` without guidance.
+    start: Option<Start>,
+    /// The context of all parts.
     context: Tensor,
     kv: CrossAttentionKv,
+}
+
+/// The conditions of a batch in the calls inside the range of guidance, and in those outside, if there are any.
+struct Prompts {
+    inside: Prompt,
+    outside: Option<Prompt>,
+}
+
+impl Prompts {
+    fn at(&self, is_inside: bool) -> &Prompt {
+        self.outside.as_ref().filter(|_| !is_inside).unwrap_or(&self.inside)
+    }
 }
 
 impl<'a> Generator<'a> {
@@ -194,13 +210,14 @@ impl<'a> Generator<'a> {
         adapters: &AdapterSet,
         after: &mut dyn FnMut(usize, usize, &Tensor) -> ControlFlow<()>,
     ) -> Result<()> {
-        let prompt = self.prompt(request, batch, adapters)?;
+        let prompts = self.prompts(request, batch, adapters)?;
         let mut sampler = sampler::prepare(&self.base.schedule, &request.sampler_settings())?;
         let timesteps = sampler.timesteps().to_vec();
         let mut latents = (start * sampler.initial_noise_scale())?;
         for (call, timestep) in timesteps.iter().enumerate() {
             let input = sampler.scale_input(&latents, call)?;
-            let output = self.guided(request, &input, *timestep, &prompt, adapters)?;
+            let prompt = prompts.at(request.guidance_range.contains(call, timesteps.len()));
+            let output = self.guided(request, &input, *timestep, prompt, adapters)?;
             let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
             latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
             for index in 0..batch.prompts.len() {
@@ -213,9 +230,7 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// The model's output for `latents`, guided away from the negative prompt. One call computes both conditions.
-    ///
-    /// **Source**: Ho and Salimans 2022, arXiv 2207.12598, equation 6.
+    /// The model's output for `latents`, guided where the prompt has a start. One call computes all conditions.
     fn guided(
         &self,
         request: &GenerateRequest,
@@ -228,33 +243,69 @@ impl<'a> Generator<'a> {
         let timesteps = Tensor::from_vec(vec![timestep as f32; rows], rows, latents.device())?;
         let shared = unet.shared_prefix(latents, &timesteps, &[adapters])?;
         let prefix = |condition: &Condition| unet.prefix(&shared, condition.added.as_ref());
-        let prefix = match &prompt.negative {
-            Some(negative) => prefix(negative)?.cat(&prefix(&prompt.positive)?)?,
-            None => prefix(&prompt.positive)?,
-        };
+        let (first, others) = (&prompt.parts[0], &prompt.parts[1..]);
+        let prefix = others.iter().try_fold(prefix(first)?, |all, part| all.cat(&prefix(part)?))?;
         let output = unet.predict_from(&prefix, &prompt.context, Some(&prompt.kv), adapters)?;
         let output = output.to_dtype(latents.dtype())?;
-        if !request.is_guided() {
-            return Ok(output);
+        match &prompt.start {
+            Some(start) => start.guide(&output, request.guidance),
+            None => Ok(output),
         }
-        let half = latents.dim(0)?;
-        let (negative, positive) = (output.narrow(0, 0, half)?, output.narrow(0, half, half)?);
-        Ok((&negative + ((positive - &negative)? * request.guidance)?)?)
     }
 
-    /// The condition of the batch.
-    fn prompt(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Prompt> {
+    /// The conditions of the batch.
+    fn prompts(&mut self, request: &GenerateRequest, batch: &Batch<'_>, adapters: &AdapterSet) -> Result<Prompts> {
         let positive = self.prompts.rows(&self.base.text, batch.prompts, adapters)?;
-        let sizes = vec![ImageSizes::uncropped(request.height, request.width); positive.batch()?];
-        let negative = request.is_guided().then(|| self.negative(request, &positive, adapters)).transpose()?;
-        let positive = positive.with_sizes(&sizes)?;
-        let negative = negative.map(|negative| negative.with_sizes(&sizes)).transpose()?;
-        let context = match &negative {
-            Some(negative) => Tensor::cat(&[&negative.context, &positive.context], 0)?,
-            None => positive.context.clone(),
-        };
+        if !request.is_guided() {
+            return Ok(Prompts { inside: self.prompt(request, vec![positive], None, adapters)?, outside: None });
+        }
+        let (start, mut parts) = self.start_of(request, batch, &positive, adapters)?;
+        parts.push(positive.clone());
+        let inside = self.prompt(request, parts, Some(start), adapters)?;
+        let is_partial = request.guidance_range != GuidanceRange::WHOLE;
+        let outside = is_partial.then(|| self.prompt(request, vec![positive], None, adapters)).transpose()?;
+        Ok(Prompts { inside, outside })
+    }
+
+    /// The conditions `parts` with what the UNet makes of them once for all steps.
+    fn prompt(
+        &self,
+        request: &GenerateRequest,
+        parts: Vec<Condition>,
+        start: Option<Start>,
+        adapters: &AdapterSet,
+    ) -> Result<Prompt> {
+        let sizes = vec![ImageSizes::uncropped(request.height, request.width); parts[0].batch()?];
+        let parts = parts.into_iter().map(|part| part.with_sizes(&sizes)).collect::<Result<Vec<_>>>()?;
+        let contexts: Vec<&Tensor> = parts.iter().map(|part| &part.context).collect();
+        let context = Tensor::cat(&contexts, 0)?;
         let kv = self.base.unet.cross_attention_kv(&context, adapters)?;
-        Ok(Prompt { positive, negative, context, kv })
+        Ok(Prompt { parts, start, context, kv })
+    }
+
+    /// What guidance starts from, and the conditions of it.
+    fn start_of(
+        &mut self,
+        request: &GenerateRequest,
+        batch: &Batch<'_>,
+        positive: &Condition,
+        adapters: &AdapterSet,
+    ) -> Result<(Start, Vec<Condition>)> {
+        let negative = request.negative.as_deref();
+        let trigger = |prompt: &String| guidance::trigger_prompt(prompt, &request.triggers, negative);
+        let triggers: Vec<Option<String>> = batch.prompts.iter().map(trigger).collect();
+        let has_trigger: Vec<bool> = triggers.iter().map(Option::is_some).collect();
+        let start = Start::new(request.guidance_from, &has_trigger, self.base.device())?;
+        let mut parts = Vec::new();
+        if !matches!(start, Start::Trigger) {
+            parts.push(self.negative(request, positive, adapters)?);
+        }
+        if !matches!(start, Start::Negative) {
+            // A prompt without a trigger has no share in this part.
+            let texts: Vec<String> = triggers.into_iter().map(Option::unwrap_or_default).collect();
+            parts.push(self.prompts.rows(&self.base.text, &texts, adapters)?);
+        }
+        Ok((start, parts))
     }
 
     /// The negative prompt in as many rows as `positive` has; zeros if the model was trained with zeros.

@@ -93,6 +93,18 @@ impl LoadedAdapters {
         given.or(known).map(trigger).transpose()
     }
 
+    /// The trigger of a request and those that the files name, each once.
+    pub fn triggers(&self, requested: Option<&Trigger>) -> Vec<Trigger> {
+        let mut triggers: Vec<Trigger> = requested.cloned().into_iter().collect();
+        let named = self.files.iter().filter_map(|(_, file)| Trigger::new(file.metadata.trigger.as_deref()?).ok());
+        for trigger in named {
+            if !triggers.contains(&trigger) {
+                triggers.push(trigger);
+            }
+        }
+        triggers
+    }
+
     /// Name and hash of every file, for the text of a PNG.
     pub fn names_and_hashes(&self) -> Vec<(String, String)> {
         let name_and_hash = |(source, file): &(AdapterSource, LoadedAdapter)| {

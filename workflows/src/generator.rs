@@ -7,6 +7,7 @@ use catelier_evaluation::Generation;
 use catelier_pipelines::generation::image_file::ImageParameters;
 use catelier_pipelines::generation::{GenerateRequest, Generator, Progress};
 use catelier_pipelines::models::base::BaseModel;
+use catelier_prompts::Trigger;
 use image::RgbImage;
 
 use crate::base::Base;
@@ -37,12 +38,15 @@ pub struct Images<'a> {
 }
 
 impl<'a> ImageGenerator<'a> {
-    /// A generator with these settings, which has not seen a prompt yet.
-    pub fn new(base: &'a Base, sampling: &ResolvedSampling) -> Self {
+    /// A generator with these settings, which has not seen a prompt yet. Guidance may start from `triggers`.
+    pub fn new(base: &'a Base, sampling: &ResolvedSampling, triggers: Vec<Trigger>) -> Self {
         let settings = GenerateRequest {
             negative: Some(sampling.negative.clone()).filter(|negative| !negative.is_empty()),
             steps: sampling.steps,
             guidance: sampling.guidance,
+            guidance_from: sampling.guidance_from.0,
+            guidance_range: sampling.guidance_range.0,
+            triggers,
             sampler: sampling.sampler.0,
             width: sampling.size.0.width,
             height: sampling.size.0.height,
@@ -112,6 +116,8 @@ impl<'a> ImageGenerator<'a> {
             steps: self.settings.steps,
             sampler: self.settings.sampler.label().to_string(),
             guidance: self.settings.guidance,
+            guidance_from: self.settings.guidance_from,
+            guidance_range: self.settings.guidance_range,
             seed,
             width: self.settings.width,
             height: self.settings.height,
@@ -131,6 +137,8 @@ impl<'a> ImageGenerator<'a> {
             sampler: self.settings.sampler.name().to_string(),
             steps: self.settings.steps,
             guidance: self.settings.guidance,
+            guidance_from: self.settings.guidance_from.to_string(),
+            guidance_range: self.settings.guidance_range.to_string(),
             width: self.settings.width,
             height: self.settings.height,
         }
@@ -139,6 +147,7 @@ impl<'a> ImageGenerator<'a> {
     /// The settings in one line, for the heading of a sheet.
     pub fn caption(&self, seed: u64) -> String {
         let settings = &self.settings;
-        format!("{} steps of {}, guidance {}, seed {seed}", settings.steps, settings.sampler.label(), settings.guidance)
+        let (steps, sampler) = (settings.steps, settings.sampler.label());
+        format!("{steps} steps of {sampler}, {}, seed {seed}", settings.guidance_in_words())
     }
 }

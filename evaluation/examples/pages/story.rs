@@ -57,6 +57,8 @@ impl Adapter {
                 sampler: "DDIM".to_owned(),
                 steps: 20,
                 guidance: 4.0,
+                guidance_from: "empty".into(),
+                guidance_range: "0-1".into(),
                 width: 64,
                 height: 64,
             },

@@ -104,6 +104,8 @@ impl World {
                 sampler: "none".to_owned(),
                 steps: 1,
                 guidance: 1.0,
+                guidance_from: "empty".into(),
+                guidance_range: "0-1".into(),
                 width: 8,
                 height: 8,
                 ..Generation::default()

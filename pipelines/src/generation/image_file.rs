@@ -9,6 +9,7 @@ use std::path::Path;
 
 use image::RgbImage;
 
+use super::guidance::{GuidanceFrom, GuidanceRange};
 use crate::error::{Error, Result};
 
 /// The keyword of the text chunk.
@@ -27,6 +28,10 @@ pub struct ImageParameters {
     pub sampler: String,
     /// Strength of classifier-free guidance.
     pub guidance: f64,
+    /// Where guidance started from.
+    pub guidance_from: GuidanceFrom,
+    /// The model calls in which guidance acted.
+    pub guidance_range: GuidanceRange,
     /// The image's seed.
     pub seed: u64,
     /// Width in pixels.
@@ -65,6 +70,12 @@ impl ImageParameters {
             ("Seed", self.seed.to_string()),
             ("Size", format!("{}x{}", self.width, self.height)),
         ];
+        if self.guidance_from != GuidanceFrom::EMPTY {
+            settings.push(("Guidance from", self.guidance_from.to_string()));
+        }
+        if self.guidance_range != GuidanceRange::WHOLE {
+            settings.push(("Guidance range", self.guidance_range.to_string()));
+        }
         settings.extend(self.model_hash.clone().map(|hash| ("Model hash", hash)));
         settings.push(("Model", self.model.clone()));
         if !self.adapters.is_empty() {
@@ -124,6 +135,8 @@ mod tests {
             steps: 20,
             sampler: "DPM++ 2M".into(),
             guidance: 7.5,
+            guidance_from: GuidanceFrom::EMPTY,
+            guidance_range: GuidanceRange::WHOLE,
             seed: 42,
             width: 64,
             height: 48,
@@ -142,6 +155,13 @@ mod tests {
             Model hash: 0123456789, Model: \"base: small\", \
             Lora hashes: \"shs: aabbccddeeff, sts: 001122334455\", Version: catelier 0.1.0";
         assert_eq!(parameters().to_string(), expected);
+    }
+
+    #[test]
+    fn guidance_that_starts_elsewhere_or_pauses_is_recorded() {
+        let (guidance_from, guidance_range) = (GuidanceFrom::TRIGGER, "0.2-1".parse().unwrap());
+        let text = ImageParameters { guidance_from, guidance_range, ..parameters() }.to_string();
+        assert!(text.contains("Size: 64x48, Guidance from: trigger, Guidance range: 0.2-1, Model hash"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The settings of a generation.
 
+use catelier_prompts::Trigger;
+
+use super::guidance::{GuidanceFrom, GuidanceRange};
 use crate::diffusion::Spacing;
 use crate::diffusion::sampler::{SamplerKind, SamplerSettings};
 use crate::error::{Error, Result};
@@ -17,6 +20,12 @@ pub struct GenerateRequest {
     pub steps: usize,
     /// Strength of classifier-free guidance; at 1 or below there is no guidance, and the UNet does half the work.
     pub guidance: f64,
+    /// Where guidance starts from.
+    pub guidance_from: GuidanceFrom,
+    /// The model calls in which guidance acts.
+    pub guidance_range: GuidanceRange,
+    /// The triggers of the adapters; guidance starts from those that a prompt has.
+    pub triggers: Vec<Trigger>,
     /// The sampler.
     pub sampler: SamplerKind,
     /// The timesteps that the sampler visits; `None` takes the model's configuration.
@@ -40,6 +49,9 @@ impl Default for GenerateRequest {
             negative: None,
             steps: 25,
             guidance: 7.5,
+            guidance_from: GuidanceFrom::default(),
+            guidance_range: GuidanceRange::default(),
+            triggers: Vec::new(),
             sampler: SamplerKind::Ddim,
             spacing: None,
             karras: None,
@@ -54,6 +66,18 @@ impl GenerateRequest {
     /// Whether every model call is made with and without the prompt.
     pub fn is_guided(&self) -> bool {
         self.guidance > 1.0
+    }
+
+    /// Strength, start and range of guidance, as far as they are not the usual ones: `guidance 2 from trigger`.
+    pub fn guidance_in_words(&self) -> String {
+        let mut words = format!("guidance {}", self.guidance);
+        if self.guidance_from != GuidanceFrom::EMPTY {
+            words += &format!(" from {}", self.guidance_from);
+        }
+        if self.guidance_range != GuidanceRange::WHOLE {
+            words += &format!(" in {}", self.guidance_range);
+        }
+        words
     }
 
     pub(super) fn sampler_settings(&self) -> SamplerSettings {

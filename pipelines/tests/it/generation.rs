@@ -10,6 +10,7 @@ use catelier_pipelines::generation::{GenerateRequest, Generator, generate};
 use catelier_pipelines::models::Tiling;
 use catelier_pipelines::models::base::BaseModel;
 use catelier_pipelines::models::files::ModelFiles;
+use catelier_prompts::Trigger;
 use catelier_testkit::golden::Golden;
 use image::RgbImage;
 
@@ -44,6 +45,63 @@ fn an_image_depends_on_its_seed_and_not_on_its_batch() {
     assert!(largest_level_difference(&together[1], &alone[0]) <= 1);
     let other_seed = generate(&base, &request(&[8]), &AdapterSet::base()).unwrap();
     assert!(largest_level_difference(&other_seed[0], &alone[0]) > 8, "seeds 5 and 8 share a prompt");
+}
+
+/// Images of prompts with a trigger, some of them without.
+fn with_trigger(from: &str, negative: Option<&str>, prompts: &[&str]) -> GenerateRequest {
+    GenerateRequest {
+        prompts: prompts.iter().map(ToString::to_string).collect(),
+        triggers: vec![Trigger::new("shs").unwrap(), Trigger::new("owl").unwrap()],
+        guidance_from: from.parse().unwrap(),
+        negative: negative.map(str::to_owned),
+        batch: prompts.len(),
+        ..request(&(0..prompts.len() as u64).collect::<Vec<_>>())
+    }
+}
+
+#[test]
+fn guidance_from_the_trigger_is_a_negative_prompt_that_begins_with_it() {
+    let base = base();
+    let drawn = |request| generate(&base, &request, &AdapterSet::base()).unwrap();
+    let prompts = ["a teapot, shs", "shs, a clock"];
+    for (negative, same) in [(None, "shs"), (Some("blurry"), "shs, blurry")] {
+        let from_trigger = drawn(with_trigger("trigger", negative, &prompts));
+        assert_eq!(from_trigger, drawn(with_trigger("empty", Some(same), &prompts)));
+        assert_ne!(from_trigger, drawn(with_trigger("empty", negative, &prompts)));
+    }
+    let two = drawn(with_trigger("trigger", None, &["an owl by shs"]));
+    assert_eq!(two, drawn(with_trigger("empty", Some("shs, owl"), &["an owl by shs"])));
+    let plain = ["a teapot", "a clock"];
+    assert_eq!(drawn(with_trigger("trigger", None, &plain)), drawn(with_trigger("0.5", None, &plain)));
+    assert_eq!(drawn(with_trigger("trigger", None, &plain)), drawn(with_trigger("empty", None, &plain)));
+}
+
+#[test]
+fn a_prompt_without_a_trigger_is_drawn_the_same_beside_one_with_it() {
+    let base = base();
+    let drawn =
+        |from, prompts: &[&str]| generate(&base, &with_trigger(from, None, prompts), &AdapterSet::base()).unwrap();
+    let alone = drawn("empty", &["a teapot"]);
+    for from in ["trigger", "0.5"] {
+        let together = drawn(from, &["a teapot", "shs, a clock"]);
+        assert!(largest_level_difference(&together[0], &alone[0]) <= 1, "{from}");
+    }
+    let [empty, half, trigger] = ["empty", "0.5", "trigger"].map(|from| drawn(from, &["shs, a clock"]));
+    assert!(empty != half && half != trigger);
+}
+
+#[test]
+fn outside_its_range_there_is_no_guidance() {
+    let base = base();
+    let drawn = |guidance, range: &str| {
+        let request = GenerateRequest { guidance, guidance_range: range.parse().unwrap(), ..request(&[1]) };
+        generate(&base, &request, &AdapterSet::base()).unwrap()
+    };
+    // The calls begin at 0, a third and two thirds.
+    assert_eq!(drawn(5.0, "0.7-1"), drawn(1.0, "0-1"));
+    assert_eq!(drawn(5.0, "0-0.7"), drawn(5.0, "0-1"));
+    let first_alone = drawn(5.0, "0-0.3");
+    assert!(first_alone != drawn(5.0, "0-1") && first_alone != drawn(1.0, "0-1"));
 }
 
 #[test]

@@ -135,6 +135,8 @@ impl SamplingSettings {
             version: VERSION,
             steps: self.steps.unwrap_or(usual.steps),
             guidance: self.guidance.unwrap_or(base.guidance()),
+            guidance_from: self.guidance_from.unwrap_or_default(),
+            guidance_range: self.guidance_range.unwrap_or_default(),
             sampler: self.sampler.unwrap_or(Text(usual.sampler)),
             negative: self.negative.unwrap_or_default(),
             seed: self.seed.unwrap_or(SEED),
