@@ -50,6 +50,11 @@ pub(crate) fn with_file<R>(part: &str, name: &str, bytes: &[u8], work: impl FnOn
 /// Runs `work` on a copy of the golden model of this name, in which the input replaces one of `files`: that of its first line.
 pub(crate) fn with_model<R>(model: &str, files: &[&'static str], input: &[u8], work: impl FnOnce(&Path) -> R) -> R {
     let (name, bytes) = named(input, files);
+    with_changed_model(model, name, bytes, work)
+}
+
+/// Runs `work` on a copy of the golden model of this name, in which a file has these bytes.
+pub(crate) fn with_changed_model<R>(model: &str, name: &str, bytes: &[u8], work: impl FnOnce(&Path) -> R) -> R {
     with(|folder| {
         let copied = folder.join(model);
         if !copied.exists() {

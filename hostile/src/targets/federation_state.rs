@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
 use catelier_workflows::adapters::{Adapter, file};
 use catelier_workflows::federation::{
@@ -15,6 +16,11 @@ use crate::{Target, Verdict, folder, refused};
 pub(super) fn read(input: &[u8]) -> Verdict {
     folder::with_file("federation", "state.safetensors", input, |path| match State::load(path) {
         Ok(state) => {
+            assert!(
+                SEEDS.iter().any(|seed| seed == input),
+                "a damaged state was used, after {} rounds",
+                state.completed()
+            );
             assert_eq!(state.completed(), state.history().len());
             let again = path.with_file_name("again.safetensors");
             state.save(&again).unwrap_or_else(|error| panic!("loaded, but cannot be saved: {error}"));
@@ -26,13 +32,17 @@ pub(super) fn read(input: &[u8]) -> Verdict {
 }
 
 /// The states after each of two rounds of two clients, which bring adapters of the corpus.
-pub(super) fn seeds() -> Vec<Vec<u8>> {
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let adapter = any_adapter();
     let mut clients = ["chalk", "crayon"].map(|name| Fixed { name, adapter: adapter.clone() });
     let mut states = Saved::default();
     let plan = RoundPlan { strategy: Strategy::product(), rounds: 2, on_failure: OnFailure::default() };
     run_rounds(&mut clients, &plan, State::new(), &mut states).unwrap();
     states.0
+});
+
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    SEEDS.clone()
 }
 
 fn any_adapter() -> Adapter {

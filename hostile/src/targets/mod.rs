@@ -2,6 +2,7 @@
 
 mod adapter_file;
 mod base;
+mod base_weights;
 mod captions;
 mod clip_folder;
 mod federation_state;
@@ -11,6 +12,7 @@ mod peft_config;
 mod prompt_set;
 mod prompt_text;
 mod settings_file;
+mod tokenizer;
 mod train_state;
 
 use crate::Target;
@@ -23,11 +25,13 @@ pub const TARGETS: &[Target] = &[
     target("adapter_file", adapter_file::read, 400),
     target("peft_config", peft_config::read, 300),
     target("base", base::read, 300),
-    target("clip_folder", clip_folder::read, 400),
+    Target { seeds: base_weights::seeds, ..target("base_weights", base_weights::read, 200) },
+    Target { seeds: clip_folder::seeds, ..target("clip_folder", clip_folder::read, 400) },
     target("captions", captions::read, 800),
     target("settings_file", settings_file::read, 4000),
     target("prompt_set", prompt_set::read, 3000),
     target("prompt_text", prompt_text::read, 400),
+    Target { seeds: tokenizer::seeds, ..target("tokenizer", tokenizer::read, 600) },
     Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
     Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
     Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },

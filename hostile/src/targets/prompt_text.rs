@@ -34,7 +34,8 @@ pub(super) fn read(input: &[u8]) -> Verdict {
     }
 }
 
-fn tokenize(tokenizer: &Tokenizer, text: &str) {
+/// Whatever the text is, its ids are those of the vocabulary, or it is refused.
+pub(super) fn tokenize(tokenizer: &Tokenizer, text: &str) {
     match tokenizer.encode(text) {
         Ok(tokens) => {
             assert_eq!(tokens.ids.len(), tokenizer.max_length());

@@ -63,7 +63,7 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "simulate",
-        line: "federate simulate --artists chalk,crayon --rounds 2 --local-steps 1 --images 2 --prompts 1 --out out",
+        line: "federate simulate --artists chalk,crayon --rounds 2 --local-steps 1 --images 2 --prompts 1 --sampling-steps 2 --out out",
         begins_with: None,
         again: Again::Resume { line: "federate simulate --resume --out out", states: ("", "state.safetensors") },
         compared: Compared::Files,
