@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 
 const FILE: &str = "config.json";
 
+/// `model_type` of an image tower by itself.
+const IMAGES_ALONE: &str = "clip_vision_model";
+
 /// Largest side of an image tower's input, in pixels; published models stay below 1024.
 const LARGEST_IMAGE: usize = 4096;
 
@@ -135,7 +138,21 @@ impl ModelConfig {
         match root["model_type"].as_str().unwrap_or("clip") {
             "clip" => ClipConfig::from_root(&root).map(Self::Clip),
             "siglip" => siglip_config(&root).map(Self::Siglip),
+            IMAGES_ALONE => Err(unsupported("model_type", "a model with both towers".to_owned(), IMAGES_ALONE)),
             other => Err(unsupported("model_type", "`clip` or `siglip`".to_owned(), other)),
+        }
+    }
+
+    /// Reads `config.json` for the image tower alone: it may also be that of transformers' `CLIPVisionModelWithProjection`,
+    /// which has no text tower.
+    ///
+    /// # Errors
+    /// Those of [`from_json`](Self::from_json).
+    pub(super) fn of_images(json: &[u8]) -> Result<Self> {
+        let root: Value = serde_json::from_slice(json).map_err(malformed)?;
+        match root["model_type"].as_str() {
+            Some(IMAGES_ALONE) => ClipConfig::from_sections(&root, TextConfig::default(), root.clone()).map(Self::Clip),
+            _ => Self::from_json(json),
         }
     }
 
@@ -150,10 +167,15 @@ impl ModelConfig {
 
 impl ClipConfig {
     fn from_root(root: &Value) -> Result<Self> {
+        let text = serde_json::from_value(section(root, "text_config")).map_err(malformed)?;
+        Self::from_sections(root, text, section(root, "vision_config"))
+    }
+
+    fn from_sections(root: &Value, text: TextConfig, vision: Value) -> Result<Self> {
         let config = Self {
             projection_dim: root["projection_dim"].as_u64().unwrap_or(512) as usize,
-            text: serde_json::from_value(section(root, "text_config")).map_err(malformed)?,
-            vision: serde_json::from_value(section(root, "vision_config")).map_err(malformed)?,
+            text,
+            vision: serde_json::from_value(vision).map_err(malformed)?,
         };
         let (text, vision) = (&config.text, &config.vision);
         require_text(text.hidden_size, text.num_attention_heads, text.max_position_embeddings)?;

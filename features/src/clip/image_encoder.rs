@@ -29,7 +29,8 @@ pub struct ImageEncoder {
 }
 
 impl ImageEncoder {
-    /// Loads the image side of a CLIP or SigLIP folder, which needs no tokenizer and no text tower.
+    /// Loads the image side of a CLIP or SigLIP folder, which needs no tokenizer and no text tower: that of a style tower, for
+    /// instance, which transformers calls `CLIPVisionModelWithProjection`.
     ///
     /// # Errors
     /// When `config.json`, `preprocessor_config.json` or `model.safetensors` is missing or malformed, a setting is not
@@ -43,7 +44,7 @@ impl ImageEncoder {
     /// # Errors
     /// As [`ImageEncoder::from_folder`].
     pub fn from_files(files: ClipFiles, device: &Device) -> Result<Self> {
-        let config = ModelConfig::from_json(&files.config)?;
+        let config = ModelConfig::of_images(&files.config)?;
         let parts = Parts::read(&files, &config)?;
         let tower = Weights::open(files.weights)?.build(device, |weights| tower(&weights, &config))?;
         Ok(parts.with_tower(tower, device))

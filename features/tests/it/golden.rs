@@ -101,6 +101,28 @@ fn files_from_memory_give_the_same_model() {
     assert_eq!(from_memory.image_features(&[&image()]).unwrap(), from_folder.image_features(&[&image()]).unwrap());
 }
 
+#[test]
+fn an_image_tower_in_a_folder_of_its_own_gives_the_same_features() {
+    let golden = Golden::open();
+    let whole = || ClipFiles::folder(&golden.model("tiny-clip")).unwrap();
+    let images_alone = |name: &str, tensor: Tensor| {
+        (name.starts_with("vision_model.") || name.starts_with("visual_projection.")).then_some(tensor)
+    };
+    let config: serde_json::Value = serde_json::from_slice(&whole().config).unwrap();
+    let mut vision = config["vision_config"].clone();
+    vision["model_type"] = "clip_vision_model".into();
+    vision["projection_dim"] = config["projection_dim"].clone();
+    let alone = || ClipFiles {
+        config: vision.to_string().into_bytes(),
+        tokenizer: BTreeMap::new(),
+        ..with_weights(images_alone)
+    };
+    let features = |files| ImageEncoder::from_files(files, &Device::Cpu).unwrap().image_features(&[&image()]).unwrap();
+    assert_eq!(features(alone()), features(whole()));
+    let refused = Clip::from_files(alone(), &Device::Cpu).err().unwrap().to_string();
+    assert!(refused.contains("expected a model with both towers, found `clip_vision_model`"), "{refused}");
+}
+
 /// The fixture's weights after `change`, written back into a file's bytes.
 fn with_weights(change: impl Fn(&str, Tensor) -> Option<Tensor>) -> ClipFiles {
     let folder = Golden::open().model("tiny-clip");
