@@ -33,7 +33,8 @@ pub struct Sheet {
     pub columns: Vec<String>,
     /// The rows from top to bottom.
     pub rows: Vec<SheetRow>,
-    /// Smaller images are enlarged to at most this number of pixels (256 suits most sheets), by a whole factor.
+    /// If the first image is smaller than this number of pixels (256 suits most sheets), it is enlarged to at most that, by
+    /// a whole factor. The other images are fitted into the room that it takes, so that all can be compared.
     pub cell: u32,
 }
 
@@ -88,10 +89,8 @@ impl Sheet {
     }
 
     fn layout(&self) -> Layout {
-        let images = || self.rows.iter().flat_map(|row| row.images.iter().flatten());
-        let shown = || images().map(|image| enlarged_size(image, self.cell));
-        let side = |sides: &mut dyn Iterator<Item = u32>| sides.max().unwrap_or(self.cell).max(1);
-        let cell = (side(&mut shown().map(|size| size.0)), side(&mut shown().map(|size| size.1)));
+        let first = self.rows.iter().flat_map(|row| row.images.iter().flatten()).next();
+        let cell = first.map_or((self.cell.max(1), self.cell.max(1)), |image| enlarged_size(image, self.cell));
         let has_labels = self.rows.iter().any(|row| !row.label.is_empty());
         let column_lines = self.columns.iter().map(|label| Font::Label.wrapped(label, cell.0, LABEL_LINES).len());
         let labels = Font::Label.height(column_lines.max().unwrap_or(0)) + GAP / 2;
@@ -160,26 +159,34 @@ impl SheetRow {
     }
 }
 
-/// Draws an image in the middle of its cell, with a thin line around it; an empty cell is tinted.
+/// Draws an image in the middle of its cell, as large as fits, with a thin line around it; an empty cell is tinted.
 fn draw_cell(page: &mut RgbImage, image: Option<&RgbImage>, (left, top): (u32, u32), cell: (u32, u32)) {
     let Some(image) = image else {
         imageops::replace(page, &RgbImage::from_pixel(cell.0, cell.1, FRAME), left.into(), top.into());
         return;
     };
-    let (width, height) = enlarged_size(image, cell.0.max(cell.1));
-    let (width, height) = if width > cell.0 || height > cell.1 { image.dimensions() } else { (width, height) };
-    let shown = imageops::resize(image, width, height, FilterType::Nearest);
+    let shown = fitted(image, cell);
+    let (width, height) = shown.dimensions();
     let (left, top) = (left + (cell.0 - width) / 2, top + (cell.1 - height) / 2);
     let frame = RgbImage::from_pixel(width + 2, height + 2, FRAME);
     imageops::replace(page, &frame, i64::from(left) - 1, i64::from(top) - 1);
     imageops::replace(page, &shown, left.into(), top.into());
 }
 
-/// The size of an image on the sheet: enlarged by the largest whole factor that fits in `cell`.
+/// The image as large as fits into `cell`, its proportions kept. A whole factor shows its pixels as squares.
+fn fitted(image: &RgbImage, cell: (u32, u32)) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let scale = (f64::from(cell.0) / f64::from(width)).min(f64::from(cell.1) / f64::from(height));
+    let side = |length: u32, most: u32| ((f64::from(length) * scale).round() as u32).clamp(1, most);
+    let filter = if scale >= 1.0 && scale.fract() == 0.0 { FilterType::Nearest } else { FilterType::CatmullRom };
+    imageops::resize(image, side(width, cell.0), side(height, cell.1), filter)
+}
+
+/// The size of the first image: enlarged by the largest whole factor that fits in `cell`.
 fn enlarged_size(image: &RgbImage, cell: u32) -> (u32, u32) {
     let (width, height) = image.dimensions();
     let factor = (cell / width.max(height).max(1)).max(1);
-    (width * factor, height * factor)
+    ((width * factor).max(1), (height * factor).max(1))
 }
 
 #[cfg(test)]
@@ -215,6 +222,19 @@ mod tests {
     fn large_images_are_shown_pixel_for_pixel() {
         let page = sheet(300, 1).compose().unwrap();
         assert_eq!(count(&page, RED), 300 * 300);
+    }
+
+    #[test]
+    fn every_image_takes_the_room_of_the_first() {
+        const BLUE: Rgb<u8> = Rgb([20, 30, 200]);
+        for (width, height, shown) in
+            [(512, 512, 256 * 256), (100, 50, 256 * 128), (64, 64, 256 * 256), (9, 900, 3 * 256)]
+        {
+            let mut sheet = sheet(64, 2);
+            sheet.rows[0].images[1] = Some(RgbImage::from_pixel(width, height, BLUE));
+            let page = sheet.compose().unwrap();
+            assert_eq!((count(&page, RED), count(&page, BLUE)), (256 * 256, shown), "{width}x{height}");
+        }
     }
 
     #[test]
