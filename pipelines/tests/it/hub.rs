@@ -132,6 +132,19 @@ fn the_cache_has_the_layout_that_other_programs_know() {
 }
 
 #[test]
+fn what_a_kill_left_beside_a_revision_goes_with_the_next_fetch() {
+    let server = hub(Shape::New).start();
+    let cache = tempfile::tempdir().unwrap();
+    for _ in ["the first fetch notes the commit", "the second finds it noted"] {
+        let leftover = cache.path().join("models--gallery--tiny-sd1/refs/.main.4711-0.partial");
+        std::fs::create_dir_all(leftover.parent().unwrap()).unwrap();
+        std::fs::write(&leftover, "").unwrap();
+        fetch_quietly(&settings(&server.endpoint, cache.path())).unwrap();
+        assert!(!leftover.exists());
+    }
+}
+
+#[test]
 fn a_hub_that_cannot_be_reached_leaves_the_cache() {
     let server = hub(Shape::New).start();
     let cache = tempfile::tempdir().unwrap();

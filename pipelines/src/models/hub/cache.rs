@@ -118,11 +118,13 @@ impl ModelCache {
 
     /// Records that `revision` is `commit`, all of whose files are there.
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
+        let inside = Path::new("refs").join(revision);
+        let folder = self.make_folders(&self.folder, inside.parent().unwrap_or(Path::new("refs")))?;
+        // What an interrupted fetch left there, and cannot be removed, only takes room.
+        let _ = atomic::remove_leftovers(&folder);
         if self.commit_of(revision).is_some_and(|noted| noted == commit) {
             return Ok(());
         }
-        let inside = Path::new("refs").join(revision);
-        let folder = self.make_folders(&self.folder, inside.parent().unwrap_or(Path::new("refs")))?;
         let path = folder.join(inside.file_name().unwrap_or_default());
         remove_link(&path).map_err(|source| cannot_write(&path, source))?;
         atomic::write(&path, |out| out.write_all(commit.as_bytes()))?;
