@@ -216,7 +216,7 @@ impl<'a> Generator<'a> {
         let mut latents = (start * sampler.initial_noise_scale())?;
         for (call, timestep) in timesteps.iter().enumerate() {
             let input = sampler.scale_input(&latents, call)?;
-            let prompt = prompts.at(request.guidance_range.contains(call, timesteps.len()));
+            let prompt = prompts.at(request.guidance_range.contains(sampler.step_of(call), request.steps));
             let output = self.guided(request, &input, *timestep, prompt, adapters)?;
             let noise = added_noise(sampler.as_ref(), call, batch.seeds, &latents)?;
             latents = sampler.step(&output, call, &latents, noise.as_ref())?.detach();
@@ -295,17 +295,21 @@ impl<'a> Generator<'a> {
         let trigger = |prompt: &String| guidance::trigger_prompt(prompt, &request.triggers, negative);
         let triggers: Vec<Option<String>> = batch.prompts.iter().map(trigger).collect();
         let has_trigger: Vec<bool> = triggers.iter().map(Option::is_some).collect();
-        let start = Start::new(request.guidance_from, &has_trigger, self.base.device())?;
-        let mut parts = Vec::new();
-        if !matches!(start, Start::Trigger) {
-            parts.push(self.negative(request, positive, adapters)?);
+        let negative = self.negative(request, positive, adapters)?;
+        if request.guidance_from == GuidanceFrom::EMPTY || !has_trigger.contains(&true) {
+            return Ok((Start::One, vec![negative]));
         }
-        if !matches!(start, Start::Negative) {
-            // A prompt without a trigger has no share in this part.
-            let texts: Vec<String> = triggers.into_iter().map(Option::unwrap_or_default).collect();
-            parts.push(self.prompts.rows(&self.base.text, &texts, adapters)?);
+        // A prompt without a trigger has no share in these.
+        let texts: Vec<String> = triggers.into_iter().map(Option::unwrap_or_default).collect();
+        let triggers = self.prompts.rows(&self.base.text, &texts, adapters)?;
+        if request.guidance_from != GuidanceFrom::TRIGGER {
+            let start = Start::mixture(request.guidance_from, &has_trigger, self.base.device())?;
+            return Ok((start, vec![negative, triggers]));
         }
-        Ok((start, parts))
+        let images = has_trigger.len();
+        let rows: Vec<usize> =
+            has_trigger.iter().enumerate().map(|(image, has)| if *has { images + image } else { image }).collect();
+        Ok((Start::One, vec![Condition::cat(&[&negative, &triggers])?.rows(&rows)?]))
     }
 
     /// The negative prompt in as many rows as `positive` has; zeros if the model was trained with zeros.

@@ -105,7 +105,6 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
 
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let clip = embedded::clip()?;
-    let trigger = Trigger::new(DEMO_TRIGGER).failed("cannot use the trigger")?;
     let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
     let prompts = EvaluationPrompts::new(&set, request.prompts, 1, request.seed)?;
     let sampling = SamplingSettings {
@@ -113,7 +112,7 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
         steps: request.sampling_steps,
         ..SamplingSettings::default()
     };
-    let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()), vec![trigger.clone()]);
+    let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()), Vec::new());
     let base_images = prompts.generate_base(&mut generator, session)?;
     let references = images::read_references(Some(&folder))?;
     let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };
@@ -128,6 +127,7 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
             return Err(Error::Cancelled);
         }
         let seconds = started.elapsed().as_secs_f64();
+        let trigger = Trigger::new(DEMO_TRIGGER).failed("cannot use the trigger")?;
         let adapters = AdapterSet::single(&trained.adapter, 1.0);
         let images = prompts.generate(&mut generator, &adapters, Some(&trigger), session)?;
         let evaluation = scorer.evaluation(&images, generator.generation(Some(name), Some(DEMO_TRIGGER)));

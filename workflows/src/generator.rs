@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::Generation;
 use catelier_pipelines::generation::image_file::ImageParameters;
-use catelier_pipelines::generation::{GenerateRequest, Generator, Progress};
+use catelier_pipelines::generation::{GenerateRequest, Generator, GuidanceFrom, Progress};
 use catelier_pipelines::models::base::BaseModel;
 use catelier_prompts::Trigger;
 use image::RgbImage;
@@ -116,7 +116,7 @@ impl<'a> ImageGenerator<'a> {
             steps: self.settings.steps,
             sampler: self.settings.sampler.label().to_string(),
             guidance: self.settings.guidance,
-            guidance_from: self.settings.guidance_from,
+            guidance_from: self.guidance_from(prompt),
             guidance_range: self.settings.guidance_range,
             seed,
             width: self.settings.width,
@@ -126,6 +126,12 @@ impl<'a> ImageGenerator<'a> {
             adapters: adapters.to_vec(),
             version: concat!("catelier ", env!("CARGO_PKG_VERSION")).to_string(),
         }
+    }
+
+    /// Where guidance starts from for a prompt, which may have no trigger.
+    fn guidance_from(&self, prompt: &str) -> GuidanceFrom {
+        let has_trigger = self.settings.triggers.iter().any(|trigger| trigger.is_in(prompt));
+        if has_trigger { self.settings.guidance_from } else { GuidanceFrom::EMPTY }
     }
 
     /// What a score file says about how its images were made.

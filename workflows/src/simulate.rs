@@ -88,7 +88,7 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let work = Work { base: &base, settings: &settings, out: &out, session };
     let mut clients = artists.into_iter().map(|artist| work.client(artist)).collect::<Result<Vec<_>>>()?;
     // Before the rounds: settings by which nothing can be generated are refused at once.
-    let mut evaluator = Evaluator::new(&work, &clients)?;
+    let mut evaluator = Evaluator::new(&work)?;
     let state = work.play(&mut clients, state)?;
     let global = state.global().ok_or_else(|| Error::user("there was no round", "ask for at least one round"))?;
     let global_file = request.out.join(GLOBAL);
@@ -304,14 +304,12 @@ struct Evaluator<'a, 's> {
 }
 
 impl<'a, 's> Evaluator<'a, 's> {
-    fn new(work: &'a Work<'a, 's>, clients: &[SimulatedClient<'_, '_>]) -> Result<Self> {
+    fn new(work: &'a Work<'a, 's>) -> Result<Self> {
         let Work { base, settings, session, .. } = *work;
         let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
         let prompts = EvaluationPrompts::new(&set, settings.prompts, 1, settings.seed)?;
-        let triggers = clients.iter().map(|client| Trigger::new(&client.trigger)).collect::<Result<_, _>>();
-        let triggers = triggers.failed("cannot use the triggers")?;
         let sampling = SamplingSettings { steps: Some(settings.sampling_steps), ..SamplingSettings::default() };
-        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()), triggers);
+        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()), Vec::new());
         let base_images = prompts.generate_base(&mut generator, session)?;
         Ok(Self { work, generator, clip: embedded::clip()?, prompts, base_images })
     }

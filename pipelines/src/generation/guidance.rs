@@ -70,8 +70,8 @@ impl fmt::Display for GuidanceFrom {
     }
 }
 
-/// The part of the sampling in which guidance acts, as shares of its model calls; outside it, the prompt's prediction is
-/// taken as it is, for half of the work. `0-1` in text.
+/// The sampler steps in which guidance acts, as shares of all steps; in the others, the prompt's prediction is taken as it is,
+/// and no other is computed. `0-1` in text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GuidanceRange {
     from: f64,
@@ -79,12 +79,12 @@ pub struct GuidanceRange {
 }
 
 impl GuidanceRange {
-    /// From the first call to the last.
+    /// From the first step to the last.
     pub const WHOLE: Self = Self { from: 0.0, to: 1.0 };
 
-    /// Whether guidance acts in `call`, counted from 0, of `calls`.
-    pub fn contains(self, call: usize, calls: usize) -> bool {
-        let share = call as f64 / calls as f64;
+    /// Whether guidance acts in `step`, counted from 0, of `steps`.
+    pub fn contains(self, step: usize, steps: usize) -> bool {
+        let share = step as f64 / steps as f64;
         self.from <= share && share < self.to
     }
 }
@@ -120,26 +120,17 @@ impl fmt::Display for GuidanceRange {
 /// The prediction that guidance of each image starts from.
 #[derive(Debug)]
 pub(super) enum Start {
-    /// That of the negative prompt, for every image.
-    Negative,
-    /// That of the image's triggers, for every image.
-    Trigger,
-    /// A mixture of both, with the trigger's share for each image: `[images, 1, 1, 1]`.
+    /// That of one condition.
+    One,
+    /// A mixture of the negative prompt's and the trigger's, with the trigger's share for each image: `[images, 1, 1, 1]`.
     Mixture(Tensor),
 }
 
 impl Start {
-    /// The start for images whose prompts have triggers or not.
-    pub(super) fn new(from: GuidanceFrom, has_trigger: &[bool], device: &Device) -> Result<Self> {
+    /// The mixture for images whose prompts have triggers or not.
+    pub(super) fn mixture(from: GuidanceFrom, has_trigger: &[bool], device: &Device) -> Result<Self> {
         let shares: Vec<f32> = has_trigger.iter().map(|has| if *has { from.0 as f32 } else { 0.0 }).collect();
-        if shares.iter().all(|share| *share == 0.0) {
-            return Ok(Self::Negative);
-        }
-        if shares.iter().all(|share| *share == 1.0) {
-            return Ok(Self::Trigger);
-        }
-        let images = shares.len();
-        Ok(Self::Mixture(Tensor::from_vec(shares, (images, 1, 1, 1), device)?))
+        Ok(Self::Mixture(Tensor::from_vec(shares, (has_trigger.len(), 1, 1, 1), device)?))
     }
 
     /// The guided output for `output`, whose rows are those of the starts and then those of the prompts; `guidance` is the
@@ -162,16 +153,19 @@ impl Start {
     /// Number of conditions that are computed beside the prompt.
     fn parts(&self) -> usize {
         match self {
-            Self::Negative | Self::Trigger => 1,
+            Self::One => 1,
             Self::Mixture(_) => 2,
         }
     }
 }
 
-/// The triggers of `prompt`, in their order, and after them the negative prompt: `shs, blurry`. `None` without a trigger.
+/// The triggers that `prompt` has, in the order of `triggers`, and after them the negative prompt: `shs, blurry`. `None`
+/// without a trigger. A trigger that is a part of another one there, as `shs` is of `shs style`, is not repeated.
 pub(super) fn trigger_prompt(prompt: &str, triggers: &[Trigger], negative: Option<&str>) -> Option<String> {
-    let found: Vec<&str> = triggers.iter().filter(|trigger| trigger.is_in(prompt)).map(Trigger::word).collect();
-    (!found.is_empty()).then(|| found.into_iter().chain(negative).collect::<Vec<_>>().join(", "))
+    let found: Vec<&Trigger> = triggers.iter().filter(|trigger| trigger.is_in(prompt)).collect();
+    let is_part = |one: &Trigger| found.iter().any(|other| *other != one && one.is_in(other.word()));
+    let words: Vec<&str> = found.iter().filter(|trigger| !is_part(trigger)).map(|trigger| trigger.word()).collect();
+    (!words.is_empty()).then(|| words.into_iter().chain(negative).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -196,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn a_range_covers_its_share_of_the_calls() {
-        let acts = |text: &str, calls| {
+    fn a_range_covers_its_share_of_the_steps() {
+        let acts = |text: &str, steps| {
             let range: GuidanceRange = text.parse().unwrap();
-            (0..calls).map(|call| range.contains(call, calls)).collect::<Vec<_>>()
+            (0..steps).map(|step| range.contains(step, steps)).collect::<Vec<_>>()
         };
         assert_eq!(acts("0-1", 3), [true; 3]);
         assert_eq!(acts("0.25-0.75", 4), [false, true, true, false]);
@@ -207,10 +201,11 @@ mod tests {
 
     #[test]
     fn the_start_of_a_prompt_is_its_triggers_and_the_negative_prompt() {
-        let triggers = ["shs", "owl style"].map(|word| Trigger::new(word).unwrap());
+        let triggers = ["shs", "owl style", "owl"].map(|word| Trigger::new(word).unwrap());
         let start = |prompt, negative| trigger_prompt(prompt, &triggers, negative);
         assert_eq!(start("a red house, SHS", None), Some("shs".into()));
         assert_eq!(start("owl style and shs", Some("blurry")), Some("shs, owl style, blurry".into()));
+        assert_eq!(start("an owl", None), Some("owl".into()));
         assert_eq!(start("a red house", Some("blurry")), None);
     }
 
@@ -218,15 +213,15 @@ mod tests {
     fn guidance_leads_away_from_its_start() {
         let rows = Tensor::new(&[[1f32], [5.0], [3.0], [7.0], [10.0], [20.0]], &Device::Cpu).unwrap();
         let rows = rows.reshape((6, 1, 1, 1)).unwrap();
-        let guided = |from: f64, has_trigger: [bool; 2], first: usize| {
-            let start = Start::new(GuidanceFrom::mixture(from).unwrap(), &has_trigger, &Device::Cpu).unwrap();
+        let guided = |start: Start, first: usize| {
             let output = start.guide(&rows.narrow(0, first, 6 - first).unwrap(), 2.0).unwrap();
             output.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
+        let half =
+            |has_trigger| Start::mixture(GuidanceFrom::mixture(0.5).unwrap(), has_trigger, &Device::Cpu).unwrap();
         // The rows of two images: negative 1 and 5, trigger 3 and 7, prompt 10 and 20.
-        assert_eq!(guided(0.5, [true, true], 0), [2.0 + 2.0 * 8.0, 6.0 + 2.0 * 14.0]);
-        assert_eq!(guided(0.5, [true, false], 0), [2.0 + 2.0 * 8.0, 5.0 + 2.0 * 15.0]);
-        assert_eq!(guided(1.0, [true, true], 2), [3.0 + 2.0 * 7.0, 7.0 + 2.0 * 13.0]);
-        assert_eq!(guided(1.0, [false, false], 2), [3.0 + 2.0 * 7.0, 7.0 + 2.0 * 13.0]);
+        assert_eq!(guided(half(&[true, true]), 0), [2.0 + 2.0 * 8.0, 6.0 + 2.0 * 14.0]);
+        assert_eq!(guided(half(&[true, false]), 0), [2.0 + 2.0 * 8.0, 5.0 + 2.0 * 15.0]);
+        assert_eq!(guided(Start::One, 2), [3.0 + 2.0 * 7.0, 7.0 + 2.0 * 13.0]);
     }
 }

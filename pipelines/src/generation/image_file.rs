@@ -30,7 +30,7 @@ pub struct ImageParameters {
     pub guidance: f64,
     /// Where guidance started from.
     pub guidance_from: GuidanceFrom,
-    /// The model calls in which guidance acted.
+    /// The steps in which guidance acted.
     pub guidance_range: GuidanceRange,
     /// The image's seed.
     pub seed: u64,

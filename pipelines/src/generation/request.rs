@@ -22,7 +22,7 @@ pub struct GenerateRequest {
     pub guidance: f64,
     /// Where guidance starts from.
     pub guidance_from: GuidanceFrom,
-    /// The model calls in which guidance acts.
+    /// The steps in which guidance acts.
     pub guidance_range: GuidanceRange,
     /// The triggers of the adapters; guidance starts from those that a prompt has.
     pub triggers: Vec<Trigger>,
@@ -63,9 +63,33 @@ impl Default for GenerateRequest {
 }
 
 impl GenerateRequest {
-    /// Whether every model call is made with and without the prompt.
+    /// Whether there is guidance.
     pub fn is_guided(&self) -> bool {
         self.guidance > 1.0
+    }
+
+    /// Refuses settings of guidance that would change nothing.
+    fn check_guidance(&self) -> Result<()> {
+        let refuse =
+            |setting, value: String, rule: &str| Err(Error::InvalidSetting { setting, value, rule: rule.into() });
+        if self.guidance_from != GuidanceFrom::EMPTY && !self.is_guided() {
+            return refuse("guidance_from", self.guidance_from.to_string(), "needs a guidance above 1");
+        }
+        if self.guidance_from != GuidanceFrom::EMPTY && self.triggers.is_empty() {
+            return refuse(
+                "guidance_from",
+                self.guidance_from.to_string(),
+                "needs a trigger, and no adapter names one",
+            );
+        }
+        let range = self.guidance_range;
+        if !(0..self.steps).any(|step| range.contains(step, self.steps)) {
+            return refuse("guidance_range", range.to_string(), "must contain the beginning of a step");
+        }
+        if range != GuidanceRange::WHOLE && !self.is_guided() {
+            return refuse("guidance_range", range.to_string(), "needs a guidance above 1");
+        }
+        Ok(())
     }
 
     /// Strength, start and range of guidance, as far as they are not the usual ones: `guidance 2 from trigger`.
@@ -97,6 +121,7 @@ impl GenerateRequest {
         if !self.guidance.is_finite() {
             return refuse("guidance", self.guidance.to_string(), "must be a finite number".into());
         }
+        self.check_guidance()?;
         for (setting, side) in [("width", self.width), ("height", self.height)] {
             if side == 0 || !(side as usize).is_multiple_of(factor) {
                 return refuse(setting, side.to_string(), format!("must be a multiple of {factor} pixels"));
@@ -128,6 +153,12 @@ mod tests {
             (GenerateRequest { guidance: f64::NAN, ..request() }, "`guidance`"),
             (GenerateRequest { width: 500, ..request() }, "`width`"),
             (GenerateRequest { height: 0, ..request() }, "`height`"),
+            (GenerateRequest { guidance_from: GuidanceFrom::TRIGGER, ..request() }, "`guidance_from`"),
+            (GenerateRequest { guidance_range: "0.99-1".parse().unwrap(), ..request() }, "`guidance_range`"),
+            (
+                GenerateRequest { guidance: 1.0, guidance_range: "0-0.5".parse().unwrap(), ..request() },
+                "`guidance_range`",
+            ),
         ];
         for (request, setting) in bad {
             let error = request.check(8).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use catelier_adapters::{Adapter, AdapterSet, LoraConfig, LoraFactors, Targets};
 use catelier_pipelines::Error;
-use catelier_pipelines::diffusion::sampler::SamplerKind;
+use catelier_pipelines::diffusion::sampler::{self, SamplerKind, SamplerSettings};
 use catelier_pipelines::generation::{GenerateRequest, Generator, generate};
 use catelier_pipelines::models::Tiling;
 use catelier_pipelines::models::base::BaseModel;
@@ -97,11 +97,21 @@ fn outside_its_range_there_is_no_guidance() {
         let request = GenerateRequest { guidance, guidance_range: range.parse().unwrap(), ..request(&[1]) };
         generate(&base, &request, &AdapterSet::base()).unwrap()
     };
-    // The calls begin at 0, a third and two thirds.
-    assert_eq!(drawn(5.0, "0.7-1"), drawn(1.0, "0-1"));
+    // The steps begin at 0, a third and two thirds.
     assert_eq!(drawn(5.0, "0-0.7"), drawn(5.0, "0-1"));
     let first_alone = drawn(5.0, "0-0.3");
     assert!(first_alone != drawn(5.0, "0-1") && first_alone != drawn(1.0, "0-1"));
+}
+
+#[test]
+fn both_calls_of_a_step_are_guided_or_neither() {
+    let steps = |kind| {
+        let sampler = sampler::prepare(&base().schedule, &SamplerSettings::new(kind, 3)).unwrap();
+        (0..sampler.timesteps().len()).map(|call| sampler.step_of(call)).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(SamplerKind::Ddim), [0, 1, 2]);
+    assert_eq!(steps(SamplerKind::Heun), [0, 0, 1, 1, 2]);
+    assert_eq!(steps(SamplerKind::Pndm), [0, 0, 1, 2]);
 }
 
 #[test]

@@ -20,12 +20,13 @@ settings! {
         /// Classifier-free guidance; 1 is none [default: 4 for the embedded base, 7.5 for others]
         #[arg(long, value_name = "F")]
         guidance: f64 => f64,
-        /// Where guidance starts from: empty (the negative prompt), trigger (the prompt's triggers, and after them the
-        /// negative prompt), or the trigger's share in a mixture of both, such as 0.5; a prompt without a trigger starts
-        /// from the negative prompt [default: empty]
+        /// Where guidance starts from: empty (the negative prompt, empty where none is given), trigger (the prompt's
+        /// triggers, followed by the negative prompt), or the trigger's share in a mixture of both, such as 0.5, for half more
+        /// time; a prompt without a trigger starts from the negative prompt [default: empty]
         #[arg(long, value_name = "WHERE")]
         guidance_from: Text<GuidanceFrom> => Text<GuidanceFrom>,
-        /// The part of the steps in which guidance acts, such as 0.2-0.8; the other steps take half the time [default: 0-1]
+        /// The part of the steps in which guidance acts, such as 0.2-0.8 for the middle ones; the others follow the prompt
+        /// alone, and take less time [default: 0-1]
         #[arg(long, value_name = "A-B")]
         guidance_range: Text<GuidanceRange> => Text<GuidanceRange>,
         /// ddim, ddpm, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc or lcm [default: ddim]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use catelier_adapters::{Adapter, AdapterSet};
 use catelier_pipelines::generation::image_file;
 use catelier_pipelines::training::{Control, StepReport, TrainError, TrainObserver};
-use catelier_prompts::{Trigger, template};
+use catelier_prompts::template;
 
 use super::data::sampling_of;
 use crate::base::Base;
@@ -133,8 +133,7 @@ impl<'a> Previews<'a> {
         let sampling = sampling_of(base, settings);
         let values = template::Values { trigger: Some(&settings.trigger), class: settings.class.as_deref() };
         let prompt = template::render(&settings.preview_prompt, values).user_error("cannot use `preview_prompt`")?;
-        let trigger = Trigger::new(&settings.trigger).user_error("cannot use the trigger")?;
-        let (generator, seed) = (ImageGenerator::new(base, &sampling, vec![trigger]), sampling.seed);
+        let (generator, seed) = (ImageGenerator::new(base, &sampling, Vec::new()), sampling.seed);
         Ok(Some(Self { generator, prompt, seed, every: settings.preview_every }))
     }
 

@@ -35,6 +35,10 @@ fn twice_after_first(values: &[f64]) -> Vec<f64> {
 }
 
 impl Sampler for Heun {
+    fn step_of(&self, call: usize) -> usize {
+        call / 2
+    }
+
     fn timesteps(&self) -> &[f64] {
         &self.walk.timesteps
     }

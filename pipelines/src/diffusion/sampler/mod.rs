@@ -40,6 +40,11 @@ pub trait Sampler: std::fmt::Debug + Send {
     /// The timestep of every model call, in order. Euler's may be fractions.
     fn timesteps(&self) -> &[f64];
 
+    /// The step, counted from 0, that `call` belongs to: some samplers call the model twice in a step.
+    fn step_of(&self, call: usize) -> usize {
+        call
+    }
+
     /// Factor of the unit normal noise that a generation starts from.
     fn initial_noise_scale(&self) -> f64 {
         1.0

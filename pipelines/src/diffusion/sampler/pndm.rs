@@ -91,6 +91,10 @@ fn transfer(latents: &Tensor, noise_pred: &Tensor, (signal, next): (f64, f64)) -
 }
 
 impl Sampler for Pndm {
+    fn step_of(&self, call: usize) -> usize {
+        call.saturating_sub(1)
+    }
+
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
