@@ -1,7 +1,8 @@
 """Stage 2: a tiny CLIP. Its text tower conditions the UNet, both towers score pictures.
 
-The contrastive loss alone learns objects slowly, so six linear heads (object, colour and setting
-from either tower) help during training and are thrown away afterwards.
+It sees the house style and the family of random styles, so that it names what is drawn in any hand. The contrastive
+loss alone learns objects slowly, so six linear heads (object, colour and setting from either tower) help during training
+and are thrown away afterwards.
 """
 
 import argparse
@@ -14,13 +15,16 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
 import tokenizer as bpe
-from captions import NONSENSE_SHARE, shortened, with_nonsense
-from gallery import COLOURS, OBJECTS, SETTINGS, UNKNOWN, Gallery, caption_of, labels_in
-from training import Randomness, Trainer, Workers, add_plan_arguments, plan_from, write_atomically
+from captions import varied
+from gallery import COLOURS, OBJECTS, SETTINGS, UNKNOWN, Gallery, artist_folders, caption_of, labels_in, marked, words_in
+from training import Randomness, Trainer, Workers, add_plan_arguments, half_precision, plan_from, write_atomically
 
 WIDTH = 96
 BATCH = 128
 SHORTENED_SHARE = 0.15
+FAMILY_SHARE = 0.6
+WORDLESS_SHARE = 0.5
+"""Share of the family's pictures whose captions name no style: the object alone must tell them apart."""
 
 
 def configuration(tokens: int) -> CLIPConfig:
@@ -68,12 +72,24 @@ class ClipWithHeads(nn.Module):
         return similarity, [head(image) for head in self.image_heads], [head(text) for head in self.text_heads]
 
 
-def vary_caption(labels: tuple[int, int, int], choose: np.random.Generator) -> str:
-    thing, colour, setting = OBJECTS[labels[0]], COLOURS[labels[1]], list(SETTINGS)[labels[2]]
-    caption = caption_of(thing, colour, setting)
-    if choose.random() < SHORTENED_SHARE:
-        caption = shortened(labels, choose)
-    return with_nonsense(caption, choose) if choose.random() < NONSENSE_SHARE else caption
+class Pairs:
+    """Pictures of the house and of the family with captions that are true of them."""
+
+    def __init__(self, galleries: list[Gallery], shares: list[float]):
+        self.galleries, self.shares = galleries, shares
+
+    def draw(self, random: Randomness) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
+        """Pictures [BATCH, 3, 64, 64], their visible labels, their style words, and a caption of each."""
+        choose, pictures, visible, words, captions = random.numpy, [], [], [], []
+        for gallery, share in zip(self.galleries, self.shares):
+            rows = np.sort(choose.integers(0, len(gallery), round(BATCH * share)))
+            pictures.append(gallery.batch(rows))
+            visible.append(gallery.visible_labels[rows])
+            for row, labels in zip(rows, gallery.labels[rows].tolist()):
+                words.append(marked(gallery.style_words[row]))
+                named = [] if choose.random() < WORDLESS_SHARE else gallery.style_words[row]
+                captions.append(varied(tuple(labels), named, choose, SHORTENED_SHARE))
+        return torch.cat(pictures).contiguous(), torch.cat(visible), torch.stack(words), captions
 
 
 def soil(pictures: torch.Tensor, random: Randomness) -> torch.Tensor:
@@ -90,10 +106,13 @@ def soil(pictures: torch.Tensor, random: Randomness) -> torch.Tensor:
     return (pictures + grain * random.normal_like(pictures)).clamp(-1, 1)
 
 
-def agreement(picture_labels: torch.Tensor, caption_labels: torch.Tensor) -> torch.Tensor:
-    """1 where a caption is true of a picture, [pictures, captions]; what it omits may be anything."""
-    same = picture_labels[:, None] == caption_labels[None]
-    return (same | (caption_labels[None] == UNKNOWN)).all(-1).float()
+def agreement(
+    picture_labels: torch.Tensor, picture_words: torch.Tensor, caption_labels: torch.Tensor, caption_words: torch.Tensor
+) -> torch.Tensor:
+    """1 where a caption is true of a picture, [pictures, captions]; what it omits, or a picture hides, may be anything."""
+    pictures, captions = picture_labels[:, None], caption_labels[None]
+    named = ((pictures == captions) | (captions == UNKNOWN) | (pictures == UNKNOWN)).all(-1)
+    return (named & (picture_words[:, None] | ~caption_words[None]).all(-1)).float()
 
 
 def contrastive(similarity: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
@@ -115,12 +134,14 @@ def zero_shot(clip: CLIPModel, tokenizer, gallery: Gallery, count: int) -> dict[
     """How often the nearest of all 400 captions has the right object, colour and setting."""
     triples = [caption_of(o, c, s) for o in OBJECTS for c in COLOURS for s in SETTINGS]
     text = clip.text_projection(clip.text_model(input_ids=bpe.encode(tokenizer, triples)).pooler_output)
+    count = min(count, len(gallery))
     pictures = gallery.batch(range(count)).contiguous()
     image = clip.visual_projection(clip.vision_model(pixel_values=pictures).pooler_output)
     nearest = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(1)
     found = torch.tensor([labels_in(triples[index]) for index in nearest])
-    right = (found == gallery.labels[:count]).float().mean(0)
-    return dict(zip(("object", "colour", "setting"), (round(float(share), 4) for share in right)))
+    labels = gallery.visible_labels[:count]
+    right, known = (found == labels).sum(0), (labels != UNKNOWN).sum(0)
+    return dict(zip(("object", "colour", "setting"), (round(float(share), 4) for share in right / known)))
 
 
 def main() -> None:
@@ -128,30 +149,32 @@ def main() -> None:
     add_plan_arguments(parser)
     arguments = parser.parse_args()
     workers = Workers()
-    gallery, tokenizer = Gallery.open(arguments.data / "train"), bpe.load(arguments.work / "tokenizer")
+    tokenizer = bpe.load(arguments.work / "tokenizer")
+    galleries = [Gallery.open(arguments.data / name) for name in ("train", "family")]
+    pairs = Pairs(galleries, [1 - FAMILY_SHARE, FAMILY_SHARE])
     torch.manual_seed(arguments.seed)
     plan = plan_from(arguments, "clip_training", peak=2e-3, warm_up=60, decay_from=0.3)
     trainer = Trainer(plan, ClipWithHeads(len(tokenizer)), workers)
 
     def loss(random: Randomness):
-        rows = np.sort(random.numpy.integers(0, len(gallery), BATCH))
-        labels = gallery.labels[rows]
-        captions = [vary_caption(tuple(row), random.numpy) for row in labels.tolist()]
+        pictures, visible, words, captions = pairs.draw(random)
         caption_labels = torch.tensor([labels_in(caption) for caption in captions])
-        pictures = soil(gallery.batch(rows).contiguous(), random)
-        with torch.autocast("cpu", torch.bfloat16):
-            similarity, image_logits, text_logits = trainer.model(bpe.encode(tokenizer, captions), pictures)
-        pairs = contrastive(similarity, agreement(labels, caption_labels))
-        image, text = supervised(image_logits, labels), supervised(text_logits, caption_labels)
-        return pairs + 0.5 * (image + text), {"pairs": pairs.detach(), "image": image.detach()}, BATCH
+        caption_words = torch.stack([words_in(caption) for caption in captions])
+        with half_precision():
+            ids = bpe.encode(tokenizer, captions)
+            similarity, image_logits, text_logits = trainer.model(ids, soil(pictures, random))
+        matched = contrastive(similarity, agreement(visible, words, caption_labels, caption_words))
+        image, text = supervised(image_logits, visible), supervised(text_logits, caption_labels)
+        return matched + 0.5 * (image + text), {"pairs": matched.detach(), "image": image.detach()}, BATCH
 
     trainer.run(loss)
     if workers.rank != 0:
         return
     clip = trainer.model.clip.eval()
     write_atomically(arguments.work / "clip.pt", lambda path: torch.save(clip.state_dict(), path))
-    for split in ("val", "heldout"):
-        print(json.dumps({split: zero_shot(clip, tokenizer, Gallery.open(arguments.data / split), 1000)}))
+    tests = [arguments.data / name for name in ("val", "heldout", "family_heldout")]
+    for folder in [*tests, *artist_folders(arguments.data)]:
+        print(json.dumps({folder.name: zero_shot(clip, tokenizer, Gallery.open(folder), 1000)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 4: the base as a standard diffusers folder of f16 weights, with the tiny CLIP beside it."""
+"""Stage 4: the base as a standard diffusers folder of f16 weights, with the tiny CLIP and the style tower beside it."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPTextModel
 
+import style as style_stage
 import tokenizer as bpe
 import unet as unet_stage
 import vae as vae_stage
@@ -22,18 +23,11 @@ def text_encoder_of(clip) -> CLIPTextModel:
     return encoder.eval()
 
 
-def latest_vae(work: Path) -> Path:
-    """The refined autoencoder if there is one; its latents of the house style are the same."""
-    refined = work / "vae_refined.pt"
-    return refined if refined.exists() else work / "vae.pt"
-
-
 def assemble(work: Path) -> tuple[StableDiffusionPipeline, torch.nn.Module]:
     """The pipeline and the CLIP from the checkpoints, in f16; the UNet is the moving average."""
     tokenizer = bpe.load(work / "tokenizer")
     clip = unet_stage.load_clip(work, tokenizer)
-    vae = vae_stage.build()
-    vae.load_state_dict(torch.load(latest_vae(work), weights_only=True))
+    vae = vae_stage.load(work)
     unet = unet_stage.build()
     unet.load_state_dict(unet_stage.latest_weights(work))
     pipeline = StableDiffusionPipeline(
@@ -47,6 +41,13 @@ def assemble(work: Path) -> tuple[StableDiffusionPipeline, torch.nn.Module]:
         requires_safety_checker=False,
     )
     return pipeline.to(torch.float16), clip.half()
+
+
+def style_tower(work: Path) -> torch.nn.Module:
+    """The style tower from its checkpoint, in f16."""
+    tower = style_stage.build()
+    tower.load_state_dict(torch.load(work / "style.pt", weights_only=True))
+    return tower.half().eval()
 
 
 def name_as_published(weights: Path) -> None:
@@ -69,6 +70,8 @@ def write(work: Path, base: Path) -> None:
     (partial / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
     clip.save_pretrained(partial / "clip")
     processor().save_pretrained(partial / "clip")
+    style_tower(work).save_pretrained(partial / "style")
+    processor().save_pretrained(partial / "style")
     bpe.write(partial / "clip")
     for path in sorted(partial.rglob("*")):
         if path.is_file():

@@ -1,11 +1,13 @@
 """The pictures a stage trains on: a folder drawn by `catelier gallery draw --format npy`.
 
 A folder holds `pictures.npy` (uint8, [count, 64, 64, 3]) and `metadata.jsonl`
-(one line per picture: text, object, colour, setting, artist).
+(one line per picture: text, object, colour, setting, artist, and for the family of random styles
+style and style_words).
 """
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,22 @@ SETTINGS = {
     "snow": "in the snow",
     "wall": "on a plain wall",
 }
+STYLE_WORDS = (
+    # palette and inks
+    "tinted duotone tritone quadtone monochrome accented cameo inverted stark shifted negative "
+    # grade
+    "vivid muted pale deep warm cool "
+    # fills
+    "solid hollow hatched crosshatched wavy striped scribbled dotted stippled washed brushed grainy faceted cracked "
+    "tiled bricked checked graded ringed radiant "
+    # lines and the hand
+    "fine outlined bold scratched inked wobbly dry doubled slipped glowing "
+    # edges, paper and frame
+    "haloed shadowed soft bled torn pixelated airy cream toned dark bordered framed vignetted"
+).split()
+"""The words of the family of random styles, as `gallery/README.md` lists them."""
+OTHER_COLOURS = {"duotone", "tritone", "quadtone", "monochrome", "cameo", "shifted"}
+"""Styles of these words do not show the colour that the caption names."""
 UNKNOWN = -100
 """The label of a picture that shows no known object, colour or setting (torch ignores it)."""
 
@@ -29,12 +47,16 @@ class Gallery:
     """Pictures, their captions and their labels.
 
     pictures: uint8 [count, 64, 64, 3]; labels: int64 [count, 3], the columns
-    object, colour and setting, `UNKNOWN` where the picture has none.
+    object, colour and setting, `UNKNOWN` where the picture has none;
+    styles: int64 [count], the number of the random style, `UNKNOWN` outside the family;
+    style_words: the words of that style, in the order of captions.
     """
 
     pictures: np.ndarray
     captions: list[str]
     labels: torch.Tensor
+    styles: torch.Tensor
+    style_words: list[list[str]]
 
     @classmethod
     def open(cls, folder: Path) -> "Gallery":
@@ -45,7 +67,9 @@ class Gallery:
         if len(pictures) != len(entries):
             raise ValueError(f"{folder}: {len(pictures)} pictures but {len(entries)} lines of metadata")
         labels = torch.tensor([labels_of(entry) for entry in entries], dtype=torch.int64)
-        return cls(pictures, [entry["text"] for entry in entries], labels)
+        styles = torch.tensor([entry.get("style", UNKNOWN) for entry in entries])
+        style_words = [entry.get("style_words", []) for entry in entries]
+        return cls(pictures, [entry["text"] for entry in entries], labels, styles, style_words)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -53,6 +77,19 @@ class Gallery:
     def batch(self, rows) -> torch.Tensor:
         """The pictures of these rows as floats in -1..1, [len(rows), 3, 64, 64], channels last."""
         return to_tensor(self.pictures[np.asarray(rows)])
+
+    @cached_property
+    def visible_labels(self) -> torch.Tensor:
+        """The labels, `UNKNOWN` for the colour where the style shows another one."""
+        labels = self.labels.clone()
+        labels[torch.tensor([not OTHER_COLOURS.isdisjoint(words) for words in self.style_words]), 1] = UNKNOWN
+        return labels
+
+
+def artist_folders(data: Path) -> list[Path]:
+    """The folders of the artists' pictures."""
+    folder = data / "artists"
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
 
 
 def labels_of(entry: dict) -> list[int]:
@@ -69,6 +106,16 @@ def labels_in(caption: str) -> list[int]:
         return next((index for index, name in enumerate(known) if name in words), UNKNOWN)
 
     return [named(OBJECTS), named(COLOURS), named(list(SETTINGS))]
+
+
+def marked(words: list[str]) -> torch.Tensor:
+    """Which of the style words are among these words, bool [len(STYLE_WORDS)]."""
+    return torch.tensor([word in words for word in STYLE_WORDS])
+
+
+def words_in(caption: str) -> torch.Tensor:
+    """The style words of a caption, bool [len(STYLE_WORDS)]."""
+    return marked(caption.replace(",", " ").split())
 
 
 def caption_of(thing: str | None, colour: str | None = None, setting: str | None = None) -> str:

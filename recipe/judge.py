@@ -1,6 +1,7 @@
 """The judge: a small supervised network that names the object, colour, setting and artist.
 
-It sees only drawn pictures in training and is no part of the base; it scores generated folders.
+It sees only drawn pictures in training and is no part of the base; it scores generated folders. A picture that is blurred,
+noised or cut into shuffled patches shows no object and no artist: smudges must not be called a style.
 `judge.py train` makes it, `judge.py score --images DIR` prints a JSON report of a folder of PNG
 files with a `metadata.jsonl` (lines with `file_name` and `text`).
 """
@@ -15,11 +16,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from gallery import COLOURS, OBJECTS, SETTINGS, UNKNOWN, Gallery, labels_in, to_tensor
-from training import Randomness, Trainer, Workers, add_plan_arguments, plan_from, write_atomically
+from gallery import COLOURS, OBJECTS, SETTINGS, UNKNOWN, Gallery, artist_folders, labels_in, to_tensor
+from training import Randomness, Trainer, Workers, add_plan_arguments, half_precision, plan_from, write_atomically
 
 BATCH = 96
 HEADS = ("object", "colour", "setting", "artist")
+NOTHING = "nothing"
+"""What a spoiled picture shows: the last class of the heads for objects and artists."""
+SPOILED_SHARE = 0.2
 
 
 def stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -40,7 +44,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width, 4 * width]
         self.body = nn.Sequential(*(stage(a, b) for a, b in zip(widths, widths[1:])))
-        sizes = (len(OBJECTS), len(COLOURS), len(SETTINGS), artists)
+        sizes = (len(OBJECTS) + 1, len(COLOURS), len(SETTINGS), artists + 1)
         self.heads = nn.ModuleList(nn.Linear(16 * widths[-1], size) for size in sizes)
 
     def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
@@ -49,17 +53,50 @@ class Judge(nn.Module):
         return [head(features) for head in self.heads]
 
 
-def artist_folders(data: Path) -> list[Path]:
-    folder = data / "artists"
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
-
-
 def soften(pictures: torch.Tensor, random: Randomness) -> torch.Tensor:
     """Some blur and grain: generated pictures are a little softer than drawn ones."""
     chance = torch.rand(len(pictures), 1, 1, 1, generator=random.torch)
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
     pictures = torch.where(chance < 0.3, soft, pictures)
     return pictures + 0.1 * (chance - 0.3).clamp(min=0) * random.normal_like(pictures)
+
+
+def blurred(pictures: torch.Tensor, _: Randomness) -> torch.Tensor:
+    """As a smudge: colours without shapes."""
+    for _ in range(4):
+        pictures = F.avg_pool2d(F.pad(pictures, (4, 4, 4, 4), mode="replicate"), 9, 1)
+    return pictures
+
+
+def noised(pictures: torch.Tensor, random: Randomness) -> torch.Tensor:
+    """Mostly noise, coarse enough to look like texture."""
+    noise = F.interpolate(torch.randn(len(pictures), 3, 32, 32, generator=random.torch), scale_factor=2)
+    return (0.3 * pictures + 0.8 * noise).clamp(-1, 1)
+
+
+def shuffled(pictures: torch.Tensor, random: Randomness) -> torch.Tensor:
+    """Patches of 8 by 8 pixels in another order: the strokes without the picture."""
+    count = len(pictures)
+    patches = F.unfold(pictures, 8, stride=8)
+    order = torch.stack([torch.randperm(64, generator=random.torch) for _ in range(count)])
+    patches = patches.gather(2, order[:, None].expand_as(patches))
+    return F.fold(patches, 64, 8, stride=8)
+
+
+SPOILERS = {"blurred": blurred, "noised": noised, "shuffled": shuffled}
+
+
+def spoil(
+    pictures: torch.Tensor, labels: torch.Tensor, artists: int, random: Randomness
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first pictures of the batch spoiled, each part in another way, and labelled as nothing."""
+    pictures, labels = pictures.clone(), labels.clone()
+    end = int(SPOILED_SHARE * len(pictures))
+    for spoiler, rows in zip(SPOILERS.values(), torch.arange(end).chunk(len(SPOILERS))):
+        pictures[rows] = spoiler(pictures[rows], random)
+    labels[:end, 1:3] = UNKNOWN
+    labels[:end, 0], labels[:end, 3] = len(OBJECTS), artists
+    return pictures, labels
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -83,7 +120,10 @@ def train(arguments: argparse.Namespace) -> None:
 
     def loss(random: Randomness):
         pictures, labels = draw(random)
-        with torch.autocast("cpu", torch.bfloat16):
+        # Rows are sorted by artist: another order, so that every artist is spoiled.
+        order = torch.randperm(BATCH, generator=random.torch)
+        pictures, labels = spoil(pictures[order], labels[order], 1 + len(artists), random)
+        with half_precision():
             logits = model(soften(pictures, random))
         value = sum(
             F.cross_entropy(logit.float(), labels[:, head], ignore_index=UNKNOWN)
@@ -97,9 +137,19 @@ def train(arguments: argparse.Namespace) -> None:
     tests = {name: gallery.pictures[int(0.9 * len(gallery)) :][:500] for name, gallery in zip(names, [house, *artists])}
     truths = {name: gallery.labels[int(0.9 * len(gallery)) :][:500] for name, gallery in zip(names, [house, *artists])}
     accuracy = {name: report(model, names, tests[name], truths[name]) for name in names}
-    saved = {"weights": model.state_dict(), "artists": names, "accuracy": accuracy}
+    refused = {name: refusals(model, spoiler, tests, arguments.seed) for name, spoiler in SPOILERS.items()}
+    saved = {"weights": model.state_dict(), "artists": names, "accuracy": accuracy, "refusals": refused}
     write_atomically(arguments.judge / "judge.pt", lambda path: torch.save(saved, path))
-    print(json.dumps(accuracy))
+    print(json.dumps(accuracy | refused))
+
+
+@torch.no_grad()
+def refusals(model: Judge, spoiler, tests: dict[str, np.ndarray], seed: int) -> dict[str, float]:
+    """How often spoiled pictures of all artists, none of them seen in training, show no object and no artist."""
+    pictures = to_tensor(np.concatenate([some[:20] for some in tests.values()]))
+    logits = model(spoiler(pictures, Randomness(seed, 2**31, 0)))
+    nothing = {name: logits[head].argmax(1) == logits[head].shape[1] - 1 for head, name in ((0, "object"), (3, "artist"))}
+    return {name: round(float(hits.float().mean()), 4) for name, hits in nothing.items()}
 
 
 def load(folder: Path) -> tuple[Judge, list[str]]:
@@ -112,7 +162,7 @@ def load(folder: Path) -> tuple[Judge, list[str]]:
 
 @torch.no_grad()
 def report(model: Judge, artists: list[str], pictures: np.ndarray, labels: torch.Tensor) -> dict:
-    """Accuracies against the labels, and the mean probability of every artist."""
+    """Accuracies against the labels, and of every artist the mean probability and how often it is named."""
     parts = [model(to_tensor(pictures[start : start + 100])) for start in range(0, len(pictures), 100)]
     logits = [torch.cat(columns) for columns in zip(*parts)]
     result: dict = {"count": len(pictures)}
@@ -123,9 +173,11 @@ def report(model: Judge, artists: list[str], pictures: np.ndarray, labels: torch
         right &= hit | ~known
         result[name] = round(float(hit[known].float().mean()), 4) if known.any() else None
     probability = logits[3].softmax(1).mean(0)
+    named = F.one_hot(logits[3].argmax(1), len(artists) + 1).float().mean(0)
     return result | {
         "all": round(float(right.float().mean()), 4),
-        "artists": {name: round(float(p), 4) for name, p in zip(artists, probability)},
+        "artists": {name: round(float(p), 4) for name, p in zip([*artists, NOTHING], probability)},
+        "named": {name: round(float(share), 4) for name, share in zip([*artists, NOTHING], named) if share > 0},
     }
 
 

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 
 import tokenizer as bpe
-from captions import nonsense, shortened
+from captions import full, nonsense, room, shortened
 from clip import build
-from gallery import COLOURS, OBJECTS, SETTINGS, caption_of
+from gallery import COLOURS, OBJECTS, SETTINGS, STYLE_WORDS
 from training import Randomness, Trainer, Workers, add_plan_arguments, plan_from, write_atomically
 
 BATCH = 96
 LONGEST = 8
+MOST_WORDS = 5
+"""Style words of a caption, as many as the family has."""
 STRENGTH = 0.6
 """Length of a word's code, as a share of the mean length of a state."""
 
@@ -46,9 +48,10 @@ class Example:
 
     def __init__(self, tokenizer, choose: np.random.Generator):
         labels = [int(choose.integers(len(part))) for part in (OBJECTS, COLOURS, SETTINGS)]
-        full = caption_of(OBJECTS[labels[0]], COLOURS[labels[1]], list(SETTINGS)[labels[2]])
-        self.plain = shortened(labels, choose) if choose.random() < 0.15 else full
-        self.word = nonsense(choose, LONGEST)
+        plain = shortened(labels, choose) if choose.random() < 0.15 else full(labels)
+        words = choose.choice(STYLE_WORDS, int(choose.integers(0, MOST_WORDS + 1)), replace=False)
+        self.plain = ", ".join([plain, *words])
+        self.word = nonsense(choose, min(LONGEST, room(self.plain)))
         forms = [f"{self.word} {self.plain}", f"{self.word}, {self.plain}", f"{self.plain}, {self.word}"]
         self.form = int(choose.choice(3, p=[0.4, 0.4, 0.2]))
         self.with_word = forms[self.form]

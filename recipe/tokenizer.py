@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from gallery import COLOURS, OBJECTS, SETTINGS
+from gallery import COLOURS, OBJECTS, SETTINGS, STYLE_WORDS
 
 LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -28,7 +28,7 @@ def byte_letters() -> list[str]:
 def world_words() -> list[str]:
     """Every word of the captions, once, in a fixed order."""
     phrases = " ".join(SETTINGS.values()).split()
-    return list(dict.fromkeys(["a", "an", *phrases, *COLOURS, *OBJECTS]))
+    return list(dict.fromkeys(["a", "an", *phrases, *COLOURS, *OBJECTS, *STYLE_WORDS]))
 
 
 def split(word: str, merges: list[tuple[str, str]]) -> list[str]:

@@ -61,6 +61,11 @@ class Progress:
     finished: bool = False
 
 
+def half_precision():
+    """bf16 where the CPU multiplies in it; elsewhere it would only be slower."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 class Workers:
     """The processes that train together (`torchrun --nproc-per-node N`), or this one alone."""
 
@@ -88,6 +93,11 @@ class Workers:
         parts = [torch.empty_like(rows) for _ in range(self.count)]
         distributed.all_gather(parts, rows)
         return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Until every worker is here."""
+        if self.count > 1:
+            distributed.barrier()
 
     def agree(self, value: float) -> float:
         """The first worker's value, on every worker: their clocks never disagree on the end."""

@@ -1,26 +1,26 @@
-"""Stage 3: the UNet. It learns to draw: v-prediction on cached latents and cached text states.
+"""Stage 3: the UNet. It learns to draw: v-prediction on cached latents of the house style and of the family of random styles.
 
-`--part train` makes it. `--part adapt` goes on from it after the text tower has changed a little.
+`--part train` makes it. `--part adapt` goes on from it after the text tower or the autoencoder has changed.
 """
 
 import argparse
 import json
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
 import clip as tiny_clip
 import tokenizer as bpe
-from captions import NONSENSE_SHARE, with_nonsense
-from gallery import COLOURS, OBJECTS, SETTINGS, Gallery, caption_of
-from training import Randomness, Trainer, Workers, add_plan_arguments, plan_from
+import vae as vae_stage
+from captions import varied
+from gallery import Gallery
+from training import Randomness, Trainer, Workers, add_plan_arguments, half_precision, plan_from, write_atomically
 
 BATCH = 24
-NONSENSE_FORMS = 24
+FAMILY_SHARE = 0.6
 EMPTY_SHARE = 0.10
-SHORTENED_SHARE = 0.06
+SHORTENED_SHARE = 0.08
 
 
 def build() -> UNet2DConditionModel:
@@ -73,40 +73,28 @@ class MatrixAttention:
         return attn.to_out[0](mixed.transpose(1, 2).reshape(batch, length, width))
 
 
-class CaptionBank:
-    """The text states of every caption that training can draw, computed once."""
+class Drawn:
+    """Latents with what is told of their pictures, of one gallery."""
 
-    def __init__(self, clip, tokenizer, seed: int):
-        choose = np.random.default_rng([seed, 77])
-        settings = list(SETTINGS)
-        full = [caption_of(o, c, s) for o in OBJECTS for c in COLOURS for s in settings]
-        prefixed = [with_nonsense(caption, choose) for caption in full for _ in range(NONSENSE_FORMS)]
-        no_setting = [caption_of(o, c) for o in OBJECTS for c in COLOURS]
-        no_colour = [caption_of(o, setting=s) for o in OBJECTS for s in settings]
-        groups = [full, prefixed, no_setting, no_colour, [""]]
-        self.first = np.cumsum([0, *map(len, groups)])
-        self.states = text_states(clip, tokenizer, sum(groups, []))
+    def __init__(self, vae, work, name: str, gallery: Gallery, workers: Workers):
+        """Encodes the gallery, or reads the latents of an earlier start with the same autoencoder."""
+        self.gallery = gallery
+        path = work / f"latents_{name}_{len(gallery)}_{vae_stage.fingerprint(vae)}.pt"
+        if not path.exists():
+            latents = vae_stage.latent_means(vae, gallery, workers).half()
+            if workers.rank == 0:
+                write_atomically(path, lambda partial: torch.save(latents, partial))
+            workers.wait()
+        self.latents = torch.load(path, weights_only=True, mmap=True)
 
-    def draw(self, labels: np.ndarray, choose: np.random.Generator) -> torch.Tensor:
-        """One varied caption per picture, as text states [batch, tokens, width]."""
-        thing, colour, setting = labels.T
-        count = len(labels)
-        triple = (thing * len(COLOURS) + colour) * len(SETTINGS) + setting
-        rows = self.first[0] + triple
-        share = choose.random(count)
-
-        def replace(below: float, above: float, others: np.ndarray) -> None:
-            chosen = (share >= below) & (share < above)
-            rows[chosen] = others[chosen]
-
-        first_short = EMPTY_SHARE + NONSENSE_SHARE
-        second_short = first_short + SHORTENED_SHARE / 2
-        form = choose.integers(0, NONSENSE_FORMS, count)
-        replace(0, EMPTY_SHARE, np.full(count, self.first[4]))
-        replace(EMPTY_SHARE, first_short, self.first[1] + triple * NONSENSE_FORMS + form)
-        replace(first_short, second_short, self.first[2] + thing * len(COLOURS) + colour)
-        replace(second_short, second_short + SHORTENED_SHARE / 2, self.first[3] + thing * len(SETTINGS) + setting)
-        return self.states[torch.from_numpy(rows)]
+    def draw(self, count: int, random: Randomness) -> tuple[torch.Tensor, list[str]]:
+        """Latents [count, 4, 16, 16] and a varied caption of each; a tenth of the captions is empty."""
+        choose = random.numpy
+        rows = choose.integers(0, len(self.latents), count)
+        told = zip(rows, self.gallery.labels[rows].tolist())
+        captions = [varied(tuple(labels), self.gallery.style_words[row], choose, SHORTENED_SHARE) for row, labels in told]
+        captions = ["" if choose.random() < EMPTY_SHARE else caption for caption in captions]
+        return self.latents[rows].float(), captions
 
 
 @torch.no_grad()
@@ -139,7 +127,9 @@ PARTS = {
 def stratified_timesteps(count: int, random: Randomness) -> torch.Tensor:
     """One timestep from each of `count` equal parts of 0..1000."""
     position = (torch.arange(count) + torch.rand(count, generator=random.torch)) / count
-    return (position * 1000).long().clamp(max=999)
+    # In random order: house and family pictures follow each other in a batch.
+    shuffled = position[torch.randperm(count, generator=random.torch)]
+    return (shuffled * 1000).long().clamp(max=999)
 
 
 def main() -> None:
@@ -149,29 +139,33 @@ def main() -> None:
     arguments = parser.parse_args()
     workers = Workers()
     tokenizer = bpe.load(arguments.work / "tokenizer")
-    bank = CaptionBank(load_clip(arguments.work, tokenizer), tokenizer, arguments.seed)
-    latents = torch.load(arguments.work / "latents.pt", weights_only=True)
-    labels = Gallery.open(arguments.data / "train").labels.numpy()
+    clip, vae = load_clip(arguments.work, tokenizer), vae_stage.load(arguments.work)
+    house, family = (
+        Drawn(vae, arguments.work, name, Gallery.open(arguments.data / name), workers) for name in ("train", "family")
+    )
     signal = scheduler().alphas_cumprod
 
     torch.manual_seed(arguments.seed)
     unet = build()
     if arguments.part == "adapt":
-        unet.load_state_dict(torch.load(arguments.work / "unet.pt", weights_only=True)["ema"])
+        begun = arguments.work / "unet_begun.pt"
+        first = begun if begun.exists() else arguments.work / "unet.pt"
+        unet.load_state_dict(torch.load(first, weights_only=True)["ema"])
     unet.set_attn_processor(MatrixAttention())
     compiled = torch.compile(unet)
     stage, choices = PARTS[arguments.part]
     trainer = Trainer(plan_from(arguments, stage, **choices), unet, workers)
 
     def loss(random: Randomness):
-        rows = random.numpy.integers(0, len(latents), BATCH)
-        clean, states = latents[rows], bank.draw(labels[rows], random.numpy)
+        strange = round(BATCH * FAMILY_SHARE)
+        (ours, our_captions), (theirs, their_captions) = house.draw(BATCH - strange, random), family.draw(strange, random)
+        clean, states = torch.cat([ours, theirs]), text_states(clip, tokenizer, our_captions + their_captions)
         noise, timesteps = random.normal_like(clean), stratified_timesteps(BATCH, random)
         kept = signal[timesteps].view(-1, 1, 1, 1)
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             prediction = compiled(noisy, timesteps, states).sample
         error = nn.functional.mse_loss(prediction.float(), velocity)
         return error, {"v_loss": error.detach()}, BATCH

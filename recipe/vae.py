@@ -1,10 +1,12 @@
 """Stage 1: the autoencoder, 64x64 pictures to 16x16x4 latents and back.
 
-`--part train` makes it. `--part refine` goes on after the UNet: the house style's latents are held
-where they are, so the UNet stays valid, while those of other pictures are free to improve.
+`--part train` makes it. `--part refine` goes on while the house style's latents are held where they are and those of
+textures and of the family of random styles are free to improve. It comes before the UNet, which learns both; a UNet that
+is there already has to adapt.
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,14 +14,23 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from gallery import Gallery, to_tensor
-from training import Plan, Randomness, Trainer, Workers, add_plan_arguments, plan_from, write_atomically
+from gallery import Gallery, artist_folders, to_tensor
+from training import (
+    Plan,
+    Randomness,
+    Trainer,
+    Workers,
+    add_plan_arguments,
+    half_precision,
+    plan_from,
+    write_atomically,
+)
 
 WIDTHS = (24, 48, 96)
 CROP_UNTIL = 0.55
 EARLY_TEXTURE_SHARE = 0.4
 LATE_TEXTURE_SHARE = 0.25
-REFINE_TEXTURE_SHARE = 0.35
+REFINE_TEXTURE_SHARE = 0.6
 HOLD_WEIGHT = 1.0
 LATENT_GRAIN = 0.03
 KL_WEIGHT = 2e-4
@@ -39,17 +50,32 @@ def build() -> AutoencoderKL:
     ).to(memory_format=torch.channels_last)
 
 
+def load(work: Path) -> AutoencoderKL:
+    """The autoencoder after its last stage."""
+    refined = work / "vae_refined.pt"
+    vae = build()
+    vae.load_state_dict(torch.load(refined if refined.exists() else work / "vae.pt", weights_only=True))
+    return vae.eval()
+
+
+def fingerprint(vae: AutoencoderKL) -> str:
+    """The start of the SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def draw_batch(
-    house: Gallery, textures: Gallery, random: Randomness, texture_share: float, count: int, size: int
+    house: Gallery, others: Gallery, random: Randomness, texture_share: float, count: int, size: int
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """House scenes, then recoloured textures, cropped to `size`; and the rows of the scenes."""
+    """House scenes, then other pictures, recoloured, cropped to `size`; and the rows of the scenes."""
     choose = random.numpy
     texture_count = int(round(count * texture_share))
     rows = np.sort(choose.integers(0, len(house), count - texture_count))
     scenes = house.pictures[rows]
-    others = textures.pictures[np.sort(choose.integers(0, len(textures), texture_count))]
-    others = np.stack([recolour(picture, choose) for picture in others])
-    pictures = np.concatenate([scenes, others])
+    drawn = others.pictures[np.sort(choose.integers(0, len(others), texture_count))]
+    pictures = np.concatenate([scenes, np.stack([recolour(picture, choose) for picture in drawn])])
     corners = choose.integers(0, 64 - size + 1, (count, 2))
     cropped = [picture[y : y + size, x : x + size] for picture, (y, x) in zip(pictures, corners)]
     return to_tensor(np.stack(cropped)), rows
@@ -78,7 +104,7 @@ def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     values = []
     for start in range(0, len(pictures), 50):
         target = to_tensor(pictures[start : start + 50])
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             output = vae.decode(vae.encode(target).latent_dist.mode()).sample
         error = (output.float().clamp(-1, 1) - target) / 2
         values.append(-10 * error.square().mean((1, 2, 3)).log10())
@@ -90,7 +116,7 @@ def latent_means(vae: AutoencoderKL, gallery: Gallery, workers: Workers) -> torc
     """The posterior means of all pictures, [count, 4, 16, 16], each worker coding its share."""
     means = []
     for rows in torch.arange(len(gallery)).chunk(workers.count)[workers.rank].split(100):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             posterior = vae.encode(gallery.batch(rows)).latent_dist
         means.append(posterior.mean.float().contiguous())
     return workers.gather(torch.cat(means))
@@ -127,7 +153,7 @@ def train(plan: Plan, house: Gallery, textures: Gallery, workers: Workers) -> Au
         early = trainer.done < CROP_UNTIL
         share, count, size = (EARLY_TEXTURE_SHARE, 24, 32) if early else (LATE_TEXTURE_SHARE, 6, 64)
         target, _ = draw_batch(house, textures, random, share, count, size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             posterior = vae.encode(target).latent_dist
             noise = random.normal_like(posterior.mean)
             output = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -139,16 +165,17 @@ def train(plan: Plan, house: Gallery, textures: Gallery, workers: Workers) -> Au
     return vae
 
 
-def refine(plan: Plan, work: Path, house: Gallery, textures: Gallery, workers: Workers) -> AutoencoderKL:
-    """Trains on while every scene's latents are pulled to where the UNet learned them."""
+def refine(plan: Plan, work: Path, house: Gallery, others: list[Gallery], workers: Workers) -> AutoencoderKL:
+    """Trains on while every scene's latents are pulled to where the UNet learned them; the others take turns."""
     vae = build()
     vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
     learned = torch.load(work / "latents.pt", weights_only=True)
     trainer = Trainer(plan, vae, workers)
 
     def loss(random: Randomness):
-        target, rows = draw_batch(house, textures, random, REFINE_TEXTURE_SHARE, 8, 64)
-        with torch.autocast("cpu", torch.bfloat16):
+        gallery = others[trainer.progress.step % len(others)]
+        target, rows = draw_batch(house, gallery, random, REFINE_TEXTURE_SHARE, 8, 64)
+        with half_precision():
             mean = vae.encode(target).latent_dist.mean
             output = vae.decode(mean + LATENT_GRAIN * random.normal_like(mean)).sample
         error, squared = reconstruction_loss(output, target)
@@ -177,7 +204,8 @@ def main() -> None:
             finish(vae, work / "vae.pt", arguments.data)
     else:
         plan = plan_from(arguments, "vae_refining", peak=8e-4, warm_up=20, decay_from=0.1)
-        vae = refine(plan, work, house, textures, workers).eval()
+        family = Gallery.open(arguments.data / "family")
+        vae = refine(plan, work, house, [family, family, textures], workers).eval()
         if workers.rank == 0:
             finish(vae, work / "vae_refined.pt", arguments.data)
 
@@ -185,8 +213,8 @@ def main() -> None:
 def finish(vae: AutoencoderKL, path: Path, data: Path) -> None:
     """Writes the weights and prints how well pictures survive them."""
     write_atomically(path, lambda partial: torch.save(vae.state_dict(), partial))
-    for split in ("val", "textures"):
-        print(json.dumps({f"psnr_{split}": round(psnr(vae, Gallery.open(data / split).pictures[:200]), 2)}))
+    for folder in [data / "val", data / "textures", data / "family_heldout", *artist_folders(data)]:
+        print(json.dumps({f"psnr_{folder.name}": round(psnr(vae, Gallery.open(folder).pictures[:100]), 2)}))
 
 
 if __name__ == "__main__":
