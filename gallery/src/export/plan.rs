@@ -19,7 +19,7 @@ const STYLES: &str = "styles";
 pub(super) struct Job {
     pub(super) index: usize,
     seed: u64,
-    subject: Option<Triple>,
+    triple: Triple,
     hand: Hand,
 }
 
@@ -52,18 +52,21 @@ impl Hand {
 impl Job {
     fn new(index: usize, source: Source, seed: u64, triple: Triple) -> Self {
         let hand = Hand::at(index, source, seed);
-        let subject = if matches!(hand, Hand::Texture) { None } else { Some(triple) };
-        Self { index, seed: Rng::at(seed, IMAGES, index as u64).seed(), subject, hand }
+        Self { index, seed: Rng::at(seed, IMAGES, index as u64).seed(), triple, hand }
+    }
+
+    /// What the image shows; a texture shows nothing.
+    fn subject(&self) -> Option<Triple> {
+        (!matches!(self.hand, Hand::Texture)).then_some(self.triple)
     }
 
     pub(super) fn paint(&self, side: usize) -> Image {
-        let full = match (self.subject, self.hand) {
-            (None, _) | (_, Hand::Texture) => texture(self.seed),
-            (Some(triple), Hand::House) => Scene::draw(triple, self.seed).render(),
-            (Some(triple), Hand::Artist(artist)) => artist.draw(triple, self.seed),
-            (Some(triple), Hand::Random(_, style)) => {
-                RandomStyle::draw(style).redraw_at(&Scene::draw(triple, self.seed), side)
-            }
+        let scene = || Scene::draw(self.triple, self.seed);
+        let full = match self.hand {
+            Hand::House => scene().render(),
+            Hand::Artist(artist) => artist.redraw(&scene()),
+            Hand::Random(_, style) => RandomStyle::draw(style).redraw_at(&scene(), side),
+            Hand::Texture => texture(self.seed),
         };
         full.reduced(side)
     }
@@ -73,13 +76,14 @@ impl Job {
             Hand::Random(number, seed) => (Some(number), Some(RandomStyle::draw(seed))),
             _ => (None, None),
         };
+        let subject = self.subject();
         let caption = |triple| style.as_ref().map_or_else(|| Triple::caption(triple), |style| style.caption(triple));
         Entry {
             index: self.index,
-            text: self.subject.map(caption).unwrap_or_default(),
-            object: self.subject.map(|triple| triple.object),
-            colour: self.subject.map(|triple| triple.colour),
-            setting: self.subject.map(|triple| triple.setting),
+            text: subject.map(caption).unwrap_or_default(),
+            object: subject.map(|triple| triple.object),
+            colour: subject.map(|triple| triple.colour),
+            setting: subject.map(|triple| triple.setting),
             artist: match self.hand {
                 Hand::House => "house",
                 Hand::Artist(artist) => artist.name,
@@ -88,7 +92,7 @@ impl Job {
             },
             style: number,
             style_words: style.as_ref().map(RandomStyle::words),
-            held_out: self.subject.is_some_and(Triple::held_out),
+            held_out: subject.is_some_and(Triple::held_out),
         }
     }
 }
@@ -156,7 +160,7 @@ mod tests {
         for seed in 0..5 {
             let mut objects: Vec<_> = in_turns(Source::Artist(&Artist::all()[0]), 10, seed)
                 .iter()
-                .map(|job| job.subject.map(|s| s.object))
+                .map(|job| job.subject().map(|s| s.object))
                 .collect();
             objects.sort();
             assert_eq!(objects, Object::ALL.iter().copied().map(Some).collect::<Vec<_>>(), "seed {seed}");
@@ -167,7 +171,7 @@ mod tests {
     fn a_round_shows_every_triple_of_its_split_once() {
         for (split, size) in [(Split::Train, 360), (Split::HeldOut, 40), (Split::All, 400)] {
             let request = Request { source: Source::House, split, count: size, seed: 8, side: 64 };
-            let mut subjects: Vec<_> = rounds(&request).iter().map(|job| job.subject).collect();
+            let mut subjects: Vec<_> = rounds(&request).iter().map(Job::subject).collect();
             subjects.sort();
             subjects.dedup();
             assert_eq!(subjects.len(), size, "{split:?}");

@@ -1,5 +1,7 @@
 //! Values on every second pixel of the canvas, both ways: distances and glows, which are smooth anyway.
 
+use crate::styles::field::twice_smeared;
+
 /// Width of the grid; a step is two canvas units.
 const GRID: usize = 128;
 
@@ -35,24 +37,7 @@ impl Coarse {
     pub(super) fn glow(lit: impl Fn(i32, i32) -> bool, reach: f32) -> Self {
         let steps = (reach / 4.0) as usize;
         let field = Self::from_fn(|x, y| if lit(x, y) { 1.0 } else { 0.0 });
-        let once = |field: Self| field.smeared(steps, 1).smeared(steps, GRID);
-        once(once(field))
-    }
-
-    /// The mean of `2 * steps + 1` neighbours along the rows (`stride` 1) or the columns (`stride` [`GRID`]).
-    fn smeared(&self, steps: usize, stride: usize) -> Self {
-        let mut means = vec![0.0; GRID * GRID];
-        let across = if stride == 1 { GRID } else { 1 };
-        for line in 0..GRID {
-            let start = line * across;
-            let value = |place: usize| self.0[start + stride * place.min(GRID - 1)];
-            let mut sum: f32 = (0..2 * steps + 1).map(|place| value(place.saturating_sub(steps))).sum();
-            for place in 0..GRID {
-                means[start + stride * place] = sum / (2 * steps + 1) as f32;
-                sum += value(place + steps + 1) - value(place.saturating_sub(steps));
-            }
-        }
-        Self(means)
+        Self(twice_smeared(&field.0, GRID, steps))
     }
 
     /// The value at a point of the canvas, between the points of the grid.

@@ -2,6 +2,7 @@
 
 use crate::geometry::Point;
 use crate::rng::Rng;
+use crate::styles::field::ease;
 
 /// Number of knots after which the lattice repeats, both ways.
 const REPEAT: i32 = 32;
@@ -42,7 +43,6 @@ impl Lattice {
     /// Smooth noise between -1 and 1 at a point in cells; each `channel` has its own.
     pub(super) fn noise(&self, (u, v): Point, channel: i32) -> f32 {
         let (column, row) = (floor(u), floor(v));
-        let ease = |share: f32| share * share * (3.0 - 2.0 * share);
         let (right, down) = (ease(u - column as f32), ease(v - row as f32));
         let along = |row: i32| {
             let (left, next) = (self.knot(column, row, channel), self.knot(column + 1, row, channel));

@@ -40,23 +40,36 @@ impl Field {
 
     /// The field after two passes of a mean over the square of side `2 * reach + 1` around each pixel.
     pub(super) fn blurred(&self, reach: i32) -> Self {
-        let once = |field: &Self| field.smeared(reach, true).smeared(reach, false);
-        once(&once(self))
+        Self(twice_smeared(&self.0, WIDTH, reach as usize))
     }
+}
 
-    fn smeared(&self, reach: i32, along: bool) -> Self {
-        let value = |line: i32, place: i32| if along { self.at(place, line) } else { self.at(line, place) };
-        let mut means = vec![0.0; WIDTH * WIDTH];
-        for line in 0..WIDTH as i32 {
-            let mut sum: f32 = (-reach..=reach).map(|place| value(line, place)).sum();
-            for place in 0..WIDTH as i32 {
-                let (x, y) = if along { (place, line) } else { (line, place) };
-                means[y as usize * WIDTH + x as usize] = sum / (2 * reach + 1) as f32;
-                sum += value(line, place + reach + 1) - value(line, place - reach);
-            }
+/// The values of a square grid after two passes of a mean over the square of side `2 * reach + 1` around each place;
+/// outside the grid, the nearest value counts.
+pub(crate) fn twice_smeared(values: &[f32], side: usize, reach: usize) -> Vec<f32> {
+    let once = |values: &[f32]| smeared(&smeared(values, side, reach, 1), side, reach, side);
+    once(&once(values))
+}
+
+/// The mean of `2 * reach + 1` neighbours along the rows (`stride` 1) or the columns (`stride` `side`).
+fn smeared(values: &[f32], side: usize, reach: usize, stride: usize) -> Vec<f32> {
+    let mut means = vec![0.0; values.len()];
+    let across = if stride == 1 { side } else { 1 };
+    for line in 0..side {
+        let start = line * across;
+        let value = |place: usize| values[start + stride * place.min(side - 1)];
+        let mut sum: f32 = (0..2 * reach + 1).map(|place| value(place.saturating_sub(reach))).sum();
+        for place in 0..side {
+            means[start + stride * place] = sum / (2 * reach + 1) as f32;
+            sum += value(place + reach + 1) - value(place.saturating_sub(reach));
         }
-        Self(means)
     }
+    means
+}
+
+/// A share of the way, 0 to 1, with a slow start and end.
+pub(crate) fn ease(share: f32) -> f32 {
+    share * share * (3.0 - 2.0 * share)
 }
 
 /// Smooth noise between -1 and 1.
@@ -78,7 +91,6 @@ impl Cloud {
         let most = (self.across - 2) as f32;
         let (u, v) = ((x / self.cell).clamp(0.0, most), (y / self.cell).clamp(0.0, most));
         let (column, row) = ((u as usize).min(self.across - 2), (v as usize).min(self.across - 2));
-        let ease = |share: f32| share * share * (3.0 - 2.0 * share);
         let (right, down) = (ease(u - column as f32), ease(v - row as f32));
         let knot = |column: usize, row: usize| self.knots[row * self.across + column];
         let top = knot(column, row) * (1.0 - right) + knot(column + 1, row) * right;

@@ -2,7 +2,7 @@
 
 mod craft;
 mod drawing;
-mod field;
+pub(crate) mod field;
 mod glass;
 mod ink;
 mod light;
