@@ -1,7 +1,6 @@
 //! What a base is named by, and how it is opened and loaded.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use catelier_pipelines::models::hub::{self, CacheCheck, FetchEvent, HubId, HubSe
 use serde::Serialize;
 
 use crate::device::{DeviceChoice, WeightType};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, user_error};
 use crate::event::Event;
 use crate::session::Session;
 use crate::settings::{BaseDefaults, ResolvedSampling, TileVae};
@@ -177,11 +176,7 @@ fn unusable(attempt: &str, error: Pipeline, hub_id: Option<&str>) -> Error {
     let hint = hub_id.filter(|_| may_be_damaged).map(|id| {
         format!("`catelier base fetch {id}` compares the files in the cache with the hub's digests and fetches damaged ones again")
     });
-    match Err::<Infallible, _>(error).user_error(attempt) {
-        Err(Error::User { message, source, .. }) => Error::User { message, hint, source },
-        Err(other) => other,
-        Ok(never) => match never {},
-    }
+    user_error(attempt, hint, error)
 }
 
 /// A base whose files are at hand, before its weights are loaded.

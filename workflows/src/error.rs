@@ -70,20 +70,27 @@ pub trait Context<T> {
 
 impl<T, E: std::error::Error + Send + Sync + 'static> Context<T> for std::result::Result<T, E> {
     fn user_error(self, attempt: impl Into<String>) -> Result<T> {
-        let wrap = |source: Source| {
-            let is_disk_failure = chain(&*source).any(is_disk_failure);
-            match is_disk_failure {
-                true => Error::Failed { message: attempt.into(), source },
-                false => Error::User { message: attempt.into(), hint: None, source: Some(source) },
-            }
-        };
-        self.map_err(|error| unless_cancelled(error, wrap))
+        self.map_err(|error| user_error(attempt, None, error))
     }
 
     fn failed(self, attempt: impl Into<String>) -> Result<T> {
         let wrap = |source| Error::Failed { message: attempt.into(), source };
         self.map_err(|error| unless_cancelled(error, wrap))
     }
+}
+
+/// As [`Context::user_error`], with what the user can do about it.
+pub(crate) fn user_error<E>(attempt: impl Into<String>, hint: Option<String>, error: E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    unless_cancelled(error, |source| {
+        let is_disk_failure = chain(&*source).any(is_disk_failure);
+        match is_disk_failure {
+            true => Error::Failed { message: attempt.into(), source },
+            false => Error::User { message: attempt.into(), hint, source: Some(source) },
+        }
+    })
 }
 
 /// A cancelled part cancels the whole, however deep it lies.
