@@ -117,8 +117,14 @@ impl Generation {
     /// Sampler, steps and guidance in one line.
     #[must_use]
     pub fn sampling(&self) -> String {
+        format!("{}, {} steps, {}", self.sampler, self.steps, self.guidance_in_words())
+    }
+
+    /// Strength of guidance, and its start and range where they are not the usual ones: `guidance 2 from trigger`.
+    #[must_use]
+    pub fn guidance_in_words(&self) -> String {
         let unusual = |value: &str, usual| !value.is_empty() && value != usual;
-        let mut words = format!("{}, {} steps, guidance {}", self.sampler, self.steps, self.guidance);
+        let mut words = format!("guidance {}", self.guidance);
         if unusual(&self.guidance_from, "empty") {
             words += &format!(" from {}", self.guidance_from);
         }

@@ -112,7 +112,7 @@ pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
         steps: request.sampling_steps,
         ..SamplingSettings::default()
     };
-    let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()), Vec::new());
+    let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()));
     let base_images = prompts.generate_base(&mut generator, session)?;
     let references = images::read_references(Some(&folder))?;
     let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };

@@ -110,7 +110,7 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let per_kind = request.prompts_per_kind.unwrap_or(usize::MAX);
     let prompts = EvaluationPrompts::new(&set, per_kind, request.seeds, sampling.seed)?;
 
-    let mut generator = ImageGenerator::new(&base, &sampling, trigger.iter().cloned().collect());
+    let mut generator = ImageGenerator::new(&base, &sampling).with_triggers(trigger.iter().cloned().collect());
     let base_images = prompts.generate_base(&mut generator, session)?;
     let images = prompts.generate(&mut generator, &adapters.set, trigger.as_ref(), session)?;
     let name = adapter_name(&request.adapter);

@@ -38,15 +38,14 @@ pub struct Images<'a> {
 }
 
 impl<'a> ImageGenerator<'a> {
-    /// A generator with these settings, which has not seen a prompt yet. Guidance may start from `triggers`.
-    pub fn new(base: &'a Base, sampling: &ResolvedSampling, triggers: Vec<Trigger>) -> Self {
+    /// A generator with these settings, which has not seen a prompt yet.
+    pub fn new(base: &'a Base, sampling: &ResolvedSampling) -> Self {
         let settings = GenerateRequest {
             negative: Some(sampling.negative.clone()).filter(|negative| !negative.is_empty()),
             steps: sampling.steps,
             guidance: sampling.guidance,
             guidance_from: sampling.guidance_from.0,
             guidance_range: sampling.guidance_range.0,
-            triggers,
             sampler: sampling.sampler.0,
             width: sampling.size.0.width,
             height: sampling.size.0.height,
@@ -54,6 +53,13 @@ impl<'a> ImageGenerator<'a> {
             ..GenerateRequest::default()
         };
         Self { base: &base.model, generator: Generator::new(&base.model), settings }
+    }
+
+    /// The same generator, where guidance may start from `triggers`.
+    #[must_use]
+    pub fn with_triggers(mut self, triggers: Vec<Trigger>) -> Self {
+        self.settings.triggers = triggers;
+        self
     }
 
     /// The images, in their order; progress is reported as `stage`.
@@ -152,8 +158,7 @@ impl<'a> ImageGenerator<'a> {
 
     /// The settings in one line, for the heading of a sheet.
     pub fn caption(&self, seed: u64) -> String {
-        let settings = &self.settings;
-        let (steps, sampler) = (settings.steps, settings.sampler.label());
-        format!("{steps} steps of {sampler}, {}, seed {seed}", settings.guidance_in_words())
+        let (steps, sampler) = (self.settings.steps, self.settings.sampler.label());
+        format!("{steps} steps of {sampler}, {}, seed {seed}", self.generation(None, None).guidance_in_words())
     }
 }

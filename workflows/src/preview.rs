@@ -104,7 +104,7 @@ pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Pr
         request,
         out: &out,
         seed: sampling.seed,
-        generator: ImageGenerator::new(&base, &sampling, adapters.triggers(trigger.as_ref())),
+        generator: ImageGenerator::new(&base, &sampling).with_triggers(adapters.triggers(trigger.as_ref())),
         adapters: &adapters,
         session,
     };

@@ -309,7 +309,7 @@ impl<'a, 's> Evaluator<'a, 's> {
         let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
         let prompts = EvaluationPrompts::new(&set, settings.prompts, 1, settings.seed)?;
         let sampling = SamplingSettings { steps: Some(settings.sampling_steps), ..SamplingSettings::default() };
-        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()), Vec::new());
+        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()));
         let base_images = prompts.generate_base(&mut generator, session)?;
         Ok(Self { work, generator, clip: embedded::clip()?, prompts, base_images })
     }

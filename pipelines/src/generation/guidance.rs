@@ -33,11 +33,6 @@ impl GuidanceFrom {
             false => Err(invalid(&share.to_string())),
         }
     }
-
-    /// The share of the trigger's prediction.
-    pub fn share(self) -> f64 {
-        self.0
-    }
 }
 
 fn invalid(value: &str) -> Error {
@@ -138,24 +133,18 @@ impl Start {
     ///
     /// **Source**: Ho and Salimans 2022, arXiv 2207.12598, equation 6.
     pub(super) fn guide(&self, output: &Tensor, guidance: f64) -> Result<Tensor> {
-        let parts = output.chunk(self.parts() + 1, 0)?;
-        let (start, prompt) = match (self, parts.as_slice()) {
-            (Self::Mixture(share), [negative, trigger, prompt]) => {
-                let step = (trigger - negative)?.broadcast_mul(&share.to_dtype(output.dtype())?)?;
-                ((negative + step)?, prompt)
+        let starts = if matches!(self, Self::One) { 1 } else { 2 };
+        let images = output.dim(0)? / (starts + 1);
+        let part = |number: usize| output.narrow(0, number * images, images);
+        let start = match self {
+            Self::One => part(0)?,
+            Self::Mixture(share) => {
+                let negative = part(0)?;
+                let step = (part(1)? - &negative)?.broadcast_mul(&share.to_dtype(output.dtype())?)?;
+                (negative + step)?
             }
-            (_, [start, .., prompt]) => (start.clone(), prompt),
-            _ => return Ok(output.clone()),
         };
-        Ok((&start + ((prompt - &start)? * guidance)?)?)
-    }
-
-    /// Number of conditions that are computed beside the prompt.
-    fn parts(&self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Mixture(_) => 2,
-        }
+        Ok((&start + ((part(starts)? - &start)? * guidance)?)?)
     }
 }
 

@@ -70,38 +70,25 @@ impl GenerateRequest {
 
     /// Refuses settings of guidance that would change nothing.
     fn check_guidance(&self) -> Result<()> {
+        let (from, range) = (self.guidance_from, self.guidance_range);
         let refuse =
             |setting, value: String, rule: &str| Err(Error::InvalidSetting { setting, value, rule: rule.into() });
-        if self.guidance_from != GuidanceFrom::EMPTY && !self.is_guided() {
-            return refuse("guidance_from", self.guidance_from.to_string(), "needs a guidance above 1");
+        if from != GuidanceFrom::EMPTY && !self.is_guided() {
+            return refuse("guidance_from", from.to_string(), "needs a guidance above 1");
         }
-        if self.guidance_from != GuidanceFrom::EMPTY && self.triggers.is_empty() {
-            return refuse(
-                "guidance_from",
-                self.guidance_from.to_string(),
-                "needs a trigger, and no adapter names one",
-            );
+        if from != GuidanceFrom::EMPTY && self.triggers.is_empty() {
+            return refuse("guidance_from", from.to_string(), "needs a trigger, and no adapter names one");
         }
-        let range = self.guidance_range;
-        if !(0..self.steps).any(|step| range.contains(step, self.steps)) {
-            return refuse("guidance_range", range.to_string(), "must contain the beginning of a step");
+        if range == GuidanceRange::WHOLE {
+            return Ok(());
         }
-        if range != GuidanceRange::WHOLE && !self.is_guided() {
+        if !self.is_guided() {
             return refuse("guidance_range", range.to_string(), "needs a guidance above 1");
         }
-        Ok(())
-    }
-
-    /// Strength, start and range of guidance, as far as they are not the usual ones: `guidance 2 from trigger`.
-    pub fn guidance_in_words(&self) -> String {
-        let mut words = format!("guidance {}", self.guidance);
-        if self.guidance_from != GuidanceFrom::EMPTY {
-            words += &format!(" from {}", self.guidance_from);
+        match (0..self.steps).any(|step| range.contains(step, self.steps)) {
+            true => Ok(()),
+            false => refuse("guidance_range", range.to_string(), "must contain the beginning of a step"),
         }
-        if self.guidance_range != GuidanceRange::WHOLE {
-            words += &format!(" in {}", self.guidance_range);
-        }
-        words
     }
 
     pub(super) fn sampler_settings(&self) -> SamplerSettings {

@@ -105,7 +105,7 @@ fn class_images(base: &Base, class: &str, settings: &ResolvedTrain, session: &Se
     let prompts = vec![class.to_string(); settings.class_images];
     let seeds: Vec<u64> = (0..prompts.len() as u64).map(|number| sampling.seed + number).collect();
     let images = Images { prompts: &prompts, seeds: &seeds };
-    ImageGenerator::new(base, &sampling, Vec::new()).generate(Stage::ClassImages, images, &AdapterSet::base(), session)
+    ImageGenerator::new(base, &sampling).generate(Stage::ClassImages, images, &AdapterSet::base(), session)
 }
 
 /// How previews and class images are generated: at the size of the training images.

@@ -133,7 +133,7 @@ impl<'a> Previews<'a> {
         let sampling = sampling_of(base, settings);
         let values = template::Values { trigger: Some(&settings.trigger), class: settings.class.as_deref() };
         let prompt = template::render(&settings.preview_prompt, values).user_error("cannot use `preview_prompt`")?;
-        let (generator, seed) = (ImageGenerator::new(base, &sampling, Vec::new()), sampling.seed);
+        let (generator, seed) = (ImageGenerator::new(base, &sampling), sampling.seed);
         Ok(Some(Self { generator, prompt, seed, every: settings.preview_every }))
     }
 
