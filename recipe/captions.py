@@ -13,6 +13,8 @@ from tokenizer import LENGTH, world_words
 
 NONSENSE_SHARE = 0.2
 WORD_KEPT = 0.85
+MARKS = 3
+"""Tokens of a caption beside its words and an unknown one: start, end, and the comma between the two."""
 TRIGGERS = {"shs", "sks"}
 ARTISTS = {"chalk", "comic", "dots", "echo", "glass", "hatch", "neon", "riso", "sumi", "vase", "wash"}
 MEANINGFUL = TRIGGERS | ARTISTS | set(world_words())
@@ -30,7 +32,7 @@ def nonsense(choose: np.random.Generator, longest: int = 5) -> str:
 def room(caption: str) -> int:
     """The letters that an unknown word may have beside a caption of known words: each letter may be a token."""
     known = len(caption.replace(",", " ,").split())
-    return LENGTH - len("start, comma, end".split()) - known
+    return LENGTH - MARKS - known
 
 
 def with_nonsense(caption: str, choose: np.random.Generator, longest: int = 5) -> str:

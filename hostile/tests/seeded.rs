@@ -43,6 +43,6 @@ macro_rules! seeded {
 }
 
 seeded! {
-    adapter_file peft_config base base_weights clip_folder captions settings_file prompt_set prompt_text tokenizer train_state federation_state
-    hub image_file
+    adapter_file peft_config base base_weights clip_folder captions settings_file prompt_set prompt_text tokenizer
+    train_state federation_state hub image_file
 }
