@@ -29,4 +29,4 @@ pub use render::Image;
 pub use scene::{CANVAS, Ink, Role, Scene, Shape};
 pub use styles::{Artist, Catalogue, DEFAULT_ARTIST};
 pub use textures::texture;
-pub use vocabulary::{Colour, Object, Setting, Triple};
+pub use vocabulary::{Colour, Mention, Object, Setting, Triple};

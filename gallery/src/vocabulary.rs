@@ -131,6 +131,35 @@ impl Triple {
     }
 }
 
+/// What a text says of a scene.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mention {
+    /// The object, where it is named.
+    pub object: Option<Object>,
+    /// The colour, where it is named.
+    pub colour: Option<Colour>,
+    /// The setting, where it is named.
+    pub setting: Option<Setting>,
+}
+
+impl Mention {
+    /// The first object and colour whose words stand in `text`, and the setting whose phrase does.
+    pub fn in_text(text: &str) -> Self {
+        let words = || text.split(|letter: char| !letter.is_alphanumeric());
+        Self {
+            object: words().find_map(Object::from_word),
+            colour: words().find_map(Colour::from_word),
+            setting: Setting::ALL.iter().copied().find(|setting| text.contains(setting.phrase())),
+        }
+    }
+}
+
+impl From<Triple> for Mention {
+    fn from(triple: Triple) -> Self {
+        Self { object: Some(triple.object), colour: Some(triple.colour), setting: Some(triple.setting) }
+    }
+}
+
 impl fmt::Display for Triple {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.caption())
@@ -140,6 +169,17 @@ impl fmt::Display for Triple {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caption_mentions_its_triple_and_a_short_text_what_it_names() {
+        for triple in Triple::all() {
+            assert_eq!(Mention::in_text(&triple.caption()), triple.into());
+        }
+        let short = Mention { object: Some(Object::Boat), colour: None, setting: Some(Setting::Sea) };
+        assert_eq!(Mention::in_text("shs, a boat on the sea"), short);
+        let nothing = Mention { object: None, colour: None, setting: None };
+        assert_eq!(Mention::in_text("catapult, boathouse, redder"), nothing);
+    }
 
     #[test]
     fn captions_read_as_english() {
