@@ -21,6 +21,32 @@ fn inspect_tells_what_is_in_a_file_without_a_model() {
     assert!(ran.stdout.starts_with("file         adapter_kohya.safetensors ("), "{}", ran.stdout);
 }
 
+/// Shapes agree between versions of the embedded base, and nothing else does.
+#[test]
+fn an_adapter_of_another_version_of_the_embedded_base_is_refused() {
+    let studio = crate::train::studio();
+    studio.done(&format!("{} --out run", crate::train::EMBEDDED));
+    let of = |name| [("catelier.base_fingerprint", "v2-0123-4567"), ("catelier.base_name", name)];
+    studio.with_header("run/adapter.safetensors", "old.safetensors", &of("embedded"));
+    studio.with_header("run/adapter.safetensors", "other.safetensors", &of("a/base"));
+    let preview = "preview --prompt house --steps 1 --out seen --adapter";
+    for line in [preview.to_owned(), "evaluate --seeds 1 --steps 1 --out seen --adapter".to_owned()] {
+        let ran = studio.run(&format!("{line} old.safetensors"));
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert_eq!(
+            ran.message(),
+            "error: `old.safetensors` was trained on another version of the embedded base, whose fingerprint its header holds\nhint: use it with the version of catelier that trained it, or train it anew"
+        );
+    }
+    assert!(!studio.path("seen").exists());
+    let ran = studio.done(&format!("{preview} other.safetensors"));
+    assert!(
+        ran.stderr.contains("warning: `other.safetensors` was trained on `a/base`, which is not `embedded`"),
+        "{}",
+        ran.stderr
+    );
+}
+
 #[test]
 fn an_adapter_survives_conversion_through_every_format() {
     let studio = Studio::new();

@@ -39,6 +39,14 @@ impl Studio {
         Ran::from(self.command(line).output().unwrap(), self.0.path())
     }
 
+    /// Copies an adapter file with another header.
+    pub(crate) fn with_header(&self, from: &str, to: &str, header: &[(&str, &str)]) {
+        let bytes = std::fs::read(self.path(from)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let header = header.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        self.write(to, safetensors::serialize(tensors.tensors(), Some(header)).unwrap());
+    }
+
     /// Runs and demands success.
     pub(crate) fn done(&self, line: &str) -> Ran {
         let ran = self.run(line);

@@ -51,18 +51,10 @@ fn metadata(studio: &Studio, file: &str) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(&told).unwrap()["metadata"].clone()
 }
 
-/// Copies an adapter file with another header.
-fn with_header(studio: &Studio, from: &str, to: &str, header: &[(&str, &str)]) {
-    let bytes = std::fs::read(studio.path(from)).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let header = header.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    studio.write(to, safetensors::serialize(tensors.tensors(), Some(header)).unwrap());
-}
-
 #[test]
 fn an_aggregate_says_its_base_its_contributors_and_the_trigger_that_all_share() {
     let studio = two_runs(2);
-    with_header(&studio, "two/adapter.safetensors", "silent.safetensors", &[]);
+    studio.with_header("two/adapter.safetensors", "silent.safetensors", &[]);
     let line = "federate aggregate --base base --adapter one/adapter.safetensors --adapter two/adapter.safetensors:3";
     studio.done(&format!("{line} --out same.safetensors"));
     studio.done(&format!("{line} --adapter silent.safetensors --out mixed.safetensors"));
@@ -83,9 +75,8 @@ fn an_aggregate_says_its_base_its_contributors_and_the_trigger_that_all_share() 
 #[test]
 fn adapters_of_different_bases_are_not_aggregated() {
     let studio = two_runs(2);
-    with_header(&studio, "two/adapter.safetensors", "sd2.safetensors", &[("ss_base_model_version", "sd_v2")]);
-    with_header(
-        &studio,
+    studio.with_header("two/adapter.safetensors", "sd2.safetensors", &[("ss_base_model_version", "sd_v2")]);
+    studio.with_header(
         "two/adapter.safetensors",
         "other.safetensors",
         &[("catelier.base_fingerprint", "v2-0123-4567")],

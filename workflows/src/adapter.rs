@@ -10,7 +10,7 @@ use catelier_adapters::{AdapterSet, Error as AdapterError, Fingerprint};
 use catelier_pipelines::models::base::BaseModel;
 use catelier_prompts::Trigger;
 
-use crate::base::BaseSource;
+use crate::base::{BaseSource, EMBEDDED};
 use crate::error::{Context, Error, Result};
 use crate::event::ArtefactKind;
 use crate::output::{self, OutputFolder};
@@ -75,7 +75,7 @@ impl LoadedAdapters {
                 .user_error(format!("cannot apply adapter `{source}` to base `{}`", base.name))?;
             session.note(format!("adapter: {source} ({}, weight {})", file.report, source.weight));
             warn_of_changes(source, &file, session);
-            warn_of_other_base(source, &file, base, session);
+            check_base(source, &file, base, session)?;
             let adapter = file.adapter.to(base.device(), base.dtype());
             loaded.set.push(&adapter.failed("cannot move the adapter to the device")?, source.weight);
             loaded.files.push((source.clone(), file));
@@ -123,13 +123,26 @@ pub(crate) fn warn_of_changes(source: &AdapterSource, file: &LoadedAdapter, sess
 }
 
 /// Shapes can agree between bases that were trained apart; the fingerprint tells them apart.
-fn warn_of_other_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseModel, session: &Session<'_>) {
+///
+/// An adapter may be of use on a model that was tuned from its own base, so that another base is only warned of. Versions of the
+/// embedded base have nothing in common but their shapes.
+fn check_base(source: &AdapterSource, file: &LoadedAdapter, base: &BaseModel, session: &Session<'_>) -> Result<()> {
     let trained_on = &file.metadata.base;
     let own = Fingerprint::parse(&base.fingerprint);
-    if trained_on.fingerprint.as_ref().is_some_and(|fingerprint| !Fingerprint::parse(fingerprint).agrees_with(own)) {
-        let name = trained_on.name.as_deref().unwrap_or("another base");
-        session.warn(format!("`{source}` was trained on `{name}`, which is not `{}`", base.name));
+    if trained_on.fingerprint.as_ref().is_none_or(|fingerprint| Fingerprint::parse(fingerprint).agrees_with(own)) {
+        return Ok(());
     }
+    let name = trained_on.name.as_deref().unwrap_or("another base");
+    if base.name == EMBEDDED && name == EMBEDDED {
+        return Err(Error::user(
+            format!(
+                "`{source}` was trained on another version of the embedded base, whose fingerprint its header holds"
+            ),
+            "use it with the version of catelier that trained it, or train it anew",
+        ));
+    }
+    session.warn(format!("`{source}` was trained on `{name}`, which is not `{}`", base.name));
+    Ok(())
 }
 
 /// A conversion as it is asked for.
