@@ -1,9 +1,10 @@
-"""Reference tensors for the towers that `golden/` lacks: SigLIP, and CLIP as OpenCLIP sets it (gelu).
+"""Reference tensors for the towers that `golden/` lacks: SigLIP, CLIP as OpenCLIP sets it (gelu), and those of the embedded base.
 
-    python recipe/golden_features.py --seed 1 --golden golden --out features/tests/golden
+    python recipe/golden_features.py --seed 1 --golden golden --base base --out features/tests/golden
 
-writes a tiny SigLIP folder with random weights, `fixtures/*.safetensors` with what transformers computes from it and from
-`golden/tiny-clip` under other settings, and `fixtures/manifest.json` with the float32 noise of each tensor.
+writes a tiny SigLIP folder with random weights, `fixtures/*.safetensors` with what transformers computes from it, from
+`golden/tiny-clip` under other settings and from the CLIP and the style tower of the embedded base on their own weights, and
+`fixtures/manifest.json` with the float32 noise of each tensor.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
@@ -30,6 +33,7 @@ TEXTS = [
     "Two boats, at night!",
     "a painting of the sea at night with two small boats and a yellow moon above a bridge over the river",
 ]
+WORLD_TEXTS = ["a red house in a field", "shs, a boat on the sea, hatched, dark paper", "an orange cat at night, qwxyz"]
 TOKENS = 16
 SIGLIP = {
     "text_config": {
@@ -127,10 +131,34 @@ def openclip(golden: Path) -> tuple:
     return topic(model, given["pixel_values"], given["ids"])
 
 
+def smooth(seed: int, side: int) -> torch.Tensor:
+    """Three made-up images [3, 3, side, side] in -1..1: coarse noise, enlarged."""
+    coarse = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=side, mode="bilinear").clamp(-1, 1)
+
+
+def embedded_clip(seed: int, base: Path) -> tuple:
+    model = CLIPModel.from_pretrained(base / "clip", dtype=torch.float32).eval()
+    words = CLIPTokenizer.from_pretrained(base / "clip")
+    ids = words(WORLD_TEXTS, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+    return topic(model, smooth(seed, model.config.vision_config.image_size), ids)
+
+
+def embedded_style(seed: int, base: Path) -> tuple:
+    tower = CLIPVisionModelWithProjection.from_pretrained(base / "style", dtype=torch.float32).eval()
+    pixels = smooth(seed, tower.config.image_size)
+    with torch.no_grad():
+        single = unit(tower(pixel_values=pixels).image_embeds)
+        double = unit(tower.double()(pixel_values=pixels.double()).image_embeds)
+    noise = (double - single.double()).abs().max().item()
+    return {"pixel_values": pixels, "image_embeds": single}, {"image_embeds": {"noise": noise}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--golden", type=Path, default=Path("golden"))
+    parser.add_argument("--base", type=Path, default=Path("base"))
     parser.add_argument("--out", type=Path, default=Path("features/tests/golden"))
     options = parser.parse_args()
     fixtures = options.out / "fixtures"
@@ -139,8 +167,10 @@ def main() -> None:
     made = {
         "siglip": siglip(options.seed, image, options.out / "tiny-siglip"),
         "openclip": openclip(options.golden),
+        "embedded_clip": embedded_clip(options.seed, options.base),
+        "embedded_style": embedded_style(options.seed, options.base),
     }
-    facts = {"siglip": {"texts": TEXTS}, "openclip": OPENCLIP}
+    facts = {"siglip": {"texts": TEXTS}, "openclip": OPENCLIP, "embedded_clip": {"texts": WORLD_TEXTS}, "embedded_style": {}}
     topics = {}
     for name, (tensors, noise) in made.items():
         save_file({key: value.contiguous() for key, value in tensors.items()}, fixtures / f"{name}.safetensors")

@@ -1,7 +1,7 @@
 //! CLIP and SigLIP against the results of transformers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use catelier_features::clip::{ClipFiles, ImageEncoder};
@@ -259,6 +259,29 @@ fn clip_with_openclips_settings_agrees() {
     let clip = Clip::from_files(files, &Device::Cpu).unwrap();
     assert_output(&fixture, "image_embeds", &clip.images.embed(&fixture.tensor("pixel_values")).unwrap());
     assert_output(&fixture, "text_embeds", &clip.texts.embed(&ids(&fixture)).unwrap());
+}
+
+/// A tower of the embedded base.
+fn embedded(tower: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../base")).join(tower)
+}
+
+#[test]
+fn the_embedded_clip_agrees_on_its_own_weights() {
+    let (clip, fixture) =
+        (Clip::from_folder(&embedded("clip"), &Device::Cpu).unwrap(), ours().fixture("embedded_clip"));
+    let texts = fixture.facts()["texts"].as_array().unwrap().clone();
+    let texts: Vec<&str> = texts.iter().map(|text| text.as_str().unwrap()).collect();
+    assert_close("ids", &clip.texts.token_ids(&texts).unwrap(), &fixture.tensor("ids"), Tolerance::Exact);
+    assert_output(&fixture, "image_embeds", &clip.images.embed(&fixture.tensor("pixel_values")).unwrap());
+    assert_output(&fixture, "text_embeds", &clip.texts.embed(&ids(&fixture)).unwrap());
+}
+
+#[test]
+fn the_embedded_style_tower_agrees_on_its_own_weights() {
+    let fixture = ours().fixture("embedded_style");
+    let tower = ImageEncoder::from_folder(&embedded("style"), &Device::Cpu).unwrap();
+    assert_output(&fixture, "image_embeds", &tower.embed(&fixture.tensor("pixel_values")).unwrap());
 }
 
 #[test]
