@@ -83,10 +83,10 @@ pub(crate) struct DemoArgs {
     /// Write beside files in --out that this command did not make; none of them is ever replaced
     #[arg(long)]
     pub(crate) force: bool,
-    /// The artist whose images to learn from; see `catelier gallery list`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) artist: Option<String>,
-    /// Optimizer steps of each of the two trainings
+    /// An artist whose images to learn from; may be given several times; see `catelier gallery list` [default: wash and goldleaf]
+    #[arg(long = "artist", value_name = "NAME")]
+    pub(crate) artists: Vec<String>,
+    /// Optimizer steps of each training
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
     /// Evaluation prompts of each kind, to make the demo shorter
@@ -180,9 +180,12 @@ pub(crate) struct EvaluateArgs {
     /// The adapter's trigger [default: the trigger in its file]
     #[arg(long, value_name = "WORD")]
     pub(crate) trigger: Option<String>,
-    /// The artist's images, for the identity score
+    /// The artist's images, for the scores of style
     #[arg(long, value_name = "DIR")]
     pub(crate) references: Option<PathBuf>,
+    /// Folder with a folder of images for each other artist, from whom the adapter's images should be told
+    #[arg(long, value_name = "DIR")]
+    pub(crate) others: Option<PathBuf>,
     /// A prompt set by name, or a file [default: gallery-v1 for the embedded base, general-v1 for others]
     #[arg(long, value_name = "SET|FILE")]
     pub(crate) prompts: Option<String>,
@@ -192,6 +195,9 @@ pub(crate) struct EvaluateArgs {
     /// Folder of the CLIP model that compares images [default: the embedded one]
     #[arg(long, value_name = "DIR")]
     pub(crate) clip: Option<PathBuf>,
+    /// Folder of a model that sees style, a CLIPVisionModelWithProjection [default: the embedded one, or the model of --clip]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) style_model: Option<PathBuf>,
     /// Exit with 1 unless this score is at least that; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) require: Vec<Requirement>,

@@ -8,17 +8,21 @@
     )
 )]
 
+pub mod content;
 pub mod error;
 pub mod kps;
 pub mod metrics;
 pub mod protocol;
 pub mod report;
+pub mod scaled;
 pub mod score;
 pub mod scores;
 pub mod similarity;
 
+pub use content::Choices;
 pub use error::{Error, Result};
 pub use metrics::{METRICS, Metric};
-pub use protocol::{Baseline, Evaluation, ImagePair, TriggerImage};
+pub use protocol::{Artist, Baseline, Evaluation, ImagePair, Models, Reference, TriggerImage};
+pub use scaled::Scaled;
 pub use score::Score;
 pub use scores::{Generation, Scores};

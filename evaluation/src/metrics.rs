@@ -1,5 +1,6 @@
 //! The list of scores with their names in files, commands and pages.
 
+use crate::scaled::Scaled;
 use crate::score::Score;
 use crate::scores::Scores;
 
@@ -12,6 +13,24 @@ pub enum Better {
     Lower,
 }
 
+/// The ends of a scaled score in words, and where its values are.
+#[derive(Debug)]
+pub struct Scale {
+    /// What counts as 0.
+    pub floor: &'static str,
+    /// What counts as 1.
+    pub ceiling: &'static str,
+    of: fn(&Scores) -> Option<Scaled>,
+}
+
+impl Scale {
+    /// The score with its raw value and the ends of the scale.
+    #[must_use]
+    pub fn of(&self, scores: &Scores) -> Option<Scaled> {
+        (self.of)(scores)
+    }
+}
+
 /// One row of the list of scores.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -20,7 +39,7 @@ pub struct Metric {
     pub name: &'static str,
     /// Its name in plain words.
     pub title: &'static str,
-    /// Its meaning in one sentence; the formula is in [`crate::kps`].
+    /// Its meaning in one sentence; formulas are in [`crate::kps`] and [`crate::content`].
     pub definition: &'static str,
     /// Whether higher or lower values are better.
     pub better: Better,
@@ -28,6 +47,8 @@ pub struct Metric {
     pub unit_range: bool,
     /// The images or texts that an evaluation must contain for this score.
     pub needs: &'static str,
+    /// What counts as 0 and as 1, where the score is scaled.
+    pub scale: Option<Scale>,
     value: fn(&Scores) -> Option<Score>,
 }
 
@@ -46,41 +67,93 @@ impl Metric {
 }
 
 /// All scores, the most informative first.
-pub static METRICS: [Metric; 5] = [
+pub static METRICS: [Metric; 9] = [
     Metric {
-        name: "kps_no_token",
+        name: "style",
+        title: "Style with the trigger",
+        definition: "How near images with the trigger word come to the artist's hand.",
+        better: Better::Higher,
+        unit_range: true,
+        needs: "two references and images with the trigger",
+        scale: Some(Scale { floor: "the base alone", ceiling: "the artist's own images", of: |scores| scores.style }),
+        value: |scores| scores.style.map(|scaled| scaled.score),
+    },
+    Metric {
+        name: "content",
+        title: "Content with the trigger",
+        definition: "Whether what the prompt asked for can be found in images with the trigger word.",
+        better: Better::Higher,
+        unit_range: true,
+        needs: "images with the trigger",
+        scale: Some(Scale {
+            floor: "chance",
+            ceiling: "the base alone, or the artist's own images if they show less",
+            of: |scores| scores.content,
+        }),
+        value: |scores| scores.content.map(|scaled| scaled.score),
+    },
+    Metric {
+        name: "preservation",
         title: "Kept without the trigger",
-        definition: "How alike an image is with and without the adapter when nobody asked for the style; 1 is unchanged.",
+        definition: "How much an image stays as it was when nobody asked for the style.",
+        better: Better::Higher,
+        unit_range: true,
+        needs: "two pairs of images without the trigger",
+        scale: Some(Scale {
+            floor: "two different images of the base",
+            ceiling: "unchanged",
+            of: |scores| scores.preservation,
+        }),
+        value: |scores| scores.preservation.map(|scaled| scaled.score),
+    },
+    Metric {
+        name: "kps_joint",
+        title: "All three together",
+        definition: "High only where the style was learned, what was asked for is there, and everything else was kept.",
+        better: Better::Higher,
+        unit_range: true,
+        needs: "two references and images with the trigger",
+        scale: None,
+        value: |scores| scores.kps_joint,
+    },
+    Metric {
+        name: "content_no_token",
+        title: "Content without the trigger",
+        definition: "Whether what the prompt asked for can be found when nobody asked for the style.",
         better: Better::Higher,
         unit_range: true,
         needs: "a pair of images without the trigger",
+        scale: Some(Scale { floor: "chance", ceiling: "the base alone", of: |scores| scores.content_no_token }),
+        value: |scores| scores.content_no_token.map(|scaled| scaled.score),
+    },
+    Metric {
+        name: "kps_no_token",
+        title: "Knowledge preserved, unscaled",
+        definition: "The similarity of an image with and without the adapter when nobody asked for the style; 1 is unchanged.",
+        better: Better::Higher,
+        unit_range: true,
+        needs: "a pair of images without the trigger",
+        scale: None,
         value: |scores| Some(scores.kps_no_token),
     },
     Metric {
         name: "identity",
-        title: "Style with the trigger",
-        definition: "How near images with the trigger word come to the artist's own; 1 is the same.",
+        title: "CLIP-I",
+        definition: "The similarity of images with the trigger word to the artist's own, content included; 1 is the same.",
         better: Better::Higher,
         unit_range: true,
         needs: "references and images with the trigger",
+        scale: None,
         value: |scores| scores.identity,
     },
     Metric {
-        name: "kps_joint",
-        title: "Both together",
-        definition: "High only where the style was learned and everything else was kept.",
-        better: Better::Higher,
-        unit_range: true,
-        needs: "references and images with the trigger",
-        value: |scores| scores.kps_joint,
-    },
-    Metric {
         name: "prompt_similarity",
-        title: "Follows the prompt",
+        title: "CLIP-T",
         definition: "How well images agree with their words; its useful range depends on the model that measures, so compare it with the base only.",
         better: Better::Higher,
         unit_range: false,
         needs: "a pair of images without the trigger",
+        scale: None,
         value: |scores| Some(scores.prompt_similarity),
     },
     Metric {
@@ -90,6 +163,7 @@ pub static METRICS: [Metric; 5] = [
         better: Better::Lower,
         unit_range: false,
         needs: "two pairs of images without the trigger",
+        scale: None,
         value: |scores| scores.class_collapse,
     },
 ];

@@ -79,6 +79,11 @@ pub(crate) fn require_range(score: &'static str, values: &[f64], (low, high): (f
     }
 }
 
+/// The arithmetic mean; not a number for an empty list.
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 fn sorted(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);

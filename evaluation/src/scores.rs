@@ -4,31 +4,54 @@ use catelier_features::Extractor;
 use catelier_prompts::PromptKind;
 use serde::{Deserialize, Serialize};
 
+use crate::content::Facet;
 use crate::error::{Error, Result};
 use crate::kps::Group;
 use crate::metrics::Metric;
+use crate::scaled::Scaled;
 use crate::score::Score;
 
 /// The value of `format` in every score file.
 pub const FORMAT: &str = "catelier-scores";
 
 /// The newest version of the format; it rises when the meaning of a field changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// All scores of one adapter, with the facts needed to judge or repeat them.
 ///
-/// The definitions are in [`crate::kps`]. A score that could not be computed, for lack of references or of images with
-/// the trigger, is `null` in JSON.
+/// The definitions are in [`crate::kps`] and [`crate::content`]. A score that could not be computed, for lack of references or
+/// of images with the trigger, is `null` in JSON. Version 1 had neither `style`, `content` nor `preservation`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Always [`FORMAT`].
     pub format: String,
     /// At most [`VERSION`].
     pub version: u32,
+    /// How near images with the trigger come to the artist: `raw` is their similarity to the references by a tower that sees
+    /// style, the floor that of the base's images, the ceiling that of the references among themselves.
+    #[serde(default)]
+    pub style: Option<Scaled>,
+    /// Whether images with the trigger show what was asked for: `raw` is the share of the prompts' facets that is found, the
+    /// floor that of a random choice, the ceiling that of the base's images, or of the artist's own where they show less.
+    #[serde(default)]
+    pub content: Option<Scaled>,
+    /// How much images without the trigger stayed as the base draws them: `raw` is `kps_no_token`, the floor
+    /// `base_pair_similarity`, the ceiling 1.
+    #[serde(default)]
+    pub preservation: Option<Scaled>,
+    /// Harmonic mean of `style`, `content` and `preservation`.
+    pub kps_joint: Option<Score>,
+    /// The same for adapted images without the trigger; the ceiling is that of the base's images.
+    #[serde(default)]
+    pub content_no_token: Option<Scaled>,
+    /// The share of images with the trigger that are nearer to the artist than to every other artist, where others were given.
+    #[serde(default)]
+    pub artist_found: Option<Score>,
+    /// The other artist to whom images with the trigger come nearest.
+    #[serde(default)]
+    pub nearest_other: Option<NearestOther>,
     /// Similarity of adapted to base images without the trigger.
     pub kps_no_token: Score,
-    /// Harmonic mean of `kps_no_token` and `identity`.
-    pub kps_joint: Option<Score>,
     /// Similarity of images with the trigger to the references (CLIP-I).
     pub identity: Option<Score>,
     /// Similarity of adapted images, with and without the trigger, to their prompts (CLIP-T).
@@ -41,6 +64,9 @@ pub struct Scores {
     pub base_prompt_similarity: Score,
     /// Loss of variety among images without the trigger; positive is a loss.
     pub class_collapse: Option<Score>,
+    /// In how many images each facet of the prompts is found.
+    #[serde(default)]
+    pub facets: Vec<Facet>,
     /// `kps_no_token` by kind of prompt, the largest drop first.
     pub kinds: Vec<Group>,
     /// `kps_no_token` by class, the largest drop first.
@@ -56,8 +82,20 @@ pub struct Scores {
     pub bootstrap_seed: u64,
     /// The extractor of the features.
     pub extractor: Extractor,
+    /// The extractor of the features behind `style`, where it is another one.
+    #[serde(default)]
+    pub style_extractor: Option<Extractor>,
     /// How the images were generated, as given by the caller.
     pub generation: Generation,
+}
+
+/// An artist whose images were given for comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NearestOther {
+    /// The artist's name.
+    pub name: String,
+    /// Similarity of images with the trigger to this artist's, by the features behind `style`.
+    pub similarity: Score,
 }
 
 /// One image without the trigger, compared with the base's.
@@ -155,7 +193,8 @@ impl Scores {
         json + "\n"
     }
 
-    /// Reads scores back, refusing other formats and newer versions.
+    /// Reads scores back, refusing other formats and newer versions. In version 1 `kps_joint` meant something else, and is left
+    /// out.
     ///
     /// # Errors
     /// When the text is not JSON, names another format or a newer version, or lacks a field.
@@ -170,7 +209,8 @@ impl Scores {
                 found_version: head.version,
             });
         }
-        serde_json::from_str(text).map_err(parse)
+        let scores: Self = serde_json::from_str(text).map_err(parse)?;
+        Ok(if head.version < 2 { Self { kps_joint: None, ..scores } } else { scores })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use catelier_workflows::evaluation::Scores;
-use catelier_workflows::{DemoRequest, Error, Session, demo};
+use catelier_workflows::evaluation::{METRICS, Metric, Scores};
+use catelier_workflows::{DemoRequest, DemoScores, Error, Session, demo};
 
 use crate::cli::DemoArgs;
 use crate::failure::Outcome;
@@ -15,7 +15,7 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
     let request = DemoRequest {
         out: args.out,
         force: args.force,
-        artist: args.artist.unwrap_or(usual.artist),
+        artists: if args.artists.is_empty() { usual.artists } else { args.artists },
         steps: args.steps,
         prompts: args.prompts.unwrap_or(usual.prompts),
         sampling_steps: args.sampling_steps,
@@ -27,13 +27,26 @@ pub(super) fn run(args: DemoArgs, session: &Session<'_>) -> Outcome<()> {
         terminal::say(&format!("`{out}` has what was made so far and no new report; the same command begins anew"));
     }
     let demo = demo?;
-    terminal::say(&summary("CAT", &demo.cat));
-    terminal::say(&summary("plain LoRA", &demo.lora));
+    terminal::say(&format!("{:<12} {:<11} {}", "artist", "adapter", columns(|metric| metric.name.to_owned())));
+    for DemoScores { artist, cat, lora } in &demo.artists {
+        terminal::say(&row(artist, "CAT", cat));
+        terminal::say(&row(artist, "plain LoRA", lora));
+    }
     terminal::say(&format!("done in {:.0} s; open {}", started.elapsed().as_secs_f64(), demo.report.display()));
     Ok(())
 }
 
-fn summary(name: &str, scores: &Scores) -> String {
-    let identity = scores.identity.map_or_else(|| "-".to_string(), |identity| format!("{:.3}", identity.mean));
-    format!("{name:<11} kept {:.3} (kps_no_token), style {identity} (identity)", scores.kps_no_token.mean)
+fn row(artist: &str, adapter: &str, scores: &Scores) -> String {
+    let score =
+        |metric: &Metric| metric.of(scores).map_or_else(|| "-".to_owned(), |score| format!("{:.2}", score.mean));
+    format!("{artist:<12} {adapter:<11} {}", columns(score))
 }
+
+/// The scores in front of all others, side by side.
+fn columns(cell: impl Fn(&Metric) -> String) -> String {
+    let cells: Vec<String> = METRICS[..SHOWN].iter().map(|metric| format!("{:>12}", cell(metric))).collect();
+    cells.join(" ")
+}
+
+/// Style, content, preservation, and all three together.
+const SHOWN: usize = 4;

@@ -1,6 +1,6 @@
 //! `catelier evaluate`: how much of the base an adapter kept, and how well it learned.
 
-use catelier_workflows::evaluation::{METRICS, Metric, Scores};
+use catelier_workflows::evaluation::{METRICS, Metric, Scaled, Scores};
 use catelier_workflows::{Error, EvaluateRequest, Session, evaluate};
 
 use crate::cli::{EvaluateArgs, Requirement};
@@ -16,6 +16,8 @@ pub(super) fn run(args: EvaluateArgs, session: &Session<'_>) -> Outcome<()> {
         prompts_per_kind: None,
         seeds: args.seeds,
         clip: args.clip,
+        style_model: args.style_model,
+        others: args.others,
         sampling: args.sampling,
         base: args.base.into(),
         out: args.out,
@@ -39,10 +41,21 @@ fn print(scores: &Scores) -> Outcome<()> {
         if let Some(score) = metric.of(scores) {
             let name = metric.name;
             let line = format!("{name:<18} {:.3}  ({:.3} to {:.3}, n {})", score.mean, score.low, score.high, score.n);
-            terminal::data(&line)?;
+            terminal::data(&(line + &scale(metric, scores)))?;
         }
     }
+    if let (Some(found), Some(other)) = (scores.artist_found, &scores.nearest_other) {
+        terminal::data(&format!("{:<18} {:.3}  (nearest other: {})", "artist_found", found.mean, other.name))?;
+    }
     Ok(())
+}
+
+/// What was measured, and between what it was scaled.
+fn scale(metric: &Metric, scores: &Scores) -> String {
+    let scaled = metric.scale.as_ref().and_then(|scale| scale.of(scores));
+    scaled.map_or_else(String::new, |Scaled { raw, floor, ceiling, .. }| {
+        format!("  {:.3} between {floor:.3} and {ceiling:.3}", raw.mean)
+    })
 }
 
 impl Requirement {

@@ -38,10 +38,13 @@ fn run_simulate(args: SimulateArgs, session: &Session<'_>) -> Outcome<()> {
 }
 
 fn table(scores: &[SimulationScore]) -> Vec<String> {
-    let mut lines = vec![format!("{:<12} {:<9} {:>8} {:>13}", "artist", "adapter", "identity", "kps_no_token")];
+    let mut lines =
+        vec![format!("{:<12} {:<9} {:>6} {:>8} {:>13}", "artist", "adapter", "style", "content", "kps_no_token")];
     lines.extend(scores.iter().map(|score| {
-        let identity = score.identity.map_or_else(|| "-".to_string(), |identity| format!("{identity:.3}"));
-        format!("{:<12} {:<9} {identity:>8} {:>13.3}", score.artist, score.adapter, score.kps_no_token)
+        let [style, content] =
+            [score.style, score.content].map(|score| score.map_or("-".into(), |score| format!("{score:.3}")));
+        let SimulationScore { artist, adapter, kps_no_token, .. } = score;
+        format!("{artist:<12} {adapter:<9} {style:>6} {content:>8} {kps_no_token:>13.3}")
     }));
     lines
 }

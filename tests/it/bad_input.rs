@@ -131,7 +131,7 @@ fn files_that_catelier_did_not_make_are_refused_by_name_and_kept() {
     let studio = Studio::new();
     for (own, line) in [
         ("demo/pictures/sunset.png", "demo --steps 1 --prompts 1 --out demo"),
-        ("demo2/cat/state/diary.txt", "demo --steps 1 --prompts 1 --out demo2"),
+        ("demo2/wash/cat/state/diary.txt", "demo --steps 1 --prompts 1 --out demo2"),
         ("town/goldleaf/pictures/sunset.png", "federate simulate --local-steps 1 --out town"),
         ("run/README.md", "train --images art --trigger shs --out run"),
     ] {

@@ -137,7 +137,7 @@ fn force_writes_beside_files_of_others_and_replaces_none() {
     studio.done(&format!("{SHORT} --out run"));
     for (own, line) in [
         ("run.toml", format!("{SHORT} --force --out mine")),
-        ("cat/state/diary.txt", "demo --steps 1 --prompts 1 --force --out mine".into()),
+        ("wash/cat/state/diary.txt", "demo --steps 1 --prompts 1 --force --out mine".into()),
         ("goldleaf/images/sunset.png", "federate simulate --artists goldleaf --force --out mine".into()),
         ("scores.json", "evaluate --adapter run/adapter.safetensors --seeds 1 --steps 1 --force --out mine".into()),
         ("0001.txt", "gallery draw --artist neon --count 2 --force --out mine".into()),

@@ -134,15 +134,15 @@ fn a_run_that_was_started_to_outlive_its_terminal_does() {
 #[test]
 fn a_stopped_demo_writes_no_page_and_its_card_claims_nothing() {
     let studio = Studio::new();
-    let child = start(&studio, "demo --prompts 1 --sampling-steps 3 --out shown");
-    wait_for("a step", || lines(&studio.path("shown/cat/metrics.jsonl")) >= 1);
+    let child = start(&studio, "demo --artist goldleaf --prompts 1 --sampling-steps 3 --out shown");
+    wait_for("a step", || lines(&studio.path("shown/goldleaf/cat/metrics.jsonl")) >= 1);
     let ran = stop(&studio, child, "-TERM");
     assert_eq!(ran.code, Some(143), "{}", ran.stderr);
     assert!(ran.stderr.contains("no new report; the same command begins anew"), "{}", ran.stderr);
-    assert!(!studio.path("shown/report.html").exists() && !studio.path("shown/lora").exists());
-    let card = fs::read_to_string(studio.path("shown/cat/README.md")).unwrap();
+    assert!(!studio.path("shown/report.html").exists() && !studio.path("shown/goldleaf/lora").exists());
+    let card = fs::read_to_string(studio.path("shown/goldleaf/cat/README.md")).unwrap();
     assert!(card.contains(" of 120 steps"), "{card}");
-    studio.done("demo --steps 1 --prompts 1 --sampling-steps 3 --out shown");
+    studio.done("demo --artist goldleaf --steps 1 --prompts 1 --sampling-steps 3 --out shown");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The whole story on the embedded base, ending in one page.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,12 +8,12 @@ use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
 use catelier_evaluation::Scores;
 use catelier_evaluation::report::{
-    AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Run as PageRun, Setting, TrainingCurves,
+    AdaptedImages, Command, DemoArtist, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Run as PageRun, Setting,
+    TrainingCurves,
 };
 use catelier_gallery::Artist;
 use catelier_pipelines::training::{Ending, LossKind, StepReport};
 use catelier_prompts::{PromptSet, Trigger};
-use image::RgbImage;
 
 use crate::base::{Base, BaseSource};
 use crate::error::{Context, Error, Result};
@@ -20,12 +21,12 @@ use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
 use crate::output::{self, OutputFolder};
 use crate::run_folder::RunFolder;
-use crate::scoring::{AdapterImages, EvaluationPrompts, Scorer};
+use crate::scoring::{AdapterImages, BaseImages, EvaluationPrompts, Reference, Scorer, Towers};
 use crate::session::Session;
-use crate::settings::defaults::{DEMO_ARTIST, DEMO_GUIDANCE, DEMO_PROMPTS, DEMO_TRIGGER, PLAY_IMAGES, PLAY_SEED};
+use crate::settings::defaults::{DEMO_ARTISTS, DEMO_PROMPTS, DEMO_TRIGGER, PLAY_IMAGES, PLAY_SEED};
 use crate::settings::{ResolvedTrain, SamplingSettings, TrainSettings};
 use crate::train::{Run, Start, Trained, TrainingData};
-use crate::{drawn, embedded, images};
+use crate::{drawn, images};
 
 /// The command that makes folders of demos.
 const COMMAND: &str = "demo";
@@ -40,13 +41,13 @@ const PROMPTS_SHOWN: usize = 6;
 /// A demo as it is asked for.
 #[derive(Debug, Clone)]
 pub struct DemoRequest {
-    /// Where the images and `report.html` go, in place of those of an earlier demo.
+    /// Where a folder for each artist and `report.html` go, in place of those of an earlier demo.
     pub out: PathBuf,
     /// Write beside files in `out` that no demo made; files in the way are refused all the same.
     pub force: bool,
-    /// The artist to learn from.
-    pub artist: String,
-    /// Optimizer steps of each of the two trainings; `None` takes the default of the embedded base.
+    /// The artists to learn from, one after the other.
+    pub artists: Vec<String>,
+    /// Optimizer steps of each training; `None` takes the default of the embedded base.
     pub steps: Option<usize>,
     /// Evaluation prompts of each kind.
     pub prompts: usize,
@@ -57,12 +58,12 @@ pub struct DemoRequest {
 }
 
 impl Default for DemoRequest {
-    /// The default artist and sizes, in `catelier-demo`.
+    /// The default artists and sizes, in `catelier-demo`.
     fn default() -> Self {
         Self {
             out: PathBuf::from("catelier-demo"),
             force: false,
-            artist: DEMO_ARTIST.into(),
+            artists: DEMO_ARTISTS.map(str::to_owned).to_vec(),
             steps: None,
             prompts: DEMO_PROMPTS,
             sampling_steps: None,
@@ -74,76 +75,58 @@ impl Default for DemoRequest {
 /// A demo that is done.
 #[derive(Debug, Clone)]
 pub struct Demo {
-    /// Scores of the adapter trained with CAT.
-    pub cat: Scores,
-    /// Scores of the plain LoRA.
-    pub lora: Scores,
+    /// Scores for each artist.
+    pub artists: Vec<DemoScores>,
     /// The page for a browser.
     pub report: PathBuf,
 }
 
-/// One way of training, and its results.
-struct Contestant {
-    trained: Trained,
-    images: AdapterImages,
-    scores: Scores,
-    seconds: f64,
+/// The scores of one artist's two adapters.
+#[derive(Debug, Clone)]
+pub struct DemoScores {
+    /// The artist's name.
+    pub artist: &'static str,
+    /// Of the adapter trained with CAT.
+    pub cat: Scores,
+    /// Of the plain LoRA.
+    pub lora: Scores,
 }
 
-/// Draws an artist's images, trains on them with CAT and without, scores both and writes a page.
+/// Draws artists' images, trains on those of each artist with CAT and without, scores both and writes a page.
 ///
 /// # Errors
 /// [`Error::User`] for an unknown artist, or a folder that holds other things; [`Error::Failed`] when training or the disk
 /// fails; [`Error::Cancelled`].
 pub fn demo(request: &DemoRequest, session: &Session<'_>) -> Result<Demo> {
-    let artist = drawn::artist(&request.artist)?;
+    let artists = request.artists()?;
     output::check_utf8(&request.out, "run.toml")?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
-    out.refuse_unknown(&[drawn::IMAGES, CAT_RUN, LORA_RUN, REPORT])?;
-    session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
-    let folder = drawn::draw(&out, Path::new(drawn::IMAGES), artist, PLAY_IMAGES, request.seed, session)?;
-
+    out.refuse_unknown(&[REPORT])?;
+    for artist in &artists {
+        let parts = [drawn::IMAGES, CAT_RUN, LORA_RUN].map(|part| format!("{}/{part}", artist.name));
+        out.refuse_unknown(&parts.each_ref().map(String::as_str))?;
+    }
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
-    let clip = embedded::clip()?;
-    let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
-    let prompts = EvaluationPrompts::new(&set, request.prompts, 1, request.seed)?;
-    let sampling = SamplingSettings {
-        guidance: Some(DEMO_GUIDANCE),
-        steps: request.sampling_steps,
-        ..SamplingSettings::default()
-    };
-    let mut generator = ImageGenerator::new(&base, &sampling.resolve(&base.defaults()));
-    let base_images = prompts.generate_base(&mut generator, session)?;
-    let references = images::read_references(Some(&folder))?;
-    let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };
-
-    let settings = |loss| request.settings(loss, &folder, &base);
-    let data = TrainingData::load(&base, &settings(LossKind::Cat)?, session)?;
-    let mut compete = |loss: LossKind, name: &str| -> Result<Contestant> {
-        let (started, folder) = (Instant::now(), RunFolder::replace(&request.out.join(name), session)?);
-        let run = Run { base: &base, data: &data, folder: &folder, start: Start::Fresh };
-        let trained = run.train(settings(loss)?, session)?;
-        if trained.ending != Ending::Finished {
-            return Err(Error::Cancelled);
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        let trigger = Trigger::new(DEMO_TRIGGER).failed("cannot use the trigger")?;
-        let adapters = AdapterSet::single(&trained.adapter, 1.0);
-        let images = prompts.generate(&mut generator, &adapters, Some(&trigger), session)?;
-        let evaluation = scorer.evaluation(&images, generator.generation(Some(name), Some(DEMO_TRIGGER)));
-        let scores = scorer.score(&evaluation, session)?;
-        Ok(Contestant { trained, images, scores, seconds })
-    };
-    let (cat, lora) = (compete(LossKind::Cat, CAT_RUN)?, compete(LossKind::Lora, LORA_RUN)?);
+    let mut easel = Easel::new(request, &out, &base, session)?;
+    let learned = artists.into_iter().map(|artist| easel.learn(artist)).collect::<Result<Vec<_>>>()?;
 
     let report = request.out.join(REPORT);
-    output::write_text(&report, &page(artist, &scorer, [&cat, &lora])?)?;
+    output::write_text(&report, &page(&easel, &learned)?)?;
     session.written(ArtefactKind::Report, &report);
     out.finish()?;
-    Ok(Demo { cat: cat.scores, lora: lora.scores, report })
+    let scores = |one: Learned| DemoScores { artist: one.artist.name, cat: one.cat.scores, lora: one.lora.scores };
+    Ok(Demo { artists: learned.into_iter().map(scores).collect(), report })
 }
 
 impl DemoRequest {
+    fn artists(&self) -> Result<Vec<&'static Artist>> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.artists.iter().find(|name| !names.insert(*name)) {
+            return Err(Error::user(format!("the artist `{twice}` is named twice"), "name each artist once"));
+        }
+        self.artists.iter().map(|name| drawn::artist(name)).collect()
+    }
+
     fn settings(&self, loss: LossKind, images: &Path, base: &Base) -> Result<ResolvedTrain> {
         let settings = TrainSettings {
             images: Some(images.to_path_buf()),
@@ -157,30 +140,122 @@ impl DemoRequest {
     }
 }
 
-fn page(artist: &Artist, scorer: &Scorer<'_>, [cat, lora]: [&Contestant; 2]) -> Result<String> {
-    let names: Vec<String> = (1..=scorer.references.len()).map(|number| format!("image {number}")).collect();
-    let prompts = scorer.prompts.iter().enumerate().map(|(index, (prompt, seed))| DemoPrompt {
-        prompt: &prompt.text,
-        seed,
-        base: &scorer.base.0[index],
-        adapted: [cat, lora].map(|contestant| contestant.images(index)).to_vec(),
-    });
-    let references: Vec<(&str, &RgbImage)> = names.iter().map(String::as_str).zip(scorer.references).collect();
+/// What the trainings of a demo share.
+struct Easel<'a, 's> {
+    request: &'a DemoRequest,
+    out: &'a OutputFolder,
+    base: &'a Base,
+    towers: Towers,
+    prompts: EvaluationPrompts,
+    generator: ImageGenerator<'a>,
+    base_images: BaseImages,
+    session: &'a Session<'s>,
+}
+
+/// An artist, and what became of the two ways to learn from the artist's images.
+struct Learned {
+    artist: &'static Artist,
+    references: Vec<Reference>,
+    cat: Contestant,
+    lora: Contestant,
+}
+
+/// One way of training, and its results.
+struct Contestant {
+    trained: Trained,
+    images: AdapterImages,
+    scores: Scores,
+    seconds: f64,
+}
+
+impl<'a, 's> Easel<'a, 's> {
+    fn new(request: &'a DemoRequest, out: &'a OutputFolder, base: &'a Base, session: &'a Session<'s>) -> Result<Self> {
+        let set = PromptSet::builtin(base.prompt_set()).failed("cannot read the embedded prompts")?;
+        let prompts = EvaluationPrompts::new(&set, request.prompts, 1, request.seed)?;
+        let sampling = SamplingSettings { steps: request.sampling_steps, ..SamplingSettings::default() };
+        let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()));
+        let base_images = prompts.generate_base(&mut generator, session)?;
+        Ok(Self { request, out, base, towers: Towers::embedded()?, prompts, generator, base_images, session })
+    }
+
+    /// Draws the artist's images, trains on them with CAT and without, and scores both.
+    fn learn(&mut self, artist: &'static Artist) -> Result<Learned> {
+        self.session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
+        let part = Path::new(artist.name);
+        let folder =
+            drawn::draw(self.out, &part.join(drawn::IMAGES), artist, PLAY_IMAGES, self.request.seed, self.session)?;
+        let references = images::read_references(Some(&folder))?;
+        let others = drawn::others(artist);
+        let settings = |loss| self.request.settings(loss, &folder, self.base);
+        let data = TrainingData::load(self.base, &settings(LossKind::Cat)?, self.session)?;
+        let (cat, lora) = (settings(LossKind::Cat)?, settings(LossKind::Lora)?);
+        let mut compete = |settings, name: &str| -> Result<Contestant> {
+            let run = RunFolder::replace(&self.out.path().join(part).join(name), self.session)?;
+            let (trained, seconds) = self.train(settings, &data, &run)?;
+            let images = self.generate(&trained)?;
+            let generation = self.generator.generation(Some(name), Some(DEMO_TRIGGER));
+            let (prompts, base, towers) = (&self.prompts, &self.base_images, &self.towers);
+            let choices = prompts.choices(self.base, &references);
+            let scorer = Scorer { prompts, base, references: &references, others: &others, choices, towers };
+            let scores = scorer.score(&scorer.evaluation(&images, generation), self.session)?;
+            Ok(Contestant { trained, images, scores, seconds })
+        };
+        let (cat, lora) = (compete(cat, CAT_RUN)?, compete(lora, LORA_RUN)?);
+        Ok(Learned { artist, references, cat, lora })
+    }
+
+    /// A training to its end, and how long it took.
+    fn train(&self, settings: ResolvedTrain, data: &TrainingData, folder: &RunFolder) -> Result<(Trained, f64)> {
+        let started = Instant::now();
+        let run = Run { base: self.base, data, folder, start: Start::Fresh };
+        let trained = run.train(settings, self.session)?;
+        if trained.ending != Ending::Finished {
+            return Err(Error::Cancelled);
+        }
+        Ok((trained, started.elapsed().as_secs_f64()))
+    }
+
+    fn generate(&mut self, trained: &Trained) -> Result<AdapterImages> {
+        let trigger = Trigger::new(DEMO_TRIGGER).failed("cannot use the trigger")?;
+        let adapters = AdapterSet::single(&trained.adapter, 1.0);
+        self.prompts.generate(&mut self.generator, &adapters, Some(&trigger), self.session)
+    }
+}
+
+fn page(easel: &Easel<'_, '_>, learned: &[Learned]) -> Result<String> {
+    let names: Vec<String> = (1..=PLAY_IMAGES).map(|number| format!("image {number}")).collect();
     let page = DemoPage {
-        artist: artist.name,
+        artists: learned.iter().map(|one| one.for_page(&names, easel)).collect(),
         trigger: DEMO_TRIGGER,
-        artist_images: references,
-        prompts: spread(prompts.collect(), PROMPTS_SHOWN),
-        run: cat.page_run("CAT", CAT),
-        baseline: lora.page_run("plain LoRA", LORA),
-        more: Vec::new(),
-        trade_off: Vec::new(),
-        settings: facts(&cat.trained.settings),
+        settings: learned.first().map_or_else(Vec::new, |one| facts(&one.cat.trained.settings)),
         commands: COMMANDS.to_vec(),
         training_note: "CAT runs the model twice more at every step.",
         notice: Some(EMBEDDED_BASE_NOTICE),
     };
     page.html().failed("cannot write the report")
+}
+
+impl Learned {
+    fn for_page<'a>(&'a self, names: &'a [String], easel: &'a Easel<'_, '_>) -> DemoArtist<'a> {
+        let prompts = easel.prompts.iter().enumerate().map(|(index, (prompt, seed))| DemoPrompt {
+            prompt: &prompt.text,
+            seed,
+            base: &easel.base_images.0[index],
+            adapted: [&self.cat, &self.lora].map(|contestant| contestant.images(index)).to_vec(),
+        });
+        let references =
+            self.references.iter().zip(names).map(|(one, name)| (one.caption.as_deref().unwrap_or(name), &one.image));
+        DemoArtist {
+            name: self.artist.name,
+            description: self.artist.description,
+            images: references.collect(),
+            prompts: spread(prompts.collect(), PROMPTS_SHOWN),
+            run: self.cat.page_run("CAT", CAT),
+            baseline: self.lora.page_run("plain LoRA", LORA),
+            more: Vec::new(),
+            trade_off: Vec::new(),
+        }
+    }
 }
 
 const COMMANDS: [Command<'static>; 3] = [

@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use catelier_gallery::{Artist, export};
+use catelier_evaluation::Choices;
+use catelier_evaluation::content::Said;
+use catelier_gallery::export::MODEL_SIDE;
+use catelier_gallery::{self as gallery, Artist, Colour, Mention, Object, Setting, Triple, export};
+use image::{Rgb, RgbImage};
 
 use crate::error::{Context, Error, Result};
 use crate::event::Stage;
 use crate::images;
 use crate::output::{Marker, OutputFolder};
+use crate::scoring::ArtistImages;
 use crate::session::Session;
 
 /// The command that draws folders.
@@ -115,6 +120,45 @@ pub(crate) fn draw(
     })
     .failed("cannot draw the images")?;
     Ok(images)
+}
+
+/// What prompts ask for of object, colour and setting, and the captions of all scenes of the drawn world.
+pub(crate) fn choices<'p>(prompts: impl Iterator<Item = &'p str>) -> Choices {
+    let said = |mention: Mention| -> Said {
+        let words =
+            [mention.object.map(Object::word), mention.colour.map(Colour::word), mention.setting.map(Setting::word)];
+        words.map(|word| word.map(str::to_owned)).to_vec()
+    };
+    Choices {
+        facets: ["object", "colour", "setting"].map(str::to_owned).to_vec(),
+        texts: Triple::all().map(|triple| (triple.caption(), said(triple.into()))).collect(),
+        asked: prompts.map(|prompt| (prompt.to_owned(), said(Mention::in_text(prompt)))).collect(),
+    }
+}
+
+/// Images by every drawn artist but `artist`, from whom an adapter's images should be told.
+pub(crate) fn others(artist: &Artist) -> Vec<ArtistImages> {
+    let scenes: Vec<Triple> = Triple::all().step_by(SCENES_APART).collect();
+    let others = Artist::all().iter().filter(|other| other.name != artist.name);
+    let draw = |other: &Artist| ArtistImages {
+        name: other.name.to_owned(),
+        images: scenes.iter().map(|scene| rgb(&other.draw(*scene, OTHERS_SEED).reduced(MODEL_SIDE))).collect(),
+    };
+    others.map(draw).collect()
+}
+
+/// Every 41st of the 400 scenes: ten, with all objects, colours and settings among them.
+const SCENES_APART: usize = 41;
+
+/// Seed of the other artists' scenes.
+const OTHERS_SEED: u64 = 1;
+
+fn rgb(image: &gallery::Image) -> RgbImage {
+    let side = image.side();
+    RgbImage::from_fn(side as u32, side as u32, |x, y| {
+        let start = 3 * (y as usize * side + x as usize);
+        Rgb([0, 1, 2].map(|channel| image.pixels()[start + channel]))
+    })
 }
 
 /// Whether a training folder has a file of this name: `0001.png` and `0001.txt`.

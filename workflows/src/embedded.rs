@@ -1,7 +1,8 @@
-//! The base in this crate: a real, tiny model of the drawn world, and the CLIP model that compares its images.
+//! The base in this crate: a real, tiny model of the drawn world, and the models that compare its images.
 
+use candle_core::Device;
 use catelier_features::Clip;
-use catelier_features::clip::ClipFiles;
+use catelier_features::clip::{ClipFiles, ImageEncoder};
 use catelier_pipelines::models::files::{EmbeddedFile, ModelFiles};
 
 use crate::error::{Context, Result};
@@ -38,6 +39,9 @@ static CLIP_FILES: &[EmbeddedFile] = base_files![
     "clip/vocab.json",
 ];
 
+static STYLE_FILES: &[EmbeddedFile] =
+    base_files!["style/config.json", "style/model.safetensors", "style/preprocessor_config.json",];
+
 /// The base's files.
 pub fn files() -> ModelFiles {
     ModelFiles::embedded(FILES)
@@ -48,8 +52,22 @@ pub fn files() -> ModelFiles {
 /// # Errors
 /// [`Error::Failed`](crate::Error::Failed) for a damaged program.
 pub fn clip() -> Result<Clip> {
-    let find = |name: &str| CLIP_FILES.iter().find(|file| file.path.strip_prefix("clip/") == Some(name));
-    let files = ClipFiles::from_bytes("embedded", |name| find(name).map(|file| file.bytes));
-    let files = files.failed("cannot read the embedded CLIP model")?;
-    Clip::from_files(files, &candle_core::Device::Cpu).failed("cannot load the embedded CLIP model")
+    let files = contents("embedded", CLIP_FILES)?;
+    Clip::from_files(files, &Device::Cpu).failed("cannot load the embedded CLIP model")
+}
+
+/// The style tower of the drawn world, on the CPU. It was taught by random styles and has seen no artist.
+///
+/// # Errors
+/// [`Error::Failed`](crate::Error::Failed) for a damaged program.
+pub fn style() -> Result<ImageEncoder> {
+    let files = contents("embedded style tower", STYLE_FILES)?;
+    ImageEncoder::from_files(files, &Device::Cpu).failed("cannot load the embedded style tower")
+}
+
+/// The files of a model that compares images, by their names in its folder.
+fn contents(name: &str, files: &[EmbeddedFile]) -> Result<ClipFiles> {
+    let find =
+        |wanted: &str| files.iter().find(|file| file.path.split_once('/').is_some_and(|(_, name)| name == wanted));
+    ClipFiles::from_bytes(name, |wanted| find(wanted).map(|file| file.bytes)).failed("cannot read an embedded model")
 }

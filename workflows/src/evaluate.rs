@@ -2,22 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use catelier_evaluation::Scores;
 use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
-use catelier_features::Clip;
 use catelier_prompts::PromptSet;
 
 use crate::adapter::{AdapterSource, LoadedAdapters};
-use crate::base::{Base, BaseRequest};
-use crate::error::{Context, Error, Result};
+use crate::base::BaseRequest;
+use crate::error::{Context, Result};
 use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
+use crate::images;
 use crate::output::{self, OutputFolder};
-use crate::scoring::{self, EvaluationPrompts, Scorer};
+use crate::scoring::{self, EvaluationPrompts, Scorer, Towers};
 use crate::session::Session;
 use crate::settings::SamplingSettings;
-use crate::{embedded, images};
 
 /// The command that makes folders of scores.
 const COMMAND: &str = "evaluate";
@@ -38,7 +36,7 @@ pub struct EvaluateRequest {
     pub adapter: AdapterSource,
     /// Its trigger; `None` takes it from the file.
     pub trigger: Option<String>,
-    /// Folder of the artist's images, for the identity score.
+    /// Folder of the artist's images, for `style` and `identity`.
     pub references: Option<PathBuf>,
     /// A prompt set by name, or a file; `None` takes the one that was written for the base.
     pub prompts: Option<String>,
@@ -48,6 +46,10 @@ pub struct EvaluateRequest {
     pub seeds: usize,
     /// Folder of the CLIP model that compares images; `None` takes the embedded one, which knows the drawn world alone.
     pub clip: Option<PathBuf>,
+    /// Folder of a model that sees style; `None` takes the embedded one where the CLIP model is, else the CLIP model.
+    pub style_model: Option<PathBuf>,
+    /// Folder with a folder of images for each artist from whom the adapter's images should be told.
+    pub others: Option<PathBuf>,
     /// How images are generated.
     pub sampling: SamplingSettings,
     /// The base.
@@ -69,6 +71,8 @@ impl EvaluateRequest {
             prompts_per_kind: None,
             seeds: SEEDS,
             clip: None,
+            style_model: None,
+            others: None,
             sampling: SamplingSettings::default(),
             base: BaseRequest::default(),
             out: out.into(),
@@ -93,6 +97,7 @@ pub struct Evaluated {
 /// [`Error::Cancelled`] between sampler steps.
 pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Evaluated> {
     let references = images::read_references(request.references.as_deref())?;
+    let others = images::read_artists(request.others.as_deref())?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     out.refuse_unknown(&[BASE, WITHOUT_TRIGGER, WITH_TRIGGER, SCORES, REPORT])?;
     for part in [BASE, WITHOUT_TRIGGER, WITH_TRIGGER] {
@@ -104,7 +109,7 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let base = base.with_tiling(&sampling, session)?;
     let adapters = LoadedAdapters::read(std::slice::from_ref(&request.adapter), &base.model, session)?;
     let trigger = adapters.trigger(request.trigger.as_deref())?;
-    let clip = clip(request.clip.as_deref(), &base)?;
+    let towers = Towers::load(request.clip.as_deref(), request.style_model.as_deref(), &base)?;
     let set = PromptSet::named_or_file(request.prompts.as_deref().unwrap_or(base.prompt_set()));
     let set = set.user_error("cannot read the prompts")?;
     let per_kind = request.prompts_per_kind.unwrap_or(usize::MAX);
@@ -115,7 +120,14 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
     let images = prompts.generate(&mut generator, &adapters.set, trigger.as_ref(), session)?;
     let name = adapter_name(&request.adapter);
     let generation = generator.generation(Some(&name), trigger.as_ref().map(|trigger| trigger.word()));
-    let scorer = Scorer { prompts: &prompts, base: &base_images, references: &references, clip: &clip };
+    let scorer = Scorer {
+        prompts: &prompts,
+        base: &base_images,
+        references: &references,
+        others: &others,
+        choices: prompts.choices(&base, &references),
+        towers: &towers,
+    };
     let evaluation = scorer.evaluation(&images, generation);
     let scores = scorer.score(&evaluation, session)?;
 
@@ -140,16 +152,4 @@ pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Eval
 /// The adapter as score files name it: with its weight where that is not 1.
 fn adapter_name(adapter: &AdapterSource) -> String {
     if adapter.weight == 1.0 { adapter.to_string() } else { format!("{adapter}:{}", adapter.weight) }
-}
-
-/// The CLIP model that compares images.
-fn clip(folder: Option<&Path>, base: &Base) -> Result<Clip> {
-    match folder {
-        Some(folder) => Clip::from_folder(folder, &Device::Cpu).user_error("cannot load the CLIP model"),
-        None if base.is_embedded => embedded::clip(),
-        None => Err(Error::user(
-            "no CLIP model to compare images with: the embedded one knows only the drawn world",
-            "give `--clip DIR`, a folder with openai/clip-vit-base-patch32",
-        )),
-    }
 }

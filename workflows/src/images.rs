@@ -1,14 +1,15 @@
 //! An artist's images, read to learn from or to be compared with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use catelier_pipelines::data::{DataNotice, DecodedImage, ImageOptions, Mirror, Resolution, TrainingImages};
 use catelier_prompts::Trigger;
-use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS};
-use image::RgbImage;
+use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS, collect};
 
 use crate::drawn;
 use crate::error::{Context, Error, Result};
+use crate::scoring::{ArtistImages, Reference};
 use crate::session::Session;
 use crate::settings::ResolvedTrain;
 
@@ -45,7 +46,7 @@ pub fn load_training(settings: &ResolvedTrain, session: &Session<'_>) -> Result<
 ///
 /// # Errors
 /// [`Error::User`] for a folder without images, and an image that cannot be read.
-pub fn read_references(folder: Option<&Path>) -> Result<Vec<RgbImage>> {
+pub fn read_references(folder: Option<&Path>) -> Result<Vec<Reference>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
     drawn::refuse_part(folder)?;
     let images = paths(folder)?;
@@ -55,15 +56,49 @@ pub fn read_references(folder: Option<&Path>) -> Result<Vec<RgbImage>> {
             format!("images end in {}", IMAGE_EXTENSIONS.join(", ")),
         ));
     }
-    let open =
-        |path: &PathBuf| DecodedImage::open(path).map(|image| image.pixels).user_error("cannot read a reference");
+    // References need no captions; where one of them has none, none is used.
+    let captions: BTreeMap<PathBuf, String> = collect(folder, &CaptionOptions::default())
+        .map(|collected| collected.images.into_iter().map(|image| (image.path, image.caption)).collect())
+        .unwrap_or_default();
+    let open = |path: &PathBuf| {
+        let image = DecodedImage::open(path).user_error("cannot read a reference")?.pixels;
+        Ok(Reference { image, caption: captions.get(path).cloned() })
+    };
     images.iter().map(open).collect()
 }
 
+/// Artists to compare with: every folder in `folder` by its name, with its images; none where there is no folder.
+///
+/// # Errors
+/// [`Error::User`] for a folder without folders, and those of [`read_references`].
+pub fn read_artists(folder: Option<&Path>) -> Result<Vec<ArtistImages>> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let mut artists = entries(folder)?;
+    artists.retain(|path| path.is_dir());
+    if artists.is_empty() {
+        return Err(Error::user(
+            format!("there is no folder in `{}`", folder.display()),
+            "put the images of each artist into a folder with the artist's name",
+        ));
+    }
+    let read = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let images = read_references(Some(path))?.into_iter().map(|reference| reference.image).collect();
+        Ok(ArtistImages { name, images })
+    };
+    artists.iter().map(read).collect()
+}
+
 fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = entries(folder)?;
+    paths.retain(|path| is_image(path));
+    Ok(paths)
+}
+
+/// What is in a folder, sorted.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).user_error(format!("cannot read the folder `{}`", folder.display()))?;
-    let mut paths: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_image(path)).collect();
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     Ok(paths)
 }

@@ -44,7 +44,7 @@ pub use catelier_prompts as prompts;
 pub use adapter::AdapterSource;
 pub use aggregate::{AggregateReport, AggregateRequest, aggregate};
 pub use base::{Base, BaseRequest, BaseSource};
-pub use demo::{Demo, DemoRequest, demo};
+pub use demo::{Demo, DemoRequest, DemoScores, demo};
 pub use device::{DeviceChoice, WeightType};
 pub use error::{Context, Error, Result};
 pub use evaluate::{EvaluateRequest, Evaluated, evaluate};

@@ -17,6 +17,7 @@ use crate::event::{ArtefactKind, Stage};
 use crate::generator::{ImageGenerator, Images};
 use crate::images;
 use crate::output::OutputFolder;
+use crate::scoring::Reference;
 use crate::session::Session;
 use crate::settings::SamplingSettings;
 
@@ -179,7 +180,7 @@ impl Work<'_, '_> {
     }
 
     /// One sheet for each prompt, a row for each seed.
-    fn sheets(&mut self, prompts: &[String], trigger: &Trigger, references: &[RgbImage]) -> Result<Vec<Preview>> {
+    fn sheets(&mut self, prompts: &[String], trigger: &Trigger, references: &[Reference]) -> Result<Vec<Preview>> {
         let without: Vec<String> = prompts.iter().map(|prompt| trigger.remove(prompt)).collect();
         let with: Vec<String> = without.iter().map(|prompt| trigger.insert(prompt).caption).collect();
         let ((without, seeds), (with, _)) = (self.with_seeds(&without), self.with_seeds(&with));
@@ -247,9 +248,10 @@ fn number_of(name: &str, start: &str) -> Option<usize> {
     rest[..end].parse().ok().filter(|number| *number < usize::MAX / 2)
 }
 
-fn sheet_row(columns: &[Vec<RgbImage>], row: usize, references: &[RgbImage]) -> Vec<Option<RgbImage>> {
+fn sheet_row(columns: &[Vec<RgbImage>], row: usize, references: &[Reference]) -> Vec<Option<RgbImage>> {
     let generated = columns.iter().map(|column| column.get(row).cloned());
-    let reference = (!references.is_empty()).then(|| references.get(row % references.len()).cloned());
+    let reference = (!references.is_empty())
+        .then(|| references.get(row % references.len()).map(|reference| reference.image.clone()));
     generated.chain(reference).collect()
 }
 

@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use catelier_adapters::AdapterSet;
-use catelier_evaluation::{Evaluation, Generation, ImagePair, Scores, TriggerImage};
+use catelier_evaluation::{Artist, Choices, Evaluation, Generation, ImagePair, Models, Scores, TriggerImage};
+use catelier_features::clip::ImageEncoder;
 use catelier_features::{Clip, Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pipelines::generation::image_file;
 use catelier_prompts::{Prompt, PromptKind, PromptSet, Trigger};
 use image::RgbImage;
 use serde::Serialize;
 
-use crate::error::{Context, Result};
+use crate::base::Base;
+use crate::error::{Context, Error, Result};
 use crate::event::{ArtefactKind, Event, Stage};
 use crate::generator::{ImageGenerator, Images};
 use crate::session::Session;
-use crate::{images, output};
+use crate::{drawn, embedded, images, output};
 
 /// Seed of the bootstrap behind every interval.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -42,16 +45,79 @@ pub struct Scorer<'a> {
     /// The base's images of them.
     pub base: &'a BaseImages,
     /// The artist's images.
-    pub references: &'a [RgbImage],
-    /// The model that compares images.
-    pub clip: &'a Clip,
+    pub references: &'a [Reference],
+    /// Other artists, from whom the adapter's images should be told.
+    pub others: &'a [ArtistImages],
+    /// What the prompts ask for: [`EvaluationPrompts::choices`].
+    pub choices: Choices,
+    /// The models that compare images.
+    pub towers: &'a Towers,
+}
+
+/// One of the artist's images, and its caption if all of them have one.
+pub struct Reference {
+    /// The image.
+    pub image: RgbImage,
+    /// What it shows.
+    pub caption: Option<String>,
+}
+
+/// An artist's name and images.
+pub struct ArtistImages {
+    /// The name.
+    pub name: String,
+    /// The images.
+    pub images: Vec<RgbImage>,
+}
+
+/// The models that compare images.
+pub struct Towers {
+    /// Sees content, and reads.
+    clip: Clip,
+    /// Sees style; without one, the CLIP has to.
+    style: Option<ImageEncoder>,
+}
+
+impl Towers {
+    /// The embedded ones, which know the drawn world alone.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for a damaged program.
+    pub fn embedded() -> Result<Self> {
+        Ok(Self { clip: embedded::clip()?, style: Some(embedded::style()?) })
+    }
+
+    /// Those in folders; without a folder the embedded ones, where `base` is the embedded base.
+    ///
+    /// # Errors
+    /// [`Error::User`] for a folder that cannot be loaded, and for another base without a CLIP.
+    pub fn load(clip: Option<&Path>, style: Option<&Path>, base: &Base) -> Result<Self> {
+        let style = match style {
+            Some(folder) => {
+                Some(ImageEncoder::from_folder(folder, &Device::Cpu).user_error("cannot load the style model")?)
+            }
+            None if base.is_embedded && clip.is_none() => Some(embedded::style()?),
+            None => None,
+        };
+        let clip = match clip {
+            Some(folder) => Clip::from_folder(folder, &Device::Cpu).user_error("cannot load the CLIP model")?,
+            None if base.is_embedded => embedded::clip()?,
+            None => {
+                return Err(Error::user(
+                    "no CLIP model to compare images with: the embedded one knows only the drawn world",
+                    "give `--clip DIR`, a folder with openai/clip-vit-base-patch32",
+                ));
+            }
+        };
+        Ok(Self { clip, style })
+    }
 }
 
 impl EvaluationPrompts {
     /// The prompts of `set`, at most `per_kind` of each kind, each with `seeds` seeds from `first_seed` on.
     ///
     /// # Errors
-    /// [`Error::User`](crate::Error::User) for a set with placeholders.
+    /// [`Error::User`] for a set with placeholders.
     pub fn new(set: &PromptSet, per_kind: usize, seeds: usize, first_seed: u64) -> Result<Self> {
         let rendered = set.render(Default::default());
         let rendered = rendered.user_error(format!("cannot use the prompt set `{}`", set.name()))?;
@@ -68,6 +134,14 @@ impl EvaluationPrompts {
     /// Prompts and seeds, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Prompt, u64)> {
         self.items.iter().map(|(prompt, seed)| (prompt, *seed))
+    }
+
+    /// What the prompts ask for, and texts that ask for other things: every scene of the drawn world for a base that knows it, and
+    /// then also what the captions of references say; the other prompts for another base.
+    pub fn choices(&self, base: &Base, references: &[Reference]) -> Choices {
+        let prompts = self.items.iter().map(|(prompt, _)| prompt.text.as_str());
+        let captions = references.iter().filter_map(|reference| reference.caption.as_deref());
+        if base.is_embedded { drawn::choices(prompts.chain(captions)) } else { Choices::among(prompts) }
     }
 
     fn texts(&self) -> Vec<String> {
@@ -115,7 +189,7 @@ impl EvaluationPrompts {
     /// Writes one set of images as PNG files with a `metadata.jsonl` that names their prompts.
     ///
     /// # Errors
-    /// [`Error::Failed`](crate::Error::Failed) when a file cannot be written.
+    /// [`Error::Failed`] when a file cannot be written.
     pub fn save(&self, folder: &Path, images: &[RgbImage], session: &Session<'_>) -> Result<()> {
         output::make_folder(folder)?;
         let mut lines = String::new();
@@ -150,7 +224,9 @@ impl Scorer<'_> {
             with_trigger: triggered
                 .map(|((prompt, seed), adapted)| TriggerImage { prompt: prompt.text.clone(), seed: *seed, adapted })
                 .collect(),
-            references: self.references.iter().collect(),
+            references: self.references.iter().map(Reference::borrowed).collect(),
+            others: self.others.iter().map(ArtistImages::borrowed).collect(),
+            choices: self.choices.clone(),
             generation,
             bootstrap_seed: BOOTSTRAP_SEED,
         }
@@ -159,10 +235,13 @@ impl Scorer<'_> {
     /// The scores of an evaluation, reported under the adapter's name.
     ///
     /// # Errors
-    /// [`Error::Failed`](crate::Error::Failed) for an evaluation without images,
-    /// [`Error::Cancelled`](crate::Error::Cancelled) between a few images.
+    /// [`Error::Failed`] for an evaluation without images,
+    /// [`Error::Cancelled`] between a few images.
     pub fn score(&self, evaluation: &Evaluation<'_>, session: &Session<'_>) -> Result<Scores> {
-        let scores = evaluation.score(&Stoppable { clip: self.clip, session }).failed("cannot score the images")?;
+        let clip = Stoppable { model: &self.towers.clip, session };
+        let style = self.towers.style.as_ref().map(|model| Stoppable { model, session });
+        let style = style.as_ref().map(|style| style as &dyn ImageFeatures);
+        let scores = evaluation.score(Models { clip: &clip, style }).failed("cannot score the images")?;
         session.check_cancelled()?;
         let adapter = evaluation.generation.adapter.clone().unwrap_or_default();
         session.report(Event::Scores { adapter, scores: Box::new(scores.clone()) });
@@ -170,18 +249,30 @@ impl Scorer<'_> {
     }
 }
 
+impl Reference {
+    fn borrowed(&self) -> catelier_evaluation::Reference<'_> {
+        catelier_evaluation::Reference { image: &self.image, caption: self.caption.clone() }
+    }
+}
+
+impl ArtistImages {
+    fn borrowed(&self) -> Artist<'_> {
+        Artist { name: self.name.clone(), images: self.images.iter().collect() }
+    }
+}
+
 /// A model that measures some images at a time, and no more once somebody asked to stop.
-struct Stoppable<'a, 's> {
-    clip: &'a Clip,
+struct Stoppable<'a, 's, M> {
+    model: &'a M,
     session: &'a Session<'s>,
 }
 
 /// Images that are measured at a time: several of the batches that the model makes of any list, so that those stay the same.
 const MEASURED_TOGETHER: usize = 32;
 
-impl ImageFeatures for Stoppable<'_, '_> {
+impl<M: ImageFeatures> ImageFeatures for Stoppable<'_, '_, M> {
     fn extractor(&self) -> &Extractor {
-        self.clip.extractor()
+        self.model.extractor()
     }
 
     fn image_features(&self, images: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
@@ -190,15 +281,15 @@ impl ImageFeatures for Stoppable<'_, '_> {
             if self.session.is_cancelled() {
                 return Err(catelier_features::Error::Cancelled);
             }
-            features.extend(self.clip.image_features(images)?);
+            features.extend(self.model.image_features(images)?);
         }
         Ok(features)
     }
 }
 
-impl TextFeatures for Stoppable<'_, '_> {
+impl<M: TextFeatures> TextFeatures for Stoppable<'_, '_, M> {
     fn text_features(&self, texts: &[&str]) -> catelier_features::Result<Vec<Feature>> {
-        self.clip.text_features(texts)
+        self.model.text_features(texts)
     }
 }
 

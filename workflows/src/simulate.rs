@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use catelier_adapters::file::{self, Format, Metadata};
 use catelier_adapters::{Adapter, AdapterSet};
-use catelier_features::Clip;
 use catelier_federation::{Client, Contribution, RoundObserver, RoundPlan, RoundReport, State, Strategy, run_rounds};
 use catelier_gallery::Artist;
 use catelier_pipelines::training::Ending;
 use catelier_prompts::{PromptSet, Trigger};
-use image::RgbImage;
 use serde::Serialize;
 
 use crate::base::{Base, BaseSource};
@@ -20,11 +18,11 @@ use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
 use crate::output::{self, OutputFolder};
 use crate::run_folder::{RunFolder, adapter_in};
-use crate::scoring::{BaseImages, EvaluationPrompts, Scorer};
+use crate::scoring::{BaseImages, EvaluationPrompts, Reference, Scorer, Towers};
 use crate::session::Session;
 use crate::settings::{self, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings};
 use crate::train::{Run, Start, TrainingData};
-use crate::{drawn, embedded, images};
+use crate::{drawn, images};
 
 const COMMAND: &str = "federate simulate";
 const SETTINGS: &str = "simulation.toml";
@@ -69,6 +67,10 @@ pub struct SimulationScore {
     pub artist: &'static str,
     /// `own` or `averaged`.
     pub adapter: &'static str,
+    /// Mean of the style score; `null` where it cannot be measured.
+    pub style: Option<f64>,
+    /// Mean of the content score; `null` where it cannot be measured.
+    pub content: Option<f64>,
     /// Mean of the identity score; `null` where it cannot be measured.
     pub identity: Option<f64>,
     /// Mean of the score without the trigger.
@@ -179,7 +181,7 @@ struct SimulatedClient<'a, 's> {
     work: Work<'a, 's>,
     folder: PathBuf,
     data: TrainingData,
-    images: Vec<RgbImage>,
+    images: Vec<Reference>,
 }
 
 impl<'a, 's> Work<'a, 's> {
@@ -298,7 +300,7 @@ impl RoundObserver for RoundLog<'_, '_> {
 struct Evaluator<'a, 's> {
     work: &'a Work<'a, 's>,
     generator: ImageGenerator<'a>,
-    clip: Clip,
+    towers: Towers,
     prompts: EvaluationPrompts,
     base_images: BaseImages,
 }
@@ -311,7 +313,7 @@ impl<'a, 's> Evaluator<'a, 's> {
         let sampling = SamplingSettings { steps: Some(settings.sampling_steps), ..SamplingSettings::default() };
         let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()));
         let base_images = prompts.generate_base(&mut generator, session)?;
-        Ok(Self { work, generator, clip: embedded::clip()?, prompts, base_images })
+        Ok(Self { work, generator, towers: Towers::embedded()?, prompts, base_images })
     }
 
     /// Every artist by its own last adapter and by the averaged one.
@@ -334,12 +336,15 @@ impl<'a, 's> Evaluator<'a, 's> {
         let trigger = Trigger::new(&client.trigger).failed("cannot use the trigger")?;
         let images = self.prompts.generate(&mut self.generator, &adapters, Some(&trigger), session)?;
         let generation = self.generator.generation(Some(name), Some(&client.trigger));
-        let (prompts, base) = (&self.prompts, &self.base_images);
-        let scorer = Scorer { prompts, base, references: &client.images, clip: &self.clip };
+        let (prompts, base, towers) = (&self.prompts, &self.base_images, &self.towers);
+        let choices = prompts.choices(self.work.base, &client.images);
+        let scorer = Scorer { prompts, base, references: &client.images, others: &[], choices, towers };
         let scores = scorer.score(&scorer.evaluation(&images, generation), session)?;
         Ok(SimulationScore {
             artist: client.artist.name,
             adapter: name,
+            style: scores.style.map(|style| style.score.mean),
+            content: scores.content.map(|content| content.score.mean),
             identity: scores.identity.map(|identity| identity.mean),
             kps_no_token: scores.kps_no_token.mean,
         })

@@ -1,10 +1,12 @@
 //! A synthetic comparison: two adapters with chosen leak and style.
 
 use catelier_evaluation::report::{
-    AdaptedImages, Command, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting, TradeOff,
-    TrainingCurves,
+    AdaptedImages, Command, DemoArtist, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, EvaluationPage, Run, Setting,
+    TradeOff, TrainingCurves,
 };
-use catelier_evaluation::{Evaluation, Generation, ImagePair, Result, Scores, TriggerImage};
+use catelier_evaluation::{
+    Choices, Evaluation, Generation, ImagePair, Models, Reference, Result, Scores, TriggerImage,
+};
 use catelier_features::{Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pages::chart::Tone;
 use catelier_prompts::PromptKind;
@@ -49,7 +51,9 @@ impl Adapter {
             with_trigger: triggered
                 .map(|(scene, adapted)| TriggerImage { prompt: scene.prompt.clone(), seed: 7, adapted })
                 .collect(),
-            references: artist.iter().map(|scene| &scene.image).collect(),
+            references: artist.iter().map(|scene| Reference { image: &scene.image, caption: None }).collect(),
+            others: vec![],
+            choices: Choices::among(prompts.iter().map(|scene| scene.prompt.as_str())),
             generation: Generation {
                 base: "embedded".to_owned(),
                 adapter: Some("ink-and-ochre.safetensors".to_owned()),
@@ -96,7 +100,8 @@ impl Story {
     }
 
     fn scores(&self, adapter: &Adapter) -> Result<Scores> {
-        adapter.evaluation(&self.prompts, &self.artist).score(&ByPixels::new())
+        let extractor = ByPixels::new(&self.prompts);
+        adapter.evaluation(&self.prompts, &self.artist).score(Models { clip: &extractor, style: None })
     }
 
     /// The demonstration's page, of CAT and plain LoRA.
@@ -119,10 +124,10 @@ impl Story {
         let weak = self.scores(&Adapter::new(&self.prompts, 0.15, 0.96))?;
         let half = self.scores(&Adapter::new(&self.prompts, 0.25, 0.7))?;
         let trade_off = [("CAT, weight 0.3", 0, &weak), ("LoRA, half the steps", 1, &half)];
-        let page = DemoPage {
-            artist: "Ink and Ochre",
-            trigger: "sks",
-            artist_images: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.image)).collect(),
+        let artist = DemoArtist {
+            name: "Ink and Ochre",
+            description: "Ochre paper, and ink that hatches what is dark.",
+            images: self.artist.iter().map(|scene| (scene.prompt.as_str(), &scene.image)).collect(),
             prompts,
             run: run("CAT", "CAT also had to leave everything else alone.", &cat, 0.02, 118.0),
             baseline: run("plain LoRA", "Plain LoRA only learned to draw the style.", &lora, 0.4, 64.0),
@@ -131,6 +136,10 @@ impl Story {
                 .into_iter()
                 .map(|(label, series, scores)| TradeOff { label: label.to_owned(), tone: Tone::Series(series), scores })
                 .collect(),
+        };
+        let page = DemoPage {
+            artists: vec![artist],
+            trigger: "sks",
             settings: settings(),
             training_note: "CAT runs the model twice more at every step.",
             commands: commands(),
@@ -155,7 +164,8 @@ impl Story {
     /// The page of plain LoRA's evaluation.
     pub(crate) fn evaluation_page(&self) -> Result<String> {
         let evaluation = self.lora.evaluation(&self.prompts, &self.artist);
-        let scores = evaluation.score(&ByPixels::new())?;
+        let extractor = ByPixels::new(&self.prompts);
+        let scores = evaluation.score(Models { clip: &extractor, style: None })?;
         let page = EvaluationPage {
             notice: Some(EMBEDDED_BASE_NOTICE),
             shown: 9,
@@ -206,33 +216,44 @@ fn commands() -> Vec<Command<'static>> {
     ]
 }
 
-/// Measures an image by its coarse colours, which is enough for synthetic images.
-struct ByPixels {
+/// Measures an image by its coarse colours, and a prompt by those of its scene, plain and by the artist.
+struct ByPixels<'a> {
     extractor: Extractor,
+    scenes: &'a [Scene],
 }
 
-impl ByPixels {
-    fn new() -> Self {
+impl<'a> ByPixels<'a> {
+    fn new(scenes: &'a [Scene]) -> Self {
         let (name, sha256) = ("coarse colours".to_owned(), "0123456789abcdef".repeat(4));
-        Self { extractor: Extractor { name, sha256 } }
+        Self { extractor: Extractor { name, sha256 }, scenes }
+    }
+
+    fn of_text(&self, text: &str) -> Feature {
+        let scene = self.scenes.iter().find(|scene| scene.prompt == text);
+        scene.map_or_else(Vec::new, |scene| {
+            let (plain, styled) = (coarse(&scene.image), coarse(&by_artist(&scene.image)));
+            plain.iter().zip(styled).map(|(plain, styled)| plain + styled).collect()
+        })
     }
 }
 
-impl ImageFeatures for ByPixels {
+fn coarse(image: &RgbImage) -> Feature {
+    let thumbnail = image::imageops::thumbnail(image, 8, 8);
+    thumbnail.as_raw().iter().map(|level| f32::from(*level) - 127.5).collect()
+}
+
+impl ImageFeatures for ByPixels<'_> {
     fn extractor(&self) -> &Extractor {
         &self.extractor
     }
 
     fn image_features(&self, images: &[&RgbImage]) -> catelier_features::Result<Vec<Feature>> {
-        let centred = |level: &u8| f32::from(*level) - 127.5;
-        let coarse = |image: &&RgbImage| image::imageops::thumbnail(*image, 8, 8);
-        Ok(images.iter().map(|image| coarse(image).as_raw().iter().map(centred).collect()).collect())
+        Ok(images.iter().map(|image| coarse(image)).collect())
     }
 }
 
-impl TextFeatures for ByPixels {
+impl TextFeatures for ByPixels<'_> {
     fn text_features(&self, texts: &[&str]) -> catelier_features::Result<Vec<Feature>> {
-        let letters = |text: &&str| (0..192).map(|i| f32::from(text.as_bytes()[i % text.len()]) - 96.0).collect();
-        Ok(texts.iter().map(letters).collect())
+        Ok(texts.iter().map(|text| self.of_text(text)).collect())
     }
 }

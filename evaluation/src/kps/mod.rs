@@ -14,20 +14,22 @@
 //! |---|---|---|
 //! | [`kps_no_token`] | harmonic mean over prompts **without** the trigger and seeds of `sim(adapted, base)` | 0 to 1 |
 //! | [`identity`] | mean over prompts **with** the trigger, seeds and references of `sim(adapted, reference)` | 0 to 1 |
-//! | [`kps_joint`] | harmonic mean of the two | 0 to 1 |
+//! | [`style`] | the same mean with features of a tower that sees style, where there is one | 0 to 1 |
+//! | [`kps_joint`] | harmonic mean of style, content and preservation, each [scaled](crate::scaled) | 0 to 1 |
 //! | [`prompt_similarity`] | mean cosine of an image and its prompt's text | -1 to 1 |
 //! | [`pair_similarity`] | mean similarity of two different images of a list | 0 to 1 |
 //! | [`collapse`] | mean similarity of two adapted images, minus the mean similarity of two base images | -1 to 1 |
 //!
-//! Read the first three together: an adapter that does nothing has `kps_no_token` 1 and loses on `identity`. The
-//! harmonic mean is never above the arithmetic mean, so a few badly changed images weigh more.
+//! An adapter that does nothing has `kps_no_token` 1, and one that draws smudges in the artist's colours has a high
+//! `identity`: read them together, or `kps_joint`, in which [content](crate::content) counts too. The harmonic mean is never
+//! above the arithmetic mean, so a few badly changed images weigh more.
 
 mod groups;
 
 pub use groups::{Group, by_group};
 
 use crate::error::Result;
-use crate::score::{SMALLEST_SIMILARITY, Score, require, require_range};
+use crate::score::{SMALLEST_SIMILARITY, Score, mean, require, require_range};
 use crate::similarity::similarity;
 
 /// Harmonic mean of the similarities of adapted to base images, over prompts without the trigger and seeds: 1 if the
@@ -51,27 +53,41 @@ pub fn kps_no_token(similarities: &[f64], seed: u64) -> Result<Score> {
 /// # Errors
 /// When there is no image, an image without references, or a similarity outside [0, 1].
 pub fn identity(by_image: &[Vec<f64>], seed: u64) -> Result<Score> {
-    let mut means = Vec::with_capacity(by_image.len());
-    for similarities in by_image {
-        require("identity", "references", 1, similarities.len())?;
-        require_range("identity", similarities, (0.0, 1.0))?;
-        means.push(mean(similarities));
-    }
-    Score::arithmetic("identity", &means, seed)
+    near("identity", by_image, seed)
 }
 
-/// Harmonic mean of [`kps_no_token`] and [`identity`]: high only when the style was learned *and*
-/// the rest was kept.
+/// Similarity to the references by a tower that sees style: computed as [`identity`].
 ///
-/// The ends of its interval are the harmonic means of the lower and of the upper ends, which is wider than either
-/// sample alone would justify. `n` counts the images of both.
+/// # Errors
+/// As [`identity`].
+pub fn style(by_image: &[Vec<f64>], seed: u64) -> Result<Score> {
+    near("style", by_image, seed)
+}
+
+fn near(score: &'static str, by_image: &[Vec<f64>], seed: u64) -> Result<Score> {
+    let mut means = Vec::with_capacity(by_image.len());
+    for similarities in by_image {
+        require(score, "references", 1, similarities.len())?;
+        require_range(score, similarities, (0.0, 1.0))?;
+        means.push(mean(similarities));
+    }
+    Score::arithmetic(score, &means, seed)
+}
+
+/// Harmonic mean of style, content and preservation, each on the scale from its floor to its ceiling: high only when the style
+/// was learned, what was asked for is in the image, *and* the rest was kept; low when any one is.
+///
+/// The ends of its interval are the harmonic means of the lower and of the upper ends, which is wider than the
+/// samples alone would justify. `n` counts the images of all three.
 #[must_use]
-pub fn kps_joint(kps_no_token: &Score, identity: &Score) -> Score {
+pub fn kps_joint(style: &Score, content: &Score, preservation: &Score) -> Score {
+    let parts = [style, content, preservation];
+    let of = |value: fn(&Score) -> f64| harmonic(parts.map(value));
     Score {
-        mean: harmonic_of_two(kps_no_token.mean, identity.mean),
-        low: harmonic_of_two(kps_no_token.low, identity.low),
-        high: harmonic_of_two(kps_no_token.high, identity.high),
-        n: kps_no_token.n + identity.n,
+        mean: of(|score| score.mean),
+        low: of(|score| score.low),
+        high: of(|score| score.high),
+        n: parts.iter().map(|score| score.n).sum(),
     }
 }
 
@@ -136,14 +152,8 @@ fn mean_similarity_to_others<F: AsRef<[f32]>>(features: &[F]) -> Result<Vec<f64>
     Ok(sums.into_iter().map(|sum| sum / others).collect())
 }
 
-fn harmonic_of_two(left: f64, right: f64) -> f64 {
-    let left = left.max(SMALLEST_SIMILARITY);
-    let right = right.max(SMALLEST_SIMILARITY);
-    2.0 / (left.recip() + right.recip())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+fn harmonic(values: [f64; 3]) -> f64 {
+    values.len() as f64 / values.iter().map(|value| value.max(SMALLEST_SIMILARITY).recip()).sum::<f64>()
 }
 
 #[cfg(test)]

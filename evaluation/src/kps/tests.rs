@@ -16,6 +16,11 @@ fn features(count: usize) -> impl Strategy<Value = Vec<Vec<f32>>> {
     prop::collection::vec(feature, count)
 }
 
+fn joint_of(parts: [f64; 3]) -> f64 {
+    let [style, content, preservation] = parts.map(|mean| Score { mean, low: mean, high: mean, n: 1 });
+    kps_joint(&style, &content, &preservation).mean
+}
+
 fn within_unit(score: &Score) -> bool {
     0.0 <= score.low && score.low <= score.mean + 1e-12 && score.mean <= score.high + 1e-12 && score.high <= 1.0 + 1e-12
 }
@@ -61,19 +66,21 @@ proptest! {
         prop_assert_eq!(kept.mean, 1.0);
         prop_assert!(nothing.mean < 1.0);
         prop_assert_eq!(copied.mean, 1.0);
-        prop_assert!(kps_joint(&kept, &nothing).mean < kps_joint(&kept, &copied).mean);
+        prop_assert_eq!(style(&against(&base, &references).unwrap(), 1).unwrap(), nothing);
     }
 
     #[test]
     fn the_joint_score_lies_between_its_parts_and_rises_with_each(
-        kept in 0.05..0.9_f64,
-        style in 0.05..0.9_f64,
+        parts in prop::array::uniform3(0.05..0.9_f64),
+        risen in 0..3_usize,
     ) {
-        let exact = |mean| Score { mean, low: mean, high: mean, n: 1 };
-        let joint = kps_joint(&exact(kept), &exact(style)).mean;
-        prop_assert!(kept.min(style) - 1e-12 <= joint && joint <= kept.max(style) + 1e-12);
-        prop_assert!(kps_joint(&exact(kept + 0.1), &exact(style)).mean > joint);
-        prop_assert!(kps_joint(&exact(kept), &exact(style + 0.1)).mean > joint);
+        let joint = joint_of(parts);
+        let (least, most) = (parts.iter().copied().fold(1.0, f64::min), parts.iter().copied().fold(0.0, f64::max));
+        prop_assert!(least - 1e-12 <= joint && joint <= most + 1e-12);
+        prop_assert!(joint <= 3.0 * least, "low when any one is");
+        let mut better = parts;
+        better[risen] += 0.1;
+        prop_assert!(joint_of(better) > joint);
     }
 
     #[test]
@@ -104,14 +111,13 @@ fn one_opposite_image_ruins_the_score_without_breaking_it() {
 }
 
 #[test]
-fn the_learner_beats_the_adapter_that_does_nothing_on_the_joint_score() {
-    let references = [[1.0_f32, 0.0, 0.1], [0.9, 0.1, 0.0]];
-    let base = [[-0.5_f32, 1.0, 0.0], [-0.4, 0.9, 0.3]];
-    let kept = kps_no_token(&paired(&base, &base).unwrap(), 1).unwrap();
-    let nothing = identity(&against(&base, &references).unwrap(), 1).unwrap();
-    let learner = identity(&against(&references, &references).unwrap(), 1).unwrap();
-    assert!(learner.mean > nothing.mean + 0.3);
-    assert!(kps_joint(&kept, &learner).mean > kps_joint(&kept, &nothing).mean + 0.2);
+fn whoever_lacks_one_of_the_three_loses_on_the_joint_score() {
+    let learner = joint_of([0.8, 0.9, 0.9]);
+    for lacks_one in [[0.0, 1.0, 1.0], [1.0, 0.1, 1.0], [1.0, 1.0, 0.2]] {
+        assert!(joint_of(lacks_one) < learner - 0.3, "{lacks_one:?}");
+    }
+    // 3 / (1/0.5 + 1/0.8 + 1/1) = 3 / 4.25
+    assert!((joint_of([0.5, 0.8, 1.0]) - 3.0 / 4.25).abs() < 1e-12);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The page of the demonstration: one artist and several adapters of the same style, side by side.
+//! The page of the demonstration: artists and the adapters of their styles, side by side.
 
 mod images;
 mod scores;
@@ -6,31 +6,19 @@ mod scores;
 use catelier_pages::chart::Tone;
 use catelier_pages::{number, page};
 use image::RgbImage;
-use maud::html;
+use maud::{Markup, html};
 
-use super::findings;
+use super::{findings, list};
 use crate::error::{Error, Result};
 use crate::scores::Scores;
 
 /// The contents of the demonstration's page.
 #[derive(Debug, Clone)]
 pub struct DemoPage<'a> {
-    /// The artist's name.
-    pub artist: &'a str,
+    /// The artists; at least one.
+    pub artists: Vec<DemoArtist<'a>>,
     /// The trigger word.
     pub trigger: &'a str,
-    /// The images that all adapters learned from, with their captions.
-    pub artist_images: Vec<(&'a str, &'a RgbImage)>,
-    /// The prompts that the base and every adapter drew.
-    pub prompts: Vec<DemoPrompt<'a>>,
-    /// The run that the page is about.
-    pub run: Run<'a>,
-    /// The run that its headline and its findings compare it with.
-    pub baseline: Run<'a>,
-    /// More runs, shown after these two.
-    pub more: Vec<Run<'a>>,
-    /// More marks of the trade-off chart, which has one for each run.
-    pub trade_off: Vec<TradeOff<'a>>,
     /// Facts about the set-up, for instance rank and steps.
     pub settings: Vec<Setting>,
     /// A remark under the times of training; empty for none.
@@ -39,6 +27,27 @@ pub struct DemoPage<'a> {
     pub commands: Vec<Command<'a>>,
     /// A remark that must not be overlooked: [`super::EMBEDDED_BASE_NOTICE`] for the embedded base.
     pub notice: Option<&'a str>,
+}
+
+/// One artist, and the adapters that learned the artist's style.
+#[derive(Debug, Clone)]
+pub struct DemoArtist<'a> {
+    /// The artist's name.
+    pub name: &'a str,
+    /// The style in a few words; empty for none.
+    pub description: &'a str,
+    /// The images that all adapters learned from, with their captions.
+    pub images: Vec<(&'a str, &'a RgbImage)>,
+    /// The prompts that the base and every adapter drew: the same for all artists.
+    pub prompts: Vec<DemoPrompt<'a>>,
+    /// The run that the page is about.
+    pub run: Run<'a>,
+    /// The run that the findings compare it with.
+    pub baseline: Run<'a>,
+    /// More runs, shown after these two.
+    pub more: Vec<Run<'a>>,
+    /// More marks of the trade-off chart, which has one for each run.
+    pub trade_off: Vec<TradeOff<'a>>,
 }
 
 /// One prompt and seed, drawn by the base and by every adapter.
@@ -129,17 +138,14 @@ impl DemoPage<'_> {
     /// # Errors
     /// When a prompt does not have images of every run, or an image cannot be encoded.
     pub fn html(&self) -> Result<String> {
-        self.check()?;
-        let title = findings::headline(&self.run, &self.baseline);
+        self.artists.iter().try_for_each(DemoArtist::check)?;
+        let title = findings::headline(&self.artists);
         let lede = self.lede();
+        let sections = self.artists.iter().map(|artist| artist.section(self.trigger)).collect::<Result<Vec<_>>>()?;
         let body = html! {
             (page::opening("Catelier demonstration", &title, &lede))
-            (self.scoreboard())
             @if let Some(notice) = self.notice { (page::notice(notice)) }
-            (self.artist_section()?)
-            (self.base_section()?)
-            (self.prompts_section()?)
-            (self.findings_section())
+            @for section in &sections { (section) }
             (self.scores_section())
             (self.trade_off_section())
             (self.training_section())
@@ -149,6 +155,24 @@ impl DemoPage<'_> {
         Ok(page::document(&format!("{title} - Catelier demonstration"), &lede, &body))
     }
 
+    /// The page's runs by their method: those of the first artist, since all artists have the same.
+    fn lede(&self) -> String {
+        let Some(first) = self.artists.first() else { return String::new() };
+        let names = list(&self.artists.iter().map(|artist| artist.name.to_owned()).collect::<Vec<_>>());
+        let images = number::count(first.images.len(), "image", "images");
+        let mut methods: Vec<&str> = first.runs().map(|(_, run)| run.method).collect();
+        // The order is from the plainest method to the run that the page is about.
+        methods.reverse();
+        format!(
+            "{} adapters learned the style of {names}, each from {images} and the trigger word \u{201c}{}\u{201d}. {}",
+            methods.len() * self.artists.len(),
+            self.trigger,
+            methods.join(" ")
+        )
+    }
+}
+
+impl DemoArtist<'_> {
     fn check(&self) -> Result<()> {
         let expected = self.runs().count();
         match self.prompts.iter().map(|prompt| prompt.adapted.len()).find(|found| *found != expected) {
@@ -163,25 +187,32 @@ impl DemoPage<'_> {
         runs.enumerate().map(|(index, run)| (Tone::Series(index), run))
     }
 
-    fn lede(&self) -> String {
-        let images = number::count(self.artist_images.len(), "image", "images");
-        let mut methods: Vec<&str> = self.runs().map(|(_, run)| run.method).collect();
-        // The order is from the plainest method to the run that the page is about.
-        methods.reverse();
-        format!(
-            "{} adapters learned the style of {} from the same {images} and the same trigger word, \u{201c}{}\u{201d}. {}",
-            methods.len(),
-            self.artist,
-            self.trigger,
-            methods.join(" ")
-        )
+    /// The artist's images, the prompts with every adapter, the scores in front and what they say.
+    fn section(&self, trigger: &str) -> Result<Markup> {
+        let body = html! {
+            h3 { "The artist's images" }
+            p.small { "This is all that the adapters saw of the style, each image with its caption and the trigger word in front." }
+            (self.images()?)
+            h3 { "The same prompts, with every adapter" }
+            p.small { "Every card has one prompt and one seed. Upper row, without the trigger: all images should look alike. Lower row, with the trigger: the same thing should be there, in the artist's hand." }
+            (self.prompt_cards(trigger)?)
+            h3 { "What was measured" }
+            (self.scoreboard())
+            (self.findings())
+        };
+        Ok(page::section(&capitalized(self.name), self.description, &body))
     }
+}
+
+/// A name at the beginning of a line.
+fn capitalized(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 impl Run<'_> {
     /// The name as a heading or at the beginning of a sentence.
     pub(super) fn title(&self) -> String {
-        let mut letters = self.name.chars();
-        letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+        capitalized(self.name)
     }
 }

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use super::findings;
 use super::score_table::cards;
+use crate::content::Facet;
 use crate::error::{Error, Result};
 use crate::kps::Group;
 use crate::protocol::{Evaluation, ImagePair, kind_name};
@@ -51,6 +52,7 @@ impl<'a> EvaluationPage<'a> {
             (page::section("Scores", "Each score with the interval in which it would lie if other images of the same sort had been drawn.", &cards(self.scores)))
             (self.pairs()?)
             (self.with_trigger()?)
+            (self.facets())
             (self.groups())
             (page::section("How this was measured", "", &self.method()))
         };
@@ -98,7 +100,8 @@ impl<'a> EvaluationPage<'a> {
             Ok((EmbeddedImage::new(one.adapted, alt)?, one.prompt.as_str()))
         });
         let adapted = adapted.collect::<Result<Vec<_>>>()?;
-        let references = self.evaluation.references.iter().take(self.shown).enumerate();
+        let references =
+            self.evaluation.references.iter().map(|reference| reference.image).take(self.shown).enumerate();
         let references = references
             .map(|(index, image)| Ok((EmbeddedImage::new(image, format!("Reference {}", index + 1))?, "")))
             .collect::<Result<Vec<_>>>()?;
@@ -117,6 +120,25 @@ impl<'a> EvaluationPage<'a> {
             "What the adapter draws when it is asked for the style, to be held against the references.",
             &body,
         ))
+    }
+
+    /// What was found of the prompts, and the nearest other artist.
+    fn facets(&self) -> Markup {
+        let scores = self.scores;
+        let body = html! {
+            (facet_table(&scores.facets))
+            @if let (Some(found), Some(other)) = (scores.artist_found, &scores.nearest_other) {
+                p {
+                    (number::two_decimals(found.mean)) " of the images with the trigger are nearer to the artist than to every other artist given; the nearest other is "
+                    b { (other.name) } ", with a similarity of " (number::two_decimals(other.similarity.mean)) "."
+                }
+            }
+        };
+        html! {
+            @if !scores.facets.is_empty() {
+                (page::section("Is it what was asked for?", "The share of images in which CLIP finds what the prompt named, when it chooses among other texts.", &body))
+            }
+        }
     }
 
     fn groups(&self) -> Markup {
@@ -151,6 +173,7 @@ impl<'a> EvaluationPage<'a> {
                 ),
             ),
             ("Measured with", measured_with(&scores.extractor)),
+            ("Style measured with", measured_with(scores.style_extractor.as_ref().unwrap_or(&scores.extractor))),
             ("Intervals", format!("95 %, bootstrap over images with seed {}", scores.bootstrap_seed)),
         ];
         if let Some(adapter) = &generation.adapter {
@@ -185,6 +208,26 @@ fn pair_cell(pair: &ImagePair<'_>, kept: f64) -> Result<Markup> {
     })
 }
 
+fn facet_table(facets: &[Facet]) -> Markup {
+    html! {
+        table.groups {
+            thead { tr { th scope="col" { "Asked for" } th scope="col" { "Base" } th scope="col" { "Without the trigger" } th scope="col" { "With the trigger" } th scope="col" { "The artist" } } }
+            tbody {
+                @for facet in facets {
+                    tr {
+                        th scope="row" { (facet.name) }
+                        td { (number::two_decimals(facet.base)) }
+                        td { (number::two_decimals(facet.without_trigger)) }
+                        @for share in [facet.with_trigger, facet.references] {
+                            td { (share.map_or_else(|| "-".to_owned(), number::two_decimals)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn group_table(title: &str, groups: &[Group]) -> Markup {
     html! {
         table.groups {
@@ -207,10 +250,11 @@ pub(super) fn definitions() -> Markup {
     html! {
         div.prose {
             p {
-                "Images are compared by the directions of their CLIP features: the similarity of two images is (cosine + 1) / 2, so 1 is the same direction, and even unrelated images seldom fall below 0.5. "
-                "\u{201c}Kept\u{201d} (" code { "kps_no_token" } ") is the harmonic mean of the similarity of adapted and base image over prompts without the trigger; "
-                "\u{201c}style\u{201d} (" code { "identity" } ") is the mean similarity to the references over prompts with the trigger; "
-                "\u{201c}both together\u{201d} (" code { "kps_joint" } ") is the harmonic mean of these two."
+                "The similarity of two images is (cosine + 1) / 2 of their features, so 1 is the same direction, and even unrelated images seldom fall below 0.5. The three scores in front are therefore scaled between the two values that stand beside them. "
+                "\u{201c}Style\u{201d} is the mean similarity of images with the trigger to the references, by features of a model that sees style; "
+                "\u{201c}content\u{201d} is the share of what the prompts asked for that CLIP finds in the images, when it chooses among other texts; "
+                "\u{201c}kept\u{201d} is the Knowledge Preservation Score " code { "kps_no_token" } ", the harmonic mean of the similarity of adapted and base image over prompts without the trigger. "
+                "\u{201c}All three together\u{201d} (" code { "kps_joint" } ") is their harmonic mean, which is low when any one is."
             }
             p {
                 "These are the toolkit's own definitions, after the idea of the Knowledge Preservation Score of the CAT paper (arXiv 2404.07554). The paper's exact formula could not be read, so the numbers do not compare with its table."

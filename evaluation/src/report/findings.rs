@@ -2,32 +2,71 @@
 
 use catelier_pages::number::two_decimals as shown;
 
-use super::Run;
+use super::demo_page::DemoArtist;
 use super::score_table::Verdict;
+use super::{Run, list};
+use crate::content::Facet;
 use crate::metrics::Better;
 use crate::score::Score;
 use crate::scores::Scores;
 
-/// The page's headline, decided by `kps_no_token` and `kps_joint`.
-pub(super) fn headline(run: &Run<'_>, baseline: &Run<'_>) -> String {
-    let kept = Verdict::between(&run.scores.kps_no_token, &baseline.scores.kps_no_token, Better::Higher);
-    let joint = verdict(run.scores.kps_joint, baseline.scores.kps_joint);
-    let title = run.title();
-    match (kept, joint) {
-        (Verdict::First, Some(Verdict::Second)) => format!("{title} kept the base, but paid for it in style"),
-        (Verdict::First, _) => format!("{title} kept the style where it was asked for"),
-        (Verdict::Second, _) | (_, Some(Verdict::Second)) => format!("This time {} did better", baseline.name),
-        (_, Some(Verdict::First)) => format!("{title} came out ahead on balance"),
-        _ => "No clear winner this time".to_owned(),
+/// What an adapter did, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// Its images with the trigger are hardly nearer to the artist than the base's.
+    HardlyLearned,
+    /// They are, but what was asked for is not in them.
+    LostContent,
+    /// It is, but images that never asked for the style changed too.
+    ChangedTheRest,
+    /// The style, what was asked for, and the rest as it was.
+    Learned,
+}
+
+/// Scaled scores below which a style is called hardly learned, the content lost, and the rest changed.
+const LEARNED: f64 = 0.5;
+const SHOWN: f64 = 0.75;
+const KEPT: f64 = 0.8;
+
+impl Outcome {
+    /// The first of the three scores that is too low; `None` where one was not computed.
+    fn of(scores: &Scores) -> Option<Self> {
+        let below = |scaled: Option<crate::Scaled>, least: f64| Some(scaled?.score.mean < least);
+        Some(match (below(scores.style, LEARNED)?, below(scores.content, SHOWN)?, below(scores.preservation, KEPT)?) {
+            (true, ..) => Self::HardlyLearned,
+            (_, true, _) => Self::LostContent,
+            (.., true) => Self::ChangedTheRest,
+            _ => Self::Learned,
+        })
+    }
+}
+
+/// The page's headline: the worst outcome of its run among the artists.
+pub(super) fn headline(artists: &[DemoArtist<'_>]) -> String {
+    let outcomes: Option<Vec<Outcome>> = artists.iter().map(|artist| Outcome::of(artist.run.scores)).collect();
+    let worst = outcomes.and_then(|outcomes| outcomes.into_iter().zip(artists).min_by_key(|(outcome, _)| *outcome));
+    let names = list(&artists.iter().map(|artist| artist.name.to_owned()).collect::<Vec<_>>());
+    let Some((outcome, artist)) = worst else { return format!("What adapters of {names} draw") };
+    let (run, name) = (artist.run.title(), artist.name);
+    match outcome {
+        Outcome::Learned => format!("{run} draws what is asked for in the style of {names}, and leaves the rest alone"),
+        Outcome::ChangedTheRest => {
+            format!("{run} learned the style of {name}, and changed images that never asked for it")
+        }
+        Outcome::LostContent => {
+            format!("{run}\u{2019}s images in the style of {name} no longer show what was asked for")
+        }
+        Outcome::HardlyLearned => format!("{run} has hardly learned the style of {name}"),
     }
 }
 
 /// The findings about `run` and `baseline`, one sentence or two each, in the order of importance.
 pub(super) fn findings(run: &Run<'_>, baseline: &Run<'_>) -> Vec<String> {
     let sentences = [
-        Some(preservation(run, baseline)),
         style(run, baseline),
-        learned_at_all(run, baseline),
+        hardly_learned(run, baseline),
+        content(run, baseline),
+        Some(preservation(run, baseline)),
         balance(run, baseline),
         worst_class(run, baseline),
         variety(run, baseline),
@@ -35,13 +74,61 @@ pub(super) fn findings(run: &Run<'_>, baseline: &Run<'_>) -> Vec<String> {
     sentences.into_iter().flatten().collect()
 }
 
+fn style(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let (score, of_baseline) = (run.scores.style?.score, baseline.scores.style?.score);
+    let (r, b) = (shown(score.mean), shown(of_baseline.mean));
+    let (name, other) = (run.name, baseline.name);
+    Some(match Verdict::between(&score, &of_baseline, Better::Higher) {
+        Verdict::First => format!("With the trigger, {name} came nearer to the artist: {r} against {b} with {other}."),
+        Verdict::Second => {
+            format!("With the trigger, {name} came less near to the artist than {other}: {r} against {b}.")
+        }
+        Verdict::TooClose => {
+            format!("With the trigger both came about equally near to the artist ({name} {r}, {other} {b}).")
+        }
+    })
+}
+
+/// A warning if an adapter is not clearly nearer to the artist than the base.
+fn hardly_learned(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let unlearned = |run: &Run<'_>| run.scores.style.is_some_and(|style| style.score.mean < LEARNED);
+    let who = match (unlearned(run), unlearned(baseline)) {
+        (false, false) => return None,
+        (true, true) => "Neither adapter has".to_owned(),
+        (true, false) => format!("{} has not", run.title()),
+        (false, true) => format!("{} has not", baseline.title()),
+    };
+    Some(format!("Careful: {who} come half the way from the base to the artist. Train longer, or with a higher rank."))
+}
+
+/// What is found of the prompts in images with the trigger.
+fn content(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
+    let found = |run: &Run<'_>| {
+        let found = run.scores.facets.iter().filter_map(|facet| Some(in_percent(facet, facet.with_trigger?)));
+        let found: Vec<String> = found.collect();
+        (!found.is_empty()).then(|| list(&found))
+    };
+    let verdict = Verdict::between(&run.scores.content?.score, &baseline.scores.content?.score, Better::Higher);
+    let (name, other) = (run.name, baseline.name);
+    let compared = match verdict {
+        Verdict::First => format!("clearly more than {other} ({})", found(baseline)?),
+        Verdict::Second => format!("clearly less than {other} ({})", found(baseline)?),
+        Verdict::TooClose => format!("{other} {}", found(baseline)?),
+    };
+    Some(format!("With the trigger, {name}\u{2019}s images show the {}; {compared}.", found(run)?))
+}
+
+/// `object in 96 %`.
+fn in_percent(facet: &Facet, share: f64) -> String {
+    format!("{} in {:.0} %", facet.name, 100.0 * share)
+}
+
 fn preservation(run: &Run<'_>, baseline: &Run<'_>) -> String {
-    let (kept, of_baseline) = (&run.scores.kps_no_token, &baseline.scores.kps_no_token);
-    let gap = fraction_kept(run.scores, kept) - fraction_kept(run.scores, of_baseline);
+    let (kept, of_baseline) = (kept(run.scores), kept(baseline.scores));
     let (r, b) = (shown(kept.mean), shown(of_baseline.mean));
     let ((title, name), (baseline_title, baseline)) = ((run.title(), run.name), (baseline.title(), baseline.name));
-    match Verdict::between(kept, of_baseline, Better::Higher) {
-        Verdict::First if gap < SMALL_GAP => format!(
+    match Verdict::between(&kept, &of_baseline, Better::Higher) {
+        Verdict::First if kept.mean - of_baseline.mean < SMALL_GAP => format!(
             "{baseline_title} changed images that never asked for the style a little more than {name}: {b} kept against {r}."
         ),
         Verdict::First => {
@@ -56,44 +143,12 @@ fn preservation(run: &Run<'_>, baseline: &Run<'_>) -> String {
     }
 }
 
-/// A difference in [`fraction_kept`] below which a change is called little.
+/// A difference in what was kept below which a change is called little.
 const SMALL_GAP: f64 = 0.1;
 
-/// The fraction of the base that was kept, on a scale where two different base images are 0 and no change is 1.
-/// Similarities depend on the extractor; this fraction hardly does.
-fn fraction_kept(scores: &Scores, kept: &Score) -> f64 {
-    let floor = scores.base_pair_similarity.map_or(0.5, |score| score.mean);
-    (kept.mean - floor) / (1.0 - floor).max(1e-6)
-}
-
-fn style(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
-    let (r, b) = (shown(run.scores.identity?.mean), shown(baseline.scores.identity?.mean));
-    let (name, of_baseline) = (run.name, baseline.name);
-    Some(match verdict(run.scores.identity, baseline.scores.identity)? {
-        Verdict::First => format!("With the trigger, {name} also came nearer to the artist: {r} against {b}."),
-        Verdict::Second => format!(
-            "That has a price: with the trigger, {name} came less near to the artist than {of_baseline}, {r} against {b}."
-        ),
-        Verdict::TooClose => {
-            format!("With the trigger both came about equally near to the artist ({name} {r}, {of_baseline} {b}).")
-        }
-    })
-}
-
-/// A warning if an adapter is not clearly nearer to the artist than the base.
-fn learned_at_all(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
-    let base = run.scores.base_identity?;
-    let unlearned = |run: &Run<'_>| run.scores.identity.is_some_and(|score| score.low <= base.high);
-    let who = match (unlearned(run), unlearned(baseline)) {
-        (false, false) => return None,
-        (true, true) => "neither adapter is".to_owned(),
-        (true, false) => format!("{}'s adapter is not", run.name),
-        (false, true) => format!("{}'s adapter is not", baseline.name),
-    };
-    let base = shown(base.mean);
-    Some(format!(
-        "Careful: the untouched base already scores {base} against the artist's images, and {who} clearly above it. The style was hardly learned; train longer or with a higher rank."
-    ))
+/// The share of the base that was kept: scaled where there are two pairs, as measured otherwise.
+fn kept(scores: &Scores) -> Score {
+    scores.preservation.map_or(scores.kps_no_token, |scaled| scaled.score)
 }
 
 fn balance(run: &Run<'_>, baseline: &Run<'_>) -> Option<String> {
@@ -153,37 +208,45 @@ fn verdict(first: Option<Score>, second: Option<Score>) -> Option<Verdict> {
     Some(Verdict::between(&first?, &second?, Better::Higher))
 }
 
-/// The scores of one adapter in two sentences.
+/// The scores of one adapter in a few sentences.
 pub(super) fn summary(scores: &Scores) -> String {
-    let kept = &scores.kps_no_token;
-    let what_it_did = match fraction_kept(scores, kept) {
+    let sentences = [style_in_words(scores), content_in_words(scores), Some(kept_in_words(scores))];
+    sentences.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn style_in_words(scores: &Scores) -> Option<String> {
+    let style = scores.style?.score.mean;
+    let words = match style {
+        0.8.. => "draws in the artist's hand",
+        LEARNED..0.8 => "comes near to the artist's hand",
+        _ => "has hardly learned the artist's hand",
+    };
+    Some(format!(
+        "With the trigger this adapter {words}: {}, where 0 is the base and 1 the artist's own images.",
+        shown(style)
+    ))
+}
+
+fn content_in_words(scores: &Scores) -> Option<String> {
+    let content = scores.content?.score.mean;
+    let words = match content {
+        0.9.. => "What was asked for is there",
+        SHOWN..0.9 => "What was asked for is mostly there",
+        _ => "What was asked for is often not there",
+    };
+    let found = scores.facets.iter().filter_map(|facet| Some(in_percent(facet, facet.with_trigger?)));
+    Some(format!("{words}: {} of what the base shows ({}).", shown(content), list(&found.collect::<Vec<_>>())))
+}
+
+fn kept_in_words(scores: &Scores) -> String {
+    let kept = kept(scores).mean;
+    let what_it_did = match kept {
         0.95.. => "left images without the trigger almost as the base draws them",
-        0.8..0.95 => "changed images without the trigger a little",
-        0.5..0.8 => "plainly changed images without the trigger",
+        KEPT..0.95 => "changed images without the trigger a little",
+        LEARNED..KEPT => "plainly changed images without the trigger",
         _ => "made other images of prompts without the trigger",
     };
-    let first = match scores.base_pair_similarity {
-        Some(other) => format!(
-            "This adapter {what_it_did}: {}, where 1 is unchanged and two different images of the base score {}.",
-            shown(kept.mean),
-            shown(other.mean)
-        ),
-        None => format!("This adapter {what_it_did}: {}, where 1 is unchanged.", shown(kept.mean)),
-    };
-    let (Some(identity), Some(base)) = (scores.identity, scores.base_identity) else {
-        return first;
-    };
-    let (adapted, base_mean) = (shown(identity.mean), shown(base.mean));
-    let second = if identity.low > base.high {
-        format!(
-            "With the trigger it comes clearly nearer to the references than the base does: {adapted} against {base_mean}."
-        )
-    } else {
-        format!(
-            "With the trigger it is not clearly nearer to the references than the base: {adapted} against {base_mean}."
-        )
-    };
-    format!("{first} {second}")
+    format!("It {what_it_did}: {}, where 1 is unchanged and 0 another image of the base.", shown(kept))
 }
 
 #[cfg(test)]
@@ -191,9 +254,9 @@ mod tests {
     use catelier_features::Extractor;
 
     use super::*;
-    use crate::kps;
     use crate::report::TrainingCurves;
     use crate::scores::{Counts, FORMAT, Generation, VERSION};
+    use crate::{Scaled, kps};
 
     fn score(mean: f64) -> Score {
         Score { mean, low: mean - 0.01, high: mean + 0.01, n: 20 }
@@ -203,91 +266,134 @@ mod tests {
         Run { name, method: "", scores, curves: TrainingCurves::default(), seconds: 0.0 }
     }
 
-    fn scores(kept: f64, identity: f64) -> Scores {
+    fn scores(style: f64, content: f64, kept: f64) -> Scores {
+        let scaled = |mean| Scaled::between(score(mean), 0.0, 1.0);
         Scores {
             format: FORMAT.to_owned(),
             version: VERSION,
-            kps_no_token: score(kept),
-            kps_joint: Some(kps::kps_joint(&score(kept), &score(identity))),
-            identity: Some(score(identity)),
+            style: scaled(style),
+            content: scaled(content),
+            preservation: scaled(kept),
+            kps_joint: Some(kps::kps_joint(&score(style), &score(content), &score(kept))),
+            content_no_token: scaled(1.0),
+            artist_found: None,
+            nearest_other: None,
+            kps_no_token: score(0.5 + kept / 2.0),
+            identity: Some(score(0.8)),
             prompt_similarity: score(0.3),
             base_identity: Some(score(0.6)),
             base_pair_similarity: Some(score(0.5)),
             base_prompt_similarity: score(0.3),
             class_collapse: Some(score(0.0)),
+            facets: vec![Facet {
+                name: "object".into(),
+                base: 1.0,
+                without_trigger: 1.0,
+                with_trigger: Some(content),
+                references: None,
+            }],
             kinds: vec![],
-            classes: kps::by_group(&[Some("boat")], &[kept], 0).unwrap(),
+            classes: kps::by_group(&[Some("boat")], &[0.5 + kept / 2.0], 0).unwrap(),
             images: vec![],
             counts: Counts { without_trigger: 20, with_trigger: 20, references: 10 },
             seeds: vec![1, 2],
             bootstrap_seed: 0,
             extractor: Extractor { name: "test".into(), sha256: "00".into() },
+            style_extractor: None,
             generation: Generation::default(),
         }
     }
 
+    /// The headline of two artists whose runs have these scores.
+    fn headline_of(first: &Scores, second: &Scores) -> String {
+        let artist = |name, scores| DemoArtist {
+            name,
+            description: "",
+            images: vec![],
+            prompts: vec![],
+            run: run("CAT", scores),
+            baseline: run("plain LoRA", scores),
+            more: vec![],
+            trade_off: vec![],
+        };
+        headline(&[artist("wash", first), artist("neon", second)])
+    }
+
+    #[test]
+    fn the_headline_tells_the_worst_that_happened_to_any_artist() {
+        let good = scores(0.9, 0.95, 0.95);
+        assert_eq!(
+            headline_of(&good, &good),
+            "CAT draws what is asked for in the style of wash and neon, and leaves the rest alone"
+        );
+        assert!(headline_of(&good, &scores(0.9, 0.95, 0.6)).contains("neon, and changed images that never asked"));
+        assert!(headline_of(&scores(0.9, 0.5, 0.6), &good).contains("style of wash no longer show what was asked for"));
+        assert!(
+            headline_of(&scores(0.9, 0.5, 0.9), &scores(0.2, 0.9, 0.9)).contains("hardly learned the style of neon")
+        );
+        let unscored = Scores { style: None, ..good.clone() };
+        assert_eq!(headline_of(&good, &unscored), "What adapters of wash and neon draw");
+    }
+
+    #[test]
+    fn smudges_in_the_right_colours_are_not_called_a_learned_style() {
+        assert!(!headline_of(&scores(0.95, 0.3, 0.95), &scores(0.95, 0.95, 0.95)).contains("draws what is asked for"));
+        assert!(summary(&scores(0.95, 0.3, 0.95)).contains("What was asked for is often not there"));
+    }
+
     #[test]
     fn the_words_follow_the_numbers_when_cat_wins() {
-        let (cat, lora) = (scores(0.95, 0.84), scores(0.81, 0.84));
+        let (cat, lora) = (scores(0.84, 0.95, 0.95), scores(0.84, 0.95, 0.7));
         let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
         let findings = findings(&cat, &lora).join(" ");
-        assert_eq!(headline(&cat, &lora), "CAT kept the style where it was asked for");
-        assert!(findings.contains("never asked for the style: 0.81 kept against 0.95"), "{findings}");
+        assert!(findings.contains("never asked for the style: 0.70 kept against 0.95"), "{findings}");
         assert!(findings.contains("equally near to the artist"), "{findings}");
+        assert!(findings.contains("show the object in 95 %; plain LoRA object in 95 %"), "{findings}");
         assert!(findings.contains("CAT is ahead"), "{findings}");
-        assert!(findings.contains("\u{201c}boat\u{201d}: 0.81 kept with plain LoRA, 0.95 with CAT"), "{findings}");
+        assert!(findings.contains("\u{201c}boat\u{201d}: 0.85 kept with plain LoRA, 0.97 with CAT"), "{findings}");
     }
 
     #[test]
     fn a_small_difference_is_called_small() {
-        let (cat, lora) = (scores(0.98, 0.84), scores(0.95, 0.84));
-        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
-        assert!(findings(&cat, &lora)[0].contains("a little more than CAT: 0.95 kept against 0.98"));
+        let (cat, lora) = (scores(0.84, 0.9, 0.98), scores(0.84, 0.9, 0.93));
+        let findings = findings(&run("CAT", &cat), &run("plain LoRA", &lora)).join(" ");
+        assert!(findings.contains("a little more than CAT: 0.93 kept against 0.98"), "{findings}");
     }
 
     #[test]
-    fn a_summary_judges_on_the_scale_of_the_base() {
-        assert!(summary(&scores(0.99, 0.8)).contains("almost as the base draws them: 0.99"));
-        assert!(summary(&scores(0.8, 0.8)).contains("plainly changed"));
-        assert!(summary(&scores(0.6, 0.8)).contains("made other images"));
+    fn a_summary_judges_all_three() {
+        let words = summary(&scores(0.9, 0.95, 0.99));
+        assert!(words.contains("in the artist's hand: 0.90"), "{words}");
+        assert!(words.contains("almost as the base draws them: 0.99"), "{words}");
+        assert!(summary(&scores(0.6, 0.8, 0.7)).contains("plainly changed"));
+        assert!(summary(&scores(0.2, 0.8, 0.2)).contains("made other images"));
+        assert!(summary(&scores(0.2, 0.8, 0.2)).contains("hardly learned"));
     }
 
     #[test]
     fn the_words_follow_the_numbers_when_cat_loses() {
-        let (cat, lora) = (scores(0.80, 0.70), scores(0.90, 0.84));
-        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
-        let findings = findings(&cat, &lora).join(" ");
-        assert_eq!(headline(&cat, &lora), "This time plain LoRA did better");
+        let (cat, lora) = (scores(0.6, 0.7, 0.7), scores(0.9, 0.95, 0.9));
+        let findings = findings(&run("CAT", &cat), &run("plain LoRA", &lora)).join(" ");
         assert!(
-            findings.contains("CAT did not protect the base better here: it kept 0.80, plain LoRA 0.90"),
+            findings.contains("CAT did not protect the base better here: it kept 0.70, plain LoRA 0.90"),
             "{findings}"
         );
+        assert!(findings.contains("CAT came less near to the artist than plain LoRA: 0.60 against 0.90"), "{findings}");
+        assert!(findings.contains("clearly less than plain LoRA (object in 95 %)"), "{findings}");
         assert!(findings.contains("plain LoRA is ahead"), "{findings}");
     }
 
     #[test]
-    fn a_style_paid_for_preservation_is_called_a_price() {
-        let (cat, lora) = (scores(0.95, 0.65), scores(0.90, 0.95));
-        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
-        assert_eq!(headline(&cat, &lora), "CAT kept the base, but paid for it in style");
-        assert!(findings(&cat, &lora).join(" ").contains("That has a price"));
-    }
-
-    #[test]
     fn equal_numbers_have_no_winner() {
-        let both = scores(0.9, 0.8);
+        let both = scores(0.9, 0.9, 0.8);
         let both = run("CAT", &both);
-        assert_eq!(headline(&both, &both), "No clear winner this time");
-        assert!(findings(&both, &both)[0].contains("may be chance"));
+        assert!(findings(&both, &both).join(" ").contains("may be chance"));
     }
 
     #[test]
-    fn an_adapter_no_nearer_than_the_base_has_learned_little() {
-        let (cat, lora) = (scores(0.99, 0.605), scores(0.9, 0.8));
-        let (cat, lora) = (run("CAT", &cat), run("plain LoRA", &lora));
-        let findings = findings(&cat, &lora).join(" ");
-        assert!(findings.contains("CAT's adapter is not clearly above it"), "{findings}");
-        assert!(summary(cat.scores).contains("not clearly nearer"));
-        assert!(summary(lora.scores).contains("clearly nearer to the references"));
+    fn an_adapter_near_the_base_has_hardly_learned() {
+        let (cat, lora) = (scores(0.3, 0.95, 0.99), scores(0.9, 0.95, 0.9));
+        let findings = findings(&run("CAT", &cat), &run("plain LoRA", &lora)).join(" ");
+        assert!(findings.contains("Careful: CAT has not come half the way"), "{findings}");
     }
 }

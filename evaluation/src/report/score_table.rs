@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::Run;
 use crate::metrics::{Better, METRICS, Metric};
+use crate::scaled::Scaled;
 use crate::score::Score;
 use crate::scores::Scores;
 
@@ -51,6 +52,14 @@ impl Reference {
     }
 }
 
+/// The ends of a scaled score and its raw value: `0 is chance (0.14), 1 the base alone (0.97); measured 0.91`.
+pub(super) fn scale_in_words(metric: &Metric, scores: &Scores) -> Option<String> {
+    let scale = metric.scale.as_ref()?;
+    let Scaled { raw, floor, ceiling, .. } = scale.of(scores)?;
+    let [raw, floor, ceiling] = [raw.mean, floor, ceiling].map(number::two_decimals);
+    Some(format!("0 is {} ({floor}), 1 {} ({ceiling}); measured {raw}", scale.floor, scale.ceiling))
+}
+
 /// One adapter's scores as cards.
 pub(super) fn cards(scores: &Scores) -> Markup {
     html! {
@@ -78,6 +87,7 @@ fn card(metric: &Metric, score: &Score, scores: &Scores) -> Markup {
             @if let Some(Reference { whose, score }) = reference {
                 p.base-value { (whose) ": " (number::two_decimals(score.mean)) }
             }
+            @if let Some(scale) = scale_in_words(metric, scores) { p.base-value { (scale) } }
             p.key { code { (metric.name) } }
         }
     }
@@ -111,6 +121,9 @@ fn comparison_row(metric: &Metric, runs: &[&Run<'_>], scores: &[Score]) -> Marku
                 span.meaning { (metric.definition) }
                 @if let Some(Reference { whose, score }) = reference {
                     span.meaning { (whose) ": " (number::two_decimals(score.mean)) "." }
+                }
+                @if let Some(scale) = &metric.scale {
+                    span.meaning { "0 is " (scale.floor) ", 1 " (scale.ceiling) "." }
                 }
             }
             @for (index, (run, score)) in runs.iter().zip(scores).enumerate() {

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use catelier_evaluation::Scores;
 use catelier_evaluation::report::{EMBEDDED_BASE_NOTICE, EvaluationPage};
+use catelier_evaluation::{Models, Scores};
 
 use crate::story::Story;
 use crate::world::{BLUE, ByColour, GREEN, RED, World};
@@ -44,7 +44,7 @@ fn both_pages_load_nothing_and_describe_every_image() {
 #[test]
 fn the_demo_tells_who_won() {
     let html = &*DEMO;
-    assert!(html.contains("CAT kept the style where it was asked for"));
+    assert!(html.contains("CAT draws what is asked for in the style of Ink and Ochre, and leaves the rest alone"));
     assert!(html.contains("Plain LoRA changed images that never asked for the style"));
     assert!(html.contains("class=\"better\""));
 }
@@ -52,9 +52,8 @@ fn the_demo_tells_who_won() {
 #[test]
 fn the_demo_admits_when_cat_does_not_win() {
     let html = Story::new(0.3, 0.28, 0.35).demo_page().unwrap();
-    assert!(!html.contains("CAT kept the style where it was asked for"));
-    assert!(!html.contains("changed images that never asked"));
-    assert!(html.contains("price") || html.contains("ahead"));
+    assert!(!html.contains("leaves the rest alone"));
+    assert!(html.contains("less near to the artist") || html.contains("ahead"));
 }
 
 #[test]
@@ -84,7 +83,7 @@ fn the_demo_shows_every_chart_and_command() {
 fn the_most_changed_pair_comes_first_and_the_rest_is_counted() {
     let world = World::new(RED, BLUE, BLUE);
     let evaluation = world.evaluation();
-    let scores = evaluation.score(&ByColour::new()).unwrap();
+    let scores = evaluation.score(Models { clip: &ByColour::new(), style: None }).unwrap();
     let page = EvaluationPage { shown: 1, ..EvaluationPage::new("ours", &evaluation, &scores) };
     let html = page.html().unwrap();
     assert!(html.contains("With the adapter: a green boat"));
@@ -98,7 +97,7 @@ fn words_of_strangers_stay_words() {
     let mut evaluation = world.evaluation();
     evaluation.without_trigger[0].prompt = "<script>alert(1)</script> \"red\"".to_owned();
     evaluation.generation.base = "<b>bold</b>".to_owned();
-    let scores = evaluation.score(&ByColour::new()).unwrap();
+    let scores = evaluation.score(Models { clip: &ByColour::new(), style: None }).unwrap();
     let html = EvaluationPage::new("<title>", &evaluation, &scores).html().unwrap();
     assert!(!html.contains("<script>") && !html.contains("<b>bold") && !html.contains("<title><title>"));
     assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt; &quot;red&quot;"));
@@ -108,7 +107,7 @@ fn words_of_strangers_stay_words() {
 fn scores_of_other_images_do_not_make_a_page() {
     let world = World::new(RED, GREEN, BLUE);
     let evaluation = world.evaluation();
-    let scores = evaluation.score(&ByColour::new()).unwrap();
+    let scores = evaluation.score(Models { clip: &ByColour::new(), style: None }).unwrap();
     let fewer = Scores { images: vec![], ..scores };
     assert!(EvaluationPage::new("ours", &evaluation, &fewer).html().is_err());
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use catelier_evaluation::{Evaluation, Generation, ImagePair, TriggerImage};
+use catelier_evaluation::{Artist, Choices, Evaluation, Generation, ImagePair, TriggerImage};
 use catelier_features::{Extractor, Feature, ImageFeatures, Result, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::{Rgb, RgbImage};
@@ -96,8 +96,11 @@ impl World {
                 pair("a red house", "house", PromptKind::SameClass, &self.house, &self.adapted_house),
                 pair("a green boat", "boat", PromptKind::Unrelated, &self.boat, &self.adapted_boat),
             ],
+            // The artist paints everything blue; a cat is blue by itself.
             with_trigger: vec![TriggerImage { prompt: "a blue cat".to_owned(), seed: 1, adapted: &self.triggered }],
-            references: vec![&self.reference],
+            references: vec![(&self.reference).into(), (&self.reference).into()],
+            others: vec![Artist { name: "gardener".to_owned(), images: vec![&self.boat] }],
+            choices: Choices::among(["a red house", "a green boat", "a blue cat"]),
             generation: Generation {
                 base: "made up".to_owned(),
                 trigger: Some("sks".to_owned()),

@@ -10,7 +10,8 @@ use catelier_prompts::CatCondition;
 
 use super::train::required;
 use super::{
-    ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings, VERSION,
+    ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, Settings, SimulateSettings, TrainSettings,
+    VERSION,
 };
 use crate::error::{Context, Error, Result};
 use crate::value::{ImageSize, Text};
@@ -20,15 +21,12 @@ const SEED: u64 = 42;
 /// Seed of what is played on drawn artists.
 pub(crate) const PLAY_SEED: u64 = 1;
 
-/// Artist of a demo.
-pub(crate) const DEMO_ARTIST: &str = catelier_gallery::DEFAULT_ARTIST;
+/// Artists of a demo: one near the house style, one far from it.
+pub(crate) const DEMO_ARTISTS: [&str; 2] = ["wash", "goldleaf"];
 /// Training images of a demo and of each artist of a simulated federation.
 pub(crate) const PLAY_IMAGES: usize = 10;
 /// Evaluation prompts of each kind in a demo.
 pub(crate) const DEMO_PROMPTS: usize = 4;
-/// Guidance of a demo. Guidance leads away from the prediction for the empty prompt; CAT leaves that one to the base, so
-/// that more guidance would exaggerate the style too. The base itself draws as well with little of it.
-pub(crate) const DEMO_GUIDANCE: f64 = 1.5;
 /// Trigger of a demo: a word without a meaning, as artists choose one.
 pub(crate) const DEMO_TRIGGER: &str = "shs";
 
@@ -67,6 +65,15 @@ impl TrainSettings {
     /// # Errors
     /// [`Error::User`] when images or trigger are not set, or a value is out of its range.
     pub fn resolve(self, base: &BaseDefaults) -> Result<ResolvedTrain> {
+        let preset = self.preset;
+        match preset {
+            Some(preset) => self.over(preset.settings()).complete(base),
+            None => self.complete(base),
+        }
+    }
+
+    /// These settings with the defaults below them, checked.
+    fn complete(self, base: &BaseDefaults) -> Result<ResolvedTrain> {
         let (steps, learning_rate, batch) = base.steps_rate_batch();
         let rank = self.rank.unwrap_or(8);
         let resolved = ResolvedTrain {
@@ -75,6 +82,7 @@ impl TrainSettings {
             trigger: required("trigger", self.trigger)?,
             class: self.class,
             caption: self.caption,
+            preset: self.preset,
             base: self.base.unwrap_or_else(|| crate::base::EMBEDDED.into()),
             loss: self.loss.unwrap_or(LossKind::Cat),
             cat_weight: self.cat_weight.unwrap_or(1.0),

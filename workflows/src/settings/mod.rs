@@ -4,6 +4,7 @@
 //! is complete ([`ResolvedTrain`]): [`defaults`] fills in the rest, and the result is saved beside the run.
 
 pub mod defaults;
+mod preset;
 mod run_file;
 mod sampling;
 mod simulate;
@@ -13,6 +14,7 @@ pub(crate) mod train;
 mod names;
 
 pub use defaults::BaseDefaults;
+pub use preset::Preset;
 pub use run_file::{VERSION, read};
 pub(crate) use run_file::{read_saved, save, save_with_note};
 pub use sampling::{ResolvedSampling, SamplingSettings, TileVae};

@@ -12,7 +12,7 @@ use catelier_prompts::CatCondition;
 
 #[cfg(feature = "clap")]
 use super::named;
-use super::settings;
+use super::{Preset, settings};
 use crate::device::{DeviceChoice, WeightType};
 use crate::error::{Context, Error, Result};
 use crate::output;
@@ -38,6 +38,10 @@ settings! {
         /// embedded, a diffusers folder or a hub id [default: embedded]
         #[arg(long, value_name = "BASE")]
         base: String => String,
+        /// Start from the settings that somebody published: cat-paper, those of Contrastive Adapter Training; flags and keys of
+        /// the run file go before them [default: none]
+        #[arg(long, value_parser = named::<Preset>(), value_name = "NAME")]
+        preset: Preset => Option<Preset>,
         /// The objective [default: cat]
         #[arg(long, value_parser = named::<LossKind>(), value_name = "NAME")]
         loss: LossKind => LossKind,

@@ -1,50 +1,30 @@
-//! The sections with images.
+//! The images of one artist.
 
 use catelier_pages::chart::Tone;
 use catelier_pages::embedded_image::{EmbeddedImage, grid};
-use catelier_pages::page;
 use image::RgbImage;
 use maud::{Markup, html};
 
-use super::{AdaptedImages, DemoPage, DemoPrompt};
+use super::{AdaptedImages, DemoArtist, DemoPrompt};
 use crate::error::Result;
 
-impl DemoPage<'_> {
-    pub(super) fn artist_section(&self) -> Result<Markup> {
-        let images = self.artist_images.iter().map(|(caption, image)| {
-            let alt = format!("By {}: {caption}", self.artist);
+impl DemoArtist<'_> {
+    pub(super) fn images(&self) -> Result<Markup> {
+        let images = self.images.iter().map(|(caption, image)| {
+            let alt = format!("By {}: {caption}", self.name);
             Ok((EmbeddedImage::new(image, alt)?, *caption))
         });
-        Ok(page::section(
-            "The artist's images",
-            "This is all that the adapters saw of the style, each image with its caption and the trigger word in front.",
-            &grid(&images.collect::<Result<Vec<_>>>()?),
-        ))
+        Ok(grid(&images.collect::<Result<Vec<_>>>()?))
     }
 
-    pub(super) fn base_section(&self) -> Result<Markup> {
-        let images = self.prompts.iter();
-        let images =
-            images.map(|prompt| Ok((EmbeddedImage::new(prompt.base, alt("The base", prompt))?, prompt.prompt)));
-        Ok(page::section(
-            "What the base draws",
-            "The model before it met the artist. This is what should be kept when nobody asks for the style.",
-            &grid(&images.collect::<Result<Vec<_>>>()?),
-        ))
-    }
-
-    pub(super) fn prompts_section(&self) -> Result<Markup> {
+    pub(super) fn prompt_cards(&self, trigger: &str) -> Result<Markup> {
         let cards = self.prompts.iter().enumerate();
-        let cards = cards.map(|(index, prompt)| self.prompt_card(index, prompt)).collect::<Result<Vec<_>>>()?;
-        let body = html! { div.prompt-cards { @for card in &cards { (card) } } };
-        Ok(page::section(
-            "The same prompts, with every adapter",
-            "Every card has one prompt and one seed. Upper row, without the trigger: all images should look alike. Lower row, with the trigger: all should look like the artist's.",
-            &body,
-        ))
+        let cards =
+            cards.map(|(index, prompt)| self.prompt_card(index, prompt, trigger)).collect::<Result<Vec<_>>>()?;
+        Ok(html! { div.prompt-cards { @for card in &cards { (card) } } })
     }
 
-    fn prompt_card(&self, index: usize, prompt: &DemoPrompt<'_>) -> Result<Markup> {
+    fn prompt_card(&self, index: usize, prompt: &DemoPrompt<'_>, trigger: &str) -> Result<Markup> {
         let base = named("Base", Some(Tone::Reference), EmbeddedImage::new(prompt.base, alt("The base", prompt))?);
         let without = self.adapted(prompt, "without the trigger", |images| images.without_trigger)?;
         let (example, with) =
@@ -55,7 +35,7 @@ impl DemoPage<'_> {
                 h3 { (prompt.prompt) span.detail { "seed " (prompt.seed) } }
                 p.row-title { "Without the trigger" }
                 div.abreast style=(columns) { (base) @for figure in &without { (figure) } }
-                p.row-title { "With \u{201c}" (self.trigger) "\u{201d}" }
+                p.row-title { "With \u{201c}" (trigger) "\u{201d}" }
                 div.abreast style=(columns) { (example) @for figure in &with { (figure) } }
             }
         })
@@ -78,10 +58,10 @@ impl DemoPage<'_> {
 
     /// One of the artist's images, for comparison with a card's lower row.
     fn example(&self, index: usize) -> Result<Markup> {
-        let Some((caption, image)) = self.artist_images.iter().cycle().nth(index) else {
+        let Some((caption, image)) = self.images.iter().cycle().nth(index) else {
             return Ok(html! { figure {} });
         };
-        let alt = format!("By {}: {caption}", self.artist);
+        let alt = format!("By {}: {caption}", self.name);
         Ok(named("The artist", None, EmbeddedImage::new(image, alt)?))
     }
 }

@@ -4,15 +4,16 @@ use catelier_pages::chart::{LineChart, Scale, ScatterChart, ScatterPoint, Series
 use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
-use super::{Curve, DemoPage, Run, TrainingCurves};
+use super::{Curve, DemoArtist, DemoPage, Run, TrainingCurves, capitalized};
 use crate::metrics::{METRICS, Metric};
 use crate::report::evaluation_page::{definitions, measured_with};
 use crate::report::findings::findings;
-use crate::report::score_table::{Reference, comparison};
+use crate::report::list;
+use crate::report::score_table::comparison;
 use crate::scores::Scores;
 
-/// Number of scores at the top of the page.
-const HEADLINE_SCORES: usize = 3;
+/// Number of scores on the tiles of an artist.
+const HEADLINE_SCORES: usize = 4;
 
 /// A curve of training as the page shows it.
 struct CurveKind {
@@ -59,8 +60,8 @@ const CURVES: [CurveKind; 4] = [
     },
 ];
 
-impl DemoPage<'_> {
-    /// The three most important scores of every run, at the top of the page.
+impl DemoArtist<'_> {
+    /// The most important scores of every run.
     pub(super) fn scoreboard(&self) -> Markup {
         html! {
             div.scoreboard {
@@ -72,68 +73,47 @@ impl DemoPage<'_> {
     }
 
     fn score_tile(&self, metric: &Metric) -> Markup {
-        let reference = Reference::of(metric, self.run.scores);
         html! {
             article.tile {
-                h2 { (metric.title) }
+                h4 { (metric.title) }
                 @for (tone, run) in self.runs() {
                     @if let Some(score) = metric.of(run.scores) {
                         div.tile-row {
                             span class=(format!("name {}", tone.class())) { (run.title()) }
-                            (strip(tone, score.into(), reference.as_ref().map(|reference| reference.score.mean)))
+                            (strip(tone, score.into(), None))
                             span.value { (number::two_decimals(score.mean)) }
                         }
                     }
                 }
-                @if let Some(Reference { whose, score }) = &reference {
-                    p.reference { (whose) ": " (number::two_decimals(score.mean)) }
+                @if let Some(scale) = &metric.scale {
+                    p.reference { "0 is " (scale.floor) ", 1 " (scale.ceiling) }
                 }
             }
         }
     }
 
-    pub(super) fn findings_section(&self) -> Markup {
+    pub(super) fn findings(&self) -> Markup {
         let findings = findings(&self.run, &self.baseline);
-        let body = html! {
-            ul.findings { @for finding in &findings { li { (finding) } } }
-        };
-        page::section("What one sees", "Written from the numbers, whichever way they fall.", &body)
+        html! { ul.findings { @for finding in &findings { li { (finding) } } } }
     }
 
-    pub(super) fn scores_section(&self) -> Markup {
-        let runs: Vec<&Run<'_>> = self.runs().map(|(_, run)| run).collect();
-        page::section("The scores", "", &comparison(&runs))
-    }
-
-    pub(super) fn trade_off_section(&self) -> Markup {
-        let chart = ScatterChart {
-            title: "Style against preservation",
+    fn trade_off_chart(&self) -> ScatterChart<'_> {
+        ScatterChart {
+            title: self.name,
             caption: "Up is nearer to the artist with the trigger, right is nearer to the base without it: the upper right corner is best. Bars are 95 % intervals; the diamond is the base without any adapter.",
             x_title: "kept without the trigger \u{2192}",
             y_title: "\u{2191} style with the trigger",
             points: self.trade_off_points(),
-        };
-        html! {
-            @if let Some(drawn) = chart.render() {
-                (page::section(chart.title, "", &html! { div.wide { (drawn) } }))
-            }
         }
     }
 
     fn trade_off_points(&self) -> Vec<ScatterPoint> {
         let runs = self.runs().filter_map(|(tone, run)| point(&run.title(), tone, run.scores));
         let more = self.trade_off.iter().filter_map(|one| point(&one.label, one.tone, one.scores));
-        runs.chain(more).chain(base_point(self.run.scores)).collect()
+        runs.chain(more).chain(self.run.scores.style.map(|_| base_point())).collect()
     }
 
-    pub(super) fn training_section(&self) -> Markup {
-        let charts: Vec<Markup> = CURVES.iter().filter_map(|kind| self.chart(kind)).collect();
-        let times = self.runs().map(|(_, run)| format!("{} with {}", number::duration(run.seconds), run.name));
-        let time = format!("Training took {}. {}", list(&times.collect::<Vec<_>>()), self.training_note);
-        page::section("Training", &time, &html! { div.charts { @for chart in &charts { (chart) } } })
-    }
-
-    fn chart(&self, kind: &CurveKind) -> Option<Markup> {
+    fn curve_chart(&self, kind: &CurveKind) -> Option<Markup> {
         let first = (kind.of)(&self.run.curves);
         let series = if self.runs().all(|(_, run)| (kind.of)(&run.curves) == first) {
             vec![series("All".to_owned(), Tone::Series(0), first)]
@@ -142,6 +122,46 @@ impl DemoPage<'_> {
         };
         let &CurveKind { title, caption, y_title, scale, smoothing, .. } = kind;
         LineChart { title, caption, x_title: "step", y_title, scale, smoothing, series }.render()
+    }
+}
+
+impl DemoPage<'_> {
+    pub(super) fn scores_section(&self) -> Markup {
+        let tables = self.artists.iter().map(|artist| {
+            let runs: Vec<&Run<'_>> = artist.runs().map(|(_, run)| run).collect();
+            html! { h3 { (capitalized(artist.name)) } (comparison(&runs)) }
+        });
+        page::section("All scores", "", &html! { @for table in tables { (table) } })
+    }
+
+    pub(super) fn trade_off_section(&self) -> Markup {
+        let charts: Vec<Markup> = self.artists.iter().filter_map(|artist| artist.trade_off_chart().render()).collect();
+        html! {
+            @if !charts.is_empty() {
+                (page::section("Style against preservation", "", &html! { div.charts { @for chart in &charts { (chart) } } }))
+            }
+        }
+    }
+
+    /// Times and curves of all trainings.
+    pub(super) fn training_section(&self) -> Markup {
+        let times = self.artists.iter().flat_map(|artist| {
+            let time = |(_, run): (Tone, &Run<'_>)| {
+                format!("{} with {} for {}", number::duration(run.seconds), run.name, artist.name)
+            };
+            artist.runs().map(time).collect::<Vec<_>>()
+        });
+        let time = format!("Training took {}. {}", list(&times.collect::<Vec<_>>()), self.training_note);
+        let charts = self.artists.iter().map(|artist| {
+            let charts: Vec<Markup> = CURVES.iter().filter_map(|kind| artist.curve_chart(kind)).collect();
+            html! {
+                @if !charts.is_empty() {
+                    h3 { (capitalized(artist.name)) }
+                    div.charts { @for chart in &charts { (chart) } }
+                }
+            }
+        });
+        page::section("Training", &time, &html! { @for charts in charts { (charts) } })
     }
 
     pub(super) fn commands_section(&self) -> Markup {
@@ -160,24 +180,31 @@ impl DemoPage<'_> {
     }
 
     pub(super) fn method_section(&self) -> Markup {
-        let scores = self.run.scores;
-        let (generation, counts) = (&scores.generation, &scores.counts);
         let mut facts: Vec<(&str, String)> =
             self.settings.iter().map(|setting| (setting.name.as_str(), setting.value.clone())).collect();
-        facts.extend([
-            ("Base", generation.base.clone()),
-            ("Sampling", generation.sampling()),
-            (
-                "Images scored",
-                format!(
-                    "per adapter {} pairs without the trigger, {} with it",
-                    counts.without_trigger, counts.with_trigger
-                ),
-            ),
-            ("Measured with", measured_with(&scores.extractor)),
-        ]);
+        if let Some(artist) = self.artists.first() {
+            facts.extend(measured(artist.run.scores));
+        }
         page::section("How this was measured", "", &html! { (definitions()) (page::facts(&facts)) })
     }
+}
+
+/// How the images were generated and measured.
+fn measured(scores: &Scores) -> [(&'static str, String); 5] {
+    let (generation, counts) = (&scores.generation, &scores.counts);
+    [
+        ("Base", generation.base.clone()),
+        ("Sampling", generation.sampling()),
+        (
+            "Images scored",
+            format!(
+                "per adapter {} pairs without the trigger, {} with it",
+                counts.without_trigger, counts.with_trigger
+            ),
+        ),
+        ("Measured with", measured_with(&scores.extractor)),
+        ("Style measured with", measured_with(scores.style_extractor.as_ref().unwrap_or(&scores.extractor))),
+    ]
 }
 
 fn series(name: String, tone: Tone, curve: &Curve) -> Series {
@@ -186,21 +213,12 @@ fn series(name: String, tone: Tone, curve: &Curve) -> Series {
 }
 
 fn point(label: &str, tone: Tone, scores: &Scores) -> Option<ScatterPoint> {
-    let label = label.to_owned();
-    Some(ScatterPoint { label, tone, x: scores.kps_no_token.into(), y: scores.identity?.into() })
-}
-
-/// `a, b and c`.
-fn list(items: &[String]) -> String {
-    match items {
-        [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
-        items => items.concat(),
-    }
+    let (x, y) = (scores.preservation?.score, scores.style?.score);
+    Some(ScatterPoint { label: label.to_owned(), tone, x: x.into(), y: y.into() })
 }
 
 /// The mark of the base, which has kept everything and learned nothing.
-fn base_point(scores: &Scores) -> Option<ScatterPoint> {
-    let y = scores.base_identity?.into();
-    let x = Estimate { value: 1.0, low: 1.0, high: 1.0 };
-    Some(ScatterPoint { label: "Base".to_owned(), tone: Tone::Reference, x, y })
+fn base_point() -> ScatterPoint {
+    let exactly = |value| Estimate { value, low: value, high: value };
+    ScatterPoint { label: "Base".to_owned(), tone: Tone::Reference, x: exactly(1.0), y: exactly(0.0) }
 }
