@@ -1,48 +1,45 @@
-"""Style learned against knowledge kept, for plain LoRA and CAT, on drawn artists.
+"""Style, content and knowledge kept, over ways to train and ways to draw, on drawn artists.
 
-    python recipe/trade_off.py run   --binary target/release/catelier --work /tmp/trade-off --judge WEIGHTS
-    python recipe/trade_off.py write --work /tmp/trade-off --out docs
+    python recipe/trade_off.py run --binary target/release/catelier --work /tmp/trade-off --judge WEIGHTS \\
+        --artists neon wash --train "CAT=--loss cat" --train "LoRA=--loss lora" --draw "plain=" --draw "trigger=--guidance-from trigger"
+    python recipe/trade_off.py write --work /tmp/trade-off --out docs/trade-off
 
-`run` trains and scores every combination of artist, seed and variant, one JSON file each, and skips those that are
-done. `write` turns them into a table and a plot. Style is the judge's probability of the artist on pictures drawn with
-the trigger; knowledge kept is `kps_no_token`.
+`run` trains every combination of artist, seed and way to train, scores it for every way to draw, one JSON file each, and
+skips what is done. `write` turns them into a table and a plot. The judge names object and artist in images with the
+trigger; the other figures are those of `catelier evaluate`.
 """
 
 import argparse
 import json
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 TRIGGER = "shs"
+SCORES = ("style", "content", "preservation", "kps_joint", "kps_no_token", "content_no_token", "identity")
+FIGURES = ("object", "artist_named", *SCORES)
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to train; `name` groups the runs of a curve."""
+class Way:
+    """A way to train or to draw: its name and its flags."""
 
     name: str
-    learning_rate: float
     flags: tuple
 
+    @staticmethod
+    def parse(text):
+        name, _, flags = text.partition("=")
+        return Way(name, tuple(shlex.split(flags)))
+
     @property
-    def label(self):
-        return f"{self.name}-{self.learning_rate:g}"
-
-
-LOSSES = {
-    "lora": ("--loss", "lora"),
-    "cat": ("--loss", "cat"),
-    "cat with empty captions": ("--loss", "cat", "--cat-empty-share", "0.2"),
-}
-
-
-def variants(arguments):
-    return [Variant(name, rate, LOSSES[name]) for name in arguments.losses for rate in arguments.rates]
+    def folder(self):
+        return "".join(letter if letter.isalnum() else "_" for letter in self.name)
 
 
 def call(*command):
@@ -52,122 +49,106 @@ def call(*command):
     return done.stdout
 
 
-def pictures_of(arguments, artist, seed):
-    return arguments.work / artist / str(seed) / "pictures"
-
-
 def draw(arguments, artist, seed):
-    pictures = pictures_of(arguments, artist, seed)
-    if not (pictures / "0001.png").exists():
-        call(arguments.binary, "gallery", "draw", "--artist", artist, "--count", 10, "--seed", seed, "--out", pictures)
+    """The ten images that the adapter learns from."""
+    images = arguments.work / artist / str(seed) / "images"
+    if not (images / "0010.txt").exists():
+        shutil.rmtree(images, ignore_errors=True)
+        call(arguments.binary, "gallery", "draw", "--artist", artist, "--count", 10, "--seed", seed, "--out", images)
+    return images
 
 
-def run_one(arguments, artist, seed, variant):
-    folder = arguments.work / artist / str(seed) / variant.label.replace(" ", "_")
-    result = folder / "result.json"
-    if result.exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
-    pictures = pictures_of(arguments, artist, seed)
-    call(arguments.binary, "train", "--threads", 1, "--images", pictures, "--trigger", TRIGGER, "--steps", arguments.steps,
-         "--seed", seed, "--learning-rate", variant.learning_rate, *variant.flags, "--drift-every", 0, "--out", folder / "run")
+def train(arguments, artist, seed, way):
+    """One training and all its evaluations."""
+    images = arguments.work / artist / str(seed) / "images"
+    folder = arguments.work / artist / str(seed) / way.folder
+    adapter = folder / "run" / "adapter.safetensors"
+    if not (folder / "trained").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+        call(arguments.binary, "train", "--threads", 1, "--images", images, "--trigger", TRIGGER, "--seed", seed,
+             *way.flags, "--drift-every", 0, "--out", folder / "run")
+        (folder / "trained").touch()
+    for drawing in arguments.draw:
+        result = folder / f"{drawing.folder}.json"
+        if not result.exists():
+            row = {"artist": artist, "seed": seed, "train": way.name, "draw": drawing.name}
+            row |= evaluate(arguments, artist, images, adapter, folder / drawing.folder, drawing)
+            result.write_text(json.dumps(row))
+            print(json.dumps(row), flush=True)
+
+
+def evaluate(arguments, artist, images, adapter, out, drawing):
     scores = json.loads(call(
-        arguments.binary, "evaluate", "--threads", 1, "--adapter", folder / "run" / "adapter.safetensors",
-        "--references", pictures, "--prompts", arguments.prompts, "--seeds", 1, "--json", "--out", folder / "evaluation"))
+        arguments.binary, "evaluate", "--threads", 1, "--adapter", adapter, "--references", images, "--prompts",
+        arguments.prompts, "--seeds", 1, *drawing.flags, "--json", "--out", out))
     judged = json.loads(call(
-        sys.executable, Path(__file__).parent / "judge.py", "score", "--judge", arguments.judge,
-        "--images", folder / "evaluation" / "with-trigger"))
-    row = {"artist": artist, "seed": seed, "style": judged["artists"][artist], **asdict(variant),
-           **{name: scores[name]["mean"] for name in ("identity", "kps_no_token", "kps_joint", "prompt_similarity")}}
-    result.write_text(json.dumps(row))
-    print(json.dumps(row), flush=True)
+        sys.executable, Path(__file__).parent / "judge.py", "score", "--judge", arguments.judge, "--images",
+        out / "with-trigger"))
+    figures = {name: scores[name] and scores[name]["mean"] for name in SCORES}
+    return {"object": judged["object"], "artist_named": judged["named"].get(artist, 0.0)} | figures
 
 
 def run(arguments):
-    jobs = [(artist, seed, variant) for seed in arguments.seeds for variant in variants(arguments)
-            for artist in arguments.artists]
     for artist in arguments.artists:
         for seed in arguments.seeds:
             draw(arguments, artist, seed)
+    jobs = [(artist, seed, way) for seed in arguments.seeds for way in arguments.train for artist in arguments.artists]
     with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(lambda job: run_one(arguments, *job), jobs))
+        list(pool.map(lambda job: train(arguments, *job), jobs))
 
 
 def spread(values):
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.2f} ± {statistics.stdev(known) if len(known) > 1 else 0:.2f}"
 
 
-def grouped(rows):
-    """(name, learning rate) -> rows, in the order of training."""
+def grouped(rows, *keys):
     groups = {}
-    for row in sorted(rows, key=lambda row: (row["name"], row["learning_rate"])):
-        groups.setdefault((row["name"], row["learning_rate"]), []).append(row)
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups
 
 
-def table(rows):
-    lines = ["| loss | learning rate | style | identity | kps_no_token | kps_joint | n |", "|---|---|---|---|---|---|---|"]
-    for (name, rate), group in grouped(rows).items():
-        cells = [spread([row[key] for row in group]) for key in ("style", "identity", "kps_no_token", "kps_joint")]
-        lines.append(f"| {name} | {rate:g} | {' | '.join(cells)} | {len(group)} |")
-    return "\n".join(lines)
-
-
-def curve(rows, name):
-    """Mean (style, kept) of each learning rate of one loss, by style."""
-    points = [(statistics.mean(row["style"] for row in group), statistics.mean(row["kps_no_token"] for row in group))
-              for (group_name, _), group in grouped(rows).items() if group_name == name]
-    return sorted(points)
-
-
-def kept_at(points, style):
-    """Knowledge kept at a style level, by straight lines between the measured points; None outside them."""
-    for (left, kept_left), (right, kept_right) in zip(points, points[1:]):
-        if left <= style <= right:
-            share = (style - left) / (right - left) if right > left else 0.0
-            return kept_left + share * (kept_right - kept_left)
-    return None
-
-
-def equal_style(rows):
-    names = sorted({row["name"] for row in rows})
-    lines = ["| style | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for style in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        kept = [kept_at(curve(rows, name), style) for name in names]
-        if any(value is not None for value in kept):
-            lines.append(f"| {style} | " + " | ".join("-" if value is None else f"{value:.3f}" for value in kept) + " |")
+def table(rows, *keys):
+    """One line for each combination of `keys`."""
+    heads = [*keys, "object named", "artist named", *FIGURES[2:], "n"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for group, members in sorted(grouped(rows, *keys).items()):
+        cells = [spread([row[figure] for row in members]) for figure in FIGURES]
+        lines.append("| " + " | ".join([*group, *cells, str(len(members))]) + " |")
     return "\n".join(lines)
 
 
 def plot(rows, path):
+    """Style against preservation; the size of a mark is the content."""
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "catelier"
     import matplotlib.pyplot as pyplot
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name in sorted({row["name"] for row in rows}):
-        groups = [group for (group_name, _), group in grouped(rows).items() if group_name == name]
-        mean = lambda key: [statistics.mean(row[key] for row in group) for group in groups]
-        error = lambda key: [statistics.stdev(row[key] for row in group) / len(group) ** 0.5 if len(group) > 1 else 0
-                             for group in groups]
-        axes.errorbar(mean("style"), mean("kps_no_token"), xerr=error("style"), yerr=error("kps_no_token"), marker="o",
-                      capsize=2, label=name)
-    axes.set_xlabel("style learned: probability of the artist, with the trigger")
-    axes.set_ylabel("knowledge kept: kps_no_token")
+    for name, members in sorted(grouped(rows, "train", "draw").items()):
+        mean = {key: statistics.mean(row[key] for row in members) for key in ("style", "content", "preservation")}
+        axes.scatter(mean["preservation"], mean["style"], s=20 + 160 * mean["content"] ** 2, alpha=0.7,
+                     label=f"{', '.join(name)} (content {mean['content']:.2f})")
+    axes.set_xlabel("preservation: 0 another image of the base, 1 unchanged")
+    axes.set_ylabel("style: 0 the base, 1 the artist's own images")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
 
 def write(arguments):
-    rows = [json.loads(path.read_text()) for path in sorted(arguments.work.glob("*/*/*/result.json"))]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "trade-off.json").write_text(json.dumps(rows, indent=1) + "\n")
-    plot(rows, arguments.out / "trade-off.svg")
-    print(table(rows))
+    results = sorted(path for path in arguments.work.glob("*/*/*/*.json"))
+    rows = [json.loads(path.read_text()) for path in results]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    plot(rows, arguments.out.with_suffix(".svg"))
+    print(table(rows, "train", "draw"))
     print()
-    print(equal_style(rows))
+    print(table(rows, "artist", "train", "draw"))
 
 
 def main():
@@ -179,15 +160,14 @@ def main():
     running.add_argument("--judge", type=Path, required=True)
     running.add_argument("--artists", nargs="+", required=True)
     running.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    running.add_argument("--rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3])
-    running.add_argument("--steps", type=int, default=120)
+    running.add_argument("--train", type=Way.parse, action="append", required=True, metavar="NAME=FLAGS")
+    running.add_argument("--draw", type=Way.parse, action="append", required=True, metavar="NAME=FLAGS")
     running.add_argument("--prompts", default=Path(__file__).parent / "trade_off_prompts.toml", help="a prompt set or a file")
-    running.add_argument("--losses", nargs="+", default=list(LOSSES))
     running.add_argument("--workers", type=int, default=2)
     running.set_defaults(run=run)
     writing = commands.add_parser("write")
     writing.add_argument("--work", type=Path, required=True)
-    writing.add_argument("--out", type=Path, required=True)
+    writing.add_argument("--out", type=Path, required=True, help="path of the JSON file and the plot, without an ending")
     writing.set_defaults(run=write)
     arguments = parser.parse_args()
     arguments.run(arguments)
