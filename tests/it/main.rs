@@ -14,6 +14,7 @@ mod catelier;
 mod crash;
 mod demo;
 mod dependencies;
+mod evaluate;
 mod federate;
 mod folders;
 mod hostile;

@@ -25,14 +25,14 @@ enum Outcome {
 
 /// Scaled scores below which a style is called hardly learned, the content lost, and the rest changed.
 const LEARNED: f64 = 0.5;
-const SHOWN: f64 = 0.75;
+const FOUND: f64 = 0.75;
 const KEPT: f64 = 0.8;
 
 impl Outcome {
     /// The first of the three scores that is too low; `None` where one was not computed.
     fn of(scores: &Scores) -> Option<Self> {
         let below = |scaled: Option<crate::Scaled>, least: f64| Some(scaled?.score.mean < least);
-        Some(match (below(scores.style, LEARNED)?, below(scores.content, SHOWN)?, below(scores.preservation, KEPT)?) {
+        Some(match (below(scores.style, LEARNED)?, below(scores.content, FOUND)?, below(scores.preservation, KEPT)?) {
             (true, ..) => Self::HardlyLearned,
             (_, true, _) => Self::LostContent,
             (.., true) => Self::ChangedTheRest,
@@ -231,7 +231,7 @@ fn content_in_words(scores: &Scores) -> Option<String> {
     let content = scores.content?.score.mean;
     let words = match content {
         0.9.. => "What was asked for is there",
-        SHOWN..0.9 => "What was asked for is mostly there",
+        FOUND..0.9 => "What was asked for is mostly there",
         _ => "What was asked for is often not there",
     };
     let found = scores.facets.iter().filter_map(|facet| Some(in_percent(facet, facet.with_trigger?)));
