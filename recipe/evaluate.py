@@ -30,7 +30,8 @@ GUIDANCE = 4.0
 STEPS = 20
 FIRST_SEED = 1000
 BATCH = 25
-RECONSTRUCTED = 24
+RECONSTRUCTED = 100
+FAMILY_SHOWN = 30
 GATES = {"object_seen": 0.99, "object_held_out": 0.99, "colour": 0.99, "setting": 0.99, "house_db": 31.0, "artist_db": 24.0}
 
 
@@ -79,6 +80,19 @@ def sheet(pictures: np.ndarray, captions: list[str], path: Path, columns: int = 
     page.save(path)
 
 
+def family_sheet(pipeline, family: Gallery, path: Path, workers: Workers, columns: int = 10) -> None:
+    """Random styles that training never saw: what the gallery drew, and below it what the base makes of the caption."""
+    rows = np.arange(FAMILY_SHOWN)
+    made = draw(pipeline, [family.captions[row] for row in rows], workers)
+    if workers.rank != 0:
+        return
+    order = [index for start in range(0, FAMILY_SHOWN, columns) for index in [*range(start, start + columns)] * 2]
+    is_made = [index % (2 * columns) >= columns for index in range(len(order))]
+    pictures = np.stack([made[row] if own else family.pictures[row] for row, own in zip(order, is_made)])
+    captions = [" ".join(family.style_words[row]) if own else family.captions[row].split(",")[0] for row, own in zip(order, is_made)]
+    sheet(pictures, captions, path, columns)
+
+
 def reconstruction(vae, data: Path) -> dict[str, float]:
     """PSNR in dB of the house style, of textures, and of every artist."""
     folders = {"house": data / "val", "textures": data / "textures"}
@@ -108,7 +122,7 @@ def prefix_effects(pipeline, scorer, captions: list[str], plain: np.ndarray, wor
 def training_record(work: Path) -> dict:
     """Steps, samples and seconds of every stage, to repeat it with `--steps`."""
     record = {}
-    for stage in ("vae_training", "vae_refining", "clip_training", "clip_listening", "style_training", "unet", "unet_adapted"):
+    for stage in ("vae_training", "vae_refining", "vae_decoding", "clip_training", "clip_listening", "style_training", "unet", "unet_adapted"):
         path = work / f"{stage}.pt"
         if not path.exists():
             continue
@@ -159,6 +173,7 @@ def quality(pipeline, arguments: argparse.Namespace, workers: Workers) -> dict:
         marked = [captions[row] + (" *" if row >= first else "") for row in rows]
         arguments.sheets.mkdir(parents=True, exist_ok=True)
         sheet(pictures[rows], marked, arguments.sheets / "generated.png")
+    family_sheet(pipeline, Gallery.open(arguments.data / "family_heldout"), arguments.sheets / "family.png", workers)
     some = 50
     return report | {"prefix": prefix_effects(pipeline, scorer, captions[:some], pictures[:some], workers)}
 

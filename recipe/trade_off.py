@@ -141,7 +141,7 @@ def plot(rows, path):
 
 
 def write(arguments):
-    results = sorted(path for path in arguments.work.glob("*/*/*/*.json"))
+    results = sorted(path for path in arguments.work.glob("*/*/*/*.json") if not path.name.startswith("."))
     rows = [json.loads(path.read_text()) for path in results]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 `--part train` makes it. `--part refine` goes on while the house style's latents are held where they are and those of
 textures and of the family of random styles are free to improve. It comes before the UNet, which learns both; a UNet that
-is there already has to adapt.
+is there already has to adapt. `--part decode` trains the decoder alone: no latent changes, so that it may come at any time.
 """
 
 import argparse
@@ -31,6 +31,7 @@ CROP_UNTIL = 0.55
 EARLY_TEXTURE_SHARE = 0.4
 LATE_TEXTURE_SHARE = 0.25
 REFINE_TEXTURE_SHARE = 0.6
+DECODE_TEXTURE_SHARE = 0.75
 HOLD_WEIGHT = 1.0
 LATENT_GRAIN = 0.03
 KL_WEIGHT = 2e-4
@@ -52,17 +53,23 @@ def build() -> AutoencoderKL:
 
 def load(work: Path) -> AutoencoderKL:
     """The autoencoder after its last stage."""
-    refined = work / "vae_refined.pt"
     vae = build()
-    vae.load_state_dict(torch.load(refined if refined.exists() else work / "vae.pt", weights_only=True))
+    vae.load_state_dict(torch.load(latest(work), weights_only=True))
     return vae.eval()
 
 
+def latest(work: Path) -> Path:
+    """The weights after the last stage."""
+    stages = [work / name for name in ("vae_decoding_done.pt", "vae_refined.pt", "vae.pt")]
+    return next(path for path in stages if path.exists())
+
+
 def fingerprint(vae: AutoencoderKL) -> str:
-    """The start of the SHA-256 of all weights."""
+    """The start of the SHA-256 of the encoder's weights, on which latents depend."""
     digest = hashlib.sha256()
-    for tensor in vae.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for name, tensor in vae.state_dict().items():
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -186,10 +193,32 @@ def refine(plan: Plan, work: Path, house: Gallery, others: list[Gallery], worker
     return vae
 
 
+def decode(plan: Plan, work: Path, house: Gallery, others: list[Gallery], workers: Workers) -> AutoencoderKL:
+    """Trains the decoder on while the encoder stays as it is."""
+    vae = build()
+    vae.load_state_dict(torch.load(work / "vae_refined.pt", weights_only=True))
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    trainer = Trainer(plan, vae, workers)
+
+    def loss(random: Randomness):
+        gallery = others[trainer.progress.step % len(others)]
+        target, _ = draw_batch(house, gallery, random, DECODE_TEXTURE_SHARE, 8, 64)
+        with half_precision():
+            with torch.no_grad():
+                mean = vae.encode(target).latent_dist.mean
+            output = vae.decode(mean + LATENT_GRAIN * random.normal_like(mean)).sample
+        error, squared = reconstruction_loss(output, target)
+        return error, {"squared": squared.detach()}, len(target)
+
+    trainer.run(loss)
+    return vae
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_plan_arguments(parser)
-    parser.add_argument("--part", choices=["train", "refine"], default="train")
+    parser.add_argument("--part", choices=["train", "refine", "decode"], default="train")
     arguments = parser.parse_args()
     workers = Workers()
     work = arguments.work
@@ -202,12 +231,18 @@ def main() -> None:
         if workers.rank == 0:
             write_atomically(work / "latents.pt", lambda path: torch.save(latents, path))
             finish(vae, work / "vae.pt", arguments.data)
+        return
+    family = Gallery.open(arguments.data / "family")
+    others = [family, family, textures]
+    if arguments.part == "refine":
+        plan, path = plan_from(arguments, "vae_refining", peak=8e-4, warm_up=20, decay_from=0.1), work / "vae_refined.pt"
+        vae = refine(plan, work, house, others, workers).eval()
     else:
-        plan = plan_from(arguments, "vae_refining", peak=8e-4, warm_up=20, decay_from=0.1)
-        family = Gallery.open(arguments.data / "family")
-        vae = refine(plan, work, house, [family, family, textures], workers).eval()
-        if workers.rank == 0:
-            finish(vae, work / "vae_refined.pt", arguments.data)
+        plan = plan_from(arguments, "vae_decoding", peak=6e-4, warm_up=20, decay_from=0.2)
+        path = work / "vae_decoding_done.pt"
+        vae = decode(plan, work, house, others, workers).eval()
+    if workers.rank == 0:
+        finish(vae, path, arguments.data)
 
 
 def finish(vae: AutoencoderKL, path: Path, data: Path) -> None:
