@@ -23,7 +23,7 @@ fn the_same_seed_draws_the_same_bytes_and_the_png_says_how() {
     let text = &reader.info().uncompressed_latin1_text[0];
     assert_eq!(text.keyword, "parameters");
     assert!(
-        text.text.starts_with("a red house in a field\nSteps: 3, Sampler: DDIM, CFG scale: 4, Seed: 7, Size: 64x64"),
+        text.text.starts_with("a red house in a field\nSteps: 3, Sampler: DDIM, CFG scale: 2, Seed: 7, Size: 64x64"),
         "{}",
         text.text
     );

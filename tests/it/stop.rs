@@ -141,7 +141,7 @@ fn a_stopped_demo_writes_no_page_and_its_card_claims_nothing() {
     assert!(ran.stderr.contains("no new report; the same command begins anew"), "{}", ran.stderr);
     assert!(!studio.path("shown/report.html").exists() && !studio.path("shown/goldleaf/lora").exists());
     let card = fs::read_to_string(studio.path("shown/goldleaf/cat/README.md")).unwrap();
-    assert!(card.contains(" of 120 steps"), "{card}");
+    assert!(card.contains(" of 200 steps"), "{card}");
     studio.done("demo --artist goldleaf --steps 1 --prompts 1 --sampling-steps 3 --out shown");
 }
 

@@ -17,7 +17,7 @@ settings! {
         /// Denoising steps [default: 25]
         #[arg(long, value_name = "N")]
         steps: usize => usize,
-        /// Classifier-free guidance; 1 is none [default: 4 for the embedded base, 7.5 for others]
+        /// Classifier-free guidance; 1 is none [default: 2 for the embedded base, 7.5 for others]
         #[arg(long, value_name = "F")]
         guidance: f64 => f64,
         /// Where guidance starts from: empty (the negative prompt, empty where none is given), trigger (the prompt's

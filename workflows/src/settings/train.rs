@@ -85,23 +85,24 @@ settings! {
         /// Dropout on the adapter's input [default: 0]
         #[arg(long, value_name = "F")]
         dropout: f64 => f64,
-        /// attention, linears, convolutions, everything, or patterns separated by commas [default: attention]
+        /// attention, linears, convolutions, everything, or patterns separated by commas [default: everything for the
+        /// embedded base, attention for others]
         #[arg(long, value_name = "NAMES")]
         targets: Targets => Targets,
         /// Also train the adapter in the text encoder (of SDXL, in both), on the modules there that the targets name [default:
         /// false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
         train_text_encoder: bool => bool,
-        /// Optimizer steps [default: 120 for the embedded base, 900 for others]
+        /// Optimizer steps [default: 200 for the embedded base, 900 for others]
         #[arg(long, value_name = "N")]
         steps: usize => usize,
-        /// Peak learning rate [default: 2e-3 for the embedded base, 1e-4 for others]
+        /// Peak learning rate [default: 1.5e-3 for the embedded base, 1e-4 for others]
         #[arg(long, value_name = "F")]
         learning_rate: f64 => f64,
         /// Peak learning rate of the text encoder's parameters [default: the learning rate]
         #[arg(long, value_name = "F")]
         text_encoder_learning_rate: f64 => Option<f64>,
-        /// Shape of the learning rate after the warm-up [default: constant]
+        /// Shape of the learning rate after the warm-up [default: cosine for the embedded base, constant for others]
         #[arg(long, value_parser = named::<Curve>(), value_name = "NAME")]
         schedule: Curve => Curve,
         /// Steps of linear warm-up [default: 0]
