@@ -4,10 +4,11 @@ use crate::error::{Error, Result};
 
 /// An accountant of Rényi differential privacy (RDP) for rounds of the Gaussian mechanism.
 ///
-/// RDP at every order adds up over rounds; the best order gives `(epsilon, delta)`. With `sampling < 1` every client must take
-/// part independently with that probability (Poisson sampling) and only whole orders are used, which made epsilon up to 4 %
-/// larger than Google's accountant in the cases of the tests. Fixed-size draws, as [`Participation`](crate::Participation) makes them, are not covered by that: count them
-/// with a `sampling` of 1, for every round that the client can be drawn in.
+/// RDP at every order adds up over rounds; the best order gives `(epsilon, delta)`. With `sampling < 1` every client
+/// must take part independently with that probability (Poisson sampling) and only whole orders are used, which made
+/// epsilon up to 4 % larger than Google's accountant in the cases of the tests. Fixed-size draws, as
+/// [`Participation`](crate::Participation) makes them, are not covered by that: count them with a `sampling` of 1, for
+/// every round that the client can be drawn in.
 ///
 /// **Source** RDP: arXiv 1702.07476; the sampled Gaussian: arXiv 1908.10530, section 3.3; conversion: arXiv 2004.00010,
 /// proposition 12.

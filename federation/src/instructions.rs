@@ -108,7 +108,8 @@ impl Instructions {
 /// **Source** FedProx, arXiv 1812.06127, equation 2.
 ///
 /// # Errors
-/// [`Error::Tensor`] if two tensors of one name differ in shape; [`Error::NoContributions`] if there is no common tensor.
+/// [`Error::Tensor`] if two tensors of one name differ in shape; [`Error::NoContributions`] if there is no common
+/// tensor.
 pub fn proximal_term(adapter: &Adapter, global: &Adapter, mu: f64) -> Result<Tensor> {
     let failed = || Error::tensor("computing the proximal term");
     let mut terms = Vec::new();

@@ -26,8 +26,9 @@ impl Payload {
         self.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
-    /// The adapter with the modules of these tensors. A tensor that stayed at home is taken from `template`: on the server
-    /// the global adapter, which has its common start. Ranks may differ from the template's where all tensors travel.
+    /// The adapter with the modules of these tensors. A tensor that stayed at home is taken from `template`: on the
+    /// server the global adapter, which has its common start. Ranks may differ from the template's where all tensors
+    /// travel.
     ///
     /// # Errors
     /// [`Error::Adapters`] if the tensors of a module do not fit each other, or one is missing in both.
@@ -80,8 +81,8 @@ impl ShareFilter {
 
     /// What leaves: the shared tensors of `adapter`. `start` is the global adapter that the client trained from.
     ///
-    /// Frozen tensors stay behind, after a check that they still have the bits of the start; a changed one shows that the
-    /// client trained what it should not, and its `up` would be of no use beside the common `down`.
+    /// Frozen tensors stay behind, after a check that they still have the bits of the start; a changed one shows that
+    /// the client trained what it should not, and its `up` would be of no use beside the common `down`.
     ///
     /// # Errors
     /// All problems of what was about to leave.

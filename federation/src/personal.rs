@@ -11,8 +11,8 @@ use crate::roles::{Role, Roles};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadRule {
-    /// The head stays at the common start in all rounds: no gradient, no optimizer state, no bytes on the wire. Every client
-    /// tunes it at home after the last round (FedBABU, arXiv 2106.06042, algorithm 1).
+    /// The head stays at the common start in all rounds: no gradient, no optimizer state, no bytes on the wire. Every
+    /// client tunes it at home after the last round (FedBABU, arXiv 2106.06042, algorithm 1).
     Fedbabu,
     /// The head is trained together with the body and stays at home (FedPer, arXiv 1912.00818).
     Fedper,
@@ -22,8 +22,8 @@ pub enum HeadRule {
 
 /// The split of an adapter into a body, which a strategy aggregates, and a head.
 ///
-/// With one style per client a head that is trained alone in every round learns to draw only that style; a common fixed head
-/// keeps the bodies comparable.
+/// With one style per client a head that is trained alone in every round learns to draw only that style; a common fixed
+/// head keeps the bodies comparable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Personal {
     /// What becomes of the head.
@@ -56,8 +56,8 @@ impl Personal {
         }
     }
 
-    /// The last training at home, after all rounds, from which nothing is sent: FedBABU tunes body and head together, as its
-    /// published evaluation does, FedRep the head alone. `None` for FedPer, whose head is trained already.
+    /// The last training at home, after all rounds, from which nothing is sent: FedBABU tunes body and head together,
+    /// as its published evaluation does, FedRep the head alone. `None` for FedPer, whose head is trained already.
     pub fn tuning(&self) -> Option<Phase> {
         match self.rule {
             HeadRule::Fedbabu => Some(Phase { share: 1.0, body: true, head: true }),

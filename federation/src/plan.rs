@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::rejections;
 use crate::contribution::Contribution;
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, RejectedContribution, Result};
 use crate::instructions::Instructions;
 use crate::memory::Memory;
 use crate::personal::Personal;
@@ -42,16 +42,20 @@ pub struct RoundPlan {
     /// Updates above this many medians of the norms are refused, from three contributions on; `None` for no such check.
     #[serde(default)]
     pub norm_factor: Option<f64>,
+    /// Whether the server sees sums of contributions alone, so that what needs single ones is refused.
+    #[serde(default)]
+    pub secure_aggregation: bool,
 }
 
-/// The reaction to a client that fails.
+/// The reaction to a client that fails, or whose contribution is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// The run stops with the client's error.
     #[default]
     Stop,
-    /// The round continues without the client, which takes part again in the next round.
+    /// The round continues without the client, which takes part again in the next round. So it does without a
+    /// contribution that cannot be aggregated.
     SkipClient,
 }
 
@@ -110,6 +114,7 @@ impl Default for RoundPlan {
             privacy: None,
             proximal: 0.0,
             norm_factor: None,
+            secure_aggregation: false,
         }
     }
 }
@@ -130,10 +135,23 @@ impl RoundPlan {
         if let Some(found) = self.norm_factor.filter(|factor| !(factor.is_finite() && *factor > 0.0)) {
             return Err(Error::Setting { what: "factor of the largest norm", expected: "finite and above 0", found });
         }
+        self.refuse_single_contributions()?;
         self.refuse_central_noise()
     }
 
-    /// Central noise covers one client's part of a mean; of anything else, that part is not bounded by the clipping norm.
+    /// Under secure aggregation nobody sees a single contribution.
+    fn refuse_single_contributions(&self) -> Result<()> {
+        let outliers = self.norm_factor.map(|_| "norms of the single contributions are compared");
+        match self.strategy.needs_single_contributions().or(outliers) {
+            Some(reason) if self.secure_aggregation => {
+                Err(Error::Incompatible { strategy: self.strategy.to_string(), other: "secure aggregation", reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Central noise covers one client's part of a mean; of anything else, that part is not bounded by the clipping
+    /// norm.
     fn refuse_central_noise(&self) -> Result<()> {
         if self.privacy.is_none_or(|privacy| privacy.at != NoiseAt::Server) {
             return Ok(());
@@ -153,8 +171,8 @@ impl RoundPlan {
     /// What the server asks of the clients in a round, counted from 1.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate) and [`Strategy::configure`]; [`Error::NeedsStart`] for a head without a common start;
-    /// [`Error::Head`].
+    /// As [`validate`](Self::validate) and [`Strategy::configure`]; [`Error::NeedsStart`] for a head without a common
+    /// start; [`Error::Head`].
     pub fn configure(&self, round: usize, state: &State) -> Result<Instructions> {
         self.validate()?;
         let mut instructions = self.strategy.configure(round, state)?;
@@ -168,8 +186,8 @@ impl RoundPlan {
         Ok(instructions)
     }
 
-    /// What leaves a client of a trained adapter, as the server sees it: the shared tensors, clipped and noisy where the plan says
-    /// so, and the others from the global adapter. The head's modules are gone.
+    /// What leaves a client of a trained adapter, as the server sees it: the shared tensors, clipped and noisy where
+    /// the plan says so, and the others from the global adapter. The head's modules are gone.
     ///
     /// # Errors
     /// All problems of what was about to leave, as the inner error; the outer one if a tensor cannot be read.
@@ -191,6 +209,24 @@ impl RoundPlan {
             adapter = privacy.protect(&adapter, global, roles, *round, &contribution.client)?;
         }
         Ok(Ok(Contribution { adapter, ..contribution }))
+    }
+
+    /// The contributions of a round without those that [`aggregate`](Self::aggregate) would refuse, and those with all
+    /// of their problems. What is left is checked again, since its consensus may be another.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] and [`Error::Adapters`] if a tensor cannot be read.
+    pub fn sift(&self, mut contributions: Vec<Contribution>) -> Result<(Vec<Contribution>, Vec<RejectedContribution>)> {
+        let mut refused = Vec::new();
+        loop {
+            let weighted = self.weighting.apply(&contributions);
+            let rejected = rejections(&weighted, self.strategy.rank_policy(), self.norm_factor)?;
+            if rejected.is_empty() {
+                return Ok((contributions, refused));
+            }
+            contributions.retain(|own| rejected.iter().all(|rejected| rejected.client != own.client));
+            refused.extend(rejected);
+        }
     }
 
     /// Checks the contributions of a round, counted from 1, as they passed [the border](Self::at_the_border), and

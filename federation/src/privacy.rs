@@ -12,8 +12,8 @@ use crate::roles::{Role, Roles};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseAt {
-    /// Every client adds it to what it sends (local privacy): nobody needs to be trusted, and any strategy works on the noisy
-    /// contributions, since what is made of them reveals no more.
+    /// Every client adds it to what it sends (local privacy): nobody needs to be trusted, and any strategy works on the
+    /// noisy contributions, since what is made of them reveals no more.
     #[default]
     Client,
     /// The server adds it to the mean (central privacy): the server is trusted, and noise shrinks with the number of
@@ -23,12 +23,12 @@ pub enum NoiseAt {
 
 /// Privacy of clients: how far the presence of one client can change what others see.
 ///
-/// A client's change of the shared tensors since the global adapter is shortened to the norm `clip`; then Gaussian noise of
-/// standard deviation `noise * clip` covers it. [`Accountant`](crate::Accountant) says what that is worth over rounds. Two
-/// federations are neighbours if one has a client more.
+/// A client's change of the shared tensors since the global adapter is shortened to the norm `clip`; then Gaussian
+/// noise of standard deviation `noise * clip` covers it. [`Accountant`](crate::Accountant) says what that is worth over
+/// rounds. Two federations are neighbours if one has a client more.
 ///
-/// Noise is drawn from f32 normals of a seed. A seed that others know removes the noise, so that a client's seed must stay
-/// its secret; and, as any sampling of floating-point noise, it leaks through the last bits (Mironov, 2012).
+/// Noise is drawn from f32 normals of a seed. A seed that others know removes the noise, so that a client's seed must
+/// stay its secret; and, as any sampling of floating-point noise, it leaks through the last bits (Mironov, 2012).
 ///
 /// **Source** DP-FedAvg, arXiv 1710.06963, algorithm 1, with a fixed clipping norm.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -84,7 +84,8 @@ impl Privacy {
         }
     }
 
-    /// The mean of clipped tensors of `clients` clients with the server's noise, `noise * clip / clients` for each element.
+    /// The mean of clipped tensors of `clients` clients with the server's noise, `noise * clip / clients` for each
+    /// element.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a tensor cannot be read.

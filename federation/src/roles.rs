@@ -47,8 +47,8 @@ impl Roles {
         *self == Self::default()
     }
 
-    /// Whether some tensor needs a common start, since it is not aggregated and yet the same everywhere, or is completed
-    /// from the global adapter.
+    /// Whether some tensor needs a common start, since it is not aggregated and yet the same everywhere, or is
+    /// completed from the global adapter.
     pub fn need_start(&self) -> bool {
         !self.are_shared()
     }

@@ -31,8 +31,8 @@ pub trait Client {
         instructions.are_plain()
     }
 
-    /// Trains as the instructions say, and returns the whole adapter; the plan's border decides what leaves. A client that
-    /// overrides [`can_follow`](Self::can_follow) overrides this method too.
+    /// Trains as the instructions say, and returns the whole adapter; the plan's border decides what leaves. A client
+    /// that overrides [`can_follow`](Self::can_follow) overrides this method too.
     fn follow(&mut self, instructions: &Instructions, global: Option<&Adapter>) -> Result<Contribution, Self::Error> {
         self.train(instructions.round, global)
     }
@@ -49,6 +49,9 @@ pub trait RoundObserver {
     /// A client failed, and the round continues without it.
     fn client_failed(&mut self, _round: usize, _client: &str, _reason: &dyn std::error::Error) {}
 
+    /// A contribution was refused, and the round continues without it.
+    fn contribution_refused(&mut self, _round: usize, _rejected: &RejectedContribution) {}
+
     /// A round is over, and the state holds its result. [`ControlFlow::Break`] ends the run.
     fn round_done(&mut self, _report: &RoundReport, _state: &State) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -61,8 +64,8 @@ impl RoundObserver for () {}
 /// Runs the rounds that the state does not hold yet and returns the state after the last.
 ///
 /// In every round each client that takes part trains from the same global adapter, as the plan's instructions say; what
-/// leaves it passes the plan's border; then the contributions are checked and aggregated. A run from a state that was saved
-/// and loaded equals an uninterrupted one.
+/// leaves it passes the plan's border; then the contributions are checked and aggregated. A run from a state that was
+/// saved and loaded equals an uninterrupted one.
 ///
 /// # Errors
 /// [`RoundError::NoClients`]; [`RoundError::CannotFollow`], before any client trains; [`RoundError::Client`] under
@@ -127,6 +130,14 @@ fn collect<C: Client>(
                 }
             }
         }
+    }
+    if plan.on_failure == OnFailure::SkipClient {
+        let (accepted, refused) = plan.sift(contributions).map_err(failed_round)?;
+        for rejected in rejected.into_iter().chain(refused) {
+            observer.contribution_refused(round, &rejected);
+            failed.push((rejected.client.clone(), rejected.to_string()));
+        }
+        return Ok(Collected { contributions: accepted, failed });
     }
     if rejected.is_empty() {
         return Ok(Collected { contributions, failed });

@@ -77,8 +77,8 @@ impl State {
     }
 
     /// Writes the state to one file atomically: the adapter's tensors as `<module>.<tensor>`, its alphas as
-    /// `<module>.alpha`, the memory's as `memory/<name>`, and the history and the memory's counts as JSON in the header, with
-    /// a checksum over all of the file.
+    /// `<module>.alpha`, the memory's as `memory/<name>`, and the history and the memory's counts as JSON in the
+    /// header, with a checksum over all of the file.
     ///
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.

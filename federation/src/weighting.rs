@@ -16,8 +16,8 @@ pub enum Weighting {
     /// One weight for all. An artist with three pictures counts as much as one with three hundred, and needs no number
     /// to be told, which central privacy relies on.
     Uniform,
-    /// A similarity for each client, above 0, such as that of its style to one that is asked for. A client that is not named
-    /// has no weight, so its contribution is refused by name.
+    /// A similarity for each client, above 0, such as that of its style to one that is asked for. A client that is not
+    /// named has no weight, so its contribution is refused by name.
     Similarity(BTreeMap<String, f64>),
 }
 

@@ -52,8 +52,8 @@ pub enum EwwaForm {
     /// The paper's: moments for every client, and a softmax over the clients.
     #[default]
     Softmax,
-    /// The released code's: one state that all clients update in turn, and logarithms above the smallest contribution of all
-    /// elements. It depends on the order of the clients, which is that of their names.
+    /// The released code's: one state that all clients update in turn, and logarithms above the smallest contribution
+    /// of all elements. It depends on the order of the clients, which is that of their names.
     SharedLog,
 }
 
@@ -77,7 +77,8 @@ pub enum Placement {
     /// On `up` beside a `down` that stays at the common start: elements mean the same for all clients.
     #[default]
     Up,
-    /// On `scale * up * down`, cut to the global rank. The moments take twice the size of the base's layer for each client.
+    /// On `scale * up * down`, cut to the global rank. The moments take twice the size of the base's layer for each
+    /// client.
     Product,
 }
 
@@ -100,20 +101,21 @@ impl Default for Ewwa {
 }
 
 impl Ewwa {
-    /// One round on named tensors of any shapes: adapters, or whole models. Returns the new global tensors, in the dtype of
-    /// the old ones, and the memory for the next round.
+    /// One round on named tensors of any shapes: adapters, or whole models. Returns the new global tensors, in the
+    /// dtype of the old ones, and the memory for the next round.
     ///
     /// Per client and element, with the pseudo-gradient `g = w_global - w_client`: `m <- b1 m + (1 - b1) g`, `v` as in
-    /// [`Moments`], both corrected for their start from zero, the contribution `alpha m / (sqrt(v) + eps)`, and the softmax of the
-    /// contributions as weights of the mean. `b1 = 0.9`, `b2 = 0.999`, `eps = 1e-8`. Numbers of examples are not used. Rounds are
-    /// counted per client, so that one that missed rounds or comes late is corrected rightly.
+    /// [`Moments`], both corrected for their start from zero, the contribution `alpha m / (sqrt(v) + eps)`, and the
+    /// softmax of the contributions as weights of the mean. `b1 = 0.9`, `b2 = 0.999`, `eps = 1e-8`. Numbers of examples
+    /// are not used. Rounds are counted per client, so that one that missed rounds or comes late is corrected rightly.
     ///
-    /// Every new value lies between the smallest and the largest of the clients. In a client's first round the contribution of
-    /// Adam and Yogi is the sign of the change alone, so that of three clients none weighs less than 0.063 or more than 0.787;
-    /// Adagrad's is 0.032 of it. Tensors that are not floating-point are copied from `global`, and `running_mean` and
-    /// `running_var` of norms are averaged plainly.
+    /// Every new value lies between the smallest and the largest of the clients. In a client's first round the
+    /// contribution of Adam and Yogi is the sign of the change alone, so that of three clients none weighs less than
+    /// 0.063 or more than 0.787; Adagrad's is 0.032 of it. Tensors that are not floating-point are copied from
+    /// `global`, and `running_mean` and `running_var` of norms are averaged plainly.
     ///
-    /// **Source** EWWA-FL, arXiv 2404.15919; constants, Adagrad, Yogi and [`EwwaForm::SharedLog`] from its released code.
+    /// **Source** EWWA-FL, arXiv 2404.15919; constants, Adagrad, Yogi and [`EwwaForm::SharedLog`] from its released
+    /// code.
     ///
     /// # Errors
     /// [`Error::NoContributions`]; [`Error::Contributions`] names every client with values that are not finite;
@@ -212,7 +214,8 @@ impl Ewwa {
         }
     }
 
-    /// Weights by client and element, not yet divided by their sums. `smallest` is the smallest contribution of all tensors.
+    /// Weights by client and element, not yet divided by their sums. `smallest` is the smallest contribution of all
+    /// tensors.
     fn weights(&self, contributions: &[Vec<f64>], smallest: f64) -> Vec<Vec<f64>> {
         let weigh = |contribution: f64, largest: f64| match self.form {
             EwwaForm::Softmax => (contribution - largest).exp(),
@@ -319,8 +322,8 @@ impl Change {
 /// EWWA-FL on adapters; see [`Ewwa::step`] and [`Placement`].
 ///
 /// # Errors
-/// As [`check`], with [`RankPolicy::Mixed`] for products and [`RankPolicy::Uniform`] otherwise; [`Error::Global`] if the
-/// contributions do not have the global adapter's shapes; the errors of [`Ewwa::step`].
+/// As [`check`], with [`RankPolicy::Mixed`] for products and [`RankPolicy::Uniform`] otherwise; [`Error::Global`] if
+/// the contributions do not have the global adapter's shapes; the errors of [`Ewwa::step`].
 pub fn ewwa(
     contributions: &[Contribution],
     global: &Adapter,

@@ -10,12 +10,12 @@ use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// The mean of every `down`, and a corrected `up`: with `E = sum p_k up_k down_k - mean(up) mean(down)`, the correction is
-/// `E down^T (down down^T + ridge I)^-1` for the mean `down`. The rank stays, and the distance from the mean of the
+/// The mean of every `down`, and a corrected `up`: with `E = sum p_k up_k down_k - mean(up) mean(down)`, the correction
+/// is `E down^T (down down^T + ridge I)^-1` for the mean `down`. The rank stays, and the distance from the mean of the
 /// updates is never above that of [`fedavg()`](crate::fedavg).
 ///
-/// `ridge`, above 0, is in units of the mean squared norm of a row of the mean `down`. Towards 0 the result is the projection of
-/// the mean of the updates to the rows of the mean `down`; for a large one it is `fedavg`.
+/// `ridge`, above 0, is in units of the mean squared norm of a row of the mean `down`. Towards 0 the result is the
+/// projection of the mean of the updates to the rows of the mean `down`; for a large one it is `fedavg`.
 ///
 /// **Source** LoRA-FAIR, arXiv 2411.14961, **reconstructed**: the paper's distance is a cosine and its weight was not
 /// available; the Frobenius norm used here has this closed form.

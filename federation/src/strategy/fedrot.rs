@@ -12,20 +12,20 @@ use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
 
-/// Means of the factors after each client's pair was rotated towards the global one: `up R^T · R down` is the same update
-/// for every rotation `R`, so clients that agree up to a rotation agree after it.
+/// Means of the factors after each client's pair was rotated towards the global one: `up R^T · R down` is the same
+/// update for every rotation `R`, so clients that agree up to a rotation agree after it.
 ///
-/// `R` solves the orthogonal Procrustes problem for `down` in odd rounds and for `up` in even ones, with determinant +1.
-/// `softness`, from 0 to 1, is the share of the way: 0 is [`fedavg()`](crate::fedavg); at 1 a rotation of a client's
-/// factors changes nothing. Without a global adapter, or beside global factors of zero, the reference is the client whose
-/// name sorts first. The rule is still inexact.
+/// `R` solves the orthogonal Procrustes problem for `down` in odd rounds and for `up` in even ones, with determinant
+/// +1. `softness`, from 0 to 1, is the share of the way: 0 is [`fedavg()`](crate::fedavg); at 1 a rotation of a
+/// client's factors changes nothing. Without a global adapter, or beside global factors of zero, the reference is the
+/// client whose name sorts first. The rule is still inexact.
 ///
 /// **Source** FedRot-LoRA, arXiv 2602.23638, **reconstructed** from notes: how the paper softens the rotation was not
 /// available; here it is the rotation nearest to `(1 - softness) I + softness R`.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`] for the softness; [`Error::Global`] if the contributions
-/// do not have the shapes of `global`; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`] for the softness; [`Error::Global`] if the
+/// contributions do not have the shapes of `global`; [`Error::UnsupportedKind`] for adapters that are no LoRA.
 pub fn fedrot(
     contributions: &[Contribution],
     round: usize,

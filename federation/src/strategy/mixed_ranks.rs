@@ -20,13 +20,14 @@ pub(super) enum Absent {
 }
 
 /// Means of the factors, padded with zeros to the largest rank, with weights proportional to the norms of the updates;
-/// the weights of the contributions are not used. **Not exact**, as [`fedavg()`](crate::fedavg); a client takes the first
-/// rows of `down` and columns of `up` that its rank holds.
+/// the weights of the contributions are not used. **Not exact**, as [`fedavg()`](crate::fedavg); a client takes the
+/// first rows of `down` and columns of `up` that its rank holds.
 ///
 /// Scales may differ: each `up` takes in its client's scale relative to the result's. If all updates are zero, weights
 /// are uniform.
 ///
-/// **Source** HetLoRA, arXiv 2401.06432; weights from a third-party review. The pruning of ranks at clients is left out.
+/// **Source** HetLoRA, arXiv 2401.06432; weights from a third-party review. The pruning of ranks at clients is left
+/// out.
 ///
 /// # Errors
 /// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
@@ -36,9 +37,9 @@ pub fn hetlora(contributions: &[Contribution]) -> Result<Aggregate> {
     Aggregate::measured(padded("hetlora", &shares, Absent::Zero)?, contributions)
 }
 
-/// Means of the factors, each rank slice averaged over the clients that have it: padding with zeros would shrink the upper
-/// slices in every round, until only the smallest rank has energy. **Not exact**, as [`fedavg()`](crate::fedavg), which
-/// it equals for clients of one rank and alpha.
+/// Means of the factors, each rank slice averaged over the clients that have it: padding with zeros would shrink the
+/// upper slices in every round, until only the smallest rank has energy. **Not exact**, as [`fedavg()`](crate::fedavg),
+/// which it equals for clients of one rank and alpha.
 ///
 /// **Source** raFLoRA, arXiv 2602.13486, **reconstructed** from an excerpt: averaging factors by slice is its idea, the
 /// treatment of scales is ours (as in [`hetlora()`]).

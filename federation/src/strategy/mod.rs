@@ -44,8 +44,8 @@ use crate::state::State;
 /// The rule that aggregates the contributions of a round.
 ///
 /// In text: `fedavg`, `product` (the largest rank of the contributions), `product:8` (rank 8), `product:exact` (the sum
-/// of ranks, which loses nothing), and the other names of [`Strategy::NAMES`], some with a setting after a colon. The names in
-/// the papers are accepted too: `fedit` is `fedavg`, `flexlora` is `product`, and so on.
+/// of ranks, which loses nothing), and the other names of [`Strategy::NAMES`], some with a setting after a colon. The
+/// names in the papers are accepted too: `fedit` is `fedavg`, `flexlora` is `product`, and so on.
 ///
 /// ```
 /// # use catelier_federation::{Strategy, TargetRank};
@@ -180,8 +180,9 @@ impl Strategy {
         matches!(self, Self::Ewwa { .. } | Self::ServerOptimizer(_)) || self.roles(1).need_start()
     }
 
-    /// Whether any client can follow the rule: it trains all tensors from the global adapter, or from a fresh one in the first
-    /// round, and sends them all. The others hold or keep a part, merge updates into the base, or need a start.
+    /// Whether any client can follow the rule: it trains all tensors from the global adapter, or from a fresh one in
+    /// the first round, and sends them all. The others hold or keep a part, merge updates into the base, or need a
+    /// start.
     pub fn is_plain(&self) -> bool {
         !self.needs_start() && !self.merges()
     }
@@ -259,8 +260,8 @@ impl Strategy {
         Ok(instructions)
     }
 
-    /// Checks the contributions and aggregates them by themselves: no global adapter, no earlier rounds. The result of `fedex` has
-    /// the residual in it.
+    /// Checks the contributions and aggregates them by themselves: no global adapter, no earlier rounds. The result of
+    /// `fedex` has the residual in it.
     ///
     /// # Errors
     /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails the
@@ -273,12 +274,12 @@ impl Strategy {
         }
     }
 
-    /// Checks the contributions of a round and aggregates them: the new global adapter, and what the rule keeps for the next
-    /// round. Nothing else decides the result, so a repeated call gives the same bits.
+    /// Checks the contributions of a round and aggregates them: the new global adapter, and what the rule keeps for the
+    /// next round. Nothing else decides the result, so a repeated call gives the same bits.
     ///
     /// # Errors
-    /// As [`aggregate`](Self::aggregate), with [`Error::NeedsStart`] only where `global` is `None`; [`Error::Global`] for
-    /// contributions that do not fit `global`; [`Error::Memory`] for a memory of another federation.
+    /// As [`aggregate`](Self::aggregate), with [`Error::NeedsStart`] only where `global` is `None`; [`Error::Global`]
+    /// for contributions that do not fit `global`; [`Error::Memory`] for a memory of another federation.
     pub fn step(
         &self,
         round: usize,
@@ -327,7 +328,8 @@ impl Strategy {
     }
 }
 
-/// A round of `fedex`: the residual joins those of earlier rounds. The distance is that of the factors and this round's residual.
+/// A round of `fedex`: the residual joins those of earlier rounds. The distance is that of the factors and this round's
+/// residual.
 fn fedex_step(contributions: &[Contribution], memory: &Memory) -> Result<(Aggregate, Memory)> {
     let result = fedex(contributions)?;
     let measured = Aggregate::measured(result.whole()?, contributions)?;

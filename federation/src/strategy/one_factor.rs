@@ -26,16 +26,16 @@ pub(super) enum Factor {
     Up,
 }
 
-/// The factor that RoLoRA averages in a round: `up` in odd rounds, since a fresh `up` is zero and `down` has no gradient
-/// beside it, and `down` in even ones.
+/// The factor that RoLoRA averages in a round: `up` in odd rounds, since a fresh `up` is zero and `down` has no
+/// gradient beside it, and `down` in even ones.
 pub(super) fn alternating(round: usize) -> Factor {
     if round % 2 == 1 { Factor::Up } else { Factor::Down }
 }
 
 /// Weighted mean of one factor; the other has the bits of the global adapter.
 ///
-/// With a common `down` the mean of the updates is `scale * mean(up) * down`, so the rule is exact; the same holds for a
-/// common `up`. Both are linear in what travels, which is half of the factors.
+/// With a common `down` the mean of the updates is `scale * mean(up) * down`, so the rule is exact; the same holds for
+/// a common `up`. Both are linear in what travels, which is half of the factors.
 ///
 /// **Source** FFA-LoRA (`up` alone), arXiv 2403.12313; RoLoRA (alternating), arXiv 2502.01755.
 ///

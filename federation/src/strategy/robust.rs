@@ -1,5 +1,5 @@
-//! Robust rules, on the updates themselves: factors of one update may differ by any rotation, so a median of factors would
-//! compare what cannot be compared.
+//! Robust rules, on the updates themselves: factors of one update may differ by any rotation, so a median of factors
+//! would compare what cannot be compared.
 
 use candle_core::{DType, Tensor};
 use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
@@ -54,16 +54,18 @@ pub(super) fn refuse_cut(cut: f64) -> Result<()> {
     Err(Error::Setting { what: "cut of `trimmed-mean`", expected: "from 0 to below 0.5", found: cut })
 }
 
-/// The mean of the `K - poisoned - 2` updates nearest to their neighbours (multi-Krum), cut to the largest rank. The score of an
-/// update is the sum of the squared distances to its `K - poisoned - 2` nearest others. Weights are not used.
+/// The mean of the `K - poisoned - 2` updates nearest to their neighbours (multi-Krum), cut to the largest rank. The
+/// score of an update is the sum of the squared distances to its `K - poisoned - 2` nearest others; equal scores are
+/// chosen together. Weights are not used.
 ///
-/// **Tolerates** `poisoned` of `K >= 2 poisoned + 3` contributions: if `D` is the largest distance between honest updates,
-/// each chosen one is within `sqrt((K - poisoned - 2) / (K - 2 poisoned - 1)) D` of an honest one.
+/// **Tolerates** `poisoned` of `K >= 2 poisoned + 3` contributions: if `D` is the largest distance between honest
+/// updates, each chosen one is within `sqrt((K - poisoned - 2) / (K - 2 poisoned - 1)) D` of an honest one.
 ///
 /// **Source** Krum, arXiv 1703.02757, sections 4 and 6; distances from the factors' Gram matrices, no update is formed.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::TooFew`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::TooFew`]; [`Error::UnsupportedKind`] for adapters that are no
+/// LoRA.
 pub fn krum(contributions: &[Contribution], poisoned: usize) -> Result<Aggregate> {
     check(contributions, RankPolicy::Mixed)?;
     let (found, needed) = (contributions.len(), poisoned.saturating_mul(2).saturating_add(3));
@@ -73,14 +75,20 @@ pub fn krum(contributions: &[Contribution], poisoned: usize) -> Result<Aggregate
     let sorted = shares(contributions);
     let distances = squared_distances(&inner_products("krum", &sorted)?);
     let neighbours = found - poisoned - 2;
-    let mut scores: Vec<(f64, usize)> =
-        (0..found).map(|index| (score(&distances[index], index, neighbours), index)).collect();
-    scores.sort_by(|left, right| left.0.total_cmp(&right.0).then(left.1.cmp(&right.1)));
-    let mut chosen: Vec<usize> = scores[..neighbours].iter().map(|(_, index)| *index).collect();
-    chosen.sort_unstable();
-    let chosen: Vec<_> = chosen.into_iter().map(|index| (sorted[index].0, 1.0 / neighbours as f64)).collect();
+    let scores: Vec<f64> = (0..found).map(|index| score(&distances[index], index, neighbours)).collect();
+    let mut sorted_scores = scores.clone();
+    sorted_scores.sort_by(f64::total_cmp);
+    let highest = sorted_scores[neighbours - 1] * (1.0 + TIED);
+    let chosen: Vec<_> =
+        sorted.iter().zip(&scores).filter(|(_, score)| **score <= highest).map(|((c, _), _)| *c).collect();
+    let share = 1.0 / chosen.len() as f64;
+    let chosen: Vec<_> = chosen.into_iter().map(|contribution| (contribution, share)).collect();
     Aggregate::measured(combined("krum", &chosen, TargetRank::Largest, None)?, contributions)
 }
+
+/// Scores this close are equal up to the rounding of f32 factors. Two updates that are nearest to each other always
+/// have equal ones if one neighbour counts.
+const TIED: f64 = 1e-5;
 
 /// Sum of the distances to the nearest others.
 fn score(distances: &[f64], own: usize, neighbours: usize) -> f64 {
@@ -92,11 +100,11 @@ fn score(distances: &[f64], own: usize, neighbours: usize) -> f64 {
 
 /// The geometric median of the updates, `argmin_v sum p_k ||v - update_k||`, cut to the largest rank.
 ///
-/// **Tolerates** contributions with less than half of the weight: if those have the share `a`, the distance to any point is
-/// at most `2 (1 - a) / (1 - 2a)` times the largest distance of an honest update from that point.
+/// **Tolerates** contributions with less than half of the weight: if those have the share `a`, the distance to any
+/// point is at most `2 (1 - a) / (1 - 2a)` times the largest distance of an honest update from that point.
 ///
-/// **Source** RFA, arXiv 1912.13445, by Weiszfeld's iterations, which need only inner products here; the paper stops after
-/// 3 to 5, this one where no weight changes by more than 1e-10, or after 1000.
+/// **Source** RFA, arXiv 1912.13445, by Weiszfeld's iterations, which need only inner products here; the paper stops
+/// after 3 to 5, this one where no weight changes by more than 1e-10, or after 1000.
 ///
 /// # Errors
 /// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
@@ -139,17 +147,17 @@ fn weiszfeld_step(inner: &[Vec<f64>], shares: &[f64], weights: &[f64], nearest: 
     pulls.into_iter().map(|pull| pull / total).collect()
 }
 
-/// The mean of the updates, each first shortened to at most `factor` times the median of their norms, cut to the largest
-/// rank. `factor` is above 0.
+/// The mean of the updates, each first shortened to at most `factor` times the median of their norms, cut to the
+/// largest rank. `factor` is above 0.
 ///
-/// **Tolerates** fewer than half of the contributions, in that a poisoned one with the share `p` moves the mean by at most
-/// `2 p factor` times the largest honest norm.
+/// **Tolerates** fewer than half of the contributions, in that a poisoned one with the share `p` moves the mean by at
+/// most `2 p factor` times the largest honest norm.
 ///
 /// **Source** norm clipping of arXiv 1911.07963, section 3, with the median of the norms as its bound.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Setting`] for the factor; [`Error::UnsupportedKind`] for adapters that
-/// are no LoRA.
+/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Setting`] for the factor; [`Error::UnsupportedKind`] for adapters
+/// that are no LoRA.
 pub fn norm_bound(contributions: &[Contribution], factor: f64) -> Result<Aggregate> {
     refuse_factor(factor)?;
     check(contributions, RankPolicy::Mixed)?;
@@ -171,7 +179,8 @@ pub(super) fn refuse_factor(factor: f64) -> Result<()> {
     Err(Error::Setting { what: "factor of `norm-bound`", expected: "finite and above 0", found: factor })
 }
 
-/// The median; the lower of the two in the middle, so that it is an honest norm's if fewer than half are poisoned upwards.
+/// The median; the lower of the two in the middle, so that it is an honest norm's if fewer than half are poisoned
+/// upwards.
 pub(crate) fn lower_median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)

@@ -54,15 +54,15 @@ impl ServerOptimizer {
     }
 }
 
-/// FedAdam, FedAdagrad and FedYogi on the factors: with the mean change `d = sum p_k w_k - w` of a tensor,
-/// `m <- 0.9 m + 0.1 d`, `v` as in [`Moments`] with `b2 = 0.99`, and `w <- w + rate m / (sqrt(v) + 1e-3)`. Every element has
-/// its own step, so that a rotation of the factors changes the result; a common start is needed.
+/// FedAdam, FedAdagrad and FedYogi on the factors: with the mean change `d = sum p_k w_k - w` of a tensor, `m <- 0.9 m
+/// + 0.1 d`, `v` as in [`Moments`] with `b2 = 0.99`, and `w <- w + rate m / (sqrt(v) + 1e-3)`. Every element has its
+/// own step, so that a rotation of the factors changes the result; a common start is needed.
 ///
 /// **Source** arXiv 2003.00295, algorithm 2; no bias correction, `v` starts at `tau^2`.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`]; [`Error::Global`] if the contributions do not have the
-/// global adapter's shapes; [`Error::Memory`] for a memory of another federation.
+/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`]; [`Error::Global`] if the contributions do not have
+/// the global adapter's shapes; [`Error::Memory`] for a memory of another federation.
 pub fn server_optimizer(
     contributions: &[Contribution],
     global: &Adapter,

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 /// Stacked factors, whose product is the weighted mean of the updates: `down = [down_1; ...; down_K]` and
 /// `up = [p_1 s_1 up_1, ..., p_K s_K up_K]` with scale 1. Exact, and the ranks add up; ranks and alphas may differ.
 ///
-/// Clients merge the global adapter into their base and start again from a fresh one, so the new global adapter is the sum of
-/// the last and the stack. A fresh `up` of zero gives `down` no gradient in the first local step of every round.
+/// Clients merge the global adapter into their base and start again from a fresh one, so the new global adapter is the
+/// sum of the last and the stack. A fresh `up` of zero gives `down` no gradient in the first local step of every round.
 ///
 /// **Source** FLoRA, arXiv 2409.05976. The released code puts the weight on one factor; here the scale is in it too.
 ///
@@ -43,8 +43,8 @@ pub struct WithResidual {
 
 /// Means of the factors and their residual: exact together, while clients go on from factors of their own rank.
 ///
-/// The residual has at most the rank `(K + 1) r`, and at most the smaller side of the module; directions that are within
-/// rounding of zero are left out. Residuals of several rounds add up in the server's memory.
+/// The residual has at most the rank `(K + 1) r`, and at most the smaller side of the module; directions that are
+/// within rounding of zero are left out. Residuals of several rounds add up in the server's memory.
 ///
 /// **Source** FedEx-LoRA, arXiv 2410.09432.
 ///

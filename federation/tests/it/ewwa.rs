@@ -52,8 +52,8 @@ fn two_rounds_of_the_released_form() {
     close(&second, [0.365142, -0.201158, 0.131005]);
 }
 
-/// In a client's first round Adam and Yogi see the sign of the change alone. Adagrad's sum is corrected as if it were a mean,
-/// which makes its first contributions 31.6 times smaller.
+/// In a client's first round Adam and Yogi see the sign of the change alone. Adagrad's sum is corrected as if it were a
+/// mean, which makes its first contributions 31.6 times smaller.
 #[test]
 fn first_rounds_of_adam_and_yogi_are_alike_and_second_ones_are_not() {
     let of = |moments| two_rounds(Ewwa { moments, ..Ewwa::default() });

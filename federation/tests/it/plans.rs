@@ -18,8 +18,8 @@ use crate::adapters::{
 #[error("unused")]
 struct Never;
 
-/// A client that does as it is told: it moves every tensor that is not frozen half of the way to its own, and keeps what is
-/// personal.
+/// A client that does as it is told: it moves every tensor that is not frozen half of the way to its own, and keeps
+/// what is personal.
 struct Obedient {
     name: String,
     goal: Adapter,
@@ -233,7 +233,8 @@ fn a_clients_own_factor_comes_home_again() {
     }
 }
 
-/// After rounds of `flora` and of `fedex`, the whole update is the exact mean, though no client sends more than its rank.
+/// After rounds of `flora` and of `fedex`, the whole update is the exact mean, though no client sends more than its
+/// rank.
 #[test]
 fn merged_updates_make_the_whole_exact() {
     let state = play(&plan("fedex", 1), start());
@@ -375,6 +376,36 @@ fn settings_out_of_range_are_refused_before_anybody_trains() {
         let error = run_rounds(&mut clients(), &plan, start(), &mut ()).unwrap_err();
         assert!(matches!(error, RoundError::Aggregate { source: Error::Setting { .. }, .. }), "{error:?}");
     }
+}
+
+#[test]
+fn a_round_goes_on_without_what_is_refused_and_names_it() {
+    let mut clients = clients();
+    clients.push(Obedient::new(4));
+    clients[2].disobeys = true;
+    let nan =
+        |(module, update): (&str, &LayerUpdate)| (module.to_owned(), update.try_map(|_, tensor| tensor / 0.0).unwrap());
+    clients[3].goal = clients[3].goal.iter().map(nan).collect();
+    let plan = RoundPlan { on_failure: OnFailure::SkipClient, ..plan("ffa", 2) };
+    let state = run_rounds(&mut clients, &plan, start(), &mut ()).unwrap();
+    for report in state.history() {
+        assert_eq!(report.clients.len(), 3);
+        let refused: Vec<&str> = report.failed.iter().map(|(client, _)| client.as_str()).collect();
+        assert_eq!(refused, ["client 2", "client 3"]);
+        assert!(report.failed[0].1.contains("common start") && report.failed[1].1.contains("not finite"));
+    }
+    assert!(update(state.global().unwrap()).iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn what_needs_single_contributions_is_refused_under_secure_aggregation() {
+    let secure = |strategy| RoundPlan { secure_aggregation: true, ..plan(strategy, 1) };
+    for strategy in ["product", "ewwa-adam", "krum:1", "fedex"] {
+        let error = secure(strategy).validate().unwrap_err();
+        assert!(error.to_string().contains("secure aggregation") && error.to_string().contains(strategy), "{error}");
+    }
+    assert!(secure("ffa").validate().is_ok());
+    assert!(RoundPlan { norm_factor: Some(3.0), ..secure("ffa") }.validate().is_err());
 }
 
 #[test]

@@ -108,8 +108,8 @@ fn settings_that_mean_nothing_are_refused() {
     assert_eq!(accountant.epsilon(1e-5).unwrap(), 0.0);
 }
 
-/// Values of dp-accounting 0.6.0 (`RdpAccountant`, neighbours by adding or removing), on its own orders without sampling, and
-/// on the whole ones of them with it.
+/// Values of dp-accounting 0.6.0 (`RdpAccountant`, neighbours by adding or removing), on its own orders without
+/// sampling, and on the whole ones of them with it.
 #[test]
 fn epsilons_are_those_of_another_accountant() {
     let cases = [

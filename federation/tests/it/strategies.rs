@@ -227,7 +227,8 @@ fn from_start_if_needed(name: &str, clients: &[Contribution], seed: u64) -> (Opt
     }
 }
 
-/// Rotations of the clients' factors change these rules' results by these parts of their norms; the README has the figures.
+/// Rotations of the clients' factors change these rules' results by these parts of their norms; the README has the
+/// figures.
 #[test]
 fn inexact_rules_depend_on_the_basis_of_the_factors() {
     let figures = [

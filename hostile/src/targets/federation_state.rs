@@ -29,8 +29,8 @@ pub(super) fn read(input: &[u8]) -> Verdict {
     })
 }
 
-/// The states after each of two rounds of two clients, which bring adapters of the corpus: of a strategy that keeps nothing, and
-/// of one with a memory.
+/// The states after each of two rounds of two clients, which bring adapters of the corpus: of a strategy that keeps
+/// nothing, and of one with a memory.
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let adapter = any_adapter();
     let mut clients = ["chalk", "crayon"].map(|name| Fixed { name, adapter: adapter.clone() });
