@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::rejections;
 use crate::contribution::Contribution;
 use crate::error::{Error, Problem, RejectedContribution, Result};
-use crate::instructions::Instructions;
+use crate::instructions::{Instructions, Start};
 use crate::memory::Memory;
 use crate::personal::Personal;
 use crate::privacy::{NoiseAt, Privacy};
@@ -206,7 +206,9 @@ impl RoundPlan {
             }
         }
         if let Some(privacy) = &self.privacy {
-            adapter = privacy.protect(&adapter, global, roles, *round, &contribution.client)?;
+            // What started afresh has changed since zero, whatever the global adapter is.
+            let start = global.filter(|_| instructions.start == Start::Global);
+            adapter = privacy.protect(&adapter, start, roles, *round, &contribution.client)?;
         }
         Ok(Ok(Contribution { adapter, ..contribution }))
     }

@@ -1,7 +1,7 @@
 //! Averages of factors of different ranks: zero padding, and averaging by rank slice.
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 
 use super::fair::wide;
 use super::product::mean_scale;
@@ -49,6 +49,33 @@ pub fn hetlora(contributions: &[Contribution]) -> Result<Aggregate> {
 pub fn raflora(contributions: &[Contribution]) -> Result<Aggregate> {
     check(contributions, RankPolicy::Mixed)?;
     Aggregate::measured(padded("raflora", &shares(contributions), Absent::LeftOut)?, contributions)
+}
+
+/// The first `rank` slices of every module at the same scale, which a client of that rank takes home from an average of
+/// mixed ranks: the first rows of `down` and columns of `up`. A module of this rank or less stays as it is.
+///
+/// # Errors
+/// [`Error::Target`] for rank 0; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+pub fn leading_slices(adapter: &Adapter, rank: usize) -> Result<Adapter> {
+    if rank == 0 {
+        return Err(Error::Target { what: "rank", expected: "1 or more".into(), found: 0.0 });
+    }
+    let cut = |(module, update): (&str, &LayerUpdate)| {
+        let unlike = || Error::UnsupportedKind { strategy: "hetlora", module: module.into(), kind: update.kind() };
+        Ok((module.to_owned(), leading_factors(update.as_lora().ok_or_else(unlike)?, rank)?))
+    };
+    adapter.iter().map(cut).collect()
+}
+
+fn leading_factors(factors: &LoraFactors, rank: usize) -> Result<LoraFactors> {
+    if factors.rank() <= rank {
+        return Ok(factors.clone());
+    }
+    let narrow = |tensor: &Tensor, dim: usize| {
+        tensor.narrow(dim, 0, rank).and_then(|cut| cut.contiguous()).map_err(Error::tensor("cutting slices"))
+    };
+    let (down, up) = (narrow(&factors.down, 0)?, narrow(&factors.up, 1)?);
+    LoraFactors::new(down, up, factors.scale() * rank as f64).map_err(Error::adapters("cutting slices"))
 }
 
 /// Shares proportional to the norms of the updates.

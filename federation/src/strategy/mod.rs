@@ -24,7 +24,7 @@ pub use ewwa::{ContributionSign, Ewwa, EwwaForm, Moments, NamedTensors, Placemen
 pub use fair::fair;
 pub use fedavg::fedavg;
 pub use fedrot::fedrot;
-pub use mixed_ranks::{hetlora, raflora};
+pub use mixed_ranks::{hetlora, leading_slices, raflora};
 pub(crate) use name::others;
 pub use product::product;
 pub(crate) use robust::lower_median;

@@ -54,9 +54,10 @@ impl ServerOptimizer {
     }
 }
 
-/// FedAdam, FedAdagrad and FedYogi on the factors: with the mean change `d = sum p_k w_k - w` of a tensor, `m <- 0.9 m
-/// + 0.1 d`, `v` as in [`Moments`] with `b2 = 0.99`, and `w <- w + rate m / (sqrt(v) + 1e-3)`. Every element has its
-/// own step, so that a rotation of the factors changes the result; a common start is needed.
+/// FedAdam, FedAdagrad and FedYogi on the factors. With the mean change `d = sum p_k w_k - w` of a tensor:
+/// `m <- 0.9 m + 0.1 d`, `v` as in [`Moments`] with `b2 = 0.99`, and `w <- w + rate m / (sqrt(v) + 1e-3)`.
+///
+/// Every element has its own step, so that a rotation of the factors changes the result; a common start is needed.
 ///
 /// **Source** arXiv 2003.00295, algorithm 2; no bias correction, `v` starts at `tau^2`.
 ///

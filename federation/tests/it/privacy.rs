@@ -97,6 +97,21 @@ fn a_plan_adds_the_servers_noise_once() {
     assert!((deviation - 0.1).abs() < 0.02, "{deviation}");
 }
 
+/// What starts afresh has changed since zero, even beside a global adapter of the same shapes.
+#[test]
+fn a_fresh_start_is_clipped_since_zero() {
+    let (own, global) = (adapter(2, 2.0, 1), adapter(2, 2.0, 2));
+    let plan = RoundPlan {
+        strategy: "flora".parse().unwrap(),
+        privacy: Some(privacy(0.5, 0.0, NoiseAt::Client)),
+        ..RoundPlan::default()
+    };
+    let state = catelier_federation::State::starting_from(global.clone());
+    let instructions = plan.configure(1, &state).unwrap();
+    let sent = plan.at_the_border(&instructions, contribution("ada", own, 1.0), Some(&global)).unwrap().unwrap();
+    assert!((crate::adapters::norm(&factors(&sent.adapter)) - 0.5).abs() < 1e-4);
+}
+
 #[test]
 fn settings_that_mean_nothing_are_refused() {
     for (clip, noise) in [(0.0, 1.0), (f64::NAN, 1.0), (1.0, -1.0), (1.0, f64::INFINITY)] {

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::Adapter;
 use catelier_federation::{
-    Aggregate, Contribution, Error, Memory, Role, State, Strategy as Aggregation, TargetRank, fedex,
+    Aggregate, Contribution, Error, Memory, Role, State, Strategy as Aggregation, TargetRank, fedex, leading_slices,
 };
 use catelier_numerics::linalg::truncated_svd;
 use proptest::prelude::*;
@@ -298,6 +298,26 @@ fn rank_slices_of_few_clients_keep_their_energy() {
     let own = norm(&values(&full.get(MODULES[0].0).unwrap().low_rank().down.narrow(0, 1, 1).unwrap()));
     assert!((upper("raflora") - own).abs() < 1e-5);
     assert!(upper("hetlora") < 0.7 * own);
+}
+
+#[test]
+fn a_client_takes_home_the_slices_that_its_rank_holds() {
+    let [wide, narrow] = [adapter(3, 6.0, 1), adapter(1, 2.0, 2)];
+    let cut = leading_slices(&wide, 2).unwrap();
+    for (module, update) in cut.iter() {
+        let whole = wide.get(module).unwrap();
+        assert_eq!((update.rank(), update.scale()), (2, whole.scale()));
+        let rows = whole.low_rank().down.narrow(0, 0, 2).unwrap();
+        assert_eq!(values(&update.low_rank().down), values(&rows));
+    }
+    assert_eq!(tensors(&leading_slices(&narrow, 2).unwrap()), tensors(&narrow));
+    assert!(leading_slices(&wide, 0).is_err());
+    // Padded to the largest rank, a client alone gets its own back.
+    let alone = [contribution("ada", narrow.clone(), 1.0)];
+    assert!(
+        distance(&update(&leading_slices(&aggregated("hetlora", &alone, None).adapter, 1).unwrap()), &update(&narrow))
+            < 1e-6
+    );
 }
 
 #[test]
