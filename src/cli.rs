@@ -282,7 +282,9 @@ pub(crate) struct AggregateArgs {
     /// Adapter file, with its weight after a colon if it is not 1; give at least two
     #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
     pub(crate) adapter: Vec<AdapterSource>,
-    /// fedavg (averages the factors, inexact) or product (averages the updates, exact; ranks may differ)
+    /// fedavg (averages the factors, inexact), product (averages the updates, exact; ranks may differ), or another strategy
+    /// that needs no start: flora, fedex, fair, fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median,
+    /// norm-bound
     #[arg(long, default_value = "product", value_name = "NAME")]
     pub(crate) strategy: Strategy,
     /// Rank of the result [default: the largest rank given]

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use candle_core::DType;
 use catelier_adapters::{Adapter, Fingerprint, LayerUpdate, UpdateKind};
 use catelier_numerics::finite::largest_magnitude;
 
 use crate::contribution::Contribution;
 use crate::error::{Error, Problem, RejectedContribution, Result};
+use crate::strategy::lower_median;
 
 /// Whether a strategy needs the same rank and alpha from all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,19 +31,53 @@ pub fn check(contributions: &[Contribution], ranks: RankPolicy) -> Result<()> {
     if contributions.is_empty() {
         return Err(Error::NoContributions);
     }
+    let rejected = rejections(contributions, ranks, None)?;
+    if rejected.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Contributions { total: contributions.len(), rejected })
+}
+
+/// All contributions that cannot be aggregated, with all of their problems; empty if all can. With `norm_factor`, an update
+/// whose norm is above that many medians of the norms is a problem too, from three contributions on.
+///
+/// A coordinator may leave these out and go on with the others, after another call: the consensus may change.
+///
+/// # Errors
+/// [`Error::Tensor`] and [`Error::Adapters`] if a tensor cannot be read.
+pub fn rejections(
+    contributions: &[Contribution],
+    ranks: RankPolicy,
+    norm_factor: Option<f64>,
+) -> Result<Vec<RejectedContribution>> {
     let consensus = Consensus::of(contributions);
     let mut rejected = Vec::new();
     for contribution in contributions {
         let mut problems = own_problems(contribution, contributions)?;
         problems.extend(consensus.problems(contribution, ranks));
-        if !problems.is_empty() {
-            rejected.push(RejectedContribution { client: contribution.client.clone(), problems });
+        rejected.push(RejectedContribution { client: contribution.client.clone(), problems });
+    }
+    if let Some(factor) = norm_factor.filter(|_| contributions.len() >= 3) {
+        add_outliers(&mut rejected, contributions, factor)?;
+    }
+    rejected.retain(|contribution| !contribution.problems.is_empty());
+    Ok(rejected)
+}
+
+/// Adds the outliers among the contributions without other problems, in whose norms nothing else is wrong.
+fn add_outliers(rejected: &mut [RejectedContribution], contributions: &[Contribution], factor: f64) -> Result<()> {
+    let mut norms = Vec::new();
+    for (index, contribution) in contributions.iter().enumerate().filter(|(i, _)| rejected[*i].problems.is_empty()) {
+        let norm = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        norms.push((index, norm));
+    }
+    let median = lower_median(norms.iter().map(|(_, norm)| *norm).collect());
+    for (index, norm) in norms {
+        if norm > factor * median && median > 0.0 {
+            rejected[index].problems.push(Problem::Outlier { norm, median, factor });
         }
     }
-    if rejected.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Contributions { total: contributions.len(), rejected })
+    Ok(())
 }
 
 /// Problems of a contribution that do not depend on the consensus.
@@ -58,8 +94,24 @@ fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec
     if contribution.adapter.is_empty() {
         problems.push(Problem::Empty);
     }
-    problems.extend(overflow(&contribution.adapter)?);
+    match element_type(&contribution.adapter) {
+        None => problems.extend(overflow(&contribution.adapter)?),
+        problem => problems.extend(problem),
+    }
     Ok(problems)
+}
+
+/// The problem of the first tensor whose elements are not floating-point numbers.
+fn element_type(adapter: &Adapter) -> Option<Problem> {
+    adapter.iter().find_map(|(module, update)| {
+        let (_, tensor) = update.tensors().find(|(_, tensor)| !is_averaged(tensor.dtype()))?;
+        Some(Problem::ElementType { module: module.to_owned(), found: tensor.dtype().as_str().to_owned() })
+    })
+}
+
+/// Whether values of this type can be averaged.
+pub(crate) fn is_averaged(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
 /// The largest value of a tensor and the largest norm of an update that are accepted. Activations stay below 1e5 and are

@@ -53,12 +53,82 @@ pub enum Error {
         kind: UpdateKind,
     },
     /// A name that is not a strategy.
-    #[error(
-        "unknown strategy `{name}`: expected `fedavg` or `product`, with a rank as in `product:8` or `product:exact`"
-    )]
+    #[error("unknown strategy `{name}`: expected `fedavg` or `product`, or one of {}", crate::strategy::others())]
     UnknownStrategy {
         /// The name.
         name: String,
+    },
+    /// A setting outside of its range.
+    #[error("{what}: expected {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        what: &'static str,
+        /// The rule.
+        expected: &'static str,
+        /// The value.
+        found: f64,
+    },
+    /// A strategy that moves on from a common start, without one.
+    #[error("`{strategy}` goes on from a global adapter that all clients start from, and there is none")]
+    NeedsStart {
+        /// The strategy.
+        strategy: String,
+    },
+    /// The global adapter has other modules or shapes than the contributions.
+    #[error("`{module}` of the contributions does not fit the global adapter: expected {expected:?}, found {found:?}")]
+    Global {
+        /// The first module, or tensor, that differs.
+        module: String,
+        /// Shape in the global adapter; empty if it lacks the module.
+        expected: Vec<usize>,
+        /// Shape in the contributions.
+        found: Vec<usize>,
+    },
+    /// What a strategy kept between rounds belongs to another federation.
+    #[error("the state's memory `{name}` has {found} values, expected {expected}")]
+    Memory {
+        /// The name.
+        name: String,
+        /// Number of values that the strategy needs.
+        expected: usize,
+        /// Number of values that are kept.
+        found: usize,
+    },
+    /// A personal tensor that a client should have at home.
+    #[error("the client's own adapter lacks `{tensor}`, which is personal")]
+    Home {
+        /// The tensor, `<module>.<tensor>`.
+        tensor: String,
+    },
+    /// Too few clients for what a robust rule promises.
+    #[error("`{strategy}` needs {needed} contributions, found {found}")]
+    TooFew {
+        /// The strategy.
+        strategy: String,
+        /// The least number.
+        needed: usize,
+        /// The number of contributions.
+        found: usize,
+    },
+    /// Two choices that do not go together.
+    #[error("`{strategy}` cannot be combined with {other}: {reason}")]
+    Incompatible {
+        /// The strategy.
+        strategy: String,
+        /// The other choice.
+        other: &'static str,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// A head pattern that names no module, or all of them.
+    #[error("the head `{head}` names {named} of {modules} modules, expected some and not all")]
+    Head {
+        /// The patterns.
+        head: String,
+        /// Modules that they name.
+        named: usize,
+        /// Modules of the adapter.
+        modules: usize,
     },
     /// A rank or alpha that the result cannot have.
     #[error("the result's {what} must be {expected}, found {found}")]
@@ -202,6 +272,52 @@ pub enum Problem {
         /// Its module.
         module: String,
     },
+    /// The update's norm is far above those of the others.
+    Outlier {
+        /// Frobenius norm of the update.
+        norm: f64,
+        /// Median of the norms of all contributions.
+        median: f64,
+        /// The most medians that are accepted.
+        factor: f64,
+    },
+    /// A tensor has an element type that cannot be averaged.
+    ElementType {
+        /// The module.
+        module: String,
+        /// The type.
+        found: String,
+    },
+    /// A value is outside of the range that may leave.
+    OutOfRange {
+        /// The module.
+        module: String,
+        /// Largest magnitude that may leave.
+        limit: f64,
+        /// The largest magnitude.
+        found: f64,
+    },
+    /// A rank is larger than may leave.
+    LargeRank {
+        /// The module.
+        module: String,
+        /// Largest rank that may leave.
+        limit: usize,
+        /// The rank.
+        found: usize,
+    },
+    /// More bytes than may leave.
+    Bytes {
+        /// Most bytes.
+        limit: usize,
+        /// Bytes of all tensors.
+        found: usize,
+    },
+    /// A tensor that should have stayed at the common start was changed.
+    Moved {
+        /// The tensor, `<module>.<tensor>`.
+        tensor: String,
+    },
     /// The update of the whole adapter is so large that images are not finite, although its values are not.
     TooLarge {
         /// Frobenius norm of the update.
@@ -248,6 +364,20 @@ impl fmt::Display for Problem {
             Self::TooLarge { norm, module } => {
                 write!(f, "an update of norm {norm:.1e}, above the limit of {LARGEST:e}, largest in `{module}`")
             }
+            Self::Outlier { norm, median, factor } => {
+                write!(f, "an update of norm {norm:.1e}, above {factor} times the median of {median:.1e}")
+            }
+            Self::ElementType { module, found } => {
+                write!(f, "`{module}`: expected floating-point values, found {found}")
+            }
+            Self::OutOfRange { module, limit, found } => {
+                write!(f, "`{module}`: expected values up to {limit:.1e}, found {found:.1e}")
+            }
+            Self::LargeRank { module, limit, found } => {
+                write!(f, "`{module}`: expected a rank up to {limit}, found {found}")
+            }
+            Self::Bytes { limit, found } => write!(f, "expected at most {limit} bytes, found {found}"),
+            Self::Moved { tensor } => write!(f, "`{tensor}` differs from the common start, at which it should stay"),
             Self::LargeValue { value, module } => {
                 write!(f, "the value {value:.1e} in `{module}`, above the limit of {LARGEST:e}")
             }
@@ -285,6 +415,17 @@ impl Error {
             Self::UnsupportedKind { .. } => Some("use the strategy `fedavg`, which averages the tensors".to_owned()),
             Self::Adapters { source, .. } => source.hint(),
             Self::Numerics { source, .. } => source.hint(),
+            Self::NeedsStart { .. } => {
+                Some("give the federation an adapter to start from, or use the strategy `product`".to_owned())
+            }
+            Self::Global { .. } => Some("train from the global adapter of this round, at its rank".to_owned()),
+            Self::Memory { .. } => Some("use the state that this strategy saved, or start again".to_owned()),
+            Self::Home { .. } => Some("restore the client's own adapter of its last round".to_owned()),
+            Self::TooFew { .. } => Some("wait for more clients, or tolerate fewer poisoned ones".to_owned()),
+            Self::Incompatible { .. } => {
+                Some("choose a strategy that is linear in what clients send, such as `ffa`".to_owned())
+            }
+            Self::Head { .. } => Some("name the head's modules by their ends, such as `up_blocks.3.*`".to_owned()),
             Self::State { .. } => Some("start the federation again in another folder".to_owned()),
             _ => None,
         }
@@ -328,6 +469,14 @@ pub enum RoundError<E: std::error::Error + 'static> {
         #[source]
         source: E,
     },
+    /// A client that cannot do what the strategy needs of it.
+    #[error("client `{client}` cannot train as `{strategy}` needs it")]
+    CannotFollow {
+        /// Name of the client.
+        client: String,
+        /// The strategy.
+        strategy: String,
+    },
     /// The contributions of a round could not be aggregated.
     #[error("round {round} cannot be aggregated")]
     Aggregate {
@@ -344,6 +493,9 @@ impl<E: std::error::Error + 'static> RoundError<E> {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Aggregate { source, .. } => source.hint(),
+            Self::CannotFollow { .. } => {
+                Some("use the strategy `product` or `fedavg`, which any client can follow".to_owned())
+            }
             Self::NoClients | Self::Client { .. } => None,
         }
     }

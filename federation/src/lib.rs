@@ -8,18 +8,41 @@
     )
 )]
 
+mod accountant;
 mod check;
 mod contribution;
 mod error;
+mod instructions;
+mod memory;
+mod numbers;
+mod payload;
+mod personal;
+mod plan;
+mod privacy;
 mod report;
+mod roles;
 mod round;
 mod state;
 mod strategy;
+mod weighting;
 
-pub use check::{RankPolicy, check};
+pub use accountant::Accountant;
+pub use check::{RankPolicy, check, rejections};
 pub use contribution::Contribution;
 pub use error::{Error, Problem, RejectedContribution, Result, RoundError};
+pub use instructions::{Instructions, Phase, Start, proximal_term};
+pub use memory::Memory;
+pub use payload::{Payload, ShareFilter};
+pub use personal::{HeadRule, Personal};
+pub use plan::{OnFailure, Participation, RoundPlan};
+pub use privacy::{NoiseAt, Privacy};
 pub use report::{ClientReport, RoundReport};
-pub use round::{Client, OnFailure, RoundObserver, RoundPlan, run_rounds};
+pub use roles::{Role, Roles};
+pub use round::{Client, RoundObserver, run_rounds};
 pub use state::{STATE_FORMAT, STATE_VERSION, State};
-pub use strategy::{Aggregate, Distance, Strategy, TargetRank, fedavg, product};
+pub use strategy::{
+    Aggregate, ContributionSign, Distance, Ewwa, EwwaForm, Moments, NamedTensors, Placement, ServerOptimizer, Strategy,
+    TargetRank, WithResidual, ewwa, fair, fedavg, fedex, fedrot, flora, geometric_median, hetlora, krum,
+    leading_slices, median, norm_bound, product, raflora, server_optimizer, trimmed_mean,
+};
+pub use weighting::Weighting;

@@ -9,13 +9,13 @@ pub struct RoundReport {
     pub round: usize,
     /// The clients that contributed, in the order in which they trained.
     pub clients: Vec<ClientReport>,
-    /// The clients that failed, each with the text of its error.
+    /// The clients that failed or were refused, each with the text of its error.
     pub failed: Vec<(String, String)>,
     /// Distance of the aggregate from the exact mean of the updates, in Frobenius norm.
     pub distance: f32,
     /// The distance in units of the exact mean's norm.
     pub relative_distance: f32,
-    /// Frobenius norm of the global update.
+    /// Frobenius norm of the global update, without what clients merged into their base.
     pub norm: f32,
     /// Frobenius norm of the change of the global update since the round before; in the first
     /// round, `norm`.

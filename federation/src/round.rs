@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 
 use catelier_adapters::{Adapter, sum};
-use serde::{Deserialize, Serialize};
 
 use crate::contribution::Contribution;
-use crate::error::{Error, Result, RoundError};
+use crate::error::{Error, RejectedContribution, Result, RoundError};
+use crate::instructions::Instructions;
+use crate::plan::{OnFailure, RoundPlan};
 use crate::report::{ClientReport, RoundReport};
 use crate::state::State;
-use crate::strategy::{Aggregate, Strategy};
+use crate::strategy::Aggregate;
 
 /// A client trains an adapter on data of its own: in this process, through a folder, or behind a
 /// network.
@@ -23,28 +24,18 @@ pub trait Client {
     /// Trains from the global adapter, or from a fresh one if there is none yet, and returns the client's contribution.
     /// `round` counts from 1.
     fn train(&mut self, round: usize, global: Option<&Adapter>) -> Result<Contribution, Self::Error>;
-}
 
-/// Settings of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundPlan {
-    /// The rule that aggregates contributions.
-    pub strategy: Strategy,
-    /// Number of rounds of the whole run, those already in the state included.
-    pub rounds: usize,
-    /// The reaction to a client that fails.
-    pub on_failure: OnFailure,
-}
+    /// Whether the client can do what these instructions say. By default it can if they are
+    /// [plain](Instructions::are_plain): all tensors are trained from the global adapter.
+    fn can_follow(&self, instructions: &Instructions) -> bool {
+        instructions.are_plain()
+    }
 
-/// The reaction to a client that fails.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFailure {
-    /// The run stops with the client's error.
-    #[default]
-    Stop,
-    /// The round continues without the client, which takes part again in the next round.
-    SkipClient,
+    /// Trains as the instructions say, and returns the whole adapter; the plan's border decides what leaves. A client
+    /// that overrides [`can_follow`](Self::can_follow) overrides this method too.
+    fn follow(&mut self, instructions: &Instructions, global: Option<&Adapter>) -> Result<Contribution, Self::Error> {
+        self.train(instructions.round, global)
+    }
 }
 
 /// Observes a run; every method does nothing by default.
@@ -58,6 +49,9 @@ pub trait RoundObserver {
     /// A client failed, and the round continues without it.
     fn client_failed(&mut self, _round: usize, _client: &str, _reason: &dyn std::error::Error) {}
 
+    /// A contribution was refused, and the round continues without it.
+    fn contribution_refused(&mut self, _round: usize, _rejected: &RejectedContribution) {}
+
     /// A round is over, and the state holds its result. [`ControlFlow::Break`] ends the run.
     fn round_done(&mut self, _report: &RoundReport, _state: &State) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -69,12 +63,13 @@ impl RoundObserver for () {}
 
 /// Runs the rounds that the state does not hold yet and returns the state after the last.
 ///
-/// In every round each client trains from the same global adapter; then the contributions are
-/// checked and aggregated. A run from a state that was saved and loaded equals an uninterrupted one.
+/// In every round each client that takes part trains from the same global adapter, as the plan's instructions say; what
+/// leaves it passes the plan's border; then the contributions are checked and aggregated. A run from a state that was
+/// saved and loaded equals an uninterrupted one.
 ///
 /// # Errors
-/// [`RoundError::NoClients`]; [`RoundError::Client`] under [`OnFailure::Stop`];
-/// [`RoundError::Aggregate`] if contributions cannot be aggregated, or no client contributed.
+/// [`RoundError::NoClients`]; [`RoundError::CannotFollow`], before any client trains; [`RoundError::Client`] under
+/// [`OnFailure::Stop`]; [`RoundError::Aggregate`] if contributions cannot be aggregated, or no client contributed.
 pub fn run_rounds<C: Client>(
     clients: &mut [C],
     plan: &RoundPlan,
@@ -84,18 +79,16 @@ pub fn run_rounds<C: Client>(
     if clients.is_empty() {
         return Err(RoundError::NoClients);
     }
-    if state.completed() < plan.rounds {
-        let round = state.completed() + 1;
-        // Before the first client trains.
-        plan.strategy.validate().map_err(|source| RoundError::Aggregate { round, source })?;
-    }
     while state.completed() < plan.rounds {
         let round = state.completed() + 1;
-        let (contributions, failed) = collect(clients, plan, round, state.global(), observer)?;
         let failed_round = |source| RoundError::Aggregate { round, source };
-        let aggregate = plan.strategy.aggregate(&contributions).map_err(failed_round)?;
-        let report = report(round, &contributions, failed, &aggregate, state.global()).map_err(failed_round)?;
-        state.advance(aggregate.adapter, report.clone());
+        let instructions = plan.configure(round, &state).map_err(failed_round)?;
+        let Collected { contributions, failed } = collect(clients, plan, &instructions, state.global(), observer)?;
+        let aggregated = plan.aggregate(round, state.global(), &contributions, state.memory());
+        let (aggregate, memory) = aggregated.map_err(failed_round)?;
+        let weighted = plan.weighting.apply(&contributions);
+        let report = report(round, &weighted, failed, &aggregate, state.global()).map_err(failed_round)?;
+        state.advance(aggregate.adapter, memory, report.clone());
         if observer.round_done(&report, &state).is_break() {
             break;
         }
@@ -103,34 +96,82 @@ pub fn run_rounds<C: Client>(
     Ok(state)
 }
 
-type Collected = (Vec<Contribution>, Vec<(String, String)>);
+/// What the clients of a round brought.
+struct Collected {
+    contributions: Vec<Contribution>,
+    /// The clients that failed and are skipped, each with the text of its error.
+    failed: Vec<(String, String)>,
+}
 
-/// Lets every client train; returns the contributions, and the failures that are skipped.
+/// Lets every client of the round train, and takes what leaves it.
 fn collect<C: Client>(
     clients: &mut [C],
     plan: &RoundPlan,
-    round: usize,
+    instructions: &Instructions,
     global: Option<&Adapter>,
     observer: &mut dyn RoundObserver,
 ) -> Result<Collected, RoundError<C::Error>> {
-    let (mut contributions, mut failed) = (Vec::new(), Vec::new());
-    for client in clients {
-        observer.client_starts(round, client.name());
-        match client.train(round, global) {
-            Ok(contribution) => {
-                observer.client_done(round, &contribution);
-                contributions.push(contribution);
-            }
-            Err(source) if plan.on_failure == OnFailure::SkipClient => {
-                observer.client_failed(round, client.name(), &source);
-                failed.push((client.name().to_owned(), source.to_string()));
-            }
-            Err(source) => {
-                return Err(RoundError::Client { client: client.name().to_owned(), round, source });
+    let round = instructions.round;
+    let failed_round = |source| RoundError::Aggregate { round, source };
+    let present = plan.participation.of_round(round, clients.len());
+    if let Some(index) = present.iter().find(|index| !clients[**index].can_follow(instructions)) {
+        let (client, strategy) = (clients[*index].name().to_owned(), plan.strategy.to_string());
+        return Err(RoundError::CannotFollow { client, strategy });
+    }
+    let (mut contributions, mut failed, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+    for index in &present {
+        match train(&mut clients[*index], plan, instructions, global, observer)? {
+            Trained::Failed(reason) => failed.push((clients[*index].name().to_owned(), reason)),
+            Trained::Done(contribution) => {
+                let client = contribution.client.clone();
+                match plan.at_the_border(instructions, contribution, global).map_err(failed_round)? {
+                    Ok(contribution) => contributions.push(contribution),
+                    Err(problems) => rejected.push(RejectedContribution { client, problems }),
+                }
             }
         }
     }
-    Ok((contributions, failed))
+    if plan.on_failure == OnFailure::SkipClient {
+        let (accepted, refused) = plan.sift(contributions).map_err(failed_round)?;
+        for rejected in rejected.into_iter().chain(refused) {
+            observer.contribution_refused(round, &rejected);
+            failed.push((rejected.client.clone(), rejected.to_string()));
+        }
+        return Ok(Collected { contributions: accepted, failed });
+    }
+    if rejected.is_empty() {
+        return Ok(Collected { contributions, failed });
+    }
+    Err(failed_round(Error::Contributions { total: present.len(), rejected }))
+}
+
+/// The end of a client's training.
+enum Trained {
+    Done(Contribution),
+    Failed(String),
+}
+
+/// Lets one client train; under [`OnFailure::SkipClient`] its failure is told and passed on.
+fn train<C: Client>(
+    client: &mut C,
+    plan: &RoundPlan,
+    instructions: &Instructions,
+    global: Option<&Adapter>,
+    observer: &mut dyn RoundObserver,
+) -> Result<Trained, RoundError<C::Error>> {
+    let round = instructions.round;
+    observer.client_starts(round, client.name());
+    match client.follow(instructions, global) {
+        Ok(contribution) => {
+            observer.client_done(round, &contribution);
+            Ok(Trained::Done(contribution))
+        }
+        Err(source) if plan.on_failure == OnFailure::SkipClient => {
+            observer.client_failed(round, client.name(), &source);
+            Ok(Trained::Failed(source.to_string()))
+        }
+        Err(source) => Err(RoundError::Client { client: client.name().to_owned(), round, source }),
+    }
 }
 
 fn report(

@@ -9,13 +9,17 @@ use catelier_numerics::finite::is_finite;
 use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::report::RoundReport;
 
 /// Name of the state's file format, in its header.
 pub const STATE_FORMAT: &str = "catelier federation state";
 
 /// Version of the state's file format.
-pub const STATE_VERSION: &str = "2";
+pub const STATE_VERSION: &str = "3";
+
+/// The last version without a memory. A state whose strategy keeps nothing is still written in it, to the same bytes.
+const VERSION_WITHOUT_MEMORY: &str = "2";
 
 /// The last version without a checksum; it is still read.
 const VERSION_WITHOUT_CHECKSUM: &str = "1";
@@ -23,11 +27,15 @@ const VERSION_WITHOUT_CHECKSUM: &str = "1";
 /// Name of a module's alpha, beside the names of its tensors.
 const ALPHA: &str = "alpha";
 
-/// The state between rounds: the global adapter, and a report of every round.
+/// Start of the names of the memory's tensors. No module path has a slash.
+const MEMORY: &str = "memory/";
+
+/// The state between rounds: the global adapter, a report of every round, and what the strategy keeps.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     global: Option<Adapter>,
     history: Vec<RoundReport>,
+    memory: Memory,
 }
 
 impl State {
@@ -38,7 +46,7 @@ impl State {
 
     /// The state before the first round, with an adapter that all clients start from.
     pub fn starting_from(global: Adapter) -> Self {
-        Self { global: Some(global), history: Vec::new() }
+        Self { global: Some(global), ..Self::default() }
     }
 
     /// The global adapter; none before the first round of a run without a start adapter.
@@ -56,13 +64,21 @@ impl State {
         &self.history
     }
 
-    pub(crate) fn advance(&mut self, global: Adapter, report: RoundReport) {
+    /// What the strategy keeps between rounds.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The state after another round.
+    pub fn advance(&mut self, global: Adapter, memory: Memory, report: RoundReport) {
         self.global = Some(global);
+        self.memory = memory;
         self.history.push(report);
     }
 
     /// Writes the state to one file atomically: the adapter's tensors as `<module>.<tensor>`, its alphas as
-    /// `<module>.alpha`, and the history as JSON in the header, with a checksum over all of the file.
+    /// `<module>.alpha`, the memory's as `memory/<name>`, and the history and the memory's counts as JSON in the
+    /// header, with a checksum over all of the file.
     ///
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
@@ -73,11 +89,16 @@ impl State {
             tensors.extend(update.tensors().map(|(name, tensor)| (format!("{module}.{name}"), tensor.detach())));
             tensors.insert(format!("{module}.{ALPHA}"), alpha);
         }
-        let header = BTreeMap::from([
+        tensors.extend(self.memory.tensors().iter().map(|(name, kept)| (format!("{MEMORY}{name}"), kept.clone())));
+        let version = if self.memory.is_empty() { VERSION_WITHOUT_MEMORY } else { STATE_VERSION };
+        let mut header = BTreeMap::from([
             ("format".to_owned(), STATE_FORMAT.to_owned()),
-            ("version".to_owned(), STATE_VERSION.to_owned()),
+            ("version".to_owned(), version.to_owned()),
             ("history".to_owned(), json(path, &self.history)?),
         ]);
+        if !self.memory.is_empty() {
+            header.insert("memory".to_owned(), json(path, self.memory.counts())?);
+        }
         tensor_file::write_checked(path, &tensors, &header)
             .map_err(Error::numerics(format!("writing `{}`", path.display())))
     }
@@ -95,10 +116,10 @@ impl State {
             (Checksum::Differs, _, _) => {
                 return Err(unusable(path, "it is damaged: its checksum does not hold".into()));
             }
-            (Checksum::Absent, STATE_FORMAT, STATE_VERSION) => {
+            (Checksum::Absent, STATE_FORMAT, STATE_VERSION | VERSION_WITHOUT_MEMORY) => {
                 return Err(unusable(path, "it is damaged: its checksum is missing".into()));
             }
-            (Checksum::Holds, STATE_FORMAT, STATE_VERSION)
+            (Checksum::Holds, STATE_FORMAT, STATE_VERSION | VERSION_WITHOUT_MEMORY)
             | (Checksum::Absent, STATE_FORMAT, VERSION_WITHOUT_CHECKSUM) => {}
             (_, format, version) => {
                 let found = format!("`{format}` version `{version}`");
@@ -109,19 +130,36 @@ impl State {
         let history: Vec<RoundReport> =
             serde_json::from_str(header("history")).map_err(|error| unusable(path, format!("`history`: {error}")))?;
         let global = adapter(path, &file)?;
-        Ok(Self { global: (!global.is_empty()).then_some(global), history })
+        Ok(Self { global: (!global.is_empty()).then_some(global), history, memory: memory(path, &file)? })
+    }
+}
+
+/// What the strategy keeps, in the file.
+fn memory(path: &Path, file: &TensorFile) -> Result<Memory> {
+    let counts = match file.metadata().get("memory") {
+        None => BTreeMap::new(),
+        Some(text) => serde_json::from_str(text).map_err(|error| unusable(path, format!("`memory`: {error}")))?,
+    };
+    let kept = file.names().filter_map(|name| name.strip_prefix(MEMORY));
+    let read = |name: &str| Ok((name.to_owned(), finite(path, file, &format!("{MEMORY}{name}"))?));
+    Ok(Memory::from_parts(kept.map(read).collect::<Result<_>>()?, counts))
+}
+
+/// The tensor of this name, all of whose values are finite.
+fn finite(path: &Path, file: &TensorFile, name: &str) -> Result<Tensor> {
+    let values = file.tensor(name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))?;
+    match is_finite(&values).map_err(Error::tensor("checking the state"))? {
+        true => Ok(values),
+        false => Err(unusable(path, format!("`{name}` has values that are not finite"))),
     }
 }
 
 /// The global adapter in the file.
 fn adapter(path: &Path, file: &TensorFile) -> Result<Adapter> {
     let mut modules = BTreeMap::<_, BTreeMap<String, Tensor>>::new();
-    for (module, tensor) in file.names().filter_map(|name| name.rsplit_once('.')) {
-        let name = format!("{module}.{tensor}");
-        let values = file.tensor(&name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))?;
-        if !is_finite(&values).map_err(Error::tensor("checking the state"))? {
-            return Err(unusable(path, format!("`{name}` has values that are not finite")));
-        }
+    let of_modules = file.names().filter(|name| !name.starts_with(MEMORY));
+    for (module, tensor) in of_modules.filter_map(|name| name.rsplit_once('.')) {
+        let values = finite(path, file, &format!("{module}.{tensor}"))?;
         modules.entry(module).or_default().insert(tensor.to_owned(), values);
     }
     let update = |(module, tensors): (&str, _)| Ok((module.to_owned(), update(module, tensors)?));

@@ -1,5 +1,6 @@
-//! Best low-rank approximation of a weighted sum of low-rank products; the sum is never formed.
+//! Best low-rank approximation of a weighted sum of low-rank products, which is never formed, and small dense problems.
 
+mod dense;
 mod jacobi;
 
 use candle_core::{DType, Device, Tensor};
@@ -8,6 +9,7 @@ use nalgebra::DMatrix;
 use self::jacobi::Decomposition;
 use crate::error::During;
 use crate::{Error, Result};
+pub use dense::{nearest_rotation, ridge_solution, truncated_svd};
 
 /// One term of the sum: `weight · up · down`.
 #[derive(Debug, Clone)]

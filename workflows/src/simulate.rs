@@ -152,6 +152,13 @@ impl SimulateRequest {
 /// Refuses what cannot be played, before anything of an earlier simulation is replaced.
 fn check(settings: &ResolvedSimulate, completed: usize) -> Result<()> {
     settings.artists.iter().try_for_each(|name| drawn::artist(name).map(|_| ()))?;
+    let strategy = &settings.strategy.0;
+    if !strategy.is_plain() {
+        return Err(Error::user(
+            format!("`{strategy}` needs clients that hold or keep a part of the adapter, or merge it into their base"),
+            "the simulation's artists train all of the global adapter: choose `product`, `fedavg` or a robust strategy",
+        ));
+    }
     let rounds = settings.rounds;
     if rounds == 0 {
         return Err(Error::user("there is no round to play", "ask for at least one round"));
@@ -215,7 +222,7 @@ impl<'a, 's> Work<'a, 's> {
         let plan = RoundPlan {
             strategy: self.settings.strategy.0.clone(),
             rounds: self.settings.rounds,
-            on_failure: Default::default(),
+            ..RoundPlan::default()
         };
         let mut log = RoundLog { session: self.session, state_file: self.out.path().join(STATE), outcome: Ok(()) };
         let state = run_rounds(clients, &plan, state, &mut log).failed("the federation stopped")?;

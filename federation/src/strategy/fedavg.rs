@@ -1,12 +1,12 @@
 //! `fedavg`: the mean of the tensors.
 
-use candle_core::{DType, Tensor};
 use catelier_adapters::{Adapter, LayerUpdate};
 
 use super::{Aggregate, of_module};
 use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
+use crate::numbers::weighted_sum;
 
 /// Weighted mean of every tensor of the updates separately: of `down` and of `up` (FedIT), and of a DoRA's magnitudes.
 ///
@@ -25,25 +25,18 @@ use crate::error::{Error, Result};
 /// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that is not finite or above the limit.
 pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
     check(contributions, RankPolicy::Uniform)?;
-    let shares = shares(contributions);
-    let mut adapter = Adapter::new();
-    for (module, _) in contributions[0].adapter.iter() {
-        adapter.insert(module, mean_update(&of_module(&shares, module))?);
-    }
-    Aggregate::measured(adapter, contributions)
+    Aggregate::measured(mean_of_tensors(&shares(contributions))?, contributions)
+}
+
+/// Weighted mean of every tensor by itself, for updates of one rank.
+pub(super) fn mean_of_tensors(shares: &[(&Contribution, f64)]) -> Result<Adapter> {
+    let modules = shares[0].0.adapter.iter();
+    modules.map(|(module, _)| Ok((module.to_owned(), mean_update(&of_module(shares, module))?))).collect()
 }
 
 fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
     let mean_of =
         |name: &'static str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
     let (first, _) = terms[0];
-    first.try_map(|name, _| mean(mean_of(name))).map_err(Error::tensor("averaging updates"))
-}
-
-/// Weighted sum, computed in f64 and rounded to f32.
-fn mean<'t>(terms: impl Iterator<Item = (&'t Tensor, f64)>) -> candle_core::Result<Tensor> {
-    let weighted = terms.map(|(tensor, share)| tensor.to_dtype(DType::F64)? * share);
-    let weighted = weighted.collect::<candle_core::Result<Vec<_>>>()?;
-    let sum = weighted[1..].iter().try_fold(weighted[0].clone(), |sum, term| sum + term)?;
-    Ok(sum.to_dtype(DType::F32)?.detach())
+    first.try_map(|name, _| weighted_sum(mean_of(name))).map_err(Error::tensor("averaging updates"))
 }

@@ -1,36 +1,58 @@
 //! Strategies: rules that aggregate many adapters into one.
 //!
-//! Each strategy is a pure function of the contributions, in a file of its own. A new strategy needs such a file and a
-//! variant of [`Strategy`]; rounds need no change.
+//! Each rule is a pure function of the contributions, the round, the global adapter and its own memory, in a file by
+//! family. A new one needs such a function, a variant of [`Strategy`] and its name in `name.rs`; rounds need no change.
 
+mod aggregate;
+mod ewwa;
+mod fair;
 mod fedavg;
+mod fedrot;
+mod mixed_ranks;
+mod name;
+mod one_factor;
 mod product;
+mod robust;
+mod server_optimizer;
+mod stacking;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-
-use catelier_adapters::{Adapter, LayerUpdate, sum};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors};
 use serde::{Deserialize, Serialize};
 
+pub use aggregate::{Aggregate, Distance};
+pub use ewwa::{ContributionSign, Ewwa, EwwaForm, Moments, NamedTensors, Placement, ewwa};
+pub use fair::fair;
 pub use fedavg::fedavg;
+pub use fedrot::fedrot;
+pub use mixed_ranks::{hetlora, leading_slices, raflora};
+pub(crate) use name::others;
 pub use product::product;
+pub(crate) use robust::lower_median;
+pub use robust::{geometric_median, krum, median, norm_bound, trimmed_mean};
+pub use server_optimizer::{ServerOptimizer, server_optimizer};
+pub use stacking::{WithResidual, fedex, flora};
 
-use crate::check::overflow;
-use crate::contribution::{Contribution, shares};
-use crate::error::{Error, Problem, Result};
+use self::one_factor::{Factor, alternating, one_factor};
+use crate::check::RankPolicy;
+use crate::contribution::Contribution;
+use crate::error::{Error, Result};
+use crate::instructions::{Instructions, Start};
+use crate::memory::Memory;
+use crate::roles::{Role, Roles};
+use crate::state::State;
 
 /// The rule that aggregates the contributions of a round.
 ///
 /// In text: `fedavg`, `product` (the largest rank of the contributions), `product:8` (rank 8), `product:exact` (the sum
-/// of ranks, which loses nothing). The names in the papers are accepted too: `fedit` is `fedavg`, and `flexlora` is
-/// `product`.
+/// of ranks, which loses nothing), and the other names of [`Strategy::NAMES`], some with a setting after a colon. The
+/// names in the papers are accepted too: `fedit` is `fedavg`, `flexlora` is `product`, and so on.
 ///
 /// ```
 /// # use catelier_federation::{Strategy, TargetRank};
 /// let strategy: Strategy = "product:8".parse().unwrap();
 /// assert_eq!(strategy, Strategy::Product { rank: TargetRank::Fixed(8), alpha: None });
 /// assert_eq!("flexlora:8".parse::<Strategy>().unwrap(), strategy);
+/// assert_eq!("krum:2".parse::<Strategy>().unwrap(), Strategy::Krum { poisoned: 2 });
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,9 +68,66 @@ pub enum Strategy {
         /// Alpha of the result; `None` for the alpha that makes the result's scale the mean of the clients' scales.
         alpha: Option<f64>,
     },
+    /// Mean of `up` beside a frozen common `down` (FFA-LoRA, arXiv 2403.12313). Exact; half of the traffic.
+    Ffa,
+    /// Mean of `up` in odd rounds and of `down` in even ones, the other frozen (RoLoRA, arXiv 2502.01755). Exact.
+    Rolora,
+    /// Mean of `down`; every client keeps its `up` (FedSA-LoRA, arXiv 2410.01463). The global `up` is the common start.
+    Fedsa,
+    /// Stacked factors: see [`flora()`].
+    Flora,
+    /// Means of the factors and their residual: see [`fedex()`].
+    Fedex,
+    /// Mean of `down` and a corrected `up`: see [`fair()`].
+    Fair {
+        /// See [`fair()`].
+        ridge: f64,
+    },
+    /// Means of rotated factors: see [`fedrot()`].
+    Fedrot {
+        /// See [`fedrot()`].
+        softness: f64,
+    },
+    /// Factors of mixed ranks, padded with zeros: see [`hetlora()`].
+    Hetlora,
+    /// Factors of mixed ranks, averaged by rank slice: see [`raflora()`].
+    Raflora,
+    /// A weight for every element: see [`Ewwa::step`].
+    Ewwa {
+        /// The rule.
+        settings: Ewwa,
+        /// The tensors that it acts on.
+        placement: Placement,
+    },
+    /// An adaptive optimizer on the server: see [`server_optimizer()`].
+    ServerOptimizer(ServerOptimizer),
+    /// The median of every element of the updates: see [`median()`].
+    Median {
+        /// Rank of the result.
+        rank: TargetRank,
+    },
+    /// The mean without the extremes of every element: see [`trimmed_mean()`].
+    TrimmedMean {
+        /// Share that is dropped at each end.
+        cut: f64,
+        /// Rank of the result.
+        rank: TargetRank,
+    },
+    /// The mean of the updates that agree most: see [`krum()`].
+    Krum {
+        /// Number of poisoned contributions that are tolerated.
+        poisoned: usize,
+    },
+    /// The geometric median of the updates: see [`geometric_median()`].
+    GeometricMedian,
+    /// The mean of shortened updates: see [`norm_bound()`].
+    NormBound {
+        /// Largest norm in units of the median.
+        factor: f64,
+    },
 }
 
-/// The rank of the result of `product`.
+/// The rank of a result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetRank {
@@ -61,98 +140,19 @@ pub enum TargetRank {
     Exact,
 }
 
-/// The adapter made from all contributions, and its distance from their exact mean.
-#[derive(Debug, Clone)]
-pub struct Aggregate {
-    /// The aggregated adapter.
-    pub adapter: Adapter,
-    /// By module, the distance of its update from the weighted mean of the updates.
-    pub distances: BTreeMap<String, Distance>,
-}
-
-/// Distance of an update from the exact weighted mean, in Frobenius norm.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Distance {
-    /// Norm of the difference.
-    pub absolute: f64,
-    /// Norm of the exact mean.
-    pub mean_norm: f64,
-}
-
-impl Distance {
-    /// The distance in units of the exact mean's norm; 0 where both are 0.
-    pub fn relative(&self) -> f64 {
-        if self.absolute == 0.0 { 0.0 } else { self.absolute / self.mean_norm }
-    }
-}
-
-impl Aggregate {
-    /// By module, the share of the exact mean's squared norm that the aggregate misses; for
-    /// `product`, the part that was cut off.
-    pub fn discarded(&self) -> BTreeMap<&str, f64> {
-        self.distances.iter().map(|(module, distance)| (module.as_str(), distance.relative().powi(2))).collect()
-    }
-
-    /// The distance of the whole update, all modules together.
-    pub fn distance(&self) -> Distance {
-        let norm = |of: fn(&Distance) -> f64| self.distances.values().map(|d| of(d).powi(2)).sum::<f64>().sqrt();
-        Distance { absolute: norm(|d| d.absolute), mean_norm: norm(|d| d.mean_norm) }
-    }
-}
-
-impl Aggregate {
-    /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in the low-rank parts
-    /// alone: the rest of a DoRA depends on the base's weights.
-    fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
-        if let Some(problem) = overflow(&adapter)? {
-            return Err(overflow_error(problem, contributions)?);
-        }
-        let shares = shares(contributions);
-        let distance =
-            |(module, _): (&str, _)| Ok((module.to_owned(), distance_of(module, &adapter, &shares, contributions)?));
-        let distances = adapter.iter().map(distance).collect::<Result<_>>()?;
-        Ok(Self { adapter, distances })
-    }
-}
-
-/// The distance of one module. Modules are measured one after the other, so that the sums take little memory.
-fn distance_of(
-    module: &str,
-    aggregated: &Adapter,
-    shares: &[(&Contribution, f64)],
-    contributions: &[Contribution],
-) -> Result<Distance> {
-    let failed = || Error::adapters("measuring the aggregate");
-    let only = |adapter: &Adapter| -> Adapter {
-        adapter.get(module).map(|update| (module.to_owned(), update.low_rank().clone())).into_iter().collect()
-    };
-    let contributed: Vec<(Adapter, f64)> = shares.iter().map(|(c, share)| (only(&c.adapter), *share)).collect();
-    let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
-    let mean = sum(&terms).map_err(failed())?;
-    let aggregated = only(aggregated);
-    terms.push((&aggregated, -1.0));
-    let difference = sum(&terms).map_err(failed())?;
-    // A distance means nothing if factors overflow. The difference contains the factors of the mean.
-    if let Some(problem) = overflow(&difference)? {
-        return Err(overflow_error(problem, contributions)?);
-    }
-    let norm_of = |adapter: &Adapter| {
-        adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
-    };
-    Ok(Distance { absolute: norm_of(&difference)?, mean_norm: norm_of(&mean)? })
-}
-
-/// The error of an overflowing mean. It names the client with the largest update, the one to ask first.
-fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
-    let (mut client, mut norm) = ("", 0.0);
-    for contribution in contributions {
-        let own = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
-        if own > norm {
-            (client, norm) = (&contribution.client, own);
+impl TargetRank {
+    /// The rank, if the largest of the contributions and the one that loses nothing are these.
+    fn of(self, largest: usize, exact: usize) -> usize {
+        match self {
+            Self::Largest => largest,
+            Self::Fixed(rank) => rank,
+            Self::Exact => exact,
         }
     }
-    Ok(Error::Overflow { problem, client: client.to_owned(), norm })
 }
+
+/// Name of the residual of `fedex` in the memory.
+const RESIDUAL: &str = "residual";
 
 impl Strategy {
     /// `product` at the largest rank of the contributions.
@@ -160,72 +160,189 @@ impl Strategy {
         Self::Product { rank: TargetRank::default(), alpha: None }
     }
 
-    /// Description of the strategy in one sentence.
-    pub fn description(&self) -> &'static str {
+    /// EWWA-FL as published, with Adam, on `up` beside a common `down`.
+    pub fn ewwa() -> Self {
+        Self::Ewwa { settings: Ewwa::default(), placement: Placement::default() }
+    }
+
+    /// Whether ranks and alphas may differ between clients.
+    pub fn rank_policy(&self) -> RankPolicy {
         match self {
-            Self::Fedavg => {
-                "mean of the factors, each by itself; cheap, but not the mean of the updates unless all clients share one `down`"
-            }
-            Self::Product { .. } => {
-                "mean of the updates themselves, cut to a rank by singular values; exact when the rank suffices, and ranks may differ"
-            }
+            Self::Fedavg | Self::Ffa | Self::Rolora | Self::Fedsa | Self::Fedex => RankPolicy::Uniform,
+            Self::Fair { .. } | Self::Fedrot { .. } | Self::ServerOptimizer(_) => RankPolicy::Uniform,
+            Self::Ewwa { placement, .. } if *placement != Placement::Product => RankPolicy::Uniform,
+            _ => RankPolicy::Mixed,
         }
     }
 
-    /// Refuses a rank or alpha that no result can have.
+    /// Whether the rule goes on from a global adapter that all clients start from. [`Strategy::aggregate`] refuses it.
+    pub fn needs_start(&self) -> bool {
+        matches!(self, Self::Ewwa { .. } | Self::ServerOptimizer(_)) || self.roles(1).need_start()
+    }
+
+    /// Whether any client can follow the rule: it trains all tensors from the global adapter, or from a fresh one in
+    /// the first round, and sends them all. The others hold or keep a part, merge updates into the base, or need a
+    /// start.
+    pub fn is_plain(&self) -> bool {
+        !self.needs_start() && !self.merges()
+    }
+
+    /// Whether clients merge updates into their base.
+    fn merges(&self) -> bool {
+        matches!(self, Self::Flora | Self::Fedex)
+    }
+
+    /// Why the rule cannot work where the server sees sums alone (secure aggregation); `None` if it can.
+    pub fn needs_single_contributions(&self) -> Option<&'static str> {
+        match self {
+            Self::Fedavg | Self::Ffa | Self::Rolora | Self::Fedsa | Self::ServerOptimizer(_) => None,
+            Self::Ewwa { .. } => Some("every element's weights depend on the single contributions"),
+            Self::Hetlora => Some("the weights are norms of the single contributions"),
+            Self::Raflora => Some("each rank slice is averaged over the clients that have it"),
+            Self::Fedrot { .. } => Some("every contribution is rotated by itself"),
+            Self::Product { .. } | Self::Flora | Self::Fedex | Self::Fair { .. } => {
+                Some("the mean of the updates is made from the factors of the single contributions")
+            }
+            _ => Some("contributions are compared with each other"),
+        }
+    }
+
+    /// Refuses a setting that no result can have.
     ///
     /// # Errors
-    /// [`Error::Target`].
+    /// [`Error::Target`], [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
         match self {
-            Self::Fedavg => Ok(()),
             Self::Product { rank, alpha } => product::refuse_targets(*rank, *alpha),
+            Self::Median { rank } => product::refuse_targets(*rank, None),
+            Self::TrimmedMean { cut, rank } => {
+                robust::refuse_cut(*cut)?;
+                product::refuse_targets(*rank, None)
+            }
+            Self::Fair { ridge } => fair::refuse_ridge(*ridge),
+            Self::Fedrot { softness } => fedrot::refuse_softness(*softness),
+            Self::Ewwa { settings, .. } => settings.validate(),
+            Self::ServerOptimizer(settings) => settings.validate(),
+            Self::NormBound { factor } => robust::refuse_factor(*factor),
+            _ => Ok(()),
         }
     }
 
-    /// Checks the contributions and aggregates them.
+    /// What becomes of each tensor in a round, counted from 1.
+    pub(crate) fn roles(&self, round: usize) -> Roles {
+        match self {
+            Self::Ffa | Self::Ewwa { placement: Placement::Up, .. } => one_factor::roles(Factor::Up, Role::Frozen),
+            Self::Rolora => one_factor::roles(alternating(round), Role::Frozen),
+            Self::Fedsa => one_factor::roles(Factor::Down, Role::Personal),
+            _ => Roles::shared(),
+        }
+    }
+
+    /// What the server asks of the clients in a round, counted from 1.
+    ///
+    /// # Errors
+    /// [`Error::NeedsStart`] if the state has no global adapter and the rule needs one; those of
+    /// [`validate`](Self::validate); [`Error::Memory`] for a memory of another federation.
+    pub fn configure(&self, round: usize, state: &State) -> Result<Instructions> {
+        self.validate()?;
+        if self.needs_start() {
+            self.start(state.global())?;
+        }
+        let (roles, merges) = (self.roles(round), self.merges());
+        let mut instructions = Instructions { round, roles, merges, ..Instructions::default() };
+        match (self, state.global()) {
+            (Self::Flora, Some(global)) => {
+                (instructions.start, instructions.merged) = (Start::Fresh, Some(global.clone()));
+            }
+            (Self::Fedex, Some(global)) => instructions.merged = state.memory().adapter(RESIDUAL, global)?,
+            _ => {}
+        }
+        Ok(instructions)
+    }
+
+    /// Checks the contributions and aggregates them by themselves: no global adapter, no earlier rounds. The result of
+    /// `fedex` has the residual in it.
     ///
     /// # Errors
     /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails the
-    /// check; [`Error::Target`] for an impossible rank or alpha; [`Error::Overflow`] for a mean that
-    /// is not finite or above the limit.
+    /// check; [`Error::Target`] and [`Error::Setting`] for an impossible setting; [`Error::Overflow`] for a mean that
+    /// is not finite or above the limit; [`Error::NeedsStart`].
     pub fn aggregate(&self, contributions: &[Contribution]) -> Result<Aggregate> {
         match self {
-            Self::Fedavg => fedavg(contributions),
-            Self::Product { rank, alpha } => product(contributions, *rank, *alpha),
+            Self::Fedex => Aggregate::measured(fedex(contributions)?.whole()?, contributions),
+            _ => Ok(self.step(1, None, contributions, &Memory::new())?.0),
         }
     }
-}
 
-impl FromStr for Strategy {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let unknown = || Error::UnknownStrategy { name: text.to_owned() };
-        let (name, rank) = text.split_once(':').map_or((text, None), |(name, rank)| (name, Some(rank)));
-        let rank = match (name, rank) {
-            ("fedavg" | "fedit", None) => return Ok(Self::Fedavg),
-            ("product" | "flexlora", None) => TargetRank::Largest,
-            ("product" | "flexlora", Some("exact")) => TargetRank::Exact,
-            ("product" | "flexlora", Some(rank)) => match rank.parse() {
-                Ok(rank) if rank > 0 => TargetRank::Fixed(rank),
-                _ => return Err(unknown()),
-            },
-            _ => return Err(unknown()),
-        };
-        Ok(Self::Product { rank, alpha: None })
-    }
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Checks the contributions of a round and aggregates them: the new global adapter, and what the rule keeps for the
+    /// next round. Nothing else decides the result, so a repeated call gives the same bits.
+    ///
+    /// # Errors
+    /// As [`aggregate`](Self::aggregate), with [`Error::NeedsStart`] only where `global` is `None`; [`Error::Global`]
+    /// for contributions that do not fit `global`; [`Error::Memory`] for a memory of another federation.
+    pub fn step(
+        &self,
+        round: usize,
+        global: Option<&Adapter>,
+        contributions: &[Contribution],
+        memory: &Memory,
+    ) -> Result<(Aggregate, Memory)> {
+        self.validate()?;
         match self {
-            Self::Fedavg => f.write_str("fedavg"),
-            Self::Product { rank: TargetRank::Largest, .. } => f.write_str("product"),
-            Self::Product { rank: TargetRank::Fixed(rank), .. } => write!(f, "product:{rank}"),
-            Self::Product { rank: TargetRank::Exact, .. } => f.write_str("product:exact"),
+            Self::Ewwa { settings, placement } => {
+                ewwa(contributions, self.start(global)?, *settings, *placement, memory)
+            }
+            Self::ServerOptimizer(settings) => server_optimizer(contributions, self.start(global)?, *settings, memory),
+            Self::Fedex => fedex_step(contributions, memory),
+            _ => Ok((self.without_memory(round, global, contributions)?, Memory::new())),
         }
     }
+
+    fn without_memory(
+        &self,
+        round: usize,
+        global: Option<&Adapter>,
+        contributions: &[Contribution],
+    ) -> Result<Aggregate> {
+        match self {
+            Self::Product { rank, alpha } => product(contributions, *rank, *alpha),
+            Self::Ffa => one_factor(contributions, self.start(global)?, Factor::Up),
+            Self::Rolora => one_factor(contributions, self.start(global)?, alternating(round)),
+            Self::Fedsa => one_factor(contributions, self.start(global)?, Factor::Down),
+            Self::Flora => flora(contributions, global),
+            Self::Fair { ridge } => fair(contributions, *ridge),
+            Self::Fedrot { softness } => fedrot(contributions, round, global, *softness),
+            Self::Hetlora => hetlora(contributions),
+            Self::Raflora => raflora(contributions),
+            Self::Median { rank } => median(contributions, *rank),
+            Self::TrimmedMean { cut, rank } => trimmed_mean(contributions, *cut, *rank),
+            Self::Krum { poisoned } => krum(contributions, *poisoned),
+            Self::GeometricMedian => geometric_median(contributions),
+            Self::NormBound { factor } => norm_bound(contributions, *factor),
+            Self::Fedavg | Self::Fedex | Self::Ewwa { .. } | Self::ServerOptimizer(_) => fedavg(contributions),
+        }
+    }
+
+    fn start<'g>(&self, global: Option<&'g Adapter>) -> Result<&'g Adapter> {
+        global.ok_or_else(|| Error::NeedsStart { strategy: self.to_string() })
+    }
+}
+
+/// A round of `fedex`: the residual joins those of earlier rounds. The distance is that of the factors and this round's
+/// residual.
+fn fedex_step(contributions: &[Contribution], memory: &Memory) -> Result<(Aggregate, Memory)> {
+    let result = fedex(contributions)?;
+    let measured = Aggregate::measured(result.whole()?, contributions)?;
+    let mut memory = memory.clone();
+    let residual = match memory.adapter(RESIDUAL, &result.adapter)? {
+        None => result.residual,
+        Some(earlier) => {
+            let sum = catelier_adapters::sum(&[(&earlier, 1.0), (&result.residual, 1.0)]);
+            stacking::compact(&sum.map_err(Error::adapters("adding residuals"))?)?
+        }
+    };
+    memory.set_adapter(RESIDUAL, &residual);
+    Ok((Aggregate { adapter: result.adapter, ..measured }, memory))
 }
 
 /// The update of one module in every contribution, with the contribution's share.
@@ -233,39 +350,37 @@ fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c L
     shares.iter().filter_map(|(contribution, share)| Some((contribution.adapter.get(module)?, *share))).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The module's factors of every contribution, with the contribution's share.
+fn lora_of_module<'c>(
+    strategy: &'static str,
+    shares: &[(&'c Contribution, f64)],
+    module: &str,
+) -> Result<Vec<(&'c LoraFactors, f64)>> {
+    let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
+        Some(factors) => Ok((factors, share)),
+        None => Err(Error::UnsupportedKind { strategy, module: module.to_owned(), kind: update.kind() }),
+    };
+    of_module(shares, module).into_iter().map(factors).collect()
+}
 
-    #[test]
-    fn strategies_are_written_as_they_are_read() {
-        for text in ["fedavg", "product", "product:8", "product:exact"] {
-            assert_eq!(text.parse::<Strategy>().unwrap().to_string(), text);
+/// Refuses contributions, of which this is one, whose tensors do not have the shapes of the global adapter.
+fn fitting(global: &Adapter, contribution: &Adapter) -> Result<()> {
+    let shapes = |adapter: &Adapter| -> Vec<(String, Vec<usize>)> {
+        let of_module = |(module, update): (&str, &LayerUpdate)| -> Vec<_> {
+            update.tensors().map(|(name, tensor)| (format!("{module}.{name}"), tensor.dims().to_vec())).collect()
+        };
+        adapter.iter().flat_map(of_module).collect()
+    };
+    let (expected, found) = (shapes(global), shapes(contribution));
+    let other = |list: &[(String, Vec<usize>)], name: &str| {
+        list.iter().find(|(own, _)| own == name).map(|(_, dims)| dims.clone()).unwrap_or_default()
+    };
+    let names = expected.iter().chain(&found).map(|(name, _)| name);
+    match names.into_iter().find(|name| other(&expected, name) != other(&found, name)) {
+        Some(module) => {
+            let (expected, found) = (other(&expected, module), other(&found, module));
+            Err(Error::Global { module: module.clone(), expected, found })
         }
-    }
-
-    #[test]
-    fn names_of_papers_are_read_too() {
-        for (paper, name) in [("fedit", "fedavg"), ("flexlora", "product"), ("flexlora:exact", "product:exact")] {
-            assert_eq!(paper.parse::<Strategy>().unwrap(), name.parse().unwrap());
-        }
-        let json = r#"{"flexlora": {"rank": {"fixed": 4}, "alpha": null}}"#;
-        let strategy: Strategy = serde_json::from_str(json).unwrap();
-        assert_eq!(strategy.to_string(), "product:4");
-        assert!(serde_json::to_string(&strategy).unwrap().starts_with(r#"{"product""#));
-    }
-
-    #[test]
-    fn other_names_are_refused_with_the_choices() {
-        for text in ["", "average", "product:", "product:0", "product:-1", "fedavg:2", "fedit:exact", "flexlora:0"] {
-            let error = text.parse::<Strategy>().unwrap_err();
-            assert!(error.to_string().contains("`fedavg` or `product`"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_distance_from_nothing_is_nothing() {
-        assert!(Distance::default().relative().abs() < 1e-12);
-        assert!((Distance { absolute: 1.0, mean_norm: 4.0 }.relative() - 0.25).abs() < 1e-12);
+        None => Ok(()),
     }
 }

@@ -1,9 +1,9 @@
 //! `product`: the mean of the updates, cut to a rank.
 
-use catelier_adapters::{Adapter, LARGEST_RANK, LayerUpdate, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LARGEST_RANK, LoraFactors, Matrices};
 use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
 
-use super::{Aggregate, TargetRank, of_module};
+use super::{Aggregate, TargetRank, lora_of_module};
 use crate::check::{RankPolicy, check};
 use crate::contribution::{Contribution, shares};
 use crate::error::{Error, Result};
@@ -26,22 +26,23 @@ use crate::error::{Error, Result};
 pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
     check(contributions, RankPolicy::Mixed)?;
-    let shares = shares(contributions);
-    let mut adapter = Adapter::new();
-    for (module, _) in contributions[0].adapter.iter() {
-        let terms = lora_of_module(&shares, module)?;
-        adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
-    }
+    let adapter = combined("product", &shares(contributions), rank, alpha)?;
     Aggregate::measured(adapter, contributions)
 }
 
-/// The module's factors of every contribution, with the contribution's share.
-fn lora_of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Result<Vec<(&'c LoraFactors, f64)>> {
-    let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
-        Some(factors) => Ok((factors, share)),
-        None => Err(Error::UnsupportedKind { strategy: "product", module: module.to_owned(), kind: update.kind() }),
-    };
-    of_module(shares, module).into_iter().map(factors).collect()
+/// The sum of the updates with these factors, cut to a rank. `strategy` names the rule in errors.
+pub(super) fn combined(
+    strategy: &'static str,
+    shares: &[(&Contribution, f64)],
+    rank: TargetRank,
+    alpha: Option<f64>,
+) -> Result<Adapter> {
+    let mut adapter = Adapter::new();
+    for (module, _) in shares[0].0.adapter.iter() {
+        let terms = lora_of_module(strategy, shares, module)?;
+        adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
+    }
+    Ok(adapter)
 }
 
 pub(super) fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
@@ -80,18 +81,12 @@ fn mean_update(
 
 fn rank_of_result(terms: &[(&LoraFactors, f64)], products: &[LowRankTerm], rank: TargetRank) -> usize {
     let ranks = terms.iter().map(|(factors, _)| factors.rank());
-    match rank {
-        TargetRank::Largest => ranks.max().unwrap_or(1),
-        TargetRank::Fixed(rank) => rank,
-        TargetRank::Exact => {
-            let size = products[0].up.dims()[0].min(products[0].down.dims()[1]);
-            ranks.sum::<usize>().min(size)
-        }
-    }
+    let size = products[0].up.dims()[0].min(products[0].down.dims()[1]);
+    rank.of(ranks.clone().max().unwrap_or(1), ranks.sum::<usize>().min(size))
 }
 
 /// Weighted mean of the clients' scales; 1 if the mean is not above 0.
-fn mean_scale(terms: &[(&LoraFactors, f64)]) -> f64 {
+pub(super) fn mean_scale(terms: &[(&LoraFactors, f64)]) -> f64 {
     let scale: f64 = terms.iter().map(|(factors, share)| share * factors.scale()).sum();
     if scale > 0.0 { scale } else { 1.0 }
 }

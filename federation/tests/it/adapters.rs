@@ -1,8 +1,9 @@
 //! Adapters drawn from seeds, and measures on them.
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, DoraFactors, LayerUpdate, LoraFactors};
+use catelier_adapters::{Adapter, DoraFactors, LayerUpdate, LoraFactors, Matrices};
 use catelier_federation::Contribution;
+use catelier_numerics::linalg::nearest_rotation;
 use catelier_numerics::noise::{Noise, Stream};
 
 /// One linear layer and one convolution.
@@ -74,4 +75,39 @@ pub(crate) fn norm(values: &[f64]) -> f64 {
 pub(crate) fn distance(left: &[f64], right: &[f64]) -> f64 {
     assert_eq!(left.len(), right.len());
     norm(&left.iter().zip(right).map(|(l, r)| l - r).collect::<Vec<_>>())
+}
+
+/// The same update from other factors: a rotation `R` drawn from the seed turns every pair into `R down` and `up R^T`.
+pub(crate) fn rotated(adapter: &Adapter, seed: u64) -> Adapter {
+    rebased(adapter, |rank| {
+        let drawn = Noise::new(seed).normal(Stream("rotations"), 0, 0, (rank, rank), &Device::Cpu).unwrap();
+        let rotation = nearest_rotation(&drawn).unwrap();
+        (rotation.clone(), rotation.t().unwrap().contiguous().unwrap())
+    })
+}
+
+/// The same update with `basis down` and `up inverse`.
+fn rebased(adapter: &Adapter, basis: impl Fn(usize) -> (Tensor, Tensor)) -> Adapter {
+    let turned = |(path, update): (&str, &LayerUpdate)| {
+        let factors = update.low_rank();
+        let (basis, inverse) = basis(factors.rank());
+        let Matrices { up, down } = factors.matrices().unwrap();
+        let wide = |tensor: Tensor| tensor.to_dtype(DType::F64).unwrap();
+        let narrow = |tensor: Tensor| tensor.to_dtype(DType::F32).unwrap();
+        let down = narrow(basis.matmul(&wide(down)).unwrap());
+        let up = narrow(wide(up).matmul(&inverse).unwrap());
+        (path.to_owned(), factors.with_matrices(&Matrices { up, down }, factors.alpha).unwrap())
+    };
+    adapter.iter().map(turned).collect()
+}
+
+/// The adapter with the `down`s, or the `up`s, of another of its rank.
+pub(crate) fn with_factor(adapter: &Adapter, name: &str, of: &Adapter) -> Adapter {
+    let taken = |(path, update): (&str, &LayerUpdate)| {
+        let other = of.get(path).unwrap();
+        let update = update
+            .try_map(|own, tensor| Ok::<_, ()>(if own == name { other.get(own).unwrap() } else { tensor }.clone()));
+        (path.to_owned(), update.unwrap())
+    };
+    adapter.iter().map(taken).collect()
 }

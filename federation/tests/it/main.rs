@@ -7,5 +7,10 @@
 
 mod adapters;
 mod checks;
+mod ewwa;
 mod laws;
+mod plans;
+mod privacy;
+mod robust;
 mod rounds;
+mod strategies;

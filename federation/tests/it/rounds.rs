@@ -57,7 +57,7 @@ fn artists() -> Vec<Artist> {
 
 fn plan(rounds: usize) -> RoundPlan {
     let strategy = "product:exact".parse().unwrap();
-    RoundPlan { strategy, rounds, on_failure: OnFailure::Stop }
+    RoundPlan { strategy, rounds, ..RoundPlan::default() }
 }
 
 fn run(clients: &mut [Artist], plan: &RoundPlan, state: State) -> State {

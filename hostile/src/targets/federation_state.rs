@@ -6,9 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use catelier_workflows::adapters::{Adapter, file};
-use catelier_workflows::federation::{
-    Client, Contribution, OnFailure, RoundObserver, RoundPlan, RoundReport, State, Strategy, run_rounds,
-};
+use catelier_workflows::federation::{Client, Contribution, RoundObserver, RoundPlan, RoundReport, State, run_rounds};
 
 use super::adapter_file::BASES;
 use crate::{Target, Verdict, folder, refused};
@@ -31,13 +29,16 @@ pub(super) fn read(input: &[u8]) -> Verdict {
     })
 }
 
-/// The states after each of two rounds of two clients, which bring adapters of the corpus.
+/// The states after each of two rounds of two clients, which bring adapters of the corpus: of a strategy that keeps
+/// nothing, and of one with a memory.
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let adapter = any_adapter();
     let mut clients = ["chalk", "crayon"].map(|name| Fixed { name, adapter: adapter.clone() });
     let mut states = Saved::default();
-    let plan = RoundPlan { strategy: Strategy::product(), rounds: 2, on_failure: OnFailure::default() };
-    run_rounds(&mut clients, &plan, State::new(), &mut states).unwrap();
+    for (strategy, start) in [("product", State::new()), ("fedadam", State::starting_from(adapter.clone()))] {
+        let plan = RoundPlan { strategy: strategy.parse().unwrap(), rounds: 2, ..RoundPlan::default() };
+        run_rounds(&mut clients, &plan, start, &mut states).unwrap();
+    }
     states.0
 });
 

@@ -23,7 +23,9 @@ settings! {
         #[serde(alias = "pictures")]
         #[arg(long, alias = "pictures", value_name = "N")]
         images: usize => usize,
-        /// fedavg (averages the factors, inexact) or product (averages the updates, exact) [default: product]
+        /// fedavg (averages the factors, inexact), product (averages the updates, exact), or any other strategy whose clients
+        /// train all of the adapter: fair, fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median,
+        /// norm-bound [default: product]
         #[arg(long, value_name = "NAME")]
         strategy: Text<Strategy> => Text<Strategy>,
         /// Evaluation prompts of each kind [default: 3]

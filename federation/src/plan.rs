@@ -1,0 +1,266 @@
+//! The plan of a run: a strategy, and everything around it that clients and server agree on.
+
+use catelier_adapters::Adapter;
+use catelier_numerics::noise::{Noise, Stream};
+use serde::{Deserialize, Serialize};
+
+use crate::check::rejections;
+use crate::contribution::Contribution;
+use crate::error::{Error, Problem, RejectedContribution, Result};
+use crate::instructions::{Instructions, Start};
+use crate::memory::Memory;
+use crate::personal::Personal;
+use crate::privacy::{NoiseAt, Privacy};
+use crate::state::State;
+use crate::strategy::{Aggregate, Strategy};
+use crate::weighting::Weighting;
+
+/// Settings of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundPlan {
+    /// The rule that aggregates contributions.
+    pub strategy: Strategy,
+    /// Number of rounds of the whole run, those already in the state included.
+    pub rounds: usize,
+    /// The reaction to a client that fails.
+    pub on_failure: OnFailure,
+    /// The clients of a round.
+    #[serde(default)]
+    pub participation: Participation,
+    /// The weights of contributions.
+    #[serde(default)]
+    pub weighting: Weighting,
+    /// A head that is each client's own.
+    #[serde(default)]
+    pub personal: Option<Personal>,
+    /// Clipping and noise.
+    #[serde(default)]
+    pub privacy: Option<Privacy>,
+    /// The factor `mu >= 0` of FedProx's term in the local loss; 0 for none.
+    #[serde(default)]
+    pub proximal: f64,
+    /// Updates above this many medians of the norms are refused, from three contributions on; `None` for no such check.
+    #[serde(default)]
+    pub norm_factor: Option<f64>,
+    /// Whether the server sees sums of contributions alone, so that what needs single ones is refused.
+    #[serde(default)]
+    pub secure_aggregation: bool,
+}
+
+/// The reaction to a client that fails, or whose contribution is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The run stops with the client's error.
+    #[default]
+    Stop,
+    /// The round continues without the client, which takes part again in the next round. So it does without a
+    /// contribution that cannot be aggregated.
+    SkipClient,
+}
+
+/// The clients that take part in a round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Participation {
+    /// All clients.
+    #[default]
+    All,
+    /// `max(1, round(share * clients))` clients, drawn anew in every round.
+    Drawn {
+        /// Share of the clients, above 0 and at most 1.
+        share: f64,
+        /// Seed of the draws.
+        seed: u64,
+    },
+}
+
+const DRAWN: Stream = Stream("federation.participation");
+
+impl Participation {
+    /// Positions of the clients of a round among `clients`, ascending; a function of the seed and the round.
+    pub fn of_round(&self, round: usize, clients: usize) -> Vec<usize> {
+        let Self::Drawn { share, seed } = *self else { return (0..clients).collect() };
+        let count = ((share * clients as f64).round() as usize).clamp(1, clients.max(1));
+        let lots = Noise::new(seed).uniforms(DRAWN, round as u64, 0, clients);
+        let mut order: Vec<usize> = (0..clients).collect();
+        order.sort_by(|left, right| lots[*left].total_cmp(&lots[*right]).then(left.cmp(right)));
+        order.truncate(count);
+        order.sort_unstable();
+        order
+    }
+
+    fn validate(&self) -> Result<()> {
+        match *self {
+            Self::Drawn { share, .. } if !(share > 0.0 && share <= 1.0) => {
+                let expected = "above 0 and at most 1";
+                Err(Error::Setting { what: "share of clients", expected, found: share })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for RoundPlan {
+    /// One round of `product` with all clients, nothing else around it.
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::product(),
+            rounds: 1,
+            on_failure: OnFailure::default(),
+            participation: Participation::default(),
+            weighting: Weighting::default(),
+            personal: None,
+            privacy: None,
+            proximal: 0.0,
+            norm_factor: None,
+            secure_aggregation: false,
+        }
+    }
+}
+
+impl RoundPlan {
+    /// Refuses settings out of range, and combinations that cannot keep what they promise.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Target`], [`Error::Incompatible`].
+    pub fn validate(&self) -> Result<()> {
+        self.strategy.validate()?;
+        self.participation.validate()?;
+        self.privacy.map_or(Ok(()), |privacy| privacy.validate())?;
+        if !(self.proximal.is_finite() && self.proximal >= 0.0) {
+            let expected = "finite and 0 or more";
+            return Err(Error::Setting { what: "factor of the proximal term", expected, found: self.proximal });
+        }
+        if let Some(found) = self.norm_factor.filter(|factor| !(factor.is_finite() && *factor > 0.0)) {
+            return Err(Error::Setting { what: "factor of the largest norm", expected: "finite and above 0", found });
+        }
+        self.refuse_single_contributions()?;
+        self.refuse_central_noise()
+    }
+
+    /// Under secure aggregation nobody sees a single contribution.
+    fn refuse_single_contributions(&self) -> Result<()> {
+        let outliers = self.norm_factor.map(|_| "norms of the single contributions are compared");
+        match self.strategy.needs_single_contributions().or(outliers) {
+            Some(reason) if self.secure_aggregation => {
+                Err(Error::Incompatible { strategy: self.strategy.to_string(), other: "secure aggregation", reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Central noise covers one client's part of a mean; of anything else, that part is not bounded by the clipping
+    /// norm.
+    fn refuse_central_noise(&self) -> Result<()> {
+        if self.privacy.is_none_or(|privacy| privacy.at != NoiseAt::Server) {
+            return Ok(());
+        }
+        let refused = |reason| {
+            Err(Error::Incompatible { strategy: self.strategy.to_string(), other: "noise on the server", reason })
+        };
+        match self.strategy {
+            Strategy::Fedavg | Strategy::Ffa | Strategy::Rolora | Strategy::Fedsa => match self.weighting {
+                Weighting::Uniform => Ok(()),
+                _ => refused("a client's part of the mean is bounded only if weights are uniform"),
+            },
+            _ => refused("its result is not the mean of the tensors that clients send"),
+        }
+    }
+
+    /// What the server asks of the clients in a round, counted from 1.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate) and [`Strategy::configure`]; [`Error::NeedsStart`] for a head without a common
+    /// start; [`Error::Head`].
+    pub fn configure(&self, round: usize, state: &State) -> Result<Instructions> {
+        self.validate()?;
+        let mut instructions = self.strategy.configure(round, state)?;
+        instructions.proximal = self.proximal;
+        if let Some(personal) = &self.personal {
+            let start = || Error::NeedsStart { strategy: format!("{} with a head", self.strategy) };
+            personal.check(state.global().ok_or_else(start)?)?;
+            instructions.roles = personal.roles(instructions.roles);
+            instructions.phases = personal.phases();
+        }
+        Ok(instructions)
+    }
+
+    /// What leaves a client of a trained adapter, as the server sees it: the shared tensors, clipped and noisy where
+    /// the plan says so, and the others from the global adapter. The head's modules are gone.
+    ///
+    /// # Errors
+    /// All problems of what was about to leave, as the inner error; the outer one if a tensor cannot be read.
+    pub fn at_the_border(
+        &self,
+        instructions: &Instructions,
+        contribution: Contribution,
+        global: Option<&Adapter>,
+    ) -> Result<Result<Contribution, Vec<Problem>>> {
+        let Instructions { round, roles, .. } = instructions;
+        let mut adapter = contribution.adapter;
+        if !roles.are_shared() {
+            match instructions.filter().outgoing(&adapter, global)? {
+                Ok(payload) => adapter = payload.complete(global)?,
+                Err(problems) => return Ok(Err(problems)),
+            }
+        }
+        if let Some(privacy) = &self.privacy {
+            // What started afresh has changed since zero, whatever the global adapter is.
+            let start = global.filter(|_| instructions.start == Start::Global);
+            adapter = privacy.protect(&adapter, start, roles, *round, &contribution.client)?;
+        }
+        Ok(Ok(Contribution { adapter, ..contribution }))
+    }
+
+    /// The contributions of a round without those that [`aggregate`](Self::aggregate) would refuse, and those with all
+    /// of their problems. What is left is checked again, since its consensus may be another.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] and [`Error::Adapters`] if a tensor cannot be read.
+    pub fn sift(&self, mut contributions: Vec<Contribution>) -> Result<(Vec<Contribution>, Vec<RejectedContribution>)> {
+        let mut refused = Vec::new();
+        loop {
+            let weighted = self.weighting.apply(&contributions);
+            let rejected = rejections(&weighted, self.strategy.rank_policy(), self.norm_factor)?;
+            if rejected.is_empty() {
+                return Ok((contributions, refused));
+            }
+            contributions.retain(|own| rejected.iter().all(|rejected| rejected.client != own.client));
+            refused.extend(rejected);
+        }
+    }
+
+    /// Checks the contributions of a round, counted from 1, as they passed [the border](Self::at_the_border), and
+    /// aggregates them: the new global adapter with the head of the old one, and the strategy's memory.
+    ///
+    /// # Errors
+    /// [`Error::Contributions`] names every contribution that fails, with all of its problems; the errors of
+    /// [`Strategy::step`].
+    pub fn aggregate(
+        &self,
+        round: usize,
+        global: Option<&Adapter>,
+        contributions: &[Contribution],
+        memory: &Memory,
+    ) -> Result<(Aggregate, Memory)> {
+        self.validate()?;
+        let weighted = self.weighting.apply(contributions);
+        let rejected = rejections(&weighted, self.strategy.rank_policy(), self.norm_factor)?;
+        if !rejected.is_empty() {
+            return Err(Error::Contributions { total: weighted.len(), rejected });
+        }
+        let body = global.map(|global| self.personal.as_ref().map_or(global.clone(), |p| p.body_of(global)));
+        let (mut aggregate, memory) = self.strategy.step(round, body.as_ref(), &weighted, memory)?;
+        if let Some(privacy) = &self.privacy {
+            let roles = self.strategy.roles(round);
+            aggregate.adapter = privacy.cover(&aggregate.adapter, &roles, round, weighted.len())?;
+        }
+        if let (Some(personal), Some(global)) = (&self.personal, global) {
+            for (module, update) in personal.head_of(global).iter() {
+                aggregate.adapter.insert(module, update.clone());
+            }
+        }
+        Ok((aggregate, memory))
+    }
+}
