@@ -148,7 +148,7 @@ fn clients(global: &Adapter, seeds: &[u64]) -> Vec<Contribution> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_element_stays_between_the_clients(

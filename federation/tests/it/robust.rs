@@ -48,7 +48,7 @@ fn nearest(updates: &[Vec<f64>], found: &[f64]) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn elements_stay_between_the_honest_ones(seed in any::<u64>(), size in -1e4..1e4f64, bad in 0..4usize) {

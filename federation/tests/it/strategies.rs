@@ -100,7 +100,7 @@ fn rotate_all(clients: &[Contribution], seed: u64) -> Vec<Contribution> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn equal_replies_average_to_themselves(clients in alike(), seed in any::<u64>()) {
