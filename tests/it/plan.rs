@@ -38,7 +38,8 @@ fn a_run_that_recomputes_blocks_learns_the_same_to_the_last_bit() {
     let told = studio.done(&format!("{} {limit}", EMBEDDED.replace("train", "plan"))).stdout;
     for path in recomputed {
         let block = path.as_str().unwrap().rsplit("_blocks.").next().unwrap();
-        assert!(told.contains(block.split_once('.').unwrap().1), "{path} is not in:\n{told}");
+        let name = block.split_once('.').map_or(block, |(_, name)| name);
+        assert!(told.contains(name), "{path} is not in:\n{told}");
     }
     studio.done(&format!("{EMBEDDED} --out free"));
     let ran = studio.done(&format!("{EMBEDDED} {limit} --out tight"));
