@@ -93,8 +93,9 @@ pub struct Evaluated {
 /// Scores an adapter as `request` says.
 ///
 /// # Errors
-/// [`Error::User`] for a request that cannot be carried out, [`Error::Failed`] when the base or the disk fails,
-/// [`Error::Cancelled`] between sampler steps.
+/// [`Error::User`](crate::Error::User) for a request that cannot be carried out,
+/// [`Error::Failed`](crate::Error::Failed) when the base or the disk fails,
+/// [`Error::Cancelled`](crate::Error::Cancelled) between sampler steps.
 pub fn evaluate(request: &EvaluateRequest, session: &Session<'_>) -> Result<Evaluated> {
     let references = images::read_references(request.references.as_deref())?;
     let others = images::read_artists(request.others.as_deref())?;
