@@ -127,17 +127,19 @@ def plot(rows, path):
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "catelier"
     import matplotlib.pyplot as pyplot
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name, members in sorted(grouped(rows, "train", "draw").items()):
+    figure, axes = pyplot.subplots(figsize=(8.5, 4.5))
+    trains, draws = ([*grouped(rows, key)] for key in ("train", "draw"))
+    for (train, drawing), members in sorted(grouped(rows, "train", "draw").items()):
         mean = {key: statistics.mean(row[key] for row in members) for key in ("style", "content", "preservation")}
-        axes.scatter(mean["preservation"], mean["style"], s=20 + 160 * mean["content"] ** 2, alpha=0.7,
-                     label=f"{', '.join(name)} (content {mean['content']:.2f})")
+        axes.scatter(mean["preservation"], mean["style"], s=20 + 100 * mean["content"] ** 2, alpha=0.8,
+                     color=f"C{trains.index((train,))}", marker="os^Dvp"[draws.index((drawing,)) % 6],
+                     label=f"{train}, {drawing} (content {mean['content']:.2f})")
     axes.set_xlabel("preservation: 0 another image of the base, 1 unchanged")
     axes.set_ylabel("style: 0 the base, 1 the artist's own images")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
 
 
 def write(arguments):
