@@ -68,7 +68,7 @@ pub fn rejections(
 fn add_outliers(rejected: &mut [RejectedContribution], contributions: &[Contribution], factor: f64) -> Result<()> {
     let mut norms = Vec::new();
     for (index, contribution) in contributions.iter().enumerate().filter(|(i, _)| rejected[*i].problems.is_empty()) {
-        let norm = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        let norm = contribution.norm()?;
         norms.push((index, norm));
     }
     let median = lower_median(norms.iter().map(|(_, norm)| *norm).collect());

@@ -2,6 +2,8 @@
 
 use catelier_adapters::Adapter;
 
+use crate::error::{Error, Result};
+
 /// A client's contribution to a round: an adapter and its weight. Nothing else leaves the client.
 #[derive(Debug, Clone)]
 pub struct Contribution {
@@ -25,6 +27,11 @@ impl Contribution {
     pub fn on_base(mut self, fingerprint: impl Into<String>) -> Self {
         self.base_fingerprint = Some(fingerprint.into());
         self
+    }
+
+    /// The Frobenius norm of the low-rank part of the update.
+    pub(crate) fn norm(&self) -> Result<f64> {
+        self.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))
     }
 }
 

@@ -59,7 +59,7 @@ impl Payload {
 
 /// The filter at a client's border: which tensors may leave, and in which shapes, sizes and ranges.
 ///
-/// The client applies it to its own adapter before anything is sent, whatever the server asked for. Pictures, captions
+/// The client applies it to its own adapter before anything is sent, wherever a part of the adapter stays at home. Pictures, captions
 /// and paths have no place in a [`Payload`], so they cannot pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShareFilter {

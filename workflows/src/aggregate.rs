@@ -109,23 +109,26 @@ pub fn aggregate(request: &AggregateRequest, session: &Session<'_>) -> Result<Ag
     })
 }
 
-fn with_rank(strategy: Strategy, rank: Option<usize>) -> Result<Strategy> {
-    match (strategy, rank) {
-        (Strategy::Product { alpha, .. }, Some(rank)) => Ok(Strategy::Product { rank: TargetRank::Fixed(rank), alpha }),
-        (Strategy::Median { .. }, Some(rank)) => Ok(Strategy::Median { rank: TargetRank::Fixed(rank) }),
-        (Strategy::TrimmedMean { cut, .. }, Some(rank)) => {
-            Ok(Strategy::TrimmedMean { cut, rank: TargetRank::Fixed(rank) })
+fn with_rank(mut strategy: Strategy, rank: Option<usize>) -> Result<Strategy> {
+    let Some(rank) = rank else { return Ok(strategy) };
+    match &mut strategy {
+        Strategy::Product { rank: target, .. }
+        | Strategy::Median { rank: target }
+        | Strategy::TrimmedMean { rank: target, .. } => *target = TargetRank::Fixed(rank),
+        Strategy::Fedavg => {
+            return Err(Error::user(
+                "`fedavg` keeps the rank of its adapters",
+                "leave `--rank` out, or use `--strategy product`",
+            ));
         }
-        (Strategy::Fedavg, Some(_)) => Err(Error::user(
-            "`fedavg` keeps the rank of its adapters",
-            "leave `--rank` out, or use `--strategy product`",
-        )),
-        (strategy, Some(_)) => Err(Error::user(
-            format!("`{strategy}` decides the rank of its result itself"),
-            "leave `--rank` out, or use `--strategy product`",
-        )),
-        (strategy, None) => Ok(strategy),
+        other => {
+            return Err(Error::user(
+                format!("`{other}` decides the rank of its result itself"),
+                "leave `--rank` out, or use `--strategy product`",
+            ));
+        }
     }
+    Ok(strategy)
 }
 
 fn contribution(source: &AdapterSource, file: LoadedAdapter) -> Contribution {

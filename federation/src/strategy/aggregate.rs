@@ -92,7 +92,7 @@ fn distance_of(
 fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
     let (mut client, mut norm) = ("", 0.0);
     for contribution in contributions {
-        let own = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        let own = contribution.norm()?;
         if own > norm {
             (client, norm) = (&contribution.client, own);
         }

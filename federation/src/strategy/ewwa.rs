@@ -193,7 +193,7 @@ impl Ewwa {
         for (element, own) in change.clients[client].iter().enumerate() {
             let gradient = change.global[element] - own;
             first[element] = BETA1 * first[element] + (1.0 - BETA1) * gradient;
-            second[element] = self.moments.second(second[element], gradient * gradient);
+            second[element] = self.moments.second(BETA2, second[element], gradient * gradient);
             contributions.push(self.signed(first[element], second[element], round));
         }
         memory.set_values(format!("{key}.m"), first)?;
@@ -231,17 +231,18 @@ impl Ewwa {
 }
 
 impl Moments {
-    fn second(self, second: f64, square: f64) -> f64 {
+    /// The second moment, which decays by `beta2`, after a change with this square.
+    pub(super) fn second(self, beta2: f64, second: f64, square: f64) -> f64 {
         match self {
-            Self::Adam => BETA2 * second + (1.0 - BETA2) * square,
+            Self::Adam => beta2 * second + (1.0 - beta2) * square,
             Self::Adagrad => second + square,
-            Self::Yogi => second - (1.0 - BETA2) * square * sign(second - square),
+            Self::Yogi => second - (1.0 - beta2) * square * sign(second - square),
         }
     }
 }
 
 /// -1, 0 or 1; `signum` has no 0.
-pub(super) fn sign(value: f64) -> f64 {
+fn sign(value: f64) -> f64 {
     if value == 0.0 { 0.0 } else { value.signum() }
 }
 

@@ -82,7 +82,7 @@ fn leading_factors(factors: &LoraFactors, rank: usize) -> Result<LoraFactors> {
 fn by_norm(contributions: &[Contribution]) -> Result<Vec<(&Contribution, f64)>> {
     let mut norms = Vec::new();
     for (contribution, _) in shares(contributions) {
-        let norm = contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))?;
+        let norm = contribution.norm()?;
         norms.push((contribution, norm));
     }
     let (total, count) = (norms.iter().map(|(_, norm)| norm).sum::<f64>(), norms.len() as f64);

@@ -288,23 +288,8 @@ impl Strategy {
         memory: &Memory,
     ) -> Result<(Aggregate, Memory)> {
         self.validate()?;
-        match self {
-            Self::Ewwa { settings, placement } => {
-                ewwa(contributions, self.start(global)?, *settings, *placement, memory)
-            }
-            Self::ServerOptimizer(settings) => server_optimizer(contributions, self.start(global)?, *settings, memory),
-            Self::Fedex => fedex_step(contributions, memory),
-            _ => Ok((self.without_memory(round, global, contributions)?, Memory::new())),
-        }
-    }
-
-    fn without_memory(
-        &self,
-        round: usize,
-        global: Option<&Adapter>,
-        contributions: &[Contribution],
-    ) -> Result<Aggregate> {
-        match self {
+        let aggregate = match self {
+            Self::Fedavg => fedavg(contributions),
             Self::Product { rank, alpha } => product(contributions, *rank, *alpha),
             Self::Ffa => one_factor(contributions, self.start(global)?, Factor::Up),
             Self::Rolora => one_factor(contributions, self.start(global)?, alternating(round)),
@@ -319,8 +304,16 @@ impl Strategy {
             Self::Krum { poisoned } => krum(contributions, *poisoned),
             Self::GeometricMedian => geometric_median(contributions),
             Self::NormBound { factor } => norm_bound(contributions, *factor),
-            Self::Fedavg | Self::Fedex | Self::Ewwa { .. } | Self::ServerOptimizer(_) => fedavg(contributions),
-        }
+            // Rules that keep a memory.
+            Self::Fedex => return fedex_step(contributions, memory),
+            Self::Ewwa { settings, placement } => {
+                return ewwa(contributions, self.start(global)?, *settings, *placement, memory);
+            }
+            Self::ServerOptimizer(settings) => {
+                return server_optimizer(contributions, self.start(global)?, *settings, memory);
+            }
+        };
+        Ok((aggregate?, Memory::new()))
     }
 
     fn start<'g>(&self, global: Option<&'g Adapter>) -> Result<&'g Adapter> {

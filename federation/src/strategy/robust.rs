@@ -162,10 +162,7 @@ pub fn norm_bound(contributions: &[Contribution], factor: f64) -> Result<Aggrega
     refuse_factor(factor)?;
     check(contributions, RankPolicy::Mixed)?;
     let sorted = shares(contributions);
-    let norm = |(contribution, _): &(&Contribution, f64)| {
-        contribution.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))
-    };
-    let norms = sorted.iter().map(norm).collect::<Result<Vec<f64>>>()?;
+    let norms = sorted.iter().map(|(contribution, _)| contribution.norm()).collect::<Result<Vec<f64>>>()?;
     let bound = factor * lower_median(norms.clone());
     let shortened = |share: f64, norm: f64| if norm > bound { share * bound / norm } else { share };
     let terms: Vec<_> = sorted.iter().zip(norms).map(|((c, share), norm)| (*c, shortened(*share, norm))).collect();

@@ -3,7 +3,7 @@
 use catelier_adapters::{Adapter, LayerUpdate};
 use serde::{Deserialize, Serialize};
 
-use super::ewwa::{Moments, sign};
+use super::ewwa::Moments;
 use super::fedavg::mean_of_tensors;
 use super::{Aggregate, fitting};
 use crate::check::{RankPolicy, check};
@@ -42,15 +42,6 @@ impl ServerOptimizer {
         }
         let found = self.learning_rate;
         Err(Error::Setting { what: "learning rate of the server", expected: "finite and above 0", found })
-    }
-
-    /// The second moment after a change with this square.
-    fn second(&self, second: f64, square: f64) -> f64 {
-        match self.moments {
-            Moments::Adam => BETA2 * second + (1.0 - BETA2) * square,
-            Moments::Adagrad => second + square,
-            Moments::Yogi => second - (1.0 - BETA2) * square * sign(second - square),
-        }
     }
 }
 
@@ -110,7 +101,7 @@ fn step(
     for (element, (value, goal)) in values.iter().zip(goals).enumerate() {
         let change = goal - value;
         first[element] = BETA1 * first[element] + (1.0 - BETA1) * change;
-        second[element] = settings.second(second[element], change * change);
+        second[element] = settings.moments.second(BETA2, second[element], change * change);
         moved.push(value + settings.learning_rate * first[element] / (second[element].max(0.0).sqrt() + ADAPTIVITY));
     }
     memory.set_values(format!("{key}.m"), first)?;

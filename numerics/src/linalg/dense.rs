@@ -15,14 +15,14 @@ use crate::{Error, Result};
 /// **Source** Schönemann, 1966; the determinant as in Kabsch, 1976.
 ///
 /// # Errors
-/// [`Error::Number`] for a matrix that is not square or not finite; [`Error::NotConverged`].
+/// [`Error::Number`] for a matrix that is empty, not square or not finite; [`Error::NotConverged`].
 pub fn nearest_rotation(matrix: &Tensor) -> Result<Tensor> {
     let square = to_matrix(matrix)?;
     let (rows, columns) = square.shape();
-    if rows != columns {
+    if rows != columns || rows == 0 {
         return Err(Error::Number {
             what: "columns of a rotation",
-            expected: "as many as rows",
+            expected: "as many as rows, 1 or more",
             found: columns as f64,
         });
     }
@@ -30,7 +30,7 @@ pub fn nearest_rotation(matrix: &Tensor) -> Result<Tensor> {
     let decomposed = square.try_svd(true, true, f64::EPSILON, MAX_ITERATIONS);
     let (mut left, right) =
         decomposed.and_then(|svd| Some((svd.u?, svd.v_t?))).ok_or(Error::NotConverged { rows, columns })?;
-    if rows > 0 && (&left * &right).determinant() < 0.0 {
+    if (&left * &right).determinant() < 0.0 {
         // The direction of the smallest singular value costs least.
         left.column_mut(rows - 1).neg_mut();
     }
@@ -51,12 +51,19 @@ fn refuse_infinite(matrix: &DMatrix<f64>) -> Result<()> {
 /// `[r, r]` and `right = Y Fᵀ` `[n, r]`.
 ///
 /// # Errors
-/// [`Error::Number`] for a ridge that is not above 0, or a matrix that is not finite or not positive definite with it.
+/// [`Error::Number`] for a ridge that is not above 0, shapes that do not fit, or a matrix that is not finite or not positive definite with it.
 pub fn ridge_solution(gram: &Tensor, ridge: f64, right: &Tensor) -> Result<Tensor> {
     if !(ridge.is_finite() && ridge > 0.0) {
         return Err(Error::Number { what: "ridge", expected: "finite and above 0", found: ridge });
     }
     let (gram, values) = (to_matrix(gram)?, to_matrix(right)?);
+    if !gram.is_square() || values.ncols() != gram.nrows() {
+        return Err(Error::Number {
+            what: "columns of a ridge problem",
+            expected: "as many as rows of a square matrix",
+            found: values.ncols() as f64,
+        });
+    }
     refuse_infinite(&gram)?;
     refuse_infinite(&values)?;
     let regular = &gram + DMatrix::identity(gram.nrows(), gram.ncols()) * ridge;

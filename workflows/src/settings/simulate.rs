@@ -23,8 +23,8 @@ settings! {
         #[serde(alias = "pictures")]
         #[arg(long, alias = "pictures", value_name = "N")]
         images: usize => usize,
-        /// fedavg (averages the factors, inexact), product (averages the updates, exact), or any other strategy whose clients
-        /// train all of the adapter: fair, fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median,
+        /// fedavg (averages the factors, inexact), product (averages the updates, exact), or another strategy that needs no
+        /// start and whose clients train all of the adapter: fair, fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median,
         /// norm-bound [default: product]
         #[arg(long, value_name = "NAME")]
         strategy: Text<Strategy> => Text<Strategy>,
