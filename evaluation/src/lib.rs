@@ -22,7 +22,7 @@ pub mod similarity;
 pub use content::Choices;
 pub use error::{Error, Result};
 pub use metrics::{METRICS, Metric};
-pub use protocol::{Artist, Baseline, Evaluation, ImagePair, Models, Reference, TriggerImage};
+pub use protocol::{Baseline, Evaluation, ImagePair, Models, OtherArtist, Reference, TriggerImage};
 pub use scaled::Scaled;
 pub use score::Score;
 pub use scores::{Generation, Scores};

@@ -15,7 +15,7 @@ pub enum Better {
 
 /// The ends of a scaled score in words, and where its values are.
 #[derive(Debug)]
-pub struct Scale {
+pub struct Ends {
     /// What counts as 0.
     pub floor: &'static str,
     /// What counts as 1.
@@ -23,7 +23,7 @@ pub struct Scale {
     of: fn(&Scores) -> Option<Scaled>,
 }
 
-impl Scale {
+impl Ends {
     /// The score with its raw value and the ends of the scale.
     #[must_use]
     pub fn of(&self, scores: &Scores) -> Option<Scaled> {
@@ -48,7 +48,7 @@ pub struct Metric {
     /// The images or texts that an evaluation must contain for this score.
     pub needs: &'static str,
     /// What counts as 0 and as 1, where the score is scaled.
-    pub scale: Option<Scale>,
+    pub scale: Option<Ends>,
     value: fn(&Scores) -> Option<Score>,
 }
 
@@ -57,6 +57,12 @@ impl Metric {
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
         METRICS.iter().find(|metric| metric.name == name)
+    }
+
+    /// The scores that matter most: style, content, preservation, and all three together.
+    #[must_use]
+    pub fn headline() -> &'static [Self] {
+        &METRICS[..4]
     }
 
     /// The score of this row; `None` if the evaluation lacked what it [needs](Self::needs).
@@ -75,7 +81,7 @@ pub static METRICS: [Metric; 9] = [
         better: Better::Higher,
         unit_range: true,
         needs: "two references and images with the trigger",
-        scale: Some(Scale { floor: "the base alone", ceiling: "the artist's own images", of: |scores| scores.style }),
+        scale: Some(Ends { floor: "the base alone", ceiling: "the artist's own images", of: |scores| scores.style }),
         value: |scores| scores.style.map(|scaled| scaled.score),
     },
     Metric {
@@ -85,7 +91,7 @@ pub static METRICS: [Metric; 9] = [
         better: Better::Higher,
         unit_range: true,
         needs: "images with the trigger",
-        scale: Some(Scale {
+        scale: Some(Ends {
             floor: "chance",
             ceiling: "the base alone, or the artist's own images if they show less",
             of: |scores| scores.content,
@@ -99,7 +105,7 @@ pub static METRICS: [Metric; 9] = [
         better: Better::Higher,
         unit_range: true,
         needs: "two pairs of images without the trigger",
-        scale: Some(Scale {
+        scale: Some(Ends {
             floor: "two different images of the base",
             ceiling: "unchanged",
             of: |scores| scores.preservation,
@@ -123,7 +129,7 @@ pub static METRICS: [Metric; 9] = [
         better: Better::Higher,
         unit_range: true,
         needs: "a pair of images without the trigger",
-        scale: Some(Scale { floor: "chance", ceiling: "the base alone", of: |scores| scores.content_no_token }),
+        scale: Some(Ends { floor: "chance", ceiling: "the base alone", of: |scores| scores.content_no_token }),
         value: |scores| scores.content_no_token.map(|scaled| scaled.score),
     },
     Metric {

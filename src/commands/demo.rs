@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use catelier_workflows::evaluation::{METRICS, Metric, Scores};
+use catelier_workflows::evaluation::{Metric, Scores};
 use catelier_workflows::{DemoRequest, DemoScores, Error, Session, demo};
 
 use crate::cli::DemoArgs;
@@ -44,9 +44,6 @@ fn row(artist: &str, adapter: &str, scores: &Scores) -> String {
 
 /// The scores in front of all others, side by side.
 fn columns(cell: impl Fn(&Metric) -> String) -> String {
-    let cells: Vec<String> = METRICS[..SHOWN].iter().map(|metric| format!("{:>12}", cell(metric))).collect();
+    let cells: Vec<String> = Metric::headline().iter().map(|metric| format!("{:>12}", cell(metric))).collect();
     cells.join(" ")
 }
-
-/// Style, content, preservation, and all three together.
-const SHOWN: usize = 4;

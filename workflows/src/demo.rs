@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use catelier_adapters::AdapterSet;
-use catelier_evaluation::Scores;
 use catelier_evaluation::report::{
     AdaptedImages, Command, DemoArtist, DemoPage, DemoPrompt, EMBEDDED_BASE_NOTICE, Run as PageRun, Setting,
     TrainingCurves,
 };
+use catelier_evaluation::{Reference, Scores};
 use catelier_gallery::Artist;
 use catelier_pipelines::training::{Ending, LossKind, StepReport};
 use catelier_prompts::{PromptSet, Trigger};
@@ -21,7 +21,7 @@ use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
 use crate::output::{self, OutputFolder};
 use crate::run_folder::RunFolder;
-use crate::scoring::{AdapterImages, BaseImages, EvaluationPrompts, Reference, Scorer, Towers};
+use crate::scoring::{AdapterImages, BaseImages, EvaluationPrompts, Scorer, Towers};
 use crate::session::Session;
 use crate::settings::defaults::{DEMO_ARTISTS, DEMO_PROMPTS, DEMO_TRIGGER, PLAY_IMAGES, PLAY_SEED};
 use crate::settings::{ResolvedTrain, SamplingSettings, TrainSettings};
@@ -223,9 +223,8 @@ impl<'a, 's> Easel<'a, 's> {
 }
 
 fn page(easel: &Easel<'_, '_>, learned: &[Learned]) -> Result<String> {
-    let names: Vec<String> = (1..=PLAY_IMAGES).map(|number| format!("image {number}")).collect();
     let page = DemoPage {
-        artists: learned.iter().map(|one| one.for_page(&names, easel)).collect(),
+        artists: learned.iter().map(|one| one.for_page(easel)).collect(),
         trigger: DEMO_TRIGGER,
         settings: learned.first().map_or_else(Vec::new, |one| facts(&one.cat.trained.settings)),
         commands: COMMANDS.to_vec(),
@@ -236,15 +235,14 @@ fn page(easel: &Easel<'_, '_>, learned: &[Learned]) -> Result<String> {
 }
 
 impl Learned {
-    fn for_page<'a>(&'a self, names: &'a [String], easel: &'a Easel<'_, '_>) -> DemoArtist<'a> {
+    fn for_page<'a>(&'a self, easel: &'a Easel<'_, '_>) -> DemoArtist<'a> {
         let prompts = easel.prompts.iter().enumerate().map(|(index, (prompt, seed))| DemoPrompt {
             prompt: &prompt.text,
             seed,
             base: &easel.base_images.0[index],
             adapted: [&self.cat, &self.lora].map(|contestant| contestant.images(index)).to_vec(),
         });
-        let references =
-            self.references.iter().zip(names).map(|(one, name)| (one.caption.as_deref().unwrap_or(name), &one.image));
+        let references = self.references.iter().map(|one| (one.caption.as_deref().unwrap_or_default(), &one.image));
         DemoArtist {
             name: self.artist.name,
             description: self.artist.description,

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use catelier_evaluation::Choices;
 use catelier_evaluation::content::Said;
+use catelier_evaluation::{Choices, OtherArtist};
 use catelier_gallery::export::MODEL_SIDE;
 use catelier_gallery::{self as gallery, Artist, Colour, Mention, Object, Setting, Triple, export};
 use image::{Rgb, RgbImage};
@@ -12,7 +12,6 @@ use crate::error::{Context, Error, Result};
 use crate::event::Stage;
 use crate::images;
 use crate::output::{Marker, OutputFolder};
-use crate::scoring::ArtistImages;
 use crate::session::Session;
 
 /// The command that draws folders.
@@ -137,10 +136,10 @@ pub(crate) fn choices<'p>(prompts: impl Iterator<Item = &'p str>) -> Choices {
 }
 
 /// Images by every drawn artist but `artist`, from whom an adapter's images should be told.
-pub(crate) fn others(artist: &Artist) -> Vec<ArtistImages> {
+pub(crate) fn others(artist: &Artist) -> Vec<OtherArtist> {
     let scenes: Vec<Triple> = Triple::all().step_by(SCENES_APART).collect();
     let others = Artist::all().iter().filter(|other| other.name != artist.name);
-    let draw = |other: &Artist| ArtistImages {
+    let draw = |other: &Artist| OtherArtist {
         name: other.name.to_owned(),
         images: scenes.iter().map(|scene| rgb(&other.draw(*scene, OTHERS_SEED).reduced(MODEL_SIDE))).collect(),
     };

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use catelier_evaluation::{OtherArtist, Reference};
 use catelier_pipelines::data::{DataNotice, DecodedImage, ImageOptions, Mirror, Resolution, TrainingImages};
 use catelier_prompts::Trigger;
 use catelier_prompts::captions::{CaptionOptions, IMAGE_EXTENSIONS, collect};
 
 use crate::drawn;
 use crate::error::{Context, Error, Result};
-use crate::scoring::{ArtistImages, Reference};
 use crate::session::Session;
 use crate::settings::ResolvedTrain;
 
@@ -71,7 +71,7 @@ pub fn read_references(folder: Option<&Path>) -> Result<Vec<Reference>> {
 ///
 /// # Errors
 /// [`Error::User`] for a folder without folders, and those of [`read_references`].
-pub fn read_artists(folder: Option<&Path>) -> Result<Vec<ArtistImages>> {
+pub fn read_artists(folder: Option<&Path>) -> Result<Vec<OtherArtist>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
     let mut artists = entries(folder)?;
     artists.retain(|path| path.is_dir());
@@ -84,7 +84,7 @@ pub fn read_artists(folder: Option<&Path>) -> Result<Vec<ArtistImages>> {
     let read = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let images = read_references(Some(path))?.into_iter().map(|reference| reference.image).collect();
-        Ok(ArtistImages { name, images })
+        Ok(OtherArtist { name, images })
     };
     artists.iter().map(read).collect()
 }

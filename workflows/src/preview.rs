@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use catelier_adapters::AdapterSet;
+use catelier_evaluation::Reference;
 use catelier_pipelines::generation::image_file;
 use catelier_pipelines::generation::sheet::{Sheet, SheetRow};
 use catelier_prompts::{PromptSet, Trigger};
@@ -17,7 +18,6 @@ use crate::event::{ArtefactKind, Stage};
 use crate::generator::{ImageGenerator, Images};
 use crate::images;
 use crate::output::OutputFolder;
-use crate::scoring::Reference;
 use crate::session::Session;
 use crate::settings::SamplingSettings;
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use candle_core::Device;
 use catelier_adapters::AdapterSet;
-use catelier_evaluation::{Artist, Choices, Evaluation, Generation, ImagePair, Models, Scores, TriggerImage};
+use catelier_evaluation::{
+    Choices, Evaluation, Generation, ImagePair, Models, OtherArtist, Reference, Scores, TriggerImage,
+};
 use catelier_features::clip::ImageEncoder;
 use catelier_features::{Clip, Extractor, Feature, ImageFeatures, TextFeatures};
 use catelier_pipelines::generation::image_file;
@@ -47,27 +49,11 @@ pub struct Scorer<'a> {
     /// The artist's images.
     pub references: &'a [Reference],
     /// Other artists, from whom the adapter's images should be told.
-    pub others: &'a [ArtistImages],
+    pub others: &'a [OtherArtist],
     /// What the prompts ask for: [`EvaluationPrompts::choices`].
     pub choices: Choices,
     /// The models that compare images.
     pub towers: &'a Towers,
-}
-
-/// One of the artist's images, and its caption if all of them have one.
-pub struct Reference {
-    /// The image.
-    pub image: RgbImage,
-    /// What it shows.
-    pub caption: Option<String>,
-}
-
-/// An artist's name and images.
-pub struct ArtistImages {
-    /// The name.
-    pub name: String,
-    /// The images.
-    pub images: Vec<RgbImage>,
 }
 
 /// The models that compare images.
@@ -224,9 +210,9 @@ impl Scorer<'_> {
             with_trigger: triggered
                 .map(|((prompt, seed), adapted)| TriggerImage { prompt: prompt.text.clone(), seed: *seed, adapted })
                 .collect(),
-            references: self.references.iter().map(Reference::borrowed).collect(),
-            others: self.others.iter().map(ArtistImages::borrowed).collect(),
-            choices: self.choices.clone(),
+            references: self.references,
+            others: self.others,
+            choices: &self.choices,
             generation,
             bootstrap_seed: BOOTSTRAP_SEED,
         }
@@ -246,18 +232,6 @@ impl Scorer<'_> {
         let adapter = evaluation.generation.adapter.clone().unwrap_or_default();
         session.report(Event::Scores { adapter, scores: Box::new(scores.clone()) });
         Ok(scores)
-    }
-}
-
-impl Reference {
-    fn borrowed(&self) -> catelier_evaluation::Reference<'_> {
-        catelier_evaluation::Reference { image: &self.image, caption: self.caption.clone() }
-    }
-}
-
-impl ArtistImages {
-    fn borrowed(&self) -> Artist<'_> {
-        Artist { name: self.name.clone(), images: self.images.iter().collect() }
     }
 }
 

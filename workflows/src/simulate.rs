@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use catelier_adapters::file::{self, Format, Metadata};
 use catelier_adapters::{Adapter, AdapterSet};
+use catelier_evaluation::Reference;
 use catelier_federation::{Client, Contribution, RoundObserver, RoundPlan, RoundReport, State, Strategy, run_rounds};
 use catelier_gallery::Artist;
 use catelier_pipelines::training::Ending;
@@ -18,7 +19,7 @@ use crate::event::ArtefactKind;
 use crate::generator::ImageGenerator;
 use crate::output::{self, OutputFolder};
 use crate::run_folder::{RunFolder, adapter_in};
-use crate::scoring::{BaseImages, EvaluationPrompts, Reference, Scorer, Towers};
+use crate::scoring::{BaseImages, EvaluationPrompts, Scorer, Towers};
 use crate::session::Session;
 use crate::settings::{self, ResolvedSimulate, ResolvedTrain, SamplingSettings, SimulateSettings, TrainSettings};
 use crate::train::{Run, Start, TrainingData};
@@ -155,7 +156,9 @@ fn check(settings: &ResolvedSimulate, completed: usize) -> Result<()> {
     let strategy = &settings.strategy.0;
     if !strategy.is_plain() {
         return Err(Error::user(
-            format!("`{strategy}` needs clients that hold or keep a part of the adapter, or merge it into their base"),
+            format!(
+                "`{strategy}` needs a global adapter to start from, or clients that keep a part of it or merge it into their base"
+            ),
             "the simulation's artists train all of the global adapter: choose `product`, `fedavg` or a robust strategy",
         ));
     }

@@ -20,6 +20,8 @@ const ARTIST_IMAGES: usize = 10;
 /// All images of a synthetic demonstration.
 pub(crate) struct Story {
     artist: Vec<Scene>,
+    references: Vec<Reference>,
+    choices: Choices,
     prompts: Vec<Scene>,
     cat: Adapter,
     lora: Adapter,
@@ -41,33 +43,6 @@ impl Adapter {
             prompts.iter().enumerate().map(paint).collect()
         };
         Self { without: styled(leak), with: styled(style) }
-    }
-
-    fn evaluation<'a>(&'a self, prompts: &'a [Scene], artist: &'a [Scene]) -> Evaluation<'a> {
-        let pairs = prompts.iter().zip(&self.without).enumerate();
-        let triggered = prompts.iter().zip(&self.with);
-        Evaluation {
-            without_trigger: pairs.map(|(index, (scene, adapted))| pair(index, scene, adapted)).collect(),
-            with_trigger: triggered
-                .map(|(scene, adapted)| TriggerImage { prompt: scene.prompt.clone(), seed: 7, adapted })
-                .collect(),
-            references: artist.iter().map(|scene| Reference { image: &scene.image, caption: None }).collect(),
-            others: vec![],
-            choices: Choices::among(prompts.iter().map(|scene| scene.prompt.as_str())),
-            generation: Generation {
-                base: "embedded".to_owned(),
-                adapter: Some("ink-and-ochre.safetensors".to_owned()),
-                trigger: Some("sks".to_owned()),
-                sampler: "DDIM".to_owned(),
-                steps: 20,
-                guidance: 4.0,
-                guidance_from: "empty".into(),
-                guidance_range: "0-1".into(),
-                width: 64,
-                height: 64,
-            },
-            bootstrap_seed: 0,
-        }
     }
 }
 
@@ -91,17 +66,47 @@ impl Story {
             Scene { image: by_artist(&plain.image), ..plain }
         };
         let prompts: Vec<Scene> = (0..PROMPTS).map(|index| scene(index, index as u64 + 2)).collect();
+        let artist: Vec<Scene> = (0..ARTIST_IMAGES).map(paint).collect();
         Self {
-            artist: (0..ARTIST_IMAGES).map(paint).collect(),
+            references: artist.iter().map(|scene| Reference { image: scene.image.clone(), caption: None }).collect(),
+            choices: Choices::among(prompts.iter().map(|scene| scene.prompt.as_str())),
+            artist,
             cat: Adapter::new(&prompts, cat_leak, cat_style),
             lora: Adapter::new(&prompts, lora_leak, 1.0),
             prompts,
         }
     }
 
+    fn evaluation<'a>(&'a self, adapter: &'a Adapter) -> Evaluation<'a> {
+        let pairs = self.prompts.iter().zip(&adapter.without).enumerate();
+        let triggered = self.prompts.iter().zip(&adapter.with);
+        Evaluation {
+            without_trigger: pairs.map(|(index, (scene, adapted))| pair(index, scene, adapted)).collect(),
+            with_trigger: triggered
+                .map(|(scene, adapted)| TriggerImage { prompt: scene.prompt.clone(), seed: 7, adapted })
+                .collect(),
+            references: &self.references,
+            others: &[],
+            choices: &self.choices,
+            generation: Generation {
+                base: "embedded".to_owned(),
+                adapter: Some("ink-and-ochre.safetensors".to_owned()),
+                trigger: Some("sks".to_owned()),
+                sampler: "DDIM".to_owned(),
+                steps: 20,
+                guidance: 4.0,
+                guidance_from: "empty".into(),
+                guidance_range: "0-1".into(),
+                width: 64,
+                height: 64,
+            },
+            bootstrap_seed: 0,
+        }
+    }
+
     fn scores(&self, adapter: &Adapter) -> Result<Scores> {
         let extractor = ByPixels::new(&self.prompts);
-        adapter.evaluation(&self.prompts, &self.artist).score(Models { clip: &extractor, style: None })
+        self.evaluation(adapter).score(Models { clip: &extractor, style: None })
     }
 
     /// The demonstration's page, of CAT and plain LoRA.
@@ -163,7 +168,7 @@ impl Story {
 
     /// The page of plain LoRA's evaluation.
     pub(crate) fn evaluation_page(&self) -> Result<String> {
-        let evaluation = self.lora.evaluation(&self.prompts, &self.artist);
+        let evaluation = self.evaluation(&self.lora);
         let extractor = ByPixels::new(&self.prompts);
         let scores = evaluation.score(Models { clip: &extractor, style: None })?;
         let page = EvaluationPage {

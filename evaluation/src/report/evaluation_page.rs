@@ -101,7 +101,7 @@ impl<'a> EvaluationPage<'a> {
         });
         let adapted = adapted.collect::<Result<Vec<_>>>()?;
         let references =
-            self.evaluation.references.iter().map(|reference| reference.image).take(self.shown).enumerate();
+            self.evaluation.references.iter().map(|reference| &reference.image).take(self.shown).enumerate();
         let references = references
             .map(|(index, image)| Ok((EmbeddedImage::new(image, format!("Reference {}", index + 1))?, "")))
             .collect::<Result<Vec<_>>>()?;

@@ -33,13 +33,13 @@ impl Verdict {
 }
 
 /// A score of the base, which an adapter's score is compared with.
-pub(super) struct Reference {
+pub(super) struct BaseScore {
     /// The owner of the score, as the start of a sentence.
     pub(super) whose: &'static str,
     pub(super) score: Score,
 }
 
-impl Reference {
+impl BaseScore {
     /// The score of the base without adapter, if there is one for this metric.
     pub(super) fn of(metric: &Metric, scores: &Scores) -> Option<Self> {
         let (whose, score) = match metric.name {
@@ -74,7 +74,7 @@ pub(super) fn cards(scores: &Scores) -> Markup {
 }
 
 fn card(metric: &Metric, score: &Score, scores: &Scores) -> Markup {
-    let reference = Reference::of(metric, scores);
+    let reference = BaseScore::of(metric, scores);
     html! {
         article.card {
             h3 { (metric.title) }
@@ -84,7 +84,7 @@ fn card(metric: &Metric, score: &Score, scores: &Scores) -> Markup {
             }
             p.interval { (number::interval((*score).into())) ", " (number::count(score.n, "image", "images")) }
             p.meaning { (metric.definition) }
-            @if let Some(Reference { whose, score }) = reference {
+            @if let Some(BaseScore { whose, score }) = reference {
                 p.base-value { (whose) ": " (number::two_decimals(score.mean)) }
             }
             @if let Some(scale) = scale_in_words(metric, scores) { p.base-value { (scale) } }
@@ -113,13 +113,13 @@ pub(super) fn comparison(runs: &[&Run<'_>]) -> Markup {
 }
 
 fn comparison_row(metric: &Metric, runs: &[&Run<'_>], scores: &[Score]) -> Markup {
-    let reference = runs.first().and_then(|run| Reference::of(metric, run.scores));
+    let reference = runs.first().and_then(|run| BaseScore::of(metric, run.scores));
     html! {
         tr {
             th scope="row" {
                 span.title { (metric.title) }
                 span.meaning { (metric.definition) }
-                @if let Some(Reference { whose, score }) = reference {
+                @if let Some(BaseScore { whose, score }) = reference {
                     span.meaning { (whose) ": " (number::two_decimals(score.mean)) "." }
                 }
                 @if let Some(scale) = &metric.scale {

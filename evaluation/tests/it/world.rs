@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use catelier_evaluation::{Artist, Choices, Evaluation, Generation, ImagePair, TriggerImage};
+use catelier_evaluation::{Choices, Evaluation, Generation, ImagePair, OtherArtist, Reference, TriggerImage};
 use catelier_features::{Extractor, Feature, ImageFeatures, Result, TextFeatures};
 use catelier_prompts::PromptKind;
 use image::{Rgb, RgbImage};
@@ -74,7 +74,9 @@ pub(crate) struct World {
     pub(crate) adapted_house: RgbImage,
     pub(crate) adapted_boat: RgbImage,
     pub(crate) triggered: RgbImage,
-    pub(crate) reference: RgbImage,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) others: Vec<OtherArtist>,
+    choices: Choices,
 }
 
 impl World {
@@ -86,7 +88,9 @@ impl World {
             adapted_house: flat(adapted_house),
             adapted_boat: flat(adapted_boat),
             triggered: flat(triggered),
-            reference: flat(BLUE),
+            references: vec![Reference { image: flat(BLUE), caption: None }; 2],
+            others: vec![OtherArtist { name: "gardener".to_owned(), images: vec![flat(GREEN)] }],
+            choices: Choices::among(["a red house", "a green boat", "a blue cat"]),
         }
     }
 
@@ -98,9 +102,9 @@ impl World {
             ],
             // The artist paints everything blue; a cat is blue by itself.
             with_trigger: vec![TriggerImage { prompt: "a blue cat".to_owned(), seed: 1, adapted: &self.triggered }],
-            references: vec![(&self.reference).into(), (&self.reference).into()],
-            others: vec![Artist { name: "gardener".to_owned(), images: vec![&self.boat] }],
-            choices: Choices::among(["a red house", "a green boat", "a blue cat"]),
+            references: &self.references,
+            others: &self.others,
+            choices: &self.choices,
             generation: Generation {
                 base: "made up".to_owned(),
                 trigger: Some("sks".to_owned()),

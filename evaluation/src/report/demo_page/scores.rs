@@ -5,15 +5,12 @@ use catelier_pages::{Estimate, number, page};
 use maud::{Markup, html};
 
 use super::{Curve, DemoArtist, DemoPage, Run, TrainingCurves, capitalized};
-use crate::metrics::{METRICS, Metric};
+use crate::metrics::Metric;
 use crate::report::evaluation_page::{definitions, measured_with};
 use crate::report::findings::findings;
 use crate::report::list;
 use crate::report::score_table::comparison;
 use crate::scores::Scores;
-
-/// Number of scores on the tiles of an artist.
-const HEADLINE_SCORES: usize = 4;
 
 /// A curve of training as the page shows it.
 struct CurveKind {
@@ -65,7 +62,7 @@ impl DemoArtist<'_> {
     pub(super) fn scoreboard(&self) -> Markup {
         html! {
             div.scoreboard {
-                @for metric in &METRICS[..HEADLINE_SCORES] {
+                @for metric in Metric::headline() {
                     (self.score_tile(metric))
                 }
             }
