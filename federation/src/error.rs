@@ -167,6 +167,14 @@ pub enum Error {
         #[source]
         source: catelier_numerics::Error,
     },
+    /// A file of a round that is damaged, missing, of another kind or of a later version.
+    #[error("`{}` is not usable: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
     /// A file that is damaged, not a state of a federation, or a state of a later version.
     #[error("`{}` is not a usable federation state: {reason}", path.display())]
     State {
@@ -426,6 +434,7 @@ impl Error {
                 Some("choose a strategy that is linear in what clients send, such as `ffa`".to_owned())
             }
             Self::Head { .. } => Some("name the head's modules by their ends, such as `up_blocks.3.*`".to_owned()),
+            Self::File { .. } => Some("fetch the file again, or ask its sender for another".to_owned()),
             Self::State { .. } => Some("start the federation again in another folder".to_owned()),
             _ => None,
         }

@@ -32,7 +32,7 @@ pub struct Phase {
 
 /// What the server asks of a client in a round. A client that cannot do it says so before it trains
 /// ([`Client::can_follow`](crate::Client::can_follow)).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Instructions {
     /// The round, from 1.
     pub round: usize,
@@ -41,6 +41,7 @@ pub struct Instructions {
     /// Whether this or a later round asks the client to add an update to its base.
     pub merges: bool,
     /// An update that the client adds to its base before it trains; its weights stay fixed.
+    #[serde(skip)]
     pub merged: Option<Adapter>,
     /// What becomes of each tensor.
     pub roles: Roles,

@@ -9,6 +9,7 @@ use crate::contribution::Contribution;
 use crate::error::{Error, Problem, RejectedContribution, Result};
 use crate::instructions::{Instructions, Start};
 use crate::memory::Memory;
+use crate::payload::Payload;
 use crate::personal::Personal;
 use crate::privacy::{NoiseAt, Privacy};
 use crate::state::State;
@@ -186,31 +187,41 @@ impl RoundPlan {
         Ok(instructions)
     }
 
-    /// What leaves a client of a trained adapter, as the server sees it: the shared tensors, clipped and noisy where
-    /// the plan says so, and the others from the global adapter. The head's modules are gone.
+    /// What leaves a client of a trained adapter: the shared tensors, clipped and noisy where the plan says so.
     ///
     /// # Errors
     /// All problems of what was about to leave, as the inner error; the outer one if a tensor cannot be read.
+    pub fn leaving(
+        &self,
+        instructions: &Instructions,
+        contribution: Contribution,
+        global: Option<&Adapter>,
+    ) -> Result<Result<Payload, Vec<Problem>>> {
+        let Instructions { round, roles, .. } = instructions;
+        let mut adapter = contribution.adapter;
+        if let Some(privacy) = &self.privacy {
+            // What started afresh has changed since zero, whatever the global adapter is.
+            let start = global.filter(|_| instructions.start == Start::Global);
+            adapter = privacy.protect(&adapter, start, roles, *round, &contribution.client)?;
+        }
+        instructions.filter().outgoing(&adapter, global)
+    }
+
+    /// The contribution of a client in this process as the server sees it: [what leaves](Self::leaving), and the other
+    /// tensors from the global adapter. The head's modules are gone.
+    ///
+    /// # Errors
+    /// As [`leaving`](Self::leaving).
     pub fn at_the_border(
         &self,
         instructions: &Instructions,
         contribution: Contribution,
         global: Option<&Adapter>,
     ) -> Result<Result<Contribution, Vec<Problem>>> {
-        let Instructions { round, roles, .. } = instructions;
-        let mut adapter = contribution.adapter;
-        if !roles.are_shared() {
-            match instructions.filter().outgoing(&adapter, global)? {
-                Ok(payload) => adapter = payload.complete(global)?,
-                Err(problems) => return Ok(Err(problems)),
-            }
+        match self.leaving(instructions, contribution.clone(), global)? {
+            Ok(payload) => Ok(Ok(Contribution { adapter: payload.complete(global)?, ..contribution })),
+            Err(problems) => Ok(Err(problems)),
         }
-        if let Some(privacy) = &self.privacy {
-            // What started afresh has changed since zero, whatever the global adapter is.
-            let start = global.filter(|_| instructions.start == Start::Global);
-            adapter = privacy.protect(&adapter, start, roles, *round, &contribution.client)?;
-        }
-        Ok(Ok(Contribution { adapter, ..contribution }))
     }
 
     /// The contributions of a round without those that [`aggregate`](Self::aggregate) would refuse, and those with all

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use catelier_adapters::{Adapter, LayerUpdate};
-use catelier_numerics::finite::is_finite;
+use catelier_adapters::Adapter;
 use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 
 use crate::error::{Error, Result};
+use crate::files::{adapter_of, adapter_tensors, finite};
 use crate::memory::Memory;
 use crate::report::RoundReport;
 
@@ -23,9 +22,6 @@ const VERSION_WITHOUT_MEMORY: &str = "2";
 
 /// The last version without a checksum; it is still read.
 const VERSION_WITHOUT_CHECKSUM: &str = "1";
-
-/// Name of a module's alpha, beside the names of its tensors.
-const ALPHA: &str = "alpha";
 
 /// Start of the names of the memory's tensors. No module path has a slash.
 const MEMORY: &str = "memory/";
@@ -83,12 +79,7 @@ impl State {
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = BTreeMap::new();
-        for (module, update) in self.global.iter().flat_map(Adapter::iter) {
-            let alpha = Tensor::new(update.alpha(), &Device::Cpu).map_err(Error::tensor("writing alpha"))?;
-            tensors.extend(update.tensors().map(|(name, tensor)| (format!("{module}.{name}"), tensor.detach())));
-            tensors.insert(format!("{module}.{ALPHA}"), alpha);
-        }
+        let mut tensors = self.global.as_ref().map(adapter_tensors).transpose()?.unwrap_or_default();
         tensors.extend(self.memory.tensors().iter().map(|(name, kept)| (format!("{MEMORY}{name}"), kept.clone())));
         let version = if self.memory.is_empty() { VERSION_WITHOUT_MEMORY } else { STATE_VERSION };
         let mut header = BTreeMap::from([
@@ -129,7 +120,7 @@ impl State {
         }
         let history: Vec<RoundReport> =
             serde_json::from_str(header("history")).map_err(|error| unusable(path, format!("`history`: {error}")))?;
-        let global = adapter(path, &file)?;
+        let global = adapter_of(path, &file, |name| !name.starts_with(MEMORY))?;
         Ok(Self { global: (!global.is_empty()).then_some(global), history, memory: memory(path, &file)? })
     }
 }
@@ -143,35 +134,6 @@ fn memory(path: &Path, file: &TensorFile) -> Result<Memory> {
     let kept = file.names().filter_map(|name| name.strip_prefix(MEMORY));
     let read = |name: &str| Ok((name.to_owned(), finite(path, file, &format!("{MEMORY}{name}"))?));
     Ok(Memory::from_parts(kept.map(read).collect::<Result<_>>()?, counts))
-}
-
-/// The tensor of this name, all of whose values are finite.
-fn finite(path: &Path, file: &TensorFile, name: &str) -> Result<Tensor> {
-    let values = file.tensor(name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))?;
-    match is_finite(&values).map_err(Error::tensor("checking the state"))? {
-        true => Ok(values),
-        false => Err(unusable(path, format!("`{name}` has values that are not finite"))),
-    }
-}
-
-/// The global adapter in the file.
-fn adapter(path: &Path, file: &TensorFile) -> Result<Adapter> {
-    let mut modules = BTreeMap::<_, BTreeMap<String, Tensor>>::new();
-    let of_modules = file.names().filter(|name| !name.starts_with(MEMORY));
-    for (module, tensor) in of_modules.filter_map(|name| name.rsplit_once('.')) {
-        let values = finite(path, file, &format!("{module}.{tensor}"))?;
-        modules.entry(module).or_default().insert(tensor.to_owned(), values);
-    }
-    let update = |(module, tensors): (&str, _)| Ok((module.to_owned(), update(module, tensors)?));
-    modules.into_iter().map(update).collect()
-}
-
-fn update(module: &str, mut tensors: BTreeMap<String, Tensor>) -> Result<LayerUpdate> {
-    let failed = || Error::adapters("reading the state");
-    let missing = || candle_core::Error::msg(format!("`{module}.{ALPHA}` is missing"));
-    let alpha = tensors.remove(ALPHA).ok_or_else(missing).and_then(|alpha| alpha.to_scalar::<f64>());
-    let alpha = alpha.map_err(Error::tensor("reading alpha"))?;
-    LayerUpdate::from_tensors(tensors, alpha).map_err(failed())
 }
 
 fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {

@@ -8,6 +8,7 @@
 mod adapters;
 mod checks;
 mod ewwa;
+mod files;
 mod laws;
 mod plans;
 mod privacy;
