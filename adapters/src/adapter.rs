@@ -149,11 +149,25 @@ impl Adapter {
     /// # Errors
     /// [`Error::Tensor`] if the device refuses.
     pub fn trainable(&self, device: &Device) -> Result<(Self, Parameters)> {
+        self.trainable_but(device, |_| false)
+    }
+
+    /// As [`trainable`](Self::trainable), with the parameters that `is_frozen` names left out: they keep their values and
+    /// get no gradient.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device refuses.
+    pub fn trainable_but(&self, device: &Device, is_frozen: impl Fn(&str) -> bool) -> Result<(Self, Parameters)> {
         let mut parameters = Parameters::default();
         let adapter = self.try_map(|path, name, tensor| {
-            let var = Var::from_tensor(&tensor.detach().to_device(device)?.to_dtype(DType::F32)?)?;
+            let tensor = tensor.detach().to_device(device)?.to_dtype(DType::F32)?;
+            let name = format!("{path}.{name}");
+            if is_frozen(&name) {
+                return Ok(tensor);
+            }
+            let var = Var::from_tensor(&tensor)?;
             let tensor = var.as_tensor().clone();
-            parameters.insert(format!("{path}.{name}"), var);
+            parameters.insert(name, var);
             Ok(tensor)
         })?;
         Ok((adapter, parameters))

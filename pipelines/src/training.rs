@@ -15,6 +15,7 @@ mod modules;
 mod observer;
 mod optimizer;
 pub mod plan;
+mod start;
 mod state;
 mod step;
 
@@ -33,6 +34,7 @@ pub use drift::HeldOutPrompts;
 pub use error::TrainError;
 pub use observer::{Control, StepReport, TrainObserver};
 pub use optimizer::Optimizer;
+pub use start::StartingPoint;
 pub use state::{Resumed, StateFolder, UnusableState};
 pub use step::{Batch, CatTarget, DenoisingAndCat, Objective};
 
@@ -41,6 +43,7 @@ use crate::models::base::BaseModel;
 use dataset::BatchSampler;
 use drift::DriftProbe;
 use fingerprint::RunFingerprint;
+use start::Proximal;
 use step::{Terms, mean};
 
 /// The random streams that one batch is drawn from.
@@ -91,13 +94,23 @@ struct Part<'a> {
     base_predictions: Vec<(DrawIndex, Tensor)>,
 }
 
+/// A freshly initialised adapter over trainable parameters.
+fn fresh(base: &BaseModel, config: &TrainConfig) -> Result<(Adapter, Parameters), TrainError> {
+    let modules = modules::trained_modules(base, config)?;
+    let row_norms = |path: &str| base.row_norms(path);
+    Ok(Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?)
+}
+
 /// A training run: one base, one adapter, one dataset.
 pub struct Trainer<'a> {
     base: &'a BaseModel,
     config: TrainConfig,
     dataset: &'a EncodedDataset,
     sampler: BatchSampler,
+    /// Where the run started, if it did not start afresh.
+    start: Option<StartingPoint>,
     adapter: Adapter,
+    proximal: Option<Proximal>,
     optimizer: Optimizer,
     states: StateFolder,
     fingerprint: RunFingerprint,
@@ -121,36 +134,48 @@ impl<'a> Trainer<'a> {
         states: StateFolder,
     ) -> Result<Self, TrainError> {
         config.validate()?;
-        let modules = modules::trained_modules(base, &config)?;
-        let row_norms = |path: &str| base.row_norms(path);
-        let trainable =
-            Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?;
+        let fresh = fresh(base, &config)?;
         let fingerprint = RunFingerprint::new(base, dataset, None, &config)?;
-        Self::with_adapter(base, config, dataset, states, fingerprint, trainable)
+        Self::with_adapter(base, config, dataset, states, fingerprint, fresh)
     }
 
-    /// A run at step 0 that continues from `start`, as the next round of a federation does. `start` decides kind, rank
+    /// The freshly initialised adapter of a run with these settings.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn fresh_adapter(base: &BaseModel, config: &TrainConfig) -> Result<Adapter, TrainError> {
+        config.validate()?;
+        Ok(fresh(base, config)?.0.detached())
+    }
+
+    /// A run at step 0 that goes on from `start`, as the next round of a federation does. `start` decides kind, rank
     /// and alpha, whatever `config` says; the targets of `config` must select exactly its modules.
     ///
     /// # Errors
-    /// [`TrainError::StartMismatch`] for other modules, and the errors of [`Trainer::new`].
-    pub fn from_adapter(
+    /// [`TrainError::StartMismatch`] for other modules, [`TrainError::NothingToTrain`], and the errors of
+    /// [`Trainer::new`].
+    pub fn from_start(
         base: &'a BaseModel,
         config: TrainConfig,
         dataset: &'a EncodedDataset,
         states: StateFolder,
-        start: &Adapter,
+        start: StartingPoint,
     ) -> Result<Self, TrainError> {
+        let adapter = &start.adapter;
         let config = TrainConfig {
-            kind: start.uniform_kind().unwrap_or(config.kind),
-            rank: start.uniform_rank().unwrap_or(config.rank),
-            alpha: start.uniform_alpha().unwrap_or(config.alpha),
+            kind: adapter.uniform_kind().unwrap_or(config.kind),
+            rank: adapter.uniform_rank().unwrap_or(config.rank),
+            alpha: adapter.uniform_alpha().unwrap_or(config.alpha),
             ..config
         };
         config.validate()?;
-        modules::check_start(base, &config, start)?;
-        let fingerprint = RunFingerprint::new(base, dataset, Some(start), &config)?;
-        Self::with_adapter(base, config, dataset, states, fingerprint, start.trainable(base.device())?)
+        start.validate()?;
+        modules::check_start(base, &config, adapter)?;
+        let fingerprint = RunFingerprint::new(base, dataset, Some(&start), &config)?;
+        let trainable = adapter.trainable_but(base.device(), |name| start.frozen.contains(name))?;
+        let proximal = Proximal::new(start.proximal, &trainable.1)?;
+        let trainer = Self::with_adapter(base, config, dataset, states, fingerprint, trainable)?;
+        Ok(Self { start: Some(start), proximal, ..trainer })
     }
 
     fn with_adapter(
@@ -168,7 +193,9 @@ impl<'a> Trainer<'a> {
             base,
             config,
             dataset,
+            start: None,
             adapter,
+            proximal: None,
             states,
             fingerprint,
             probe: None,
@@ -220,9 +247,10 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// [`TrainError::Adapters`] when the average does not fit the adapter.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
-        match self.optimizer.average() {
-            None => Ok(self.adapter.detached()),
-            Some(average) => Ok(self.adapter.with_parameters(average)?.detached()),
+        match (self.optimizer.average(), &self.start) {
+            (None, _) => Ok(self.adapter.detached()),
+            (Some(average), None) => Ok(self.adapter.with_parameters(average)?.detached()),
+            (Some(average), Some(start)) => Ok(start.with_trained(average)?.detached()),
         }
     }
 
@@ -263,8 +291,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn optimizer_step(&mut self) -> Result<StepReport, TrainError> {
-        let (terms, gradients) = self.gradients()?;
-        let loss = terms.total(self.config.cat_weight * self.config.cat_every as f64, self.config.prior_weight);
+        let (terms, mut gradients) = self.gradients()?;
+        let mut loss = terms.total(self.config.cat_weight * self.config.cat_every as f64, self.config.prior_weight);
+        if let Some(proximal) = &self.proximal {
+            let (value, gradient) = proximal.term(self.optimizer.parameters())?;
+            loss += value;
+            gradients.accumulate(&gradient)?;
+        }
         let rate_of = |component| self.optimizer.learning_rate(component, self.step);
         let learning_rate = rate_of(Component::Unet);
         let text_encoder_learning_rate = self.config.train_text_encoder.then(|| rate_of(Component::TextEncoder));
@@ -353,7 +386,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn adapters(&self, draw: usize) -> AdapterSet {
-        let adapters = AdapterSet::single(&self.adapter, 1.0);
+        let mut adapters = AdapterSet::single(&self.adapter, 1.0);
+        if let Some(merged) = self.start.as_ref().and_then(|start| start.merged.as_ref()) {
+            adapters.push(merged, 1.0);
+        }
         match self.config.dropout {
             0.0 => adapters,
             probability => {

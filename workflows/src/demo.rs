@@ -25,7 +25,7 @@ use crate::scoring::{AdapterImages, BaseImages, EvaluationPrompts, Scorer, Tower
 use crate::session::Session;
 use crate::settings::defaults::{DEMO_ARTISTS, DEMO_PROMPTS, DEMO_TRIGGER, PLAY_IMAGES, PLAY_SEED};
 use crate::settings::{ResolvedTrain, SamplingSettings, TrainSettings};
-use crate::train::{Run, Start, Trained, TrainingData};
+use crate::train::{Run, Trained, TrainingData};
 use crate::{drawn, images};
 
 /// The command that makes folders of demos.
@@ -207,7 +207,7 @@ impl<'a, 's> Easel<'a, 's> {
     /// A training to its end, and how long it took.
     fn train(&self, settings: ResolvedTrain, data: &TrainingData, folder: &RunFolder) -> Result<(Trained, f64)> {
         let started = Instant::now();
-        let run = Run { base: self.base, data, folder, start: Start::Fresh };
+        let run = Run { base: self.base, data, folder, start: None, resume: false };
         let trained = run.train(settings, self.session)?;
         if trained.ending != Ending::Finished {
             return Err(Error::Cancelled);

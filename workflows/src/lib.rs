@@ -20,6 +20,7 @@ pub mod evaluate;
 pub mod event;
 pub mod generator;
 pub mod images;
+mod local_training;
 pub mod memory;
 pub mod output;
 pub mod plan;

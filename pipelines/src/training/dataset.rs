@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 
 use candle_core::TensorId;
 use catelier_adapters::{AdapterSet, ModuleInfo};
+use catelier_numerics::hex;
 use catelier_numerics::noise::Stream;
 use catelier_prompts::CatCondition;
 use image::RgbImage;
+use sha2::{Digest, Sha256};
 
 use super::modules::trained_modules;
 use super::{EncodedCaption, TrainConfig, TrainError};
@@ -76,6 +78,20 @@ impl EncodedDataset {
         let sizes = cache.frames()[0].sizes;
         let empty = captions.caption("", sizes)?;
         Ok(Self { samples, class_samples: Vec::new(), empty, digest: images.digest() })
+    }
+
+    /// All samples of several datasets of one base, in their order; at least one dataset.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn together<'d>(mut datasets: impl Iterator<Item = &'d Self>) -> Self {
+        let mut all = datasets.next().expect("at least one dataset").clone();
+        for other in datasets {
+            all.samples.extend(other.samples.iter().cloned());
+            all.class_samples.extend(other.class_samples.iter().cloned());
+            all.digest = hex::encode(Sha256::digest(format!("{} {}", all.digest, other.digest)));
+        }
+        all
     }
 
     /// Adds images of the class, all captioned `class`.

@@ -64,6 +64,9 @@ pub enum TrainError {
         /// Modules that the adapter adapts but the targets do not select.
         unselected: Vec<String>,
     },
+    /// All parameters of the start adapter are frozen.
+    #[error("there is nothing to train: all parameters of the start adapter are frozen")]
+    NothingToTrain,
     /// The run's settings could not be serialized, so its fingerprint is unknown.
     #[error("cannot write down the settings of the run")]
     Fingerprint(#[source] serde_json::Error),

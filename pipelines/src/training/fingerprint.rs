@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{EncodedDataset, TrainConfig, TrainError};
+use super::{EncodedDataset, StartingPoint, TrainConfig, TrainError};
 use crate::models::base::BaseModel;
 
 /// The part that holds the digest of the start adapter.
@@ -22,14 +22,14 @@ const SETTINGS: &str = "settings";
 pub(super) struct RunFingerprint([(&'static str, String); 4]);
 
 impl RunFingerprint {
-    /// The fingerprint of a run on `base` and `dataset` that starts from the adapter `start`, or from a fresh adapter.
+    /// The fingerprint of a run on `base` and `dataset` that starts from `start`, or from a fresh adapter.
     ///
     /// # Errors
     /// [`TrainError::Fingerprint`] when the settings cannot be serialized.
     pub(super) fn new(
         base: &BaseModel,
         dataset: &EncodedDataset,
-        start: Option<&Adapter>,
+        start: Option<&StartingPoint>,
         config: &TrainConfig,
     ) -> Result<Self, TrainError> {
         let start = start.map(digest).transpose()?.unwrap_or_else(|| "fresh".into());
@@ -62,7 +62,7 @@ impl RunFingerprint {
         let (name, value) = self.parts().find(|(name, value)| saved(name) != *value)?;
         Some(match name {
             SETTINGS => settings_difference(saved(name), value),
-            START => "it was saved with another start adapter".into(),
+            START => "it was saved with another start adapter, or with another part of it frozen".into(),
             _ => format!("it was saved with another {name}"),
         })
     }
@@ -87,13 +87,24 @@ fn json(settings: &impl Serialize) -> Result<String, TrainError> {
     serde_json::to_string(settings).map_err(TrainError::Fingerprint)
 }
 
-/// SHA-256 in hexadecimal digits over the parameters of `adapter`, from which training starts, and its scales.
-fn digest(adapter: &Adapter) -> Result<String, TrainError> {
+/// SHA-256 in hexadecimal digits over the parameters of the adapter from which training starts and its scales, and over
+/// what is asked beside them.
+fn digest(start: &StartingPoint) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
+    add_adapter(&start.adapter, &mut add)?;
+    if !start.is_plain() {
+        start.frozen.iter().for_each(|name| add(name.as_bytes()));
+        add(&start.proximal.to_le_bytes());
+        start.merged.as_ref().map_or(Ok(()), |merged| add_adapter(merged, &mut add))?;
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+fn add_adapter(adapter: &Adapter, add: &mut impl FnMut(&[u8])) -> Result<(), TrainError> {
     for (path, update) in adapter.iter() {
         add(path.as_bytes());
         add(&update.scale().to_le_bytes());
@@ -105,7 +116,7 @@ fn digest(adapter: &Adapter) -> Result<String, TrainError> {
         let values = parameter.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         add(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }
-    Ok(hex::encode(hash.finalize()))
+    Ok(())
 }
 
 #[cfg(test)]

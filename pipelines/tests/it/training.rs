@@ -1,7 +1,7 @@
 //! Training runs on the tiny models: text encoders, start adapters, observers, states.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,7 +19,7 @@ use catelier_pipelines::models::files::ModelFiles;
 use catelier_pipelines::models::{Condition, ImageSizes, Recompute, conditions_together};
 use catelier_pipelines::training::{
     Batch, Captions, CatTarget, Control, EncodedDataset, Ending, HeldOutPrompts, Objective, Prompts, Resumed,
-    StateFolder, StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
+    StartingPoint, StateFolder, StepReport, TrainConfig, TrainError, TrainObserver, Trainer,
 };
 use catelier_prompts::captions::{CaptionSource, pair_text};
 use catelier_prompts::{CatCondition, Trigger};
@@ -531,7 +531,7 @@ fn a_run_from_an_adapter_keeps_its_alpha_and_rank_with_an_average_too() {
     let start = start(&base, &dataset, 1.0, 1, &folder.path().join("start"));
     let config = TrainConfig { rank: 4, alpha: 8.0, ema_decay: Some(0.9), ..config() };
     let states = StateFolder::new(folder.path().join("run"));
-    let mut trainer = Trainer::from_adapter(&base, config, &dataset, states, &start).unwrap();
+    let mut trainer = Trainer::from_start(&base, config, &dataset, states, start.into()).unwrap();
     assert_eq!((trainer.config().rank, trainer.config().alpha), (2, 1.0));
     trainer.run(&mut Reports::default()).unwrap();
     let adapter = trainer.adapter().unwrap();
@@ -545,7 +545,7 @@ fn a_start_with_other_modules_than_the_targets_is_refused_by_name() {
     let dataset = dataset(&base);
     let start = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
     let from = |config: TrainConfig| {
-        Trainer::from_adapter(&base, config, &dataset, StateFolder::new(folder.path()), &start).err()
+        Trainer::from_start(&base, config, &dataset, StateFolder::new(folder.path()), start.clone().into()).err()
     };
     assert!(from(config()).is_none());
     let fewer = from(TrainConfig { targets: "to_q".parse().unwrap(), ..config() }).unwrap().to_string();
@@ -561,7 +561,8 @@ fn a_state_belongs_to_its_start_adapter() {
     let dataset = dataset(&base);
     let [one, other] = [1, 2].map(|seed| start(&base, &dataset, 2.0, seed, &folder.path().join(seed.to_string())));
     let states = StateFolder::new(folder.path().join("run"));
-    let from = |start: &Adapter| Trainer::from_adapter(&base, config(), &dataset, states.clone(), start).unwrap();
+    let from =
+        |start: &Adapter| Trainer::from_start(&base, config(), &dataset, states.clone(), start.clone().into()).unwrap();
     from(&one).save().unwrap();
     assert_eq!(from(&one).resume().unwrap().step, 0);
     let error = from(&other).resume().unwrap_err();
@@ -571,6 +572,145 @@ fn a_state_belongs_to_its_start_adapter() {
     );
     let fresh = Trainer::new(&base, config(), &dataset, states.clone()).unwrap().resume().unwrap_err();
     assert!(fresh.to_string().contains("another start adapter"), "{fresh}");
+}
+
+/// The adapter of a run from `start`, and the report of its first step.
+fn run_from(
+    base: &BaseModel,
+    dataset: &EncodedDataset,
+    config: TrainConfig,
+    start: StartingPoint,
+    folder: &Path,
+) -> (Adapter, StepReport) {
+    let mut reports = Reports::default();
+    let mut trainer = Trainer::from_start(base, config, dataset, StateFolder::new(folder), start).unwrap();
+    trainer.run(&mut reports).unwrap();
+    (trainer.adapter().unwrap(), reports.0[0].clone())
+}
+
+fn named(adapter: &Adapter) -> BTreeMap<String, Tensor> {
+    let tensors = |(path, update): (&str, &catelier_adapters::LayerUpdate)| -> Vec<(String, Tensor)> {
+        update.tensors().map(|(name, tensor)| (format!("{path}.{name}"), tensor.clone())).collect()
+    };
+    adapter.iter().flat_map(tensors).collect()
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// With no clipping, each parameter's step depends on its own gradient alone.
+#[test]
+fn frozen_parameters_keep_their_bits_and_the_others_train_as_if_nothing_were_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let start = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
+    let downs = named(&start).into_keys().filter(|name| name.ends_with(".down")).collect::<BTreeSet<_>>();
+    for ema_decay in [None, Some(0.5)] {
+        let config = TrainConfig { steps: 1, max_grad_norm: 0.0, ema_decay, ..config() };
+        let run = |frozen: BTreeSet<String>, name: &str| {
+            let start = StartingPoint { frozen, ..start.clone().into() };
+            run_from(&base, &dataset, config.clone(), start, &folder.path().join(name)).0
+        };
+        let (whole, half) = (named(&run(BTreeSet::new(), "whole")), named(&run(downs.clone(), "half")));
+        for (name, before) in named(&start) {
+            let (whole, half) = (&whole[&name], &half[&name]);
+            assert_ne!(bits(whole), bits(&before), "{name}");
+            match downs.contains(&name) {
+                true => assert_eq!(bits(half), bits(&before), "{name}"),
+                false => {
+                    let distance = (half - whole).unwrap().abs().unwrap().max_all().unwrap();
+                    assert!(distance.to_scalar::<f32>().unwrap() < 1e-6, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_merged_update_acts_in_both_adapted_predictions_and_not_in_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let merged = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
+    // Large enough to be seen in the loss.
+    let merged = merged.scaled(50.0).unwrap();
+    let fresh = Trainer::fresh_adapter(&base, &config()).unwrap();
+    let run =
+        |start: StartingPoint, name: &str| run_from(&base, &dataset, config(), start, &folder.path().join(name)).1;
+    let stacked = run(StartingPoint { merged: Some(merged.clone()), ..fresh.clone().into() }, "stacked");
+    let (alone, bare) = (run(merged.into(), "alone"), run(fresh.into(), "bare"));
+    let near = |one: f64, other: f64| (one / other - 1.0).abs() < 1e-4;
+    assert!(near(stacked.denoising, alone.denoising) && near(stacked.cat.unwrap(), alone.cat.unwrap()), "{stacked:?}");
+    assert!(!near(stacked.denoising, bare.denoising), "{stacked:?}");
+}
+
+#[test]
+fn a_run_with_frozen_parameters_a_merged_update_and_a_proximal_term_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let adapter = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
+    let frozen = named(&adapter).into_keys().filter(|name| name.ends_with(".down")).collect::<BTreeSet<_>>();
+    let start = StartingPoint { frozen, merged: Some(adapter.clone()), proximal: 0.5, adapter };
+    let whole = run_from(&base, &dataset, config(), start.clone(), &folder.path().join("whole")).0;
+    let states = StateFolder::new(folder.path().join("halves"));
+    let trainer = |steps: usize, start: &StartingPoint| {
+        let config = TrainConfig { steps, ..config() };
+        Trainer::from_start(&base, config, &dataset, states.clone(), start.clone()).unwrap()
+    };
+    let mut first = trainer(1, &start);
+    first.run(&mut Reports::default()).unwrap();
+    first.save().unwrap();
+    let mut second = trainer(config().steps, &start);
+    assert_eq!(second.resume().unwrap().step, 1);
+    second.run(&mut Reports::default()).unwrap();
+    let (whole, halves) = (named(&whole), named(&second.adapter().unwrap()));
+    assert!(whole.iter().all(|(name, tensor)| bits(tensor) == bits(&halves[name])));
+
+    let others = [
+        StartingPoint { frozen: BTreeSet::new(), ..start.clone() },
+        StartingPoint { merged: None, ..start.clone() },
+        StartingPoint { proximal: 0.25, ..start.clone() },
+    ];
+    for other in others {
+        assert!(trainer(2, &other).resume().unwrap_err().to_string().contains("another part of it frozen"));
+    }
+}
+
+#[test]
+fn the_proximal_term_holds_a_run_near_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let adapter = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
+    let config = TrainConfig { steps: 6, max_grad_norm: 0.0, ..config() };
+    let moved = |proximal: f64| {
+        let start = StartingPoint { proximal, ..adapter.clone().into() };
+        let own = run_from(&base, &dataset, config.clone(), start, &folder.path().join(proximal.to_string())).0;
+        let (before, after) = (named(&adapter), named(&own));
+        before.iter().map(|(name, before)| sum_of_squares(&(&after[name] - before).unwrap())).sum::<f64>().sqrt()
+    };
+    let [free, held] = [0.0, 1e4].map(moved);
+    assert!(held < 0.8 * free, "{held} of {free}");
+}
+
+#[test]
+fn a_start_that_leaves_nothing_to_train_or_freezes_what_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base("tiny-sd1");
+    let dataset = dataset(&base);
+    let adapter = start(&base, &dataset, 2.0, 1, &folder.path().join("start"));
+    let refused = |start: StartingPoint| {
+        Trainer::from_start(&base, config(), &dataset, StateFolder::new(folder.path()), start).err().unwrap()
+    };
+    let all = StartingPoint { frozen: named(&adapter).into_keys().collect(), ..adapter.clone().into() };
+    assert!(refused(all).to_string().contains("nothing to train"));
+    let unknown = StartingPoint { frozen: ["unet.nowhere.up".to_owned()].into(), ..adapter.clone().into() };
+    assert!(refused(unknown).to_string().contains("unet.nowhere.up"));
+    let far = StartingPoint { proximal: f64::NAN, ..adapter.into() };
+    assert!(refused(far).to_string().contains("`proximal` is NaN"));
 }
 
 /// A run of two steps with both of its states, and the folder of the states.

@@ -2,6 +2,7 @@
 
 use catelier_adapters::Targets;
 use catelier_adapters::file::Format;
+use catelier_federation::HeadRule;
 use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
@@ -21,6 +22,9 @@ use crate::value::{ImageSize, Text};
 const SEED: u64 = 42;
 /// Seed of what is played on drawn artists.
 pub(crate) const PLAY_SEED: u64 = 1;
+
+/// Rank of an adapter.
+const RANK: usize = 8;
 
 /// Artists of a demo: one near the house style, one far from it.
 pub(crate) const DEMO_ARTISTS: [&str; 2] = ["wash", "goldleaf"];
@@ -89,7 +93,7 @@ impl TrainSettings {
     /// These settings with the defaults below them, checked.
     fn complete(self, base: &BaseDefaults) -> Result<ResolvedTrain> {
         let usual = base.training();
-        let rank = self.rank.unwrap_or(8);
+        let rank = self.rank.unwrap_or(RANK);
         let resolved = ResolvedTrain {
             version: VERSION,
             images: required("images", self.images)?,
@@ -177,7 +181,26 @@ impl SimulateSettings {
             rounds: self.rounds.unwrap_or(3),
             local_steps: self.local_steps.unwrap_or(60),
             images: self.images.unwrap_or(PLAY_IMAGES),
+            loss: self.loss.unwrap_or(LossKind::Cat),
+            ranks: self.ranks.unwrap_or_else(|| vec![RANK]),
             strategy: self.strategy.unwrap_or(Text(catelier_federation::Strategy::product())),
+            head: self.head,
+            head_rule: self.head_rule.unwrap_or(HeadRule::Fedbabu),
+            tuning_steps: self.tuning_steps.unwrap_or(0),
+            participation: self.participation.unwrap_or(1.0),
+            weighting: self.weighting.unwrap_or_default(),
+            proximal: self.proximal.unwrap_or(0.0),
+            norm_factor: self.norm_factor,
+            clip: self.clip,
+            noise: self.noise.unwrap_or(0.0),
+            noise_at: self.noise_at.unwrap_or_default(),
+            drop_out: self.drop_out.unwrap_or(0.0),
+            stragglers: self.stragglers.unwrap_or(0.0),
+            poisoned: self.poisoned.unwrap_or(0),
+            poison: self.poison.unwrap_or_default(),
+            late: self.late.unwrap_or_default(),
+            baselines: self.baselines.unwrap_or(false),
+            score_every: self.score_every.unwrap_or(0),
             prompts: self.prompts.unwrap_or(3),
             sampling_steps: self.sampling_steps.unwrap_or(GenerateRequest::default().steps),
             seed: self.seed.unwrap_or(PLAY_SEED),

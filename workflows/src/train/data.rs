@@ -65,6 +65,11 @@ impl TrainingData {
         Ok(Self { dataset, drift_prompts })
     }
 
+    /// The images of several, each with its own captions and trigger; at least one. There are no prompts of a drift.
+    pub(crate) fn together<'t>(parts: impl Iterator<Item = &'t Self>) -> Self {
+        Self { dataset: EncodedDataset::together(parts.map(|part| &part.dataset)), drift_prompts: None }
+    }
+
     /// The images and captions as a run with `config` takes them.
     pub(super) fn dataset(&self, base: &Base, config: &TrainConfig) -> Result<EncodedDataset> {
         self.dataset.clone().with_keys(&base.model, config).user_error("cannot train")

@@ -6,7 +6,7 @@ mod watch;
 use std::path::PathBuf;
 
 use catelier_adapters::Adapter;
-use catelier_pipelines::training::{Ending, Resumed, StepReport, Trainer};
+use catelier_pipelines::training::{Ending, Resumed, StartingPoint, StepReport, Trainer};
 
 pub use data::TrainingData;
 
@@ -32,17 +32,6 @@ pub struct TrainRequest {
     pub out: PathBuf,
     /// Write beside files in `out` that no run made; files in the way are refused all the same.
     pub force: bool,
-}
-
-/// Where a run begins.
-#[derive(Debug, Clone, Copy)]
-pub enum Start<'a> {
-    /// A fresh adapter, which changes nothing yet.
-    Fresh,
-    /// The newest state in the run's folder.
-    Resume,
-    /// Another adapter, as in a federation's next round.
-    From(&'a Adapter),
 }
 
 /// A run that came to its end, or that the caller stopped.
@@ -78,8 +67,7 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let mut base = files.load(settings.dtype.into(), &device, session)?;
     base.model.unet.recompute(plan.recompute);
     let data = TrainingData::load(&base, &settings, session)?;
-    let start = if request.resume { Start::Resume } else { Start::Fresh };
-    Run { base: &base, data: &data, folder: &folder, start }.train(settings, session)
+    Run { base: &base, data: &data, folder: &folder, start: None, resume: request.resume }.train(settings, session)
 }
 
 impl TrainRequest {
@@ -114,8 +102,10 @@ pub struct Run<'a> {
     pub data: &'a TrainingData,
     /// Where everything goes.
     pub folder: &'a RunFolder,
-    /// Where it begins.
-    pub start: Start<'a>,
+    /// The adapter that it goes on from, as in a federation's next round; `None` for a fresh one, which changes nothing yet.
+    pub start: Option<&'a StartingPoint>,
+    /// Whether it goes on after the newest state in its folder.
+    pub resume: bool,
 }
 
 impl Run<'_> {
@@ -125,15 +115,15 @@ impl Run<'_> {
     /// As [`train`].
     pub fn train(self, settings: ResolvedTrain, session: &Session<'_>) -> Result<Trained> {
         session.check_cancelled()?;
-        let Self { base, data, folder, start } = self;
+        let Self { base, data, folder, start, resume } = self;
         let config = settings.config();
         let dataset = data.dataset(base, &config)?;
         let mut trainer = match start {
-            Start::From(adapter) => Trainer::from_adapter(&base.model, config, &dataset, folder.states(), adapter),
-            Start::Fresh | Start::Resume => Trainer::new(&base.model, config, &dataset, folder.states()),
+            Some(start) => Trainer::from_start(&base.model, config, &dataset, folder.states(), start.clone()),
+            None => Trainer::new(&base.model, config, &dataset, folder.states()),
         }
         .user_error("cannot train")?;
-        if matches!(start, Start::Resume) {
+        if resume {
             let Resumed { step, unusable } = trainer.resume().user_error("cannot resume")?;
             refuse_fewer_steps(step, settings.steps)?;
             unusable.iter().for_each(|state| session.warn(format!("left out the newer state {state}")));
@@ -152,7 +142,7 @@ impl Run<'_> {
             lines => session.warn(format!("left out {lines} lines of the metrics, damaged or of another run")),
         }
         let mut watch = Watch::new(base, folder, &settings, trainer.step(), run, session)?;
-        if matches!(start, Start::Resume) {
+        if resume {
             watch.make_up(trainer.step(), &trainer.adapter().failed("cannot take the adapter")?)?;
         }
         let ending = trainer.run(&mut watch).failed("training stopped")?;
