@@ -120,6 +120,15 @@ pub(crate) struct TrainArgs {
     /// Where the adapter, previews, metrics and state go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Train as this round of a federation asks, and write what leaves to contribution.safetensors in --out
+    #[arg(long, value_name = "DIR", requires = "client")]
+    pub(crate) round: Option<PathBuf>,
+    /// Your name in the federation
+    #[arg(long, value_name = "NAME", requires = "round")]
+    pub(crate) client: Option<String>,
+    /// Your own adapter of your last round, where a part of it stays at home
+    #[arg(long, value_name = "FILE", requires = "round")]
+    pub(crate) own: Option<PathBuf>,
     /// Write beside files in --out that this command did not make; none of them is ever replaced
     #[arg(long)]
     pub(crate) force: bool,

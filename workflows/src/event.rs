@@ -114,4 +114,6 @@ pub enum ArtefactKind {
     Report,
     /// The state from which a run goes on.
     State,
+    /// What leaves a client of a federation.
+    Contribution,
 }

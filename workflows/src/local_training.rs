@@ -53,7 +53,7 @@ impl LocalTraining<'_, '_> {
     }
 
     /// One run for each phase, each from the adapter of the one before.
-    fn in_phases(
+    pub(crate) fn in_phases(
         &self,
         settings: &ResolvedTrain,
         instructions: &Instructions,
@@ -94,7 +94,7 @@ impl LocalTraining<'_, '_> {
     }
 
     /// Where the run starts; `None` for a fresh adapter with nothing beside it.
-    fn start(
+    pub(crate) fn start(
         &self,
         settings: &ResolvedTrain,
         instructions: &Instructions,

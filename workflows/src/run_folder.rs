@@ -82,6 +82,11 @@ impl RunFolder {
         Ok(Self(run))
     }
 
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Marks the folder as that of a run: settings, metrics and states are written from now on.
     ///
     /// # Errors

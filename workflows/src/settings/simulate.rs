@@ -152,6 +152,12 @@ impl ResolvedSimulate {
         if self.noise > 0.0 && self.clip.is_none() {
             return Err(Error::user("`noise` covers nothing without `clip`", "give a clipping norm by `--clip`"));
         }
+        if let Strategy::Krum { poisoned } = self.strategy.0
+            && self.artists.len() < 2 * poisoned + 3
+        {
+            let few = format!("`{}` needs {} artists, found {}", self.strategy.0, 2 * poisoned + 3, self.artists.len());
+            return Err(Error::user(few, "name more artists, or tolerate fewer poisoned ones"));
+        }
         self.check_shares()?;
         if self.poisoned >= self.artists.len() {
             let all = format!("{} of {} artists are poisoned", self.poisoned, self.artists.len());

@@ -12,8 +12,7 @@ use candle_core::{DType, Device};
 use catelier_adapters::Adapter;
 use catelier_adapters::file::{self, Format, Metadata};
 use catelier_federation::{
-    Accountant, Instructions, RejectedContribution, RoundObserver, RoundPlan, RoundReport, Start, State, Strategy,
-    run_rounds,
+    Accountant, Instructions, RejectedContribution, RoundObserver, RoundReport, Start, State, Strategy, run_rounds,
 };
 use catelier_pipelines::training::Trainer;
 use serde::Serialize;
@@ -84,6 +83,7 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let (out, settings, state) = request.prepare(session)?;
     let base = BaseSource::Embedded.load(DType::F32, &Device::Cpu, session)?;
     let work = Work { base: &base, settings: &settings, out: &out, session };
+    let state = if state.completed() == 0 { work.first_state()? } else { state };
     let mut clients = work.clients(&settings.artists, settings.images)?;
     // Before the rounds: settings by which nothing can be generated are refused at once.
     let mut evaluator = Evaluator::new(work)?;
@@ -182,10 +182,6 @@ impl<'a, 's> Work<'a, 's> {
     /// Plays the rounds that `state` has not seen, and saves it after each.
     fn play(self, clients: &mut [SimulatedClient<'a, 's>], state: State) -> Result<State> {
         let plan = self.settings.plan();
-        let state = match state.completed() {
-            0 => self.first_state(&plan)?,
-            _ => state,
-        };
         let mut log = RoundLog { work: self, outcome: Ok(()) };
         let played = run_rounds(clients, &plan, state, &mut log);
         log.outcome?;
@@ -194,13 +190,16 @@ impl<'a, 's> Work<'a, 's> {
     }
 
     /// Where a part of the adapter stays at a common start, there is one; otherwise every client starts afresh.
-    fn first_state(self, plan: &RoundPlan) -> Result<State> {
+    fn first_state(self) -> Result<State> {
+        let plan = self.settings.plan();
         if plan.strategy.is_plain() && plan.personal.is_none() {
             return Ok(State::new());
         }
         let settings = self.training(self.out.path(), "start", self.settings.local_steps, 0)?;
         let fresh = Trainer::fresh_adapter(&self.base.model, &settings.config()).user_error("cannot start")?;
-        Ok(State::starting_from(fresh))
+        let state = State::starting_from(fresh);
+        plan.configure(1, &state).user_error("the federation cannot be played")?;
+        Ok(state)
     }
 
     /// The global adapter with what clients merged into their base.
@@ -261,6 +260,7 @@ impl RoundLog<'_, '_> {
         ));
         if settings.is_scored(*round) {
             let file = ending::global_of(out.path(), *round);
+            std::fs::create_dir_all(out.path().join(ROUNDS)).failed("cannot make the folder of averaged adapters")?;
             file::write(&file, &self.work.whole(state)?, Format::Kohya, &Metadata::default())
                 .failed("cannot save an averaged adapter")?;
         }

@@ -70,6 +70,11 @@ impl TrainingData {
         Self { dataset: EncodedDataset::together(parts.map(|part| &part.dataset)), drift_prompts: None }
     }
 
+    /// Number of images; mirrored ones count twice.
+    pub(super) fn image_count(&self) -> usize {
+        self.dataset.samples.len()
+    }
+
     /// The images and captions as a run with `config` takes them.
     pub(super) fn dataset(&self, base: &Base, config: &TrainConfig) -> Result<EncodedDataset> {
         self.dataset.clone().with_keys(&base.model, config).user_error("cannot train")

@@ -1,6 +1,7 @@
 //! A training run: images in, adapter out.
 
 mod data;
+mod round;
 mod watch;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use catelier_adapters::Adapter;
 use catelier_pipelines::training::{Ending, Resumed, StartingPoint, StepReport, Trainer};
 
 pub use data::TrainingData;
+pub use round::{CONTRIBUTION, RoundRequest};
 
 use crate::base::{Base, BaseSource};
 use crate::error::{Context, Error, Result};
@@ -18,6 +20,7 @@ use crate::run_folder::RunFolder;
 use crate::session::Session;
 use crate::settings::train::FREE_ON_RESUME;
 use crate::settings::{self, ResolvedTrain, TrainSettings};
+use round::LocalRound;
 use watch::Watch;
 
 /// A training run as it is asked for.
@@ -32,6 +35,8 @@ pub struct TrainRequest {
     pub out: PathBuf,
     /// Write beside files in `out` that no run made; files in the way are refused all the same.
     pub force: bool,
+    /// The round of a federation that the run is a part of: what leaves is written to [`CONTRIBUTION`] in `out`.
+    pub round: Option<RoundRequest>,
 }
 
 /// A run that came to its end, or that the caller stopped.
@@ -60,6 +65,9 @@ pub struct Trained {
 pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let (folder, asked) = request.prepare(session)?;
     let files = BaseSource::parse(asked.base_name())?.open(session)?;
+    let modules = files.modules();
+    let round = request.round.as_ref().map(|round| LocalRound::read(round, &modules)).transpose()?;
+    let asked = round.as_ref().map_or(asked.clone(), |round| round.fit(asked, &modules));
     let settings = asked.resolve(&files.defaults())?;
     let device = session.open_device(settings.device)?;
     let plan = TrainPlan::new(&files.config, &settings, &device)?;
@@ -67,7 +75,13 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     let mut base = files.load(settings.dtype.into(), &device, session)?;
     base.model.unet.recompute(plan.recompute);
     let data = TrainingData::load(&base, &settings, session)?;
-    Run { base: &base, data: &data, folder: &folder, start: None, resume: request.resume }.train(settings, session)
+    match round {
+        Some(round) => round.train(&base, &data, &folder, settings, request.resume, session),
+        None => {
+            let run = Run { base: &base, data: &data, folder: &folder, start: None, resume: request.resume };
+            run.train(settings, session)
+        }
+    }
 }
 
 impl TrainRequest {
