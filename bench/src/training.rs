@@ -65,6 +65,7 @@ impl TrainingStep {
         let schedule = NoiseSchedule::load(files)?;
         let (adapter, parameters) = Adapter::init(&lora, unet.modules(), SEED, device)?;
         let batch = Batch {
+            targets: vec![],
             latents: sizes.latents(unet.config(), device)?,
             noise: sizes.noise(unet.config(), device)?,
             timesteps: sizes.timesteps(schedule.alphas_cumprod().len()),

@@ -11,6 +11,7 @@ mod dataset;
 mod drift;
 mod error;
 mod fingerprint;
+mod knowledge;
 mod modules;
 mod observer;
 mod optimizer;
@@ -32,6 +33,7 @@ pub use config::{LatentDraw, LossKind, TrainConfig};
 pub use dataset::{EncodedDataset, EncodedSample};
 pub use drift::HeldOutPrompts;
 pub use error::TrainError;
+pub use knowledge::{Knowledge, Proxies};
 pub use observer::{Control, StepReport, TrainObserver};
 pub use optimizer::Optimizer;
 pub use start::StartingPoint;
@@ -94,11 +96,36 @@ struct Part<'a> {
     base_predictions: Vec<(DrawIndex, Tensor)>,
 }
 
+/// Latents of a sample, scaled, and unit noise for them, both `[1, 4, height/8, width/8]`, drawn at `index`.
+fn draw_latents(
+    base: &BaseModel,
+    noise: &Noise,
+    latents: LatentDraw,
+    sample: &EncodedSample,
+    index: DrawIndex,
+    streams: &Streams,
+) -> Result<(Tensor, Tensor), TrainError> {
+    let shape = sample.moments.mean.shape();
+    let normal = |stream| noise.normal(stream, index.draw, index.sample, shape, base.device());
+    let drawn = match latents {
+        LatentDraw::Mode => sample.moments.mode(),
+        LatentDraw::Sample => sample.moments.sample(&normal(streams.latent)?)?,
+    };
+    Ok((base.vae.scale(&drawn)?, normal(streams.noise)?))
+}
+
 /// A freshly initialised adapter over trainable parameters.
 fn fresh(base: &BaseModel, config: &TrainConfig) -> Result<(Adapter, Parameters), TrainError> {
     let modules = modules::trained_modules(base, config)?;
     let row_norms = |path: &str| base.row_norms(path);
     Ok(Adapter::init_kind(config.kind, &config.lora(), &modules, row_norms, config.seed, base.device())?)
+}
+
+/// Knowledge that a run is trained towards.
+struct Towards {
+    proxies: Proxies,
+    /// Predictions by proxy item, `[1, 4, height/8, width/8]`.
+    targets: BTreeMap<DrawIndex, Tensor>,
 }
 
 /// A training run: one base, one adapter, one dataset.
@@ -115,6 +142,8 @@ pub struct Trainer<'a> {
     states: StateFolder,
     fingerprint: RunFingerprint,
     probe: Option<DriftProbe>,
+    /// What the run is trained towards on proxy items.
+    towards: Option<Towards>,
     /// Predictions of the base for the cached draws that have occurred, by index.
     cached: BTreeMap<DrawIndex, Tensor>,
     noise: Noise,
@@ -199,10 +228,27 @@ impl<'a> Trainer<'a> {
             states,
             fingerprint,
             probe: None,
+            towards: None,
             cached: BTreeMap::new(),
             step: 0,
             last_loss: f64::NAN,
         })
+    }
+
+    /// Trains towards `knowledge` on the proxy items, the first samples of the dataset, and on the other samples as always.
+    /// A run is resumed with the knowledge that it was saved with.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for more proxies than the dataset has samples; any error of the model.
+    pub fn towards(mut self, knowledge: &Knowledge) -> Result<Self, TrainError> {
+        let proxies = knowledge.proxies();
+        if proxies.samples > self.dataset.samples.len() || proxies.draws == 0 {
+            let rule = format!("must be the first of {} samples, at one draw or more", self.dataset.samples.len());
+            return Err(TrainError::setting("proxies", proxies.samples, rule));
+        }
+        self.fingerprint = self.fingerprint.beside(&knowledge.digest()?);
+        self.towards = Some(Towards { proxies, targets: knowledge.targets(self.base, self.dataset)? });
+        Ok(self)
     }
 
     /// Measures the drift of predictions under `prompts` after each step for which the observer wants it.
@@ -406,13 +452,17 @@ impl<'a> Trainer<'a> {
     /// The draw index of each picked sample. Without cached draws it is the batch and the position in the batch; with
     /// them it is one of the cached draws, chosen at random, and the sample's index in the dataset.
     fn draw_indices(&self, picked: &[(usize, &EncodedSample)], draw: usize) -> Vec<DrawIndex> {
-        let index = |(place, (sample, _)): (u64, &(usize, &EncodedSample))| match self.config.cat_cached_draws {
-            0 => DrawIndex { draw: draw as u64, sample: place },
-            count => {
-                let uniform = self.noise.uniforms(CACHED_DRAW, draw as u64, place, 1)[0];
-                let draw = ((uniform * count as f64) as u64).min(count as u64 - 1);
-                DrawIndex { draw, sample: *sample as u64 }
-            }
+        let uniform = |place| self.noise.uniforms(CACHED_DRAW, draw as u64, place, 1)[0];
+        let proxies = self.towards.as_ref().map(|towards| towards.proxies);
+        let index = |(place, (sample, _)): (u64, &(usize, &EncodedSample))| {
+            let proxy = proxies.and_then(|proxies| proxies.item(*sample, uniform(place)));
+            proxy.unwrap_or_else(|| match self.config.cat_cached_draws {
+                0 => DrawIndex { draw: draw as u64, sample: place },
+                count => {
+                    let draw = ((uniform(place) * count as f64) as u64).min(count as u64 - 1);
+                    DrawIndex { draw, sample: *sample as u64 }
+                }
+            })
         };
         (0..).zip(picked).map(index).collect()
     }
@@ -424,25 +474,41 @@ impl<'a> Trainer<'a> {
         indices: &[DrawIndex],
         streams: &Streams,
     ) -> Result<Batch<'a>, TrainError> {
-        let (mut latents, mut noise) = (vec![], vec![]);
-        for (index, sample) in indices.iter().zip(picked) {
-            let shape = sample.moments.mean.shape();
-            let normal = |stream| self.noise.normal(stream, index.draw, index.sample, shape, self.base.device());
-            let drawn = match self.config.latents {
-                LatentDraw::Mode => sample.moments.mode(),
-                LatentDraw::Sample => sample.moments.sample(&normal(streams.latent)?)?,
+        let (mut latents, mut noise, mut timesteps) = (vec![], vec![], self.timesteps(indices, streams.timestep));
+        for (row, (index, sample)) in indices.iter().zip(picked).enumerate() {
+            // Proxy items are drawn from a seed on which all agree, and not from the run's own.
+            let (source, draw) = match self.proxies_of(index) {
+                Some(proxies) => (Noise::new(proxies.seed), LatentDraw::Mode),
+                None => (self.noise, self.config.latents),
             };
-            latents.push(self.base.vae.scale(&drawn)?);
-            noise.push(normal(streams.noise)?);
+            let (own, unit) = draw_latents(self.base, &source, draw, sample, *index, streams)?;
+            latents.push(own);
+            noise.push(unit);
+            if self.proxies_of(index).is_some() {
+                timesteps[row] = knowledge::timestep(self.base, &source, *index);
+            }
         }
         let captions: Vec<&EncodedCaption> = picked.iter().map(|sample| &sample.with_trigger).collect();
         Ok(Batch {
             latents: Tensor::cat(&latents, 0)?,
             noise: Tensor::cat(&noise, 0)?,
-            timesteps: self.timesteps(indices, streams.timestep),
+            timesteps,
+            targets: self.targets(indices),
             captions: Captions::cat(&captions, self.trained_encoders())?,
             names: picked.iter().map(|sample| sample.name.clone()).collect(),
         })
+    }
+
+    /// The proxies if this draw is one of theirs.
+    fn proxies_of(&self, index: &DrawIndex) -> Option<Proxies> {
+        self.towards.as_ref().map(|towards| towards.proxies).filter(|proxies| proxies.have(index))
+    }
+
+    /// The predictions that take the place of the schedule's targets, by row.
+    fn targets(&self, indices: &[DrawIndex]) -> Vec<(usize, Tensor)> {
+        let Some(towards) = &self.towards else { return Vec::new() };
+        let known = |(row, index): (usize, &DrawIndex)| Some((row, towards.targets.get(index)?.clone()));
+        indices.iter().enumerate().filter_map(known).collect()
     }
 
     fn timesteps(&self, indices: &[DrawIndex], stream: Stream) -> Vec<u32> {

@@ -165,6 +165,21 @@ fn a_head_stays_at_home_and_is_tuned_there() {
 }
 
 #[test]
+fn knowledge_travels_in_place_of_adapters_of_different_ranks() {
+    let studio = Studio::new();
+    let flags = "--artists chalk,neon,wash --exchange knowledge --ranks 2,4 --public-images 2 --public-draws 1 \
+                 --distil-steps 1 --poisoned 1 --poison not-finite";
+    let table = played(&studio, flags);
+    for round in table["rounds"].as_array().unwrap() {
+        assert_eq!(round["clients"].as_array().unwrap().len(), 2, "{round}");
+        assert!(round["failed"].to_string().contains("not finite"), "{round}");
+        assert!(round["relative_distance"].as_f64().unwrap() > 0.0);
+    }
+    let ran = studio.run(&format!("{SIMULATE} --artists neon,wash --exchange knowledge --clip 1"));
+    assert!(ran.code == Some(2) && ran.stderr.contains("`clip` has no effect"), "{}", ran.stderr);
+}
+
+#[test]
 fn federations_that_cannot_be_played_are_refused() {
     let studio = Studio::new();
     for (flags, told) in [

@@ -12,6 +12,7 @@ use catelier_evaluation::report::{
 };
 use catelier_evaluation::{Reference, Scores};
 use catelier_gallery::Artist;
+use catelier_gallery::export::Source;
 use catelier_pipelines::training::{Ending, LossKind, StepReport};
 use catelier_prompts::{PromptSet, Trigger};
 
@@ -182,8 +183,14 @@ impl<'a, 's> Easel<'a, 's> {
     fn learn(&mut self, artist: &'static Artist) -> Result<Learned> {
         self.session.note(format!("{} draws {PLAY_IMAGES} images", artist.name));
         let part = Path::new(artist.name);
-        let folder =
-            drawn::draw(self.out, &part.join(drawn::IMAGES), artist, PLAY_IMAGES, self.request.seed, self.session)?;
+        let folder = drawn::draw(
+            self.out,
+            &part.join(drawn::IMAGES),
+            Source::Artist(artist),
+            PLAY_IMAGES,
+            self.request.seed,
+            self.session,
+        )?;
         let references = images::read_references(Some(&folder))?;
         let others = drawn::others(artist);
         let settings = |loss| self.request.settings(loss, &folder, self.base);
@@ -207,7 +214,7 @@ impl<'a, 's> Easel<'a, 's> {
     /// A training to its end, and how long it took.
     fn train(&self, settings: ResolvedTrain, data: &TrainingData, folder: &RunFolder) -> Result<(Trained, f64)> {
         let started = Instant::now();
-        let run = Run { base: self.base, data, folder, start: None, resume: false };
+        let run = Run { base: self.base, data, folder, start: None, towards: None, resume: false };
         let trained = run.train(settings, self.session)?;
         if trained.ending != Ending::Finished {
             return Err(Error::Cancelled);

@@ -107,17 +107,15 @@ pub(crate) fn refuse_part(images: &Path) -> Result<()> {
 pub(crate) fn draw(
     folder: &OutputFolder,
     part: &Path,
-    artist: &'static Artist,
+    source: export::Source,
     count: usize,
     seed: u64,
     session: &Session<'_>,
 ) -> Result<PathBuf> {
     folder.clear(part, &is_drawn)?;
     let images = folder.path().join(part);
-    export::write_folder(&images, export::Source::Artist(artist), count, seed, &mut |done| {
-        session.progress(Stage::Draw, done, count, "")
-    })
-    .failed("cannot draw the images")?;
+    export::write_folder(&images, source, count, seed, &mut |done| session.progress(Stage::Draw, done, count, ""))
+        .failed("cannot draw the images")?;
     Ok(images)
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use catelier_adapters::Adapter;
 use catelier_federation::{Instructions, Personal, Phase, Role, leading_slices};
-use catelier_pipelines::training::{Ending, StartingPoint, Trainer};
+use catelier_pipelines::training::{Ending, Knowledge, StartingPoint, Trainer};
 
 use crate::base::Base;
 use crate::error::{Context, Error, Result};
@@ -22,6 +22,8 @@ const SEEDS_A_PHASE: u64 = 100;
 pub(crate) struct LocalTraining<'a, 's> {
     pub(crate) base: &'a Base,
     pub(crate) data: &'a TrainingData,
+    /// What others know of the first samples of the data.
+    pub(crate) towards: Option<&'a Knowledge>,
     pub(crate) session: &'a Session<'s>,
 }
 
@@ -117,10 +119,16 @@ impl LocalTraining<'_, '_> {
         }))
     }
 
-    fn run(&self, settings: &ResolvedTrain, start: Option<&StartingPoint>, folder: &Path) -> Result<Trained> {
-        let Self { base, data, session } = *self;
+    /// One run in place of an earlier one.
+    pub(crate) fn run(
+        &self,
+        settings: &ResolvedTrain,
+        start: Option<&StartingPoint>,
+        folder: &Path,
+    ) -> Result<Trained> {
+        let Self { base, data, towards, session } = *self;
         let folder = RunFolder::replace(folder, session)?;
-        let run = Run { base, data, folder: &folder, start, resume: false };
+        let run = Run { base, data, folder: &folder, start, towards, resume: false };
         let trained = run.train(settings.clone(), session)?;
         match trained.ending {
             Ending::Finished => Ok(trained),

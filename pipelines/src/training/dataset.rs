@@ -94,6 +94,13 @@ impl EncodedDataset {
         all
     }
 
+    /// The same samples, each `times` as often in an epoch.
+    pub fn repeated(mut self, times: usize) -> Self {
+        self.samples.iter_mut().for_each(|sample| sample.repeats *= times);
+        self.digest = hex::encode(Sha256::digest(format!("{} {times}", self.digest)));
+        self
+    }
+
     /// Adds images of the class, all captioned `class`.
     ///
     /// # Errors

@@ -41,6 +41,15 @@ impl RunFingerprint {
         ]))
     }
 
+    /// The fingerprint of the run that is also trained towards what has this digest.
+    pub(super) fn beside(&self, digest: &str) -> Self {
+        let with = |(name, value): &(&'static str, String)| match *name {
+            START => (START, format!("{value} {digest}")),
+            name => (name, value.clone()),
+        };
+        Self(self.0.each_ref().map(with))
+    }
+
     /// Names and values of its parts.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(name, value)| (*name, value.as_str()))

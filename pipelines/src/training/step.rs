@@ -21,10 +21,26 @@ pub struct Batch<'a> {
     pub noise: Tensor,
     /// One timestep per sample.
     pub timesteps: Vec<u32>,
+    /// Predictions to train towards, by row and `[1, 4, height/8, width/8]`; the other rows have the schedule's target.
+    pub targets: Vec<(usize, Tensor)>,
     /// The captions that condition the prediction.
     pub captions: Captions<'a>,
     /// One name per sample, for messages.
     pub names: Vec<String>,
+}
+
+impl Batch<'_> {
+    /// The schedule's `target` with the rows that have one of their own replaced.
+    fn with_targets(&self, target: Tensor) -> Result<Tensor, TrainError> {
+        if self.targets.is_empty() {
+            return Ok(target);
+        }
+        let mut rows = (0..target.dim(0)?).map(|row| target.narrow(0, row, 1)).collect::<Result<Vec<_>, _>>()?;
+        for (row, own) in &self.targets {
+            rows[*row] = own.to_dtype(target.dtype())?;
+        }
+        Ok(Tensor::cat(&rows, 0)?)
+    }
 }
 
 /// Values of the terms, one per sample; a term that the step lacks is empty.
@@ -192,7 +208,7 @@ impl Objective<'_> {
 
     fn denoising_values(&self, noise_pred: &Tensor, batch: &Batch<'_>) -> Result<Tensor, TrainError> {
         let target = self.schedule.target(&batch.latents, &batch.noise, &batch.timesteps)?;
-        Ok(loss::denoising(noise_pred, &target)?)
+        Ok(loss::denoising(noise_pred, &batch.with_targets(target)?)?)
     }
 
     /// The values of each term per sample, and the gradient of the sum of `weight * mean(w(t) * values)`. The gradient

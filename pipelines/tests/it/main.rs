@@ -11,6 +11,7 @@ mod cuda;
 mod generation;
 mod golden;
 mod hub;
+mod knowledge;
 mod models;
 mod rounding;
 mod training;

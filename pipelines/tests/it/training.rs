@@ -400,6 +400,7 @@ impl Step {
     fn batch(&self) -> Batch<'_> {
         let shape = [self.batch, 4, self.latent, self.latent];
         Batch {
+            targets: vec![],
             latents: normal("latents", 0, &shape),
             noise: normal("noise", 0, &shape),
             timesteps: (0..self.batch as u32).map(|sample| (137 + 205 * sample) % 1000).collect(),

@@ -175,11 +175,17 @@ impl SamplingSettings {
 impl SimulateSettings {
     /// The settings with every default filled in.
     pub fn resolve(self) -> ResolvedSimulate {
+        let artists = self.artists.unwrap_or_else(|| ARTISTS.map(str::to_string).to_vec());
+        let local_steps = self.local_steps.unwrap_or(60);
         ResolvedSimulate {
             version: VERSION,
-            artists: self.artists.unwrap_or_else(|| ARTISTS.map(str::to_string).to_vec()),
             rounds: self.rounds.unwrap_or(3),
-            local_steps: self.local_steps.unwrap_or(60),
+            local_steps,
+            exchange: self.exchange.unwrap_or_default(),
+            public_images: self.public_images.unwrap_or(12),
+            public_draws: self.public_draws.unwrap_or(8),
+            distil_steps: self.distil_steps.unwrap_or(local_steps * artists.len()),
+            artists,
             images: self.images.unwrap_or(PLAY_IMAGES),
             loss: self.loss.unwrap_or(LossKind::Cat),
             ranks: self.ranks.unwrap_or_else(|| vec![RANK]),

@@ -10,7 +10,7 @@ use catelier_pipelines::training::LossKind;
 use super::named;
 use super::settings;
 use crate::error::{Context, Error, Result};
-use crate::simulate::Poison;
+use crate::simulate::{Exchange, Poison};
 use crate::value::Text;
 
 settings! {
@@ -42,6 +42,19 @@ settings! {
         /// fedadagrad, fedyogi, median, trimmed-mean, krum:N, geometric-median, norm-bound [default: product]
         #[arg(long, value_name = "NAME")]
         strategy: Text<Strategy> => Text<Strategy>,
+        /// What travels: adapters, or knowledge, which is what adapters predict for public images beyond the base; its mean is
+        /// distilled into one adapter, so that ranks may differ and no strategy is needed [default: adapters]
+        #[arg(long, value_parser = named::<Exchange>(), value_name = "NAME")]
+        exchange: Exchange => Exchange,
+        /// Public images, of which the artists exchange knowledge [default: 12]
+        #[arg(long, value_name = "N")]
+        public_images: usize => usize,
+        /// Draws of noise and timestep for each public image [default: 8]
+        #[arg(long, value_name = "N")]
+        public_draws: usize => usize,
+        /// Steps of each round's distillation [default: the steps of all artists in a round]
+        #[arg(long, value_name = "N")]
+        distil_steps: usize => usize,
         /// Modules that are each artist's own head, as patterns such as `up_blocks.3.*` [default: none]
         #[arg(long, value_name = "NAMES")]
         head: Targets => Option<Targets>,
@@ -112,11 +125,10 @@ impl ResolvedSimulate {
     pub(crate) fn plan(&self) -> RoundPlan {
         let privacy = self.clip.map(|clip| Privacy { clip, noise: self.noise, at: self.noise_at, seed: self.seed });
         let drawn = Participation::Drawn { share: self.participation, seed: self.seed };
-        let goes_on = self.drop_out > 0.0 || self.poisoned > 0;
         RoundPlan {
             strategy: self.strategy.0.clone(),
             rounds: self.rounds,
-            on_failure: if goes_on { OnFailure::SkipClient } else { OnFailure::Stop },
+            on_failure: if self.goes_on() { OnFailure::SkipClient } else { OnFailure::Stop },
             participation: if self.participation == 1.0 { Participation::All } else { drawn },
             weighting: self.weighting.clone(),
             personal: self.head.clone().map(|head| Personal { rule: self.head_rule, head }),
@@ -125,6 +137,11 @@ impl ResolvedSimulate {
             norm_factor: self.norm_factor,
             secure_aggregation: false,
         }
+    }
+
+    /// Whether rounds go on without clients that fail.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.drop_out > 0.0 || self.poisoned > 0
     }
 
     /// The rank of the artist at this position.
@@ -159,6 +176,7 @@ impl ResolvedSimulate {
             return Err(Error::user(few, "name more artists, or tolerate fewer poisoned ones"));
         }
         self.check_shares()?;
+        self.check_exchange()?;
         if self.poisoned >= self.artists.len() {
             let all = format!("{} of {} artists are poisoned", self.poisoned, self.artists.len());
             return Err(Error::user(all, "leave at least one artist honest"));
@@ -167,6 +185,31 @@ impl ResolvedSimulate {
             return Err(Error::user(format!("`{twice}` cannot join late and from the start"), "name it once"));
         }
         Ok(())
+    }
+
+    /// Refuses what acts on adapters that travel, where none do.
+    fn check_exchange(&self) -> Result<()> {
+        if self.exchange == Exchange::Adapters {
+            return Ok(());
+        }
+        if self.public_images == 0 || self.public_draws == 0 || self.distil_steps == 0 {
+            let none = "there is nothing to distil: `public_images`, `public_draws` or `distil_steps` is 0";
+            return Err(Error::user(none, "give each at least 1"));
+        }
+        let stated = [
+            ("head", self.head.is_some()),
+            ("clip", self.clip.is_some()),
+            ("norm_factor", self.norm_factor.is_some()),
+            ("proximal", self.proximal != 0.0),
+            ("participation", self.participation != 1.0),
+        ];
+        match stated.iter().find(|(_, is_stated)| *is_stated) {
+            Some((name, _)) => Err(Error::user(
+                format!("`{name}` has no effect where knowledge travels"),
+                "leave it out, or use `--exchange adapters`",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_shares(&self) -> Result<()> {

@@ -7,7 +7,10 @@ use catelier_adapters::file::{self, Format, Metadata};
 use catelier_evaluation::Reference;
 use catelier_federation::{Client, Contribution, Instructions, State};
 use catelier_gallery::Artist;
+use catelier_gallery::export::Source;
+use catelier_pipelines::training::{Knowledge, StartingPoint};
 
+use super::knowledge::Public;
 use super::{Mishaps, Work};
 use crate::error::{Context, Error, Result};
 use crate::local_training::{At, LocalTraining};
@@ -39,7 +42,7 @@ impl<'a, 's> SimulatedClient<'a, 's> {
     pub(super) fn new(work: Work<'a, 's>, place: usize, artist: &'static Artist, count: usize) -> Result<Self> {
         let Work { base, settings, out, session } = work;
         let part = Path::new(artist.name).join(drawn::IMAGES);
-        let drawn = drawn::draw(out, &part, artist, count, settings.seed, session)?;
+        let drawn = drawn::draw(out, &part, Source::Artist(artist), count, settings.seed, session)?;
         let (trigger, folder) = (trigger_of(artist), out.path().join(artist.name));
         let training = work.training(&drawn, &trigger, settings.local_steps, SEEDS_A_ROUND)?;
         let data = TrainingData::load(base, &training, session)?;
@@ -92,7 +95,7 @@ impl<'a, 's> SimulatedClient<'a, 's> {
     }
 
     fn training(&self) -> LocalTraining<'_, 's> {
-        LocalTraining { base: self.work.base, data: &self.data, session: self.work.session }
+        LocalTraining { base: self.work.base, data: &self.data, towards: None, session: self.work.session }
     }
 
     fn round_folder(&self, round: usize) -> PathBuf {
@@ -120,12 +123,37 @@ impl<'a, 's> SimulatedClient<'a, 's> {
         }
     }
 
+    /// A round in which knowledge travels: the adapter goes on from its own last one, on the artist's own images and towards
+    /// what all know of the public ones.
+    pub(super) fn learn(&self, round: usize, public: &Public<'_, '_>, of_all: Option<&Knowledge>) -> Result<Adapter> {
+        let mishaps = Mishaps::new(self.work.settings);
+        self.refuse_drop_out(round, &mishaps)?;
+        let settings = self.settings(self.steps(round, &mishaps), round)?;
+        let start = self.last_trained(round - 1)?.map(StartingPoint::from);
+        let both = of_all.map(|_| public.data.before(&self.data));
+        let local = LocalTraining { data: both.as_ref().unwrap_or(&self.data), towards: of_all, ..self.training() };
+        let trained = local.run(&settings, start.as_ref(), &self.round_folder(round))?;
+        mishaps.sent(trained.adapter, round, self.place)
+    }
+
+    fn refuse_drop_out(&self, round: usize, mishaps: &Mishaps) -> Result<()> {
+        match mishaps.drops_out(round, self.place) {
+            true => Err(Error::user("it dropped out of this round", "nothing is to be done: `drop_out` asked for it")),
+            false => Ok(()),
+        }
+    }
+
+    /// Half of the steps where the client is late.
+    fn steps(&self, round: usize, mishaps: &Mishaps) -> usize {
+        let steps = self.work.settings.local_steps;
+        if mishaps.is_late(round, self.place) { steps.div_ceil(2) } else { steps }
+    }
+
     /// Trains, late or not, and keeps the whole update where a part of it is merged.
     fn trained(&self, instructions: &Instructions, global: Option<&Adapter>) -> Result<Trained> {
         let Work { settings, .. } = self.work;
         let round = instructions.round;
-        let is_late = Mishaps::new(settings).is_late(round, self.place);
-        let steps = if is_late { settings.local_steps.div_ceil(2) } else { settings.local_steps };
+        let steps = self.steps(round, &Mishaps::new(settings));
         let own = self.last_trained(round - 1)?;
         let mixed = settings.ranks.len() > 1;
         let at = At { global, own: own.as_ref(), rank: mixed.then(|| settings.rank(self.place)) };
@@ -163,9 +191,7 @@ impl Client for SimulatedClient<'_, '_> {
 
     fn follow(&mut self, instructions: &Instructions, global: Option<&Adapter>) -> Result<Contribution> {
         let (round, mishaps) = (instructions.round, Mishaps::new(self.work.settings));
-        if mishaps.drops_out(round, self.place) {
-            return Err(Error::user("it dropped out of this round", "nothing is to be done: `drop_out` asked for it"));
-        }
+        self.refuse_drop_out(round, &mishaps)?;
         let trained = self.trained(instructions, global)?;
         let sent = mishaps.sent(trained.adapter, round, self.place)?;
         let contribution = Contribution::from_examples(self.artist.name, sent, self.images.len());

@@ -77,7 +77,7 @@ fn by_round(
 fn together(work: Work<'_, '_>, clients: &[SimulatedClient<'_, '_>], steps: usize) -> Result<Adapter> {
     let data = TrainingData::together(clients.iter().map(SimulatedClient::data));
     let settings = work.training(work.out.path(), TOGETHER, steps * clients.len(), 0)?;
-    let training = LocalTraining { base: work.base, data: &data, session: work.session };
+    let training = LocalTraining { base: work.base, data: &data, towards: None, session: work.session };
     Ok(training.alone(&settings, &work.out.path().join(TOGETHER))?.adapter)
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod ending;
+mod knowledge;
 mod mishaps;
 mod scores;
 
@@ -15,7 +16,7 @@ use catelier_federation::{
     Accountant, Instructions, RejectedContribution, RoundObserver, RoundReport, Start, State, Strategy, run_rounds,
 };
 use catelier_pipelines::training::Trainer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use mishaps::Poison;
 pub use scores::SimulationScore;
@@ -28,6 +29,7 @@ use crate::output::{self, OutputFolder};
 use crate::session::Session;
 use crate::settings::{self, ResolvedSimulate, SimulateSettings};
 use client::SimulatedClient;
+use knowledge::Public;
 use mishaps::Mishaps;
 use scores::Evaluator;
 
@@ -45,6 +47,17 @@ const ROUNDS: &str = "rounds";
 
 /// The `delta` for which the privacy of the clients is told.
 const DELTA: f64 = 1e-5;
+
+/// What travels between the artists and the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exchange {
+    /// Adapters, which a strategy aggregates.
+    #[default]
+    Adapters,
+    /// What adapters predict for public images beyond the base: averaged, and distilled into one adapter.
+    Knowledge,
+}
 
 /// A simulated federation as it is asked for.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +100,10 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let mut clients = work.clients(&settings.artists, settings.images)?;
     // Before the rounds: settings by which nothing can be generated are refused at once.
     let mut evaluator = Evaluator::new(work)?;
-    let state = work.play(&mut clients, state)?;
+    let state = match settings.exchange {
+        Exchange::Adapters => work.play(&mut clients, state)?,
+        Exchange::Knowledge => Public::new(work, &clients)?.play(&clients, state)?,
+    };
     let global = work.whole(&state)?;
     let global_file = request.out.join(GLOBAL);
     file::write(&global_file, &global, Format::Kohya, &Metadata::default())
@@ -129,7 +145,7 @@ impl SimulateRequest {
         }
         .resolve();
         let artists = settings.artists.iter().chain(&settings.late).map(String::as_str);
-        let own = [SETTINGS, STATE, GLOBAL, TABLE, ROUNDS, ending::TOGETHER];
+        let own = [SETTINGS, STATE, GLOBAL, TABLE, ROUNDS, ending::TOGETHER, knowledge::PUBLIC, knowledge::DISTILLED];
         out.refuse_unknown(&own.into_iter().chain(artists).collect::<Vec<_>>())?;
         if !self.resume && state.exists() && !out.was_finished() {
             return Err(Error::user(
@@ -192,7 +208,8 @@ impl<'a, 's> Work<'a, 's> {
     /// Where a part of the adapter stays at a common start, there is one; otherwise every client starts afresh.
     fn first_state(self) -> Result<State> {
         let plan = self.settings.plan();
-        if plan.strategy.is_plain() && plan.personal.is_none() {
+        let is_plain = plan.strategy.is_plain() && plan.personal.is_none();
+        if is_plain || self.settings.exchange == Exchange::Knowledge {
             return Ok(State::new());
         }
         let settings = self.training(self.out.path(), "start", self.settings.local_steps, 0)?;

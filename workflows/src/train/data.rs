@@ -70,6 +70,18 @@ impl TrainingData {
         Self { dataset: EncodedDataset::together(parts.map(|part| &part.dataset)), drift_prompts: None }
     }
 
+    /// These images first and then those of `own`, which an epoch shows as often as these.
+    pub(crate) fn before(&self, own: &Self) -> Self {
+        let repeats = self.dataset.samples.len().div_ceil(own.dataset.samples.len());
+        let own = own.dataset.clone().repeated(repeats);
+        Self { dataset: EncodedDataset::together([&self.dataset, &own].into_iter()), drift_prompts: None }
+    }
+
+    /// The encoded images and captions.
+    pub(crate) fn encoded(&self) -> &EncodedDataset {
+        &self.dataset
+    }
+
     /// Number of images; mirrored ones count twice.
     pub(super) fn image_count(&self) -> usize {
         self.dataset.samples.len()

@@ -7,7 +7,7 @@ mod watch;
 use std::path::PathBuf;
 
 use catelier_adapters::Adapter;
-use catelier_pipelines::training::{Ending, Resumed, StartingPoint, StepReport, Trainer};
+use catelier_pipelines::training::{Ending, Knowledge, Resumed, StartingPoint, StepReport, Trainer};
 
 pub use data::TrainingData;
 pub use round::{CONTRIBUTION, RoundRequest};
@@ -78,7 +78,8 @@ pub fn train(request: &TrainRequest, session: &Session<'_>) -> Result<Trained> {
     match round {
         Some(round) => round.train(&base, &data, &folder, settings, request.resume, session),
         None => {
-            let run = Run { base: &base, data: &data, folder: &folder, start: None, resume: request.resume };
+            let run =
+                Run { base: &base, data: &data, folder: &folder, start: None, towards: None, resume: request.resume };
             run.train(settings, session)
         }
     }
@@ -118,6 +119,8 @@ pub struct Run<'a> {
     pub folder: &'a RunFolder,
     /// The adapter that it goes on from, as in a federation's next round; `None` for a fresh one, which changes nothing yet.
     pub start: Option<&'a StartingPoint>,
+    /// What others know of the first samples of the data; `None` trains on the images alone.
+    pub towards: Option<&'a Knowledge>,
     /// Whether it goes on after the newest state in its folder.
     pub resume: bool,
 }
@@ -129,7 +132,7 @@ impl Run<'_> {
     /// As [`train`].
     pub fn train(self, settings: ResolvedTrain, session: &Session<'_>) -> Result<Trained> {
         session.check_cancelled()?;
-        let Self { base, data, folder, start, resume } = self;
+        let Self { base, data, folder, start, towards, resume } = self;
         let config = settings.config();
         let dataset = data.dataset(base, &config)?;
         let mut trainer = match start {
@@ -137,6 +140,9 @@ impl Run<'_> {
             None => Trainer::new(&base.model, config, &dataset, folder.states()),
         }
         .user_error("cannot train")?;
+        if let Some(knowledge) = towards {
+            trainer = trainer.towards(knowledge).failed("cannot train towards what others know")?;
+        }
         if resume {
             let Resumed { step, unusable } = trainer.resume().user_error("cannot resume")?;
             refuse_fewer_steps(step, settings.steps)?;

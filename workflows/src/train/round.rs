@@ -66,14 +66,16 @@ impl<'r> LocalRound<'r> {
         resume: bool,
         session: &Session<'_>,
     ) -> Result<Trained> {
-        let (local, instructions) = (LocalTraining { base, data, session }, &self.round.instructions);
+        let (local, instructions) = (LocalTraining { base, data, towards: None, session }, &self.round.instructions);
         let at = At { global: self.round.global.as_ref(), own: self.own.as_ref(), rank: None };
         let start = local.start(&settings, instructions, at)?;
         let trained = match start {
             Some(start) if !instructions.phases.is_empty() => {
                 self.in_phases(&local, settings, start, folder, resume)?
             }
-            start => Run { base, data, folder, start: start.as_ref(), resume }.train(settings, session)?,
+            start => {
+                Run { base, data, folder, start: start.as_ref(), towards: None, resume }.train(settings, session)?
+            }
         };
         if trained.ending == Ending::Finished {
             self.send(base, &trained, data.image_count(), folder, session)?;

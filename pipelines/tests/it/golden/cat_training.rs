@@ -40,6 +40,7 @@ impl Setting {
     /// The stored draw `prefix` under the instance's captions.
     fn batch(&self, golden: &Fixture, prefix: &str) -> Batch<'static> {
         Batch {
+            targets: vec![],
             latents: golden.tensor(&format!("{prefix}.x0")),
             noise: golden.tensor(&format!("{prefix}.noise")),
             timesteps: golden.whole_numbers(&format!("{prefix}.timesteps")),

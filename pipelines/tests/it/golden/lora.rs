@@ -51,6 +51,7 @@ impl Trained {
     /// The stored draw under `captions`, as a batch of a training step.
     fn batch<'a>(&self, captions: Captions<'a>) -> Batch<'a> {
         Batch {
+            targets: vec![],
             latents: self.fixture.tensor("train.x0"),
             noise: self.fixture.tensor("train.noise"),
             timesteps: self.fixture.whole_numbers("train.timesteps"),
