@@ -37,12 +37,14 @@ impl Weights {
         if offenders.is_empty() { built.computing("CLIP weights") } else { Err(Error::TensorMismatch { offenders }) }
     }
 
-    /// Records the offender and returns zeros in place of its tensor; broadcast zeros take no memory for any shape.
+    /// Records the offender and returns zeros in place of its tensor. Broadcast zeros take no memory, but a layer may copy
+    /// them: a shape that the whole file could not fill ends the building.
     fn offend(&self, offender: String, shape: Shape, dtype: DType, device: &Device) -> CandleResult<Tensor> {
         let mut offenders = self.offenders.lock().unwrap_or_else(PoisonError::into_inner);
         offenders.push(offender);
-        if offenders.len() >= MOST_OFFENDERS {
-            candle_core::bail!("too many tensors do not fit");
+        let elements = shape.dims().iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim as u64));
+        if offenders.len() >= MOST_OFFENDERS || elements.is_none_or(|elements| elements > self.file.byte_count()) {
+            candle_core::bail!("the tensors do not fit");
         }
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }

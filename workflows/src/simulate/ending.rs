@@ -17,7 +17,7 @@ use crate::train::TrainingData;
 pub(super) const TOGETHER: &str = "together";
 
 /// Images of an artist that joins after the last round.
-const LATE_IMAGES: usize = 3;
+pub(super) const LATE_IMAGES: usize = 3;
 
 /// The file of the global adapter after a round that is scored.
 pub(super) fn global_of(folder: &Path, round: usize) -> PathBuf {
@@ -28,10 +28,11 @@ pub(super) fn global_of(folder: &Path, round: usize) -> PathBuf {
 pub(super) fn scores(
     work: Work<'_, '_>,
     clients: &[SimulatedClient<'_, '_>],
+    late: &[SimulatedClient<'_, '_>],
     state: &State,
-    global: &Adapter,
     evaluator: &mut Evaluator<'_, '_>,
 ) -> Result<Vec<SimulationScore>> {
+    let global = &work.whole(state)?;
     let settings = work.settings;
     let steps = settings.rounds * settings.local_steps;
     let together = settings.baselines.then(|| together(work, clients, steps)).transpose()?;
@@ -52,7 +53,7 @@ pub(super) fn scores(
             scores.push(evaluator.score(client, "together", None, together)?);
         }
     }
-    scores.extend(late(work, global, evaluator)?);
+    scores.extend(joined_late(late, work.settings.local_steps, global, evaluator)?);
     Ok(scores)
 }
 
@@ -82,13 +83,17 @@ fn together(work: Work<'_, '_>, clients: &[SimulatedClient<'_, '_>], steps: usiz
 }
 
 /// Artists that join with a few images: each trains from the global adapter, and alone.
-fn late(work: Work<'_, '_>, global: &Adapter, evaluator: &mut Evaluator<'_, '_>) -> Result<Vec<SimulationScore>> {
-    let steps = work.settings.local_steps;
+fn joined_late(
+    late: &[SimulatedClient<'_, '_>],
+    steps: usize,
+    global: &Adapter,
+    evaluator: &mut Evaluator<'_, '_>,
+) -> Result<Vec<SimulationScore>> {
     let mut scores = Vec::new();
-    for client in work.clients(&work.settings.late, LATE_IMAGES)? {
+    for client in late {
         let from_global = client.tune(global, steps, "late")?;
-        scores.push(evaluator.score(&client, "late", None, &from_global)?);
-        scores.push(evaluator.score(&client, "late alone", None, &client.alone(steps)?)?);
+        scores.push(evaluator.score(client, "late", None, &from_global)?);
+        scores.push(evaluator.score(client, "late alone", None, &client.alone(steps)?)?);
     }
     Ok(scores)
 }

@@ -4,6 +4,7 @@ mod client;
 mod ending;
 mod knowledge;
 mod mishaps;
+mod page;
 mod scores;
 
 use std::ops::ControlFlow;
@@ -31,6 +32,7 @@ use crate::settings::{self, ResolvedSimulate, SimulateSettings};
 use client::SimulatedClient;
 use knowledge::Public;
 use mishaps::Mishaps;
+use page::FederationPage;
 use scores::Evaluator;
 
 const COMMAND: &str = "federate simulate";
@@ -38,6 +40,7 @@ const SETTINGS: &str = "simulation.toml";
 const STATE: &str = "state.safetensors";
 const GLOBAL: &str = "global.safetensors";
 const TABLE: &str = "simulation.json";
+const PAGE: &str = "report.html";
 
 /// Settings that may change when a simulation is resumed.
 const FREE_ON_RESUME: [&str; 1] = ["rounds"];
@@ -110,7 +113,8 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
         .failed("cannot save the averaged adapter")?;
     session.written(ArtefactKind::Adapter, global_file);
 
-    let scores = ending::scores(work, &clients, &state, &global, &mut evaluator)?;
+    let late = work.clients(&settings.late, ending::LATE_IMAGES)?;
+    let scores = ending::scores(work, &clients, &late, &state, &mut evaluator)?;
     let simulation = Simulation {
         strategy: settings.strategy.0.clone(),
         rounds: state.history().to_vec(),
@@ -120,6 +124,7 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     let text = serde_json::to_string_pretty(&simulation).failed("cannot write the table")?;
     output::write_text(&request.out.join(TABLE), &text)?;
     session.written(ArtefactKind::Scores, request.out.join(TABLE));
+    work.write_page(clients.iter().chain(&late), &simulation, &evaluator)?;
     out.finish()?;
     Ok(simulation)
 }
@@ -145,7 +150,8 @@ impl SimulateRequest {
         }
         .resolve();
         let artists = settings.artists.iter().chain(&settings.late).map(String::as_str);
-        let own = [SETTINGS, STATE, GLOBAL, TABLE, ROUNDS, ending::TOGETHER, knowledge::PUBLIC, knowledge::DISTILLED];
+        let own =
+            [SETTINGS, STATE, GLOBAL, TABLE, PAGE, ROUNDS, ending::TOGETHER, knowledge::PUBLIC, knowledge::DISTILLED];
         out.refuse_unknown(&own.into_iter().chain(artists).collect::<Vec<_>>())?;
         if !self.resume && state.exists() && !out.was_finished() {
             return Err(Error::user(
@@ -228,6 +234,25 @@ impl<'a, 's> Work<'a, 's> {
             Start::Fresh => Ok(global.clone()),
             Start::Global => next.whole(global).failed("cannot add the merged update"),
         }
+    }
+
+    fn write_page<'c>(
+        self,
+        clients: impl Iterator<Item = &'c SimulatedClient<'a, 's>>,
+        simulation: &Simulation,
+        evaluator: &Evaluator<'_, '_>,
+    ) -> Result<()>
+    where
+        'a: 'c,
+        's: 'c,
+    {
+        let (shown, prompt) = evaluator.shown();
+        let artists = clients.map(|client| (client.artist.name, client.images.as_slice())).collect();
+        let page = FederationPage { settings: self.settings, simulation, prompt, artists, shown };
+        let path = self.out.path().join(PAGE);
+        output::write_text(&path, &page.html().failed("cannot write the report")?)?;
+        self.session.written(ArtefactKind::Report, path);
+        Ok(())
     }
 
     /// Every artist is counted in every round: that is an upper bound where not all take part.

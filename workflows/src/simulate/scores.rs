@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Work;
 use super::client::SimulatedClient;
+use super::page::Shown;
 use crate::error::{Context, Result};
 use crate::generator::ImageGenerator;
 use crate::scoring::{BaseImages, EvaluationPrompts, Scorer, Towers};
@@ -41,6 +42,7 @@ pub(super) struct Evaluator<'a, 's> {
     towers: Towers,
     prompts: EvaluationPrompts,
     base_images: BaseImages,
+    shown: Vec<Shown>,
 }
 
 impl<'a, 's> Evaluator<'a, 's> {
@@ -51,7 +53,12 @@ impl<'a, 's> Evaluator<'a, 's> {
         let sampling = SamplingSettings { steps: Some(settings.sampling_steps), ..SamplingSettings::default() };
         let mut generator = ImageGenerator::new(base, &sampling.resolve(&base.defaults()));
         let base_images = prompts.generate_base(&mut generator, session)?;
-        Ok(Self { work, generator, towers: Towers::embedded()?, prompts, base_images })
+        Ok(Self { work, generator, towers: Towers::embedded()?, prompts, base_images, shown: Vec::new() })
+    }
+
+    /// The images of the first prompt by the adapters that were scored at the end, and that prompt.
+    pub(super) fn shown(&self) -> (&[Shown], &str) {
+        (&self.shown, self.prompts.iter().next().map_or("", |(prompt, _)| &prompt.text))
     }
 
     /// The artist's scores with `adapter`, which `name` tells apart from the others.
@@ -70,6 +77,9 @@ impl<'a, 's> Evaluator<'a, 's> {
         let choices = prompts.choices(self.work.base, &client.images);
         let scorer = Scorer { prompts, base, references: &client.images, others: &[], choices, towers };
         let scores = scorer.score(&scorer.evaluation(&images, generation), session)?;
+        if let (None, Some(image)) = (round, images.with_trigger.into_iter().next()) {
+            self.shown.push(Shown { artist: client.artist.name, adapter: name, image });
+        }
         Ok(SimulationScore {
             artist: client.artist.name,
             adapter: name,
