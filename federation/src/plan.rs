@@ -319,7 +319,9 @@ impl RoundPlan {
         let round = state.completed() + 1;
         let (aggregate, memory) = self.aggregate_from(round, state.global(), contributions, state.memory())?;
         let weighted = contributions.weighted(&self.weighting);
-        let report = RoundReport::of(round, &weighted, failed, &aggregate, state.global())?;
+        let roles = self.strategy.roles(round);
+        let roles = self.personal.as_ref().map_or(roles.clone(), |personal| personal.roles(roles));
+        let report = RoundReport::of(round, &weighted, failed, &aggregate, state.global(), &roles)?;
         state.advance(aggregate.adapter.clone(), memory, report);
         Ok(aggregate)
     }

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::contributions::Contributions;
 use crate::error::{Error, Result};
+use crate::roles::{Role, Roles};
+use crate::source::{ContributionHeader, ModuleHeader};
 use crate::strategy::Aggregate;
 
 /// Report of one round.
@@ -25,6 +27,13 @@ pub struct RoundReport {
     /// Frobenius norm of the change of the global update since the round before; in the first
     /// round, `norm`.
     pub change: f32,
+    /// How far the updates lie from their exact mean, in units of its norm: the root of their weighted mean square distance.
+    /// 0 if all are equal; absent in reports of older programs.
+    #[serde(default)]
+    pub spread: f32,
+    /// Bytes of the tensors that left the clients, all together; 0 in reports of older programs.
+    #[serde(default)]
+    pub bytes_sent: u64,
 }
 
 /// Report of one client's contribution.
@@ -46,9 +55,10 @@ impl RoundReport {
         failed: Vec<(String, String)>,
         aggregate: &Aggregate,
         before: Option<&Adapter>,
+        roles: &Roles,
     ) -> Result<Self> {
         let failure = || Error::adapters("measuring the round");
-        let client = |(header, weight, norm): (&crate::source::ContributionHeader, f64, f64)| ClientReport {
+        let client = |(header, weight, norm): (&ContributionHeader, f64, f64)| ClientReport {
             client: header.client.clone(),
             weight,
             norm: norm as f32,
@@ -70,6 +80,25 @@ impl RoundReport {
             relative_distance: distance.relative() as f32,
             norm: norm as f32,
             change: change as f32,
+            spread: spread(contributions, distance.mean_norm) as f32,
+            bytes_sent: contributions.iter().map(|(header, ..)| shared_bytes(header, roles)).sum(),
         })
     }
+}
+
+/// The root of `Σ p ‖u − m‖² / ‖m‖²`, which is `Σ p ‖u‖² / ‖m‖² − 1`, for updates `u` with shares `p` and their mean `m`.
+fn spread(contributions: &Contributions<'_>, mean_norm: f64) -> f64 {
+    let total: f64 = contributions.iter().map(|(_, weight, _)| weight).sum();
+    let square: f64 = contributions.iter().map(|(_, weight, norm)| weight / total * norm.powi(2)).sum();
+    if mean_norm > 0.0 { (square / mean_norm.powi(2) - 1.0).max(0.0).sqrt() } else { 0.0 }
+}
+
+/// Bytes of the tensors that leave a client.
+fn shared_bytes(header: &ContributionHeader, roles: &Roles) -> u64 {
+    let of_module = |(path, module): (&String, &ModuleHeader)| -> usize {
+        let shape = module.weight_shape();
+        let shared = module.tensors.iter().filter(|(name, ..)| roles.of_shape(path, &shape, name) == Role::Shared);
+        shared.map(|(_, dtype, shape)| dtype.size_in_bytes() * shape.iter().product::<usize>()).sum()
+    };
+    header.modules.iter().map(of_module).sum::<usize>() as u64
 }

@@ -210,6 +210,26 @@ fn half_of_the_factors_travel() {
 }
 
 #[test]
+fn a_report_says_the_bytes_that_left_and_how_far_apart_the_updates_lie() {
+    let (state, mut first) = (start(), clients());
+    let instructions = plan("ffa", 1).configure(1, &state).unwrap();
+    let payload = instructions.filter().outgoing(state.global().unwrap(), state.global()).unwrap().unwrap();
+    let ffa = play(&plan("ffa", 1), state);
+    assert_eq!(ffa.history()[0].bytes_sent, 4 * payload.byte_count() as u64);
+    let product = play(&plan("product", 1), start());
+    let elements = product.global().unwrap().element_count();
+    assert_eq!(product.history()[0].bytes_sent, 4 * 4 * elements as u64);
+
+    let plain = Instructions { round: 1, ..Instructions::default() };
+    let replies: Vec<_> = first.iter_mut().map(|client| client.follow(&plain, start().global()).unwrap()).collect();
+    let mean = mean_update(&replies);
+    let apart = replies.iter().map(|reply| distance(&update(&reply.adapter), &mean).powi(2)).sum::<f64>() / 4.0;
+    let expected = apart.sqrt() / norm(&mean);
+    let found = f64::from(product.history()[0].spread);
+    assert!((found / expected - 1.0).abs() < 1e-3, "{found} and {expected}");
+}
+
+#[test]
 fn rolora_trains_the_factors_in_turn() {
     let mut state = start();
     for (round, moved, held) in [(1, "up", "down"), (2, "down", "up"), (3, "up", "down")] {

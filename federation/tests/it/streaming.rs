@@ -230,8 +230,9 @@ fn a_file_that_changes_after_it_was_opened_is_refused_by_name() {
     let path = folder.path().join("1.safetensors");
     file::write(&path, &adapter(3, 2.0, 1), Format::Kohya, &Metadata::default()).unwrap();
     let error = Contributions::read(&files).unwrap_err();
-    let causes: Vec<String> =
-        std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source()).map(ToString::to_string).collect();
+    let causes: Vec<String> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .map(ToString::to_string)
+        .collect();
     assert!(causes.join(": ").contains("1.safetensors") && causes.join(": ").contains("changed"), "{causes:?}");
 }
 

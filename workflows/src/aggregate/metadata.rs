@@ -40,7 +40,8 @@ impl Opened {
     ) -> Result<Metadata> {
         let by_name: BTreeMap<&str, &Client> =
             self.clients.iter().map(|client| (client.name.as_str(), client)).collect();
-        let taken = accepted.iter().filter_map(|(header, weight, _)| Some((*by_name.get(header.client.as_str())?, weight)));
+        let taken =
+            accepted.iter().filter_map(|(header, weight, _)| Some((*by_name.get(header.client.as_str())?, weight)));
         let taken: Vec<(&Client, f64)> = taken.collect();
         let contributors: Vec<Contributor> =
             taken.iter().take(NAMED).map(|(client, weight)| Contributor::new(client, *weight)).collect();

@@ -131,10 +131,19 @@ impl<'a, 's> Public<'a, 's> {
         let global = local.run(&training, start.as_ref(), &folder)?.adapter;
         let missed = mean.relative_distance(&self.known(0..self.proxies.samples, &global)?);
         let missed = missed.failed("cannot measure what was distilled")? as f32;
-        let Told { reports: clients, failed, .. } = told;
+        let (clients, failed) = (told.reports.clone(), told.failed.clone());
         let norm = norm(&global)?;
-        let report =
-            RoundReport { round, clients, failed, distance: missed, relative_distance: missed, norm, change: norm };
+        let report = RoundReport {
+            round,
+            clients,
+            failed,
+            distance: missed,
+            relative_distance: missed,
+            norm,
+            change: norm,
+            spread: 0.0,
+            bytes_sent: told.parts.iter().map(|(part, _)| part.byte_count() as u64).sum(),
+        };
         Ok((global, report))
     }
 

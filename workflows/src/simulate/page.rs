@@ -17,6 +17,8 @@ use crate::settings::ResolvedSimulate;
 /// Images of an artist that the page shows beside those of its adapters.
 const REFERENCES: usize = 2;
 
+const MIB: f64 = (1 << 20) as f64;
+
 /// The image of one adapter that the page shows: of the first prompt with the trigger.
 pub(super) struct Shown {
     pub(super) artist: &'static str,
@@ -159,7 +161,7 @@ impl FederationPage<'_> {
     fn rounds(&self) -> Markup {
         html! {
             table {
-                thead { tr { th { "round" } th { "took part" } th { "left out, and why" } th { "norm" } th { "change" } th { "from the exact mean" } } }
+                thead { tr { th { "round" } th { "took part" } th { "left out, and why" } th { "norm" } th { "change" } th { "from the exact mean" } th { "apart" } th { "sent" } } }
                 tbody {
                     @for round in &self.simulation.rounds { (self.round(round)) }
                 }
@@ -177,6 +179,8 @@ impl FederationPage<'_> {
                 td { (format!("{:.3}", round.norm)) }
                 td { (format!("{:.3}", round.change)) }
                 td { (format!("{:.4}", round.relative_distance)) }
+                td { (format!("{:.2}", round.spread)) }
+                td { (format!("{:.1} MiB", round.bytes_sent as f64 / MIB)) }
             }
         }
     }
