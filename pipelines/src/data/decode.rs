@@ -163,6 +163,9 @@ fn decoder_limits(format: ImageFormat) -> Limits {
 }
 
 fn expect_sides((width, height): (u32, u32)) -> Result<(), ImageFault> {
+    if width.min(height) == 0 {
+        return Err(ImageFault::NoPixels { width, height });
+    }
     if width.max(height) > LONGEST_SIDE_PX {
         return Err(ImageFault::TooLong { width, height });
     }

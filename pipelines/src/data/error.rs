@@ -34,6 +34,14 @@ pub enum ImageFault {
     /// The file ends before the image.
     #[error("is cut off before its end")]
     Truncated,
+    /// A side has no pixels.
+    #[error("is {width}x{height} pixels, so there is nothing to see")]
+    NoPixels {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
     /// A side is too long.
     #[error("is {width}x{height} pixels, at most {LONGEST_SIDE_PX} on a side are read")]
     TooLong {

@@ -71,6 +71,14 @@ fn what_is_not_a_image_is_told() {
 }
 
 #[test]
+fn an_image_without_pixels_is_refused() {
+    let mut gif = encoded(corners(8, 5), ImageFormat::Gif);
+    // The width of the whole image, behind `GIF89a`.
+    gif[6..8].fill(0);
+    assert_eq!(fault_of(&gif), "is 0x5 pixels, so there is nothing to see");
+}
+
+#[test]
 fn unreadable_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
