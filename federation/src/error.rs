@@ -404,7 +404,9 @@ impl fmt::Display for Problem {
             Self::Bytes { limit, found } => write!(f, "expected at most {limit} bytes, found {found}"),
             Self::Moved { tensor } => write!(f, "`{tensor}` differs from the common start, at which it should stay"),
             Self::Unreadable { reason } => f.write_str(reason),
-            Self::OtherRound { expected, found } => write!(f, "expected a contribution of round {expected}, found {found}"),
+            Self::OtherRound { expected, found } => {
+                write!(f, "expected a contribution of round {expected}, found {found}")
+            }
             Self::OtherClient { found } => write!(f, "the contribution is that of `{found}`"),
             Self::LargeValue { value, module } => {
                 write!(f, "the value {value:.1e} in `{module}`, above the limit of {LARGEST:e}")

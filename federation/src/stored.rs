@@ -72,8 +72,12 @@ impl StoredContribution {
             (module.to_owned(), ModuleHeader { alpha: update.alpha(), tensors })
         });
         let template = global.filter(|_| !roles.are_shared()).cloned();
-        let header =
-            ContributionHeader { client: client.into(), weight, base_fingerprint, modules: Arc::new(modules.collect()) };
+        let header = ContributionHeader {
+            client: client.into(),
+            weight,
+            base_fingerprint,
+            modules: Arc::new(modules.collect()),
+        };
         let mut stored = Self { header, file: StoredFile::Adapter(file), template, roles: roles.clone() };
         let problems = stored.moved()?;
         stored.leave_out_what_is_not_shared();
@@ -132,7 +136,8 @@ impl StoredContribution {
             return;
         }
         let is_shared = |module: &String, header: &ModuleHeader| {
-            let is_shared = |(name, ..): &(&str, _, _)| self.roles.of_shape(module, &header.weight_shape(), name) == Role::Shared;
+            let is_shared =
+                |(name, ..): &(&str, _, _)| self.roles.of_shape(module, &header.weight_shape(), name) == Role::Shared;
             header.tensors.iter().any(is_shared)
         };
         let modules = self.header.modules.iter().filter(|(module, header)| is_shared(module, header));
@@ -284,7 +289,9 @@ impl StoredFile {
     fn share_structure(&mut self, other: &Self) {
         match (self, other) {
             (Self::Adapter(own), Self::Adapter(other)) => own.share_structure(other),
-            (Self::Sent { places: own, .. }, Self::Sent { places: other, .. }) if own == other => *own = Arc::clone(other),
+            (Self::Sent { places: own, .. }, Self::Sent { places: other, .. }) if own == other => {
+                *own = Arc::clone(other)
+            }
             _ => {}
         }
     }

@@ -162,12 +162,20 @@ fn every_reply_that_cannot_be_used_is_named_and_the_round_can_go_on_without() {
     studio.write("empty.safetensors", b"");
     studio.write("three.safetensors", &whole);
     studio.write("four.safetensors", &whole);
-    let files = ["three.safetensors", "damaged.safetensors", FILES[0], FILES[1], "empty.safetensors", "four.safetensors"];
+    let files =
+        ["three.safetensors", "damaged.safetensors", FILES[0], FILES[1], "empty.safetensors", "four.safetensors"];
     replies(&studio, "replies.json", &files);
     let line = "federate aggregate --base base --strategy fedavg --replies replies.json --out mean.safetensors --json";
     let ran = studio.run(line);
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
-    for told in ["3 of 6 contributions", "`damaged.safetensors`: ", "checksum does not hold", "`empty.safetensors`: ", "0 bytes", "expected rank 2, found 3"] {
+    for told in [
+        "3 of 6 contributions",
+        "`damaged.safetensors`: ",
+        "checksum does not hold",
+        "`empty.safetensors`: ",
+        "0 bytes",
+        "expected rank 2, found 3",
+    ] {
         assert!(ran.message().contains(told), "{told}: {}", ran.message());
     }
     assert!(!studio.path("mean.safetensors").exists());
@@ -202,7 +210,11 @@ fn a_client_trains_from_the_next_rounds_folder_and_its_file_is_a_reply() {
     list(&[reply("ada", "ada"), reply("eve", "ben")]);
     let line = format!("{line} --replies replies.json --round 1 --out global.safetensors --json");
     let ran = studio.run(&line);
-    assert!(ran.code == Some(2) && ran.message().contains("`eve`: the contribution is that of `ben`"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(2) && ran.message().contains("`eve`: the contribution is that of `ben`"),
+        "{}",
+        ran.stderr
+    );
     list(&[reply("ada", "ada"), reply("ben", "ben")]);
     let ran = studio.done(&line);
     assert!(ran.stderr.contains("round 1 was the last of the plan"), "{}", ran.stderr);
@@ -211,7 +223,9 @@ fn a_client_trains_from_the_next_rounds_folder_and_its_file_is_a_reply() {
     studio.done("federate aggregate --base base --adapter one/adapter.safetensors --adapter global.safetensors --out both.safetensors");
     let again = line.replace("--round 1", "--round 2");
     assert!(studio.run(&format!("{again} --force")).message().contains("the plan has 1 rounds"));
-    for (plan, told) in [("strategy = \"fedsgd\"", "fedsgd"), ("strateg = \"ffa\"", "strateg"), ("proximal = -1.0", "proximal")] {
+    for (plan, told) in
+        [("strategy = \"fedsgd\"", "fedsgd"), ("strateg = \"ffa\"", "strateg"), ("proximal = -1.0", "proximal")]
+    {
         studio.write("plan.toml", plan);
         let ran = studio.run(&format!("{line} --force"));
         assert!(ran.code == Some(2) && ran.message().contains(told), "{}", ran.stderr);

@@ -135,7 +135,9 @@ impl Ewwa {
             replies.values().try_for_each(|reply| refuse_other_shape(name, tensor, reply.get(name)))?;
         }
         let clients: Vec<&str> = replies.keys().map(String::as_str).collect();
-        self.step_by_tensor(global, &clients, memory, |name| replies.values().map(|reply| numbers(&reply[name])).collect())
+        self.step_by_tensor(global, &clients, memory, |name| {
+            replies.values().map(|reply| numbers(&reply[name])).collect()
+        })
     }
 
     /// A round of which one tensor of all clients is in memory at a time. `read` returns the values of the tensor of a name
@@ -369,12 +371,7 @@ pub fn ewwa(
 }
 
 /// The values of the tensor `<module>.<tensor>` in every contribution.
-fn values_of(
-    contributions: &Contributions<'_>,
-    shares: &Shares,
-    name: &str,
-    global: &Tensor,
-) -> Result<Vec<Vec<f64>>> {
+fn values_of(contributions: &Contributions<'_>, shares: &Shares, name: &str, global: &Tensor) -> Result<Vec<Vec<f64>>> {
     let (module, tensor) = name.rsplit_once('.').unwrap_or((name, ""));
     let mut values = Vec::with_capacity(shares.len());
     contributions.each_update(module, shares, |update, _| {

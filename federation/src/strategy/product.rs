@@ -54,7 +54,8 @@ pub(super) fn combined(
     contributions.refuse_other_kinds(strategy)?;
     let mut combined = Combined { adapter: Adapter::new(), distances: BTreeMap::new() };
     for module in contributions.modules() {
-        let sum = SumOfModule { contributions, module, shares, rank: target(contributions, module, shares, rank), alpha };
+        let sum =
+            SumOfModule { contributions, module, shares, rank: target(contributions, module, shares, rank), alpha };
         if has_many_ranks(contributions, module, shares) {
             let (factors, distance) = sum.from_matrix()?;
             combined.adapter.insert(module, factors);

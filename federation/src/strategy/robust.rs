@@ -90,8 +90,12 @@ pub fn krum(contributions: &Contributions<'_>, poisoned: usize) -> Result<Aggreg
     let mut sorted_scores = scores.clone();
     sorted_scores.sort_by(f64::total_cmp);
     let highest = sorted_scores[neighbours - 1] * (1.0 + TIED);
-    let chosen: Vec<usize> =
-        sorted.iter().zip(&scores).filter(|(_, score)| **score <= highest).map(|((position, _), _)| *position).collect();
+    let chosen: Vec<usize> = sorted
+        .iter()
+        .zip(&scores)
+        .filter(|(_, score)| **score <= highest)
+        .map(|((position, _), _)| *position)
+        .collect();
     let share = 1.0 / chosen.len() as f64;
     let chosen: Shares = chosen.into_iter().map(|position| (position, share)).collect();
     cut_to_largest("krum", contributions, &chosen)
@@ -195,11 +199,7 @@ pub(super) fn refuse_factor(factor: f64) -> Result<()> {
 const COMPARED_RANKS: usize = 512;
 
 /// `<update_i, update_j>` over all modules, from the factors.
-fn inner_products(
-    strategy: &'static str,
-    contributions: &Contributions<'_>,
-    shares: &Shares,
-) -> Result<Vec<Vec<f64>>> {
+fn inner_products(strategy: &'static str, contributions: &Contributions<'_>, shares: &Shares) -> Result<Vec<Vec<f64>>> {
     let mut inner = vec![vec![0.0; shares.len()]; shares.len()];
     for module in contributions.modules() {
         let mut wide = Vec::with_capacity(shares.len());
@@ -298,7 +298,8 @@ impl<'u> Block<'u> {
         for (i, one) in self.updates.iter().enumerate() {
             let mut left = 0;
             for (j, two) in other.updates.iter().enumerate() {
-                let part = products[top..top + one.rank()].iter().map(|row| row[left..left + two.rank()].iter().sum::<f64>());
+                let part =
+                    products[top..top + one.rank()].iter().map(|row| row[left..left + two.rank()].iter().sum::<f64>());
                 inner[self.start + i][other.start + j] += one.scale * two.scale * part.sum::<f64>();
                 left += two.rank();
             }
@@ -366,11 +367,18 @@ fn statistics(updates: &[Scaled], of: &(dyn Fn(&mut [f64]) -> f64 + Sync)) -> ca
             let values: Vec<Vec<f64>> =
                 updates.iter().map(|update| update.block(rows, columns)).collect::<candle_core::Result<_>>()?;
             let statistics = (0..rows.1 * columns.1).into_par_iter().with_min_len(1 << 10);
-            let statistics = statistics.map_init(|| vec![0.0; values.len()], |own, element| {
-                own.iter_mut().zip(&values).for_each(|(value, update)| *value = update[element]);
-                of(own)
-            });
-            blocks.push(Tensor::from_vec(statistics.collect::<Vec<f64>>(), (rows.1, columns.1), updates[0].up.device())?);
+            let statistics = statistics.map_init(
+                || vec![0.0; values.len()],
+                |own, element| {
+                    own.iter_mut().zip(&values).for_each(|(value, update)| *value = update[element]);
+                    of(own)
+                },
+            );
+            blocks.push(Tensor::from_vec(
+                statistics.collect::<Vec<f64>>(),
+                (rows.1, columns.1),
+                updates[0].up.device(),
+            )?);
         }
         strips.push(Tensor::cat(&blocks, 1)?);
     }

@@ -80,7 +80,12 @@ pub fn fedex(contributions: &Contributions<'_>) -> Result<WithResidual> {
     Ok(WithResidual { adapter, residual })
 }
 
-fn residual(contributions: &Contributions<'_>, module: &str, shares: &Shares, mean: &LoraFactors) -> Result<LoraFactors> {
+fn residual(
+    contributions: &Contributions<'_>,
+    module: &str,
+    shares: &Shares,
+    mean: &LoraFactors,
+) -> Result<LoraFactors> {
     if has_many_ranks(contributions, module, shares) {
         let missed = dense_sum(contributions, module, shares)? - dense(mean)?;
         return undecomposed(&missed.map_err(Error::tensor("forming the residual"))?, mean);

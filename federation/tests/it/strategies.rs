@@ -3,7 +3,8 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::Adapter;
 use catelier_federation::{
-    Aggregate, Contribution, Contributions, Error, InMemory, Memory, Role, State, Strategy as Aggregation, TargetRank, fedex, leading_slices,
+    Aggregate, Contribution, Contributions, Error, InMemory, Memory, Role, State, Strategy as Aggregation, TargetRank,
+    fedex, leading_slices,
 };
 use catelier_numerics::linalg::truncated_svd;
 use proptest::prelude::*;
@@ -219,7 +220,11 @@ proptest! {
     }
 }
 
-pub(crate) fn from_start_if_needed(name: &str, clients: &[Contribution], seed: u64) -> (Option<Adapter>, Vec<Contribution>) {
+pub(crate) fn from_start_if_needed(
+    name: &str,
+    clients: &[Contribution],
+    seed: u64,
+) -> (Option<Adapter>, Vec<Contribution>) {
     if named(name).needs_start() {
         let (global, clients) = from_start(name, clients, seed);
         (Some(global), clients)

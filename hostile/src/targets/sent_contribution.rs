@@ -20,7 +20,8 @@ pub(super) fn read(input: &[u8]) -> Verdict {
         assert!(SEEDS.iter().any(|seed| seed == input), "a damaged contribution was used");
         let mut source = StoredContributions::new();
         source.push(stored);
-        let contributions = Contributions::read(&source).unwrap_or_else(|error| panic!("opened, but not read: {error}"));
+        let contributions =
+            Contributions::read(&source).unwrap_or_else(|error| panic!("opened, but not read: {error}"));
         contributions.check(RankPolicy::Uniform).unwrap_or_else(|error| panic!("sent, but refused: {error}"));
         let whole = SentContribution::load(path).and_then(|sent| sent.complete(None));
         let whole = whole.unwrap_or_else(|error| panic!("read by module, but not as a whole: {error}"));

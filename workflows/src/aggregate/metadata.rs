@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use catelier_adapters::Fingerprint;
 use catelier_adapters::file::{Metadata, TrainedOn};
-use catelier_adapters::{BaseFamily, Fingerprint, ModuleInfo};
 use catelier_federation::{Contributions, RoundPlan};
 use serde::{Deserialize, Serialize};
 
@@ -32,25 +32,19 @@ pub struct Contributor {
 
 impl Opened {
     /// What the aggregate's file says: the base that all agree on, who contributed, and the trigger where all have one.
-    pub(super) fn metadata(
-        &self,
-        accepted: &Contributions<'_>,
-        modules: &[ModuleInfo],
-        plan: &RoundPlan,
-    ) -> Result<Metadata> {
+    pub(super) fn metadata(&self, accepted: &Contributions<'_>, plan: &RoundPlan) -> Result<Metadata> {
         let by_name: BTreeMap<&str, &Client> =
             self.clients.iter().map(|client| (client.name.as_str(), client)).collect();
-        let taken = accepted.iter().filter_map(|(header, weight, _)| Some((*by_name.get(header.client.as_str())?, weight)));
+        let taken =
+            accepted.iter().filter_map(|(header, weight, _)| Some((*by_name.get(header.client.as_str())?, weight)));
         let taken: Vec<(&Client, f64)> = taken.collect();
         let contributors: Vec<Contributor> =
             taken.iter().take(NAMED).map(|(client, weight)| Contributor::new(client, *weight)).collect();
         let same = taken.windows(2).all(|pair| pair[0].0.trigger == pair[1].0.trigger);
         let trigger = taken.first().filter(|_| same).and_then(|(client, _)| client.trigger.clone());
         let contributors = serde_json::to_string(&contributors).failed("cannot describe the contributors")?;
-        let mut base = common_base(&taken)?;
-        base.family = base.family.or(BaseFamily::of_modules(modules));
         Ok(Metadata {
-            base,
+            base: common_base(&taken)?,
             trigger,
             description: Some(format!("{} of {} adapters", plan.strategy.description(), taken.len())),
             other: [(CONTRIBUTORS_ENTRY.to_string(), contributors)].into(),

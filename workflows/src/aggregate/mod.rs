@@ -157,9 +157,13 @@ impl AggregateRequest {
     fn refuse_incomplete(&self, round: usize) -> Result<()> {
         match (round, self.adapters.len(), &self.replies) {
             (0, 0, None) if self.state.is_some() => Ok(()),
-            (0, ..) => Err(Error::user("round 0 opens a federation", "give `--state`, and neither adapters nor replies")),
+            (0, ..) => {
+                Err(Error::user("round 0 opens a federation", "give `--state`, and neither adapters nor replies"))
+            }
             _ if self.out.is_none() => Err(Error::user("there is no file for the result", "give `--out`")),
-            (_, 0, None) => Err(Error::user("there is no adapter to aggregate", "give `--adapter` at least twice, or `--replies`")),
+            (_, 0, None) => {
+                Err(Error::user("there is no adapter to aggregate", "give `--adapter` at least twice, or `--replies`"))
+            }
             (_, 1, None) => Err(Error::user("there is one adapter to aggregate", "give `--adapter` at least twice")),
             _ => Ok(()),
         }
@@ -237,12 +241,13 @@ impl Work<'_, '_> {
             return Err(Error::user(message, hint));
         }
         let instructions = plan.configure(*round, &before).map_err(self.cannot())?;
-        let opener = Opener { modules: &self.modules, roles: &instructions.roles, global: before.global(), round: *round };
+        let opener =
+            Opener { modules: &self.modules, roles: &instructions.roles, global: before.global(), round: *round };
         let opened = opener.open(&request.asked()?)?;
         opened.clients.iter().for_each(|client| client.tell(session));
         let contributions = Contributions::read(&opened.source).map_err(self.cannot())?;
         let (accepted, refused) = self.sift(&contributions, &opened)?;
-        let metadata = opened.metadata(&accepted, &self.modules, plan)?;
+        let metadata = opened.metadata(&accepted, plan)?;
 
         let mut after = before.clone();
         let result = self.aggregate(&mut after, &accepted, &refused)?;

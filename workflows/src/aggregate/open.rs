@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use catelier_adapters::file::{self, Integrity, MatchReport, TrainedOn};
-use catelier_adapters::{Adapter, ModuleInfo};
+use catelier_adapters::{Adapter, BaseFamily, ModuleInfo};
 use catelier_federation::{
     CONTRIBUTION_FORMAT, Problem, RejectedContribution, Roles, StoredContribution, StoredContributions,
 };
@@ -171,7 +171,7 @@ impl Opener<'_> {
             file: reply.client.clone(),
             hash: sent.checksum,
             trigger: None,
-            base: TrainedOn { fingerprint, ..TrainedOn::default() },
+            base: TrainedOn { family: BaseFamily::of_modules(self.modules), fingerprint, ..TrainedOn::default() },
             told: None,
         };
         Ok(Ok((client, stored)))
