@@ -236,7 +236,7 @@ impl Strategy {
     }
 
     /// What becomes of each tensor in a round, counted from 1.
-    pub fn roles(&self, round: usize) -> Roles {
+    pub(crate) fn roles(&self, round: usize) -> Roles {
         match self {
             Self::Ffa | Self::Ewwa { placement: Placement::Up, .. } => one_factor::roles(Factor::Up, Role::Frozen),
             Self::Rolora => one_factor::roles(alternating(round), Role::Frozen),

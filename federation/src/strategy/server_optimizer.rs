@@ -49,8 +49,9 @@ impl ServerOptimizer {
 /// **Source** arXiv 2003.00295, algorithm 2; no bias correction, `v` starts at `tau^2`.
 ///
 /// # Errors
-/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Setting`](crate::Error::Setting); [`Error::Global`](crate::Error::Global) if the contributions do not have
-/// the global adapter's shapes; [`Error::Memory`](crate::Error::Memory) for a memory of another federation.
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Setting`](crate::Error::Setting);
+/// [`Error::Global`](crate::Error::Global) if the contributions do not have the global adapter's shapes;
+/// [`Error::Memory`](crate::Error::Memory) for a memory of another federation.
 pub fn server_optimizer(
     contributions: &Contributions<'_>,
     global: &Adapter,

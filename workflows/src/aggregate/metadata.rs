@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use catelier_adapters::Fingerprint;
 use catelier_adapters::file::{Metadata, TrainedOn};
-use catelier_adapters::{BaseFamily, Fingerprint, ModuleInfo};
 use catelier_federation::{Contributions, RoundPlan};
 use serde::{Deserialize, Serialize};
 
@@ -32,12 +32,7 @@ pub struct Contributor {
 
 impl Opened {
     /// What the aggregate's file says: the base that all agree on, who contributed, and the trigger where all have one.
-    pub(super) fn metadata(
-        &self,
-        accepted: &Contributions<'_>,
-        modules: &[ModuleInfo],
-        plan: &RoundPlan,
-    ) -> Result<Metadata> {
+    pub(super) fn metadata(&self, accepted: &Contributions<'_>, plan: &RoundPlan) -> Result<Metadata> {
         let by_name: BTreeMap<&str, &Client> =
             self.clients.iter().map(|client| (client.name.as_str(), client)).collect();
         let taken =
@@ -48,10 +43,8 @@ impl Opened {
         let same = taken.windows(2).all(|pair| pair[0].0.trigger == pair[1].0.trigger);
         let trigger = taken.first().filter(|_| same).and_then(|(client, _)| client.trigger.clone());
         let contributors = serde_json::to_string(&contributors).failed("cannot describe the contributors")?;
-        let mut base = common_base(&taken)?;
-        base.family = base.family.or(BaseFamily::of_modules(modules));
         Ok(Metadata {
-            base,
+            base: common_base(&taken)?,
             trigger,
             description: Some(format!("{} of {} adapters", plan.strategy.description(), taken.len())),
             other: [(CONTRIBUTORS_ENTRY.to_string(), contributors)].into(),

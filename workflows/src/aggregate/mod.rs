@@ -247,7 +247,7 @@ impl Work<'_, '_> {
         opened.clients.iter().for_each(|client| client.tell(session));
         let contributions = Contributions::read(&opened.source).map_err(self.cannot())?;
         let (accepted, refused) = self.sift(&contributions, &opened)?;
-        let metadata = opened.metadata(&accepted, &self.modules, plan)?;
+        let metadata = opened.metadata(&accepted, plan)?;
 
         let mut after = before.clone();
         let result = self.aggregate(&mut after, &accepted, &refused)?;

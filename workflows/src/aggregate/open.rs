@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use catelier_adapters::file::{self, Integrity, MatchReport, TrainedOn};
-use catelier_adapters::{Adapter, ModuleInfo};
+use catelier_adapters::{Adapter, BaseFamily, ModuleInfo};
 use catelier_federation::{
     CONTRIBUTION_FORMAT, Problem, RejectedContribution, Roles, StoredContribution, StoredContributions,
 };
 use catelier_numerics::bounded;
 use catelier_numerics::tensor_file::TensorFile;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::AggregateRequest;
@@ -17,6 +18,9 @@ use crate::error::{Context, Error, Result, chain};
 
 /// Largest list of replies: a hundred thousand clients.
 const LARGEST_REPLIES: u64 = 32 << 20;
+
+/// Files that are opened together; of the others, the structure that they share is in memory once.
+const TOGETHER: usize = 64;
 
 /// A client's reply to a round, in the list that `--replies` names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +99,11 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    fn push(&mut self, client: Client, stored: StoredContribution) {
+        self.clients.push(client);
+        self.source.push(stored);
+    }
+
     /// Those that cannot be used at all.
     pub(super) fn rejected(&self) -> Vec<RejectedContribution> {
         let rejected = |(client, problems): &(String, Vec<Problem>)| RejectedContribution {
@@ -118,18 +127,19 @@ impl Opener<'_> {
     pub(super) fn open(&self, asked: &[Asked]) -> Result<Opened> {
         let mut opened = Opened { clients: Vec::new(), source: StoredContributions::new(), unusable: Vec::new() };
         let mut errors = Vec::new();
-        for Asked { reply, is_alone } in asked {
-            match self.open_one(reply, *is_alone) {
-                Ok(Ok((client, stored))) => {
-                    opened.clients.push(client);
-                    opened.source.push(stored);
-                }
-                Ok(Err(problems)) => opened.unusable.push((reply.client.clone(), problems)),
-                Err(error) => {
-                    let reason: Vec<String> = chain(&error).skip(1).map(ToString::to_string).collect();
-                    let problem = Problem::Unreadable { reason: reason.join(": ") };
-                    opened.unusable.push((reply.client.clone(), vec![problem]));
-                    errors.push((error, *is_alone));
+        for together in asked.chunks(TOGETHER) {
+            let found: Vec<_> =
+                together.par_iter().map(|Asked { reply, is_alone }| self.open_one(reply, *is_alone)).collect();
+            for (Asked { reply, is_alone }, found) in together.iter().zip(found) {
+                match found {
+                    Ok(Ok((client, stored))) => opened.push(client, stored),
+                    Ok(Err(problems)) => opened.unusable.push((reply.client.clone(), problems)),
+                    Err(error) => {
+                        let reason: Vec<String> = chain(&error).skip(1).map(ToString::to_string).collect();
+                        let problem = Problem::Unreadable { reason: reason.join(": ") };
+                        opened.unusable.push((reply.client.clone(), vec![problem]));
+                        errors.push((error, *is_alone));
+                    }
                 }
             }
         }
@@ -171,7 +181,7 @@ impl Opener<'_> {
             file: reply.client.clone(),
             hash: sent.checksum,
             trigger: None,
-            base: TrainedOn { fingerprint, ..TrainedOn::default() },
+            base: TrainedOn { family: BaseFamily::of_modules(self.modules), fingerprint, ..TrainedOn::default() },
             told: None,
         };
         Ok(Ok((client, stored)))

@@ -184,7 +184,7 @@ impl SimulateSettings {
             exchange: self.exchange.unwrap_or_default(),
             public_images: self.public_images.unwrap_or(12),
             public_draws: self.public_draws.unwrap_or(8),
-            distil_steps: self.distil_steps.unwrap_or(local_steps * artists.len()),
+            distil_steps: self.distil_steps.unwrap_or(local_steps.saturating_mul(artists.len())),
             artists,
             images: self.images.unwrap_or(PLAY_IMAGES),
             loss: self.loss.unwrap_or(LossKind::Cat),

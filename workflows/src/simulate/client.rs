@@ -88,7 +88,7 @@ impl<'a, 's> SimulatedClient<'a, 's> {
     }
 
     fn settings(&self, steps: usize, round: usize) -> Result<ResolvedTrain> {
-        let seed = SEEDS_A_ROUND * round as u64;
+        let seed = SEEDS_A_ROUND.wrapping_mul(round as u64);
         let settings = self.work.training(&self.folder.join(drawn::IMAGES), &self.trigger, steps, seed)?;
         let rank = self.work.settings.rank(self.place);
         Ok(ResolvedTrain { rank, alpha: rank as f64, ..settings })
@@ -209,7 +209,7 @@ impl Work<'_, '_> {
             loss: Some(self.settings.loss),
             rank: Some(self.settings.rank(0)),
             steps: Some(steps),
-            seed: Some(self.settings.seed + seed),
+            seed: Some(self.settings.seed.wrapping_add(seed)),
             drift_every: Some(0),
             ..TrainSettings::default()
         };

@@ -34,7 +34,7 @@ pub(super) fn scores(
 ) -> Result<Vec<SimulationScore>> {
     let global = &work.whole(state)?;
     let settings = work.settings;
-    let steps = settings.rounds * settings.local_steps;
+    let steps = settings.rounds.saturating_mul(settings.local_steps);
     let together = settings.baselines.then(|| together(work, clients, steps)).transpose()?;
     // Tuning goes on from the tensors of the rounds; what is merged into the base stays merged.
     let tuned = settings.tuning_steps > 0;
@@ -77,7 +77,7 @@ fn by_round(
 /// One adapter on the images of all artists, with the steps of all of them.
 fn together(work: Work<'_, '_>, clients: &[SimulatedClient<'_, '_>], steps: usize) -> Result<Adapter> {
     let data = TrainingData::together(clients.iter().map(SimulatedClient::data));
-    let settings = work.training(work.out.path(), TOGETHER, steps * clients.len(), 0)?;
+    let settings = work.training(work.out.path(), TOGETHER, steps.saturating_mul(clients.len()), 0)?;
     let training = LocalTraining { base: work.base, data: &data, towards: None, session: work.session };
     Ok(training.alone(&settings, &work.out.path().join(TOGETHER))?.adapter)
 }

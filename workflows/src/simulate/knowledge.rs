@@ -49,7 +49,7 @@ impl<'a, 's> Public<'a, 's> {
         let Work { settings, out, session, .. } = work;
         let count = settings.public_images;
         // Another seed than that of the artists, so that nobody trains on the scenes that all have.
-        let images = drawn::draw(out, Path::new(PUBLIC), Source::House, count, settings.seed + 1, session)?;
+        let images = drawn::draw(out, Path::new(PUBLIC), Source::House, count, settings.seed.wrapping_add(1), session)?;
         let with_trigger = |client: &SimulatedClient<'_, '_>| {
             let settings = work.training(&images, &client.trigger, settings.local_steps, 0)?;
             TrainingData::load(work.base, &settings, session)
