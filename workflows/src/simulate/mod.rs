@@ -6,7 +6,7 @@ mod mishaps;
 mod scores;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::Adapter;
@@ -17,6 +17,8 @@ use catelier_federation::{
 use catelier_pipelines::training::Trainer;
 use serde::Serialize;
 
+pub(crate) use client::trigger_of;
+pub(crate) use ending::global_of;
 pub use mishaps::Poison;
 pub use scores::SimulationScore;
 
@@ -31,10 +33,10 @@ use client::SimulatedClient;
 use mishaps::Mishaps;
 use scores::Evaluator;
 
-const COMMAND: &str = "federate simulate";
-const SETTINGS: &str = "simulation.toml";
+pub(crate) const COMMAND: &str = "federate simulate";
+pub(crate) const SETTINGS: &str = "simulation.toml";
 const STATE: &str = "state.safetensors";
-const GLOBAL: &str = "global.safetensors";
+pub(crate) const GLOBAL: &str = "global.safetensors";
 const TABLE: &str = "simulation.json";
 
 /// Settings that may change when a simulation is resumed.
@@ -106,6 +108,11 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     session.written(ArtefactKind::Scores, request.out.join(TABLE));
     out.finish()?;
     Ok(simulation)
+}
+
+/// The state after the last round in the folder of a simulation.
+pub(crate) fn read_state(folder: &Path) -> catelier_federation::Result<State> {
+    State::load(&folder.join(STATE))
 }
 
 impl SimulateRequest {
