@@ -284,7 +284,7 @@ pub(crate) enum FederateCommand {
     /// Average adapter files into one
     Aggregate(AggregateArgs),
     /// Play a federation of drawn artists on the embedded base
-    Simulate(SimulateArgs),
+    Simulate(Box<SimulateArgs>),
     /// Attack a simulated federation by its own rounds: how much of another artist's training images comes back
     Audit(AuditArgs),
 }

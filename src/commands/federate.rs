@@ -14,7 +14,7 @@ use crate::{shell, terminal};
 pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
         FederateCommand::Aggregate(args) => run_aggregate(args, session),
-        FederateCommand::Simulate(args) => run_simulate(args, session),
+        FederateCommand::Simulate(args) => run_simulate(*args, session),
         FederateCommand::Audit(args) => run_audit(args, session),
     }
 }

@@ -13,12 +13,12 @@ use crate::error::{Context, Result};
 const CAPTIONS: Stream = Stream("audit/captions");
 
 /// The rounds whose global adapters an artist is handed; the last one always is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HandedOut {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HandedOut {
     /// `every round`, `every 2nd round` or `the last`.
-    pub name: String,
+    pub(super) name: String,
     /// The rounds, from 1, ascending.
-    pub rounds: Vec<usize>,
+    pub(super) rounds: Vec<usize>,
 }
 
 /// What an attacker knows besides adapters and the plan. Each level has what the levels before it have.

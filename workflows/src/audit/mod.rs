@@ -26,7 +26,7 @@ use catelier_gallery::Artist;
 use catelier_pipelines::training::LossKind;
 use serde::Serialize;
 
-pub use attack::{HandedOut, Knows};
+pub use attack::Knows;
 pub use copying::Copying;
 pub use measure::{Measure, Trial};
 pub use played::{Attacker, Isolation};
@@ -40,6 +40,7 @@ use crate::output::{self, OutputFolder};
 use crate::scoring::Towers;
 use crate::session::Session;
 use crate::settings::SamplingSettings;
+use attack::HandedOut;
 use copying::Nearness;
 use measure::{COPY_NOISE, Eyes};
 use played::Played;
@@ -305,19 +306,17 @@ impl Room<'_, '_> {
     /// All artists together, then each by itself.
     fn membership(&self, attacked: &[Attacked]) -> Result<Vec<MembershipRow>> {
         let mut rows = Vec::new();
-        for rounds in self.handed_out {
-            for with_trigger in [false, true] {
-                for (victim, some) in groups(attacked) {
-                    let (mut members, mut held_out) = (Vec::new(), Vec::new());
-                    for one in some {
-                        let Some((of_members, of_held_out)) = one.gains(rounds, with_trigger) else { continue };
-                        members.extend(of_members);
-                        held_out.extend(of_held_out);
-                    }
-                    if !members.is_empty() {
-                        let told = Separation::of(&members, &held_out, self.request.seed)?;
-                        rows.push(MembershipRow { victim, handed_out: rounds.name.clone(), with_trigger, told });
-                    }
+        let asked = self.handed_out.iter().flat_map(|rounds| [false, true].map(|with_trigger| (rounds, with_trigger)));
+        for (rounds, with_trigger) in asked {
+            for (victim, some) in groups(attacked) {
+                let (mut members, mut held_out) = (Vec::new(), Vec::new());
+                for (of_members, of_held_out) in some.iter().filter_map(|one| one.gains(rounds, with_trigger)) {
+                    members.extend(of_members);
+                    held_out.extend(of_held_out);
+                }
+                if !members.is_empty() {
+                    let told = Separation::of(&members, &held_out, self.request.seed)?;
+                    rows.push(MembershipRow { victim, handed_out: rounds.name.clone(), with_trigger, told });
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! A simulation that was played: what its folder holds, and what of it an attacker knows.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use catelier_adapters::file::{self, Format};
 use catelier_adapters::{Adapter, ModuleInfo, sum};
 use catelier_federation::{RoundReport, Start, State, Strategy};
 use image::RgbImage;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::base::BaseSource;
 use crate::error::{Context, Error, Result};
@@ -21,13 +22,30 @@ const HELD_OUT_SEED: u64 = 1_000_000;
 const ATTEMPT: &str = "cannot repeat what an artist sent";
 
 /// Who attacks: an artist that takes part, or the server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attacker {
     /// Knows the global adapters that it was handed, and its own contributions.
     Artist(String),
     /// Sees every contribution by itself.
     Server,
+}
+
+/// `server` in text.
+const SERVER: &str = "server";
+
+impl fmt::Display for Attacker {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Artist(name) => name,
+            Self::Server => SERVER,
+        })
+    }
+}
+
+impl Serialize for Attacker {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// How well an attacker can take its own part out of a global adapter.
@@ -132,11 +150,11 @@ impl Played {
         let artists = &self.settings.artists;
         match name {
             None => Ok(Attacker::Artist(artists[0].clone())),
-            Some("server") => Ok(Attacker::Server),
+            Some(SERVER) => Ok(Attacker::Server),
             Some(name) if artists.iter().any(|artist| artist == name) => Ok(Attacker::Artist(name.to_owned())),
             Some(name) => Err(Error::user(
                 format!("`{name}` takes no part in the simulation"),
-                format!("the attacker is `server` or one of {}", artists.join(", ")),
+                format!("the attacker is `{SERVER}` or one of {}", artists.join(", ")),
             )),
         }
     }
@@ -378,6 +396,8 @@ mod tests {
     fn an_attacker_takes_part_and_is_not_alone() {
         let folder = tempfile::tempdir().unwrap();
         let played = played(folder.path(), 2, None);
+        assert_eq!(serde_json::to_value(Attacker::Server).unwrap(), "server");
+        assert_eq!(serde_json::to_value(played.attacker(None).unwrap()).unwrap(), "goldleaf");
         let error = played.attacker(Some("neon")).unwrap_err();
         assert_eq!(error.to_string(), "`neon` takes no part in the simulation");
         assert_eq!(error.hint().unwrap(), "the attacker is `server` or one of goldleaf, poster");
