@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use catelier_workflows::adapters::file::Format;
+use catelier_workflows::audit::Measure;
 use catelier_workflows::evaluation::metrics::Better;
 use catelier_workflows::evaluation::{METRICS, Metric};
 use catelier_workflows::federation::Strategy;
@@ -283,7 +284,9 @@ pub(crate) enum FederateCommand {
     /// Average adapter files into one
     Aggregate(AggregateArgs),
     /// Play a federation of drawn artists on the embedded base
-    Simulate(SimulateArgs),
+    Simulate(Box<SimulateArgs>),
+    /// Attack a simulated federation by its own rounds: how much of another artist's training images comes back
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]
@@ -344,6 +347,50 @@ pub(crate) struct SimulateArgs {
     /// Where the adapters, the state and the table go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// A folder that `federate simulate --score-every 1` wrote
+    #[arg(value_name = "SIMULATION_DIR")]
+    pub(crate) simulation: PathBuf,
+    /// Who attacks: an artist, who knows the global adapters and its own contributions, or `server`, which sees every contribution
+    /// [default: the first artist]
+    #[arg(long, value_name = "ARTIST")]
+    pub(crate) attacker: Option<String>,
+    /// Compare handing out the global adapters of every round and of the last alone with those of every Nth round
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) every: usize,
+    /// Multiples of the difference of two rounds that are added to the late one
+    #[arg(long, default_value = "0.5,1,2", value_name = "F", value_delimiter = ',')]
+    pub(crate) strengths: Vec<f64>,
+    /// Images of each of five kinds of prompts for each adapter that is drawn with
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) images: usize,
+    /// Held-out images of the same caption for each training image: what the style alone gives
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) held_out: usize,
+    /// Noises, each with a timestep, over which a loss is averaged
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) draws: usize,
+    /// Denoising steps of the images
+    #[arg(long, default_value_t = 25, value_name = "N")]
+    pub(crate) sampling_steps: usize,
+    /// What images are compared by
+    #[arg(long, value_parser = named::<Measure>(), default_value = "latents", value_name = "NAME")]
+    pub(crate) measure: Measure,
+    /// Seed of the images, the noises and the intervals
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Where audit.json goes, and for each artist a sheet of the closest pairs [default: nothing is written]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Write beside files in --out that this command did not make; none of them is ever replaced
     #[arg(long)]
     pub(crate) force: bool,

@@ -7,6 +7,7 @@
 
 mod adapters;
 mod arrows;
+mod audit;
 mod bad_input;
 mod base;
 mod bench;

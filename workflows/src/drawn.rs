@@ -144,6 +144,21 @@ pub(crate) fn others(artist: &Artist) -> Vec<OtherArtist> {
     others.map(draw).collect()
 }
 
+/// Other images by the artist with this caption: scenes of `first_seed` and the seeds after it.
+///
+/// # Errors
+/// [`Error::User`] for a caption that names no scene of the drawn world.
+pub(crate) fn again(artist: &Artist, caption: &str, first_seed: u64, count: usize) -> Result<Vec<RgbImage>> {
+    let Some(scene) = Triple::all().find(|scene| scene.caption() == caption) else {
+        return Err(Error::user(
+            format!("`{caption}` is no caption of the drawn world"),
+            "audit a simulation whose images were drawn by `federate simulate`",
+        ));
+    };
+    let draw = |seed| rgb(&artist.draw(scene, seed).reduced(MODEL_SIDE));
+    Ok((first_seed..).take(count).map(draw).collect())
+}
+
 /// Every 41st of the 400 scenes: ten, with all objects, colours and settings among them.
 const SCENES_APART: usize = 41;
 

@@ -69,6 +69,8 @@ pub enum Stage {
     GenerateWithoutTrigger,
     /// Images with the adapter and its trigger.
     GenerateWithTrigger,
+    /// Losses of images.
+    Measure,
 }
 
 impl fmt::Display for Stage {
@@ -83,6 +85,7 @@ impl fmt::Display for Stage {
             Self::GenerateBase => "base",
             Self::GenerateWithoutTrigger => "no trigger",
             Self::GenerateWithTrigger => "with trigger",
+            Self::Measure => "losses",
         })
     }
 }

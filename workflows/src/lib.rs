@@ -10,6 +10,7 @@
 
 pub mod adapter;
 pub mod aggregate;
+pub mod audit;
 pub mod base;
 pub mod demo;
 pub mod device;
@@ -44,6 +45,7 @@ pub use catelier_prompts as prompts;
 
 pub use adapter::AdapterSource;
 pub use aggregate::{AggregateReport, AggregateRequest, aggregate};
+pub use audit::{Audit, AuditRequest, audit};
 pub use base::{Base, BaseRequest, BaseSource};
 pub use demo::{Demo, DemoRequest, DemoScores, demo};
 pub use device::{DeviceChoice, WeightType};

@@ -73,6 +73,16 @@ impl Towers {
         Ok(Self { clip: embedded::clip()?, style: Some(embedded::style()?) })
     }
 
+    /// The model that sees content.
+    pub(crate) fn clip(&self) -> &dyn ImageFeatures {
+        &self.clip
+    }
+
+    /// The model that sees style.
+    pub(crate) fn style(&self) -> &dyn ImageFeatures {
+        self.style.as_ref().map_or(&self.clip, |style| style as &dyn ImageFeatures)
+    }
+
     /// Those in folders; without a folder the embedded ones, where `base` is the embedded base.
     ///
     /// # Errors

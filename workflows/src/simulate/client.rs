@@ -169,7 +169,7 @@ impl<'a, 's> SimulatedClient<'a, 's> {
 }
 
 /// A word of its own for every artist, which means nothing to the base.
-fn trigger_of(artist: &Artist) -> String {
+pub(crate) fn trigger_of(artist: &Artist) -> String {
     let consonants = artist.name.chars().filter(|letter| !"aeiou".contains(*letter)).take(3);
     format!("x{}", consonants.collect::<String>())
 }

@@ -20,7 +20,7 @@ pub(super) const TOGETHER: &str = "together";
 pub(super) const LATE_IMAGES: usize = 3;
 
 /// The file of the global adapter after a round that is scored.
-pub(super) fn global_of(folder: &Path, round: usize) -> PathBuf {
+pub(crate) fn global_of(folder: &Path, round: usize) -> PathBuf {
     folder.join(ROUNDS).join(format!("{round:04}.safetensors"))
 }
 

@@ -8,7 +8,7 @@ mod page;
 mod scores;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use catelier_adapters::Adapter;
@@ -19,6 +19,8 @@ use catelier_federation::{
 use catelier_pipelines::training::Trainer;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use client::trigger_of;
+pub(crate) use ending::global_of;
 pub use mishaps::Poison;
 pub use scores::SimulationScore;
 
@@ -35,10 +37,10 @@ use mishaps::Mishaps;
 use page::FederationPage;
 use scores::Evaluator;
 
-const COMMAND: &str = "federate simulate";
-const SETTINGS: &str = "simulation.toml";
+pub(crate) const COMMAND: &str = "federate simulate";
+pub(crate) const SETTINGS: &str = "simulation.toml";
 const STATE: &str = "state.safetensors";
-const GLOBAL: &str = "global.safetensors";
+pub(crate) const GLOBAL: &str = "global.safetensors";
 const TABLE: &str = "simulation.json";
 const PAGE: &str = "report.html";
 
@@ -127,6 +129,11 @@ pub fn simulate(request: &SimulateRequest, session: &Session<'_>) -> Result<Simu
     work.write_page(clients.iter().chain(&late), &simulation, &evaluator)?;
     out.finish()?;
     Ok(simulation)
+}
+
+/// The state after the last round in the folder of a simulation.
+pub(crate) fn read_state(folder: &Path) -> catelier_federation::Result<State> {
+    State::load(&folder.join(STATE))
 }
 
 impl SimulateRequest {

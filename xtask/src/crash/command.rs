@@ -38,6 +38,7 @@ pub(super) const INPUTS: &[&str] = &[
     "gallery draw --artist chalk --count 3 --seed 5 --out inputs/art",
     "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 7 --out inputs/seven",
     "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 8 --out inputs/eight",
+    "federate simulate --artists chalk,crayon --rounds 1 --local-steps 1 --images 2 --prompts 1 --sampling-steps 1 --out inputs/played",
 ];
 
 /// The run that `resume` goes on with. It is made in `out` of another folder, so that its settings name the same paths.
@@ -66,6 +67,13 @@ pub(super) const COMMANDS: &[Command] = &[
         line: "federate simulate --artists chalk,crayon --rounds 2 --local-steps 1 --images 2 --prompts 1 --sampling-steps 2 --out out",
         begins_with: None,
         again: Again::Resume { line: "federate simulate --resume --out out", states: ("", "state.safetensors") },
+        compared: Compared::Files,
+    },
+    Command {
+        name: "audit",
+        line: "federate audit inputs/played --strengths 1 --images 1 --held-out 2 --draws 1 --sampling-steps 1 --out out",
+        begins_with: None,
+        again: Again::Same,
         compared: Compared::Files,
     },
     Command {
