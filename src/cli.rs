@@ -289,22 +289,43 @@ pub(crate) enum FederateCommand {
 #[derive(Debug, Args)]
 pub(crate) struct AggregateArgs {
     /// Adapter file, with its weight after a colon if it is not 1; give at least two
-    #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub(crate) adapter: Vec<AdapterSource>,
-    /// fedavg (averages the factors, inexact), product (averages the updates, exact; ranks may differ), or another strategy
-    /// that needs no start: flora, fedex, fair, fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median,
-    /// norm-bound
+    /// A JSON list of {"client", "file", "weight", "base"}: adapter files of any format, or contributions that clients sent
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replies: Option<PathBuf>,
+    /// fedavg (averages the factors, inexact), product (averages the updates, exact; ranks may differ), flora, fedex, fair,
+    /// fedrot, hetlora, raflora, median, trimmed-mean, krum:N, geometric-median, norm-bound; with --start also ffa, rolora,
+    /// fedsa, ewwa-adam, fedadam and their like
     #[arg(long, default_value = "product", value_name = "NAME")]
     pub(crate) strategy: Strategy,
     /// Rank of the result [default: the largest rank given]
     #[arg(long, value_name = "N")]
     pub(crate) rank: Option<usize>,
+    /// Read the strategy and all around it (weights, privacy, a head) from a TOML or JSON file
+    #[arg(long, conflicts_with_all = ["strategy", "rank"], value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
+    /// The global adapter that all clients started from
+    #[arg(long, value_name = "FILE")]
+    pub(crate) start: Option<PathBuf>,
+    /// The round, from 1; 0 only makes --state and --next, before any client has trained [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) round: Option<usize>,
+    /// Keep what the federation knows between rounds in this folder; the same round again gives the same bytes
+    #[arg(long, requires = "round", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Write the folder that clients get for the next round
+    #[arg(long, requires = "state", value_name = "DIR")]
+    pub(crate) next: Option<PathBuf>,
+    /// Go on without contributions that cannot be aggregated
+    #[arg(long)]
+    pub(crate) skip_refused: bool,
     /// The base that the adapters belong to
     #[arg(long, default_value = "embedded", value_name = "BASE")]
     pub(crate) base: String,
-    /// The new file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
+    /// The new file: the aggregate, or the federation's new global adapter
+    #[arg(long, required_unless_present = "round", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
     /// Replace the file --out if it is there
     #[arg(long)]
     pub(crate) force: bool,

@@ -9,7 +9,7 @@ use std::fmt;
 /// fingerprint. A copy in bf16 has lost the bits that `VALUES` needs and has `SIGNS` alone.
 ///
 /// A fingerprint without a version prefix is of version 1, which depended on the precision of the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fingerprint<'a> {
     /// A fingerprint of another version, as text. This program does not make such fingerprints.
     Unversioned(&'a str),

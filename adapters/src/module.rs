@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use catelier_numerics::noise::fnv1a;
 use serde::{Deserialize, Serialize};
 
 /// One linear layer or convolution of a base model, as the base itself lists it.
@@ -120,7 +121,7 @@ pub(crate) fn is_under(path: &str, prefix: &str) -> bool {
 /// The hash (64-bit FNV-1a) of a path, which is the index of the module's random stream. A module's random values
 /// therefore depend on its path alone, not on the other adapted modules.
 pub(crate) fn path_number(path: &str) -> u64 {
-    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(path.bytes())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What Gaussian noise over rounds is worth: Rényi differential privacy.
 
 use crate::error::{Error, Result};
+use crate::numbers::positive;
 
 /// An accountant of Rényi differential privacy (RDP) for rounds of the Gaussian mechanism.
 ///
@@ -49,9 +50,7 @@ impl Accountant {
     /// # Errors
     /// [`Error::Setting`] for a noise that is not above 0, or a probability that is not above 0 and at most 1.
     pub fn add(&mut self, noise: f64, sampling: f64, rounds: usize) -> Result<()> {
-        if !(noise.is_finite() && noise > 0.0) {
-            return Err(Error::Setting { what: "noise multiplier", expected: "finite and above 0", found: noise });
-        }
+        positive("noise multiplier", noise)?;
         if !(sampling > 0.0 && sampling <= 1.0) {
             let expected = "above 0 and at most 1";
             return Err(Error::Setting { what: "sampling probability", expected, found: sampling });

@@ -1,14 +1,17 @@
 //! The check of all contributions before any is used; the error names every contribution that fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use candle_core::DType;
 use catelier_adapters::{Adapter, Fingerprint, LayerUpdate, UpdateKind};
 use catelier_numerics::finite::largest_magnitude;
 
 use crate::contribution::Contribution;
+use crate::contributions::{Contributions, Member};
 use crate::error::{Error, Problem, RejectedContribution, Result};
-use crate::strategy::lower_median;
+use crate::numbers::{is_positive, lower_median};
+use crate::source::{ContributionHeader, ContributionSource, InMemory, ModuleHeader};
 
 /// Whether a strategy needs the same rank and alpha from all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +31,7 @@ pub enum RankPolicy {
 /// # Errors
 /// [`Error::NoContributions`]; [`Error::Contributions`] names every contribution that fails.
 pub fn check(contributions: &[Contribution], ranks: RankPolicy) -> Result<()> {
-    if contributions.is_empty() {
-        return Err(Error::NoContributions);
-    }
-    let rejected = rejections(contributions, ranks, None)?;
-    if rejected.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Contributions { total: contributions.len(), rejected })
+    Contributions::read(&InMemory::new(contributions))?.check(ranks)
 }
 
 /// All contributions that cannot be aggregated, with all of their problems; empty if all can. With `norm_factor`, an update
@@ -50,62 +46,72 @@ pub fn rejections(
     ranks: RankPolicy,
     norm_factor: Option<f64>,
 ) -> Result<Vec<RejectedContribution>> {
-    let consensus = Consensus::of(contributions);
-    let mut rejected = Vec::new();
-    for contribution in contributions {
-        let mut problems = own_problems(contribution, contributions)?;
-        problems.extend(consensus.problems(contribution, ranks));
-        rejected.push(RejectedContribution { client: contribution.client.clone(), problems });
+    Ok(Contributions::read(&InMemory::new(contributions))?.rejections(ranks, norm_factor))
+}
+
+/// As [`rejections`], of contributions that were read.
+pub(crate) fn rejections_of(
+    contributions: &Contributions<'_>,
+    ranks: RankPolicy,
+    norm_factor: Option<f64>,
+) -> Vec<RejectedContribution> {
+    let members = contributions.members();
+    let headers: Vec<&ContributionHeader> = contributions.iter().map(|(header, ..)| header).collect();
+    let (consensus, twice) = (Consensus::of(&headers), named_twice(&headers));
+    let mut rejected = Vec::with_capacity(members.len());
+    for (member, header) in members.iter().zip(headers) {
+        let mut problems = own_problems(member, header, &twice);
+        problems.extend(consensus.problems(header, ranks));
+        rejected.push(RejectedContribution { client: header.client.clone(), problems });
     }
-    if let Some(factor) = norm_factor.filter(|_| contributions.len() >= 3) {
-        add_outliers(&mut rejected, contributions, factor)?;
+    if let Some(factor) = norm_factor.filter(|_| members.len() >= 3) {
+        add_outliers(&mut rejected, members, factor);
     }
     rejected.retain(|contribution| !contribution.problems.is_empty());
-    Ok(rejected)
+    rejected
 }
 
 /// Adds the outliers among the contributions without other problems, in whose norms nothing else is wrong.
-fn add_outliers(rejected: &mut [RejectedContribution], contributions: &[Contribution], factor: f64) -> Result<()> {
-    let mut norms = Vec::new();
-    for (index, contribution) in contributions.iter().enumerate().filter(|(i, _)| rejected[*i].problems.is_empty()) {
-        let norm = contribution.norm()?;
-        norms.push((index, norm));
-    }
-    let median = lower_median(norms.iter().map(|(_, norm)| *norm).collect());
-    for (index, norm) in norms {
+fn add_outliers(rejected: &mut [RejectedContribution], members: &[Member], factor: f64) {
+    let sound = members.iter().zip(rejected).filter(|(_, rejected)| rejected.problems.is_empty());
+    let sound: Vec<_> = sound.map(|(member, rejected)| (member.scan.norm, rejected)).collect();
+    let median = lower_median(sound.iter().map(|(norm, _)| *norm).collect());
+    for (norm, rejected) in sound {
         if norm > factor * median && median > 0.0 {
-            rejected[index].problems.push(Problem::Outlier { norm, median, factor });
+            rejected.problems.push(Problem::Outlier { norm, median, factor });
         }
     }
-    Ok(())
+}
+
+/// Names that more than one contribution has.
+fn named_twice<'h>(headers: &[&'h ContributionHeader]) -> BTreeSet<&'h str> {
+    let mut seen = BTreeSet::new();
+    headers.iter().map(|header| header.client.as_str()).filter(|client| !seen.insert(*client)).collect()
 }
 
 /// Problems of a contribution that do not depend on the consensus.
-fn own_problems(contribution: &Contribution, all: &[Contribution]) -> Result<Vec<Problem>> {
+fn own_problems(member: &Member, header: &ContributionHeader, twice: &BTreeSet<&str>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if contribution.client.trim().is_empty() {
+    if header.client.trim().is_empty() {
         problems.push(Problem::NoName);
-    } else if all.iter().filter(|other| other.client == contribution.client).count() > 1 {
+    } else if twice.contains(header.client.as_str()) {
         problems.push(Problem::Duplicate);
     }
-    if !(contribution.weight.is_finite() && contribution.weight > 0.0) {
-        problems.push(Problem::Weight { weight: contribution.weight });
+    if !is_positive(member.weight) {
+        problems.push(Problem::Weight { weight: member.weight });
     }
-    if contribution.adapter.is_empty() {
+    if header.modules.is_empty() {
         problems.push(Problem::Empty);
     }
-    match element_type(&contribution.adapter) {
-        None => problems.extend(overflow(&contribution.adapter)?),
-        problem => problems.extend(problem),
-    }
-    Ok(problems)
+    problems.extend(member.scan.problem.clone());
+    problems
 }
 
 /// The problem of the first tensor whose elements are not floating-point numbers.
-fn element_type(adapter: &Adapter) -> Option<Problem> {
-    adapter.iter().find_map(|(module, update)| {
-        let (_, tensor) = update.tensors().find(|(_, tensor)| !is_averaged(tensor.dtype()))?;
-        Some(Problem::ElementType { module: module.to_owned(), found: tensor.dtype().as_str().to_owned() })
+fn element_type(header: &ContributionHeader) -> Option<Problem> {
+    header.modules.iter().find_map(|(module, header)| {
+        let (_, dtype, _) = header.tensors.iter().find(|(_, dtype, _)| !is_averaged(*dtype))?;
+        Some(Problem::ElementType { module: module.clone(), found: dtype.as_str().to_owned() })
     })
 }
 
@@ -119,46 +125,81 @@ pub(crate) fn is_averaged(dtype: DType) -> bool {
 /// 3e38, and images are not finite. Trained values are below 1e3.
 pub(crate) const LARGEST: f64 = 1e12;
 
-/// The problem of an adapter with values that are NaN, infinite or above [`LARGEST`], or with such an update.
-pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
-    let mut not_finite = Vec::new();
-    for (module, update) in adapter.iter() {
-        if !update.is_finite().map_err(Error::adapters("checking updates"))? {
-            not_finite.push(module);
-        }
-    }
-    match not_finite.first() {
-        Some(first) => Ok(Some(Problem::NotFinite { count: not_finite.len(), first: (*first).to_owned() })),
-        None => match large_value(adapter)? {
-            None => too_large(adapter),
-            problem => Ok(problem),
-        },
-    }
+/// What the values of an adapter show, read once, module by module.
+#[derive(Debug, Clone)]
+pub(crate) struct Scan {
+    /// Values that are not finite or above [`LARGEST`], or an update above it although its factors are not.
+    pub(crate) problem: Option<Problem>,
+    /// Frobenius norm of the low-rank part of the update; without a meaning where there is a problem.
+    pub(crate) norm: f64,
 }
 
-/// The problem of a tensor with a value above [`LARGEST`], even if the update is small because another factor is.
-fn large_value(adapter: &Adapter) -> Result<Option<Problem>> {
-    for (module, update) in adapter.iter() {
-        for (_, tensor) in update.tensors() {
-            let value = largest_magnitude(tensor).map_err(Error::tensor("checking updates"))?;
-            if value > LARGEST {
-                return Ok(Some(Problem::LargeValue { value, module: module.to_owned() }));
+impl Scan {
+    /// Reads the contribution at this position of the source.
+    pub(crate) fn of(source: &dyn ContributionSource, position: usize) -> Result<Self> {
+        let header = &source.headers()[position];
+        if let Some(problem) = element_type(header) {
+            return Ok(Self { problem: Some(problem), norm: 0.0 });
+        }
+        let mut scanner = Scanner::default();
+        for module in header.modules.keys() {
+            if let Some(update) = source.update(position, module)? {
+                scanner.add(module, &update)?;
             }
         }
+        Ok(scanner.finish())
     }
-    Ok(None)
 }
 
-/// The problem of an update above [`LARGEST`] although its factors are not. Only the low-rank part is measured, since the
-/// rest of a DoRA depends on the base's weights.
-fn too_large(adapter: &Adapter) -> Result<Option<Problem>> {
-    let norm_of = |(module, update): (_, &LayerUpdate)| Ok((module, update.low_rank().delta_norm()?));
-    let norms: Vec<(&str, f64)> =
-        adapter.iter().map(norm_of).collect::<Result<_, _>>().map_err(Error::adapters("measuring updates"))?;
-    let norm = norms.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt();
-    let largest = norms.iter().max_by(|left, right| left.1.total_cmp(&right.1));
-    let problem = |(module, _): &(&str, f64)| Problem::TooLarge { norm, module: (*module).to_owned() };
-    Ok(largest.filter(|_| norm > LARGEST).map(problem))
+/// The problem of an adapter with values that are NaN, infinite or above [`LARGEST`], or with such an update.
+pub(crate) fn overflow(adapter: &Adapter) -> Result<Option<Problem>> {
+    let mut scanner = Scanner::default();
+    adapter.iter().try_for_each(|(module, update)| scanner.add(module, update))?;
+    Ok(scanner.finish().problem)
+}
+
+/// What was found in the modules so far.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// Number of modules with values that are not finite, and the first of them.
+    not_finite: Option<(usize, String)>,
+    /// The first value above the limit, even if the update is small because another factor is.
+    large: Option<Problem>,
+    /// Sum of the squared norms.
+    square: f64,
+    /// The module with the largest norm. Only the low-rank part is measured, since the rest of a DoRA depends on the base's
+    /// weights.
+    largest: Option<(f64, String)>,
+}
+
+impl Scanner {
+    fn add(&mut self, module: &str, update: &LayerUpdate) -> Result<()> {
+        let mut is_finite = update.alpha().is_finite();
+        for (_, tensor) in update.tensors() {
+            let value = largest_magnitude(tensor).map_err(Error::tensor("checking updates"))?;
+            is_finite &= value.is_finite();
+            if value > LARGEST && self.large.is_none() {
+                self.large = Some(Problem::LargeValue { value, module: module.to_owned() });
+            }
+        }
+        if !is_finite {
+            self.not_finite.get_or_insert_with(|| (0, module.to_owned())).0 += 1;
+            return Ok(());
+        }
+        let norm = update.low_rank().delta_norm().map_err(Error::adapters("measuring updates"))?;
+        self.square += norm * norm;
+        if self.largest.as_ref().is_none_or(|(largest, _)| norm >= *largest) {
+            self.largest = Some((norm, module.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Scan {
+        let norm = self.square.sqrt();
+        let not_finite = self.not_finite.map(|(count, first)| Problem::NotFinite { count, first });
+        let too_large = self.largest.filter(|_| norm > LARGEST).map(|(_, module)| Problem::TooLarge { norm, module });
+        Scan { problem: not_finite.or(self.large).or(too_large), norm }
+    }
 }
 
 /// By module, the number of outputs followed by the shape of the input.
@@ -175,56 +216,45 @@ struct Consensus {
 }
 
 impl Consensus {
-    fn of(contributions: &[Contribution]) -> Self {
-        let mut sorted: Vec<&Contribution> = contributions.iter().collect();
+    fn of(headers: &[&ContributionHeader]) -> Self {
+        let mut sorted = headers.to_vec();
         sorted.sort_by(|left, right| left.client.cmp(&right.client));
-        let full = || sorted.iter().filter(|contribution| !contribution.adapter.is_empty());
-        let sizes = most_common(full().map(|contribution| sizes(contribution))).unwrap_or_default();
-        let modules = sizes.keys();
-        let of_module = |module: &String| full().filter_map(|c| c.adapter.get(module)).collect::<Vec<_>>();
-        let kinds = modules.clone().filter_map(|module| {
-            let kind = most_common(of_module(module).into_iter().map(LayerUpdate::kind))?;
-            Some((module.clone(), kind))
-        });
-        let ranks = modules.clone().filter_map(|module| {
-            let rank = most_common(of_module(module).into_iter().map(LayerUpdate::rank))?;
-            Some((module.clone(), rank))
-        });
-        let alphas = modules.clone().filter_map(|module| {
+        let full: Vec<&ContributionHeader> = sorted.iter().copied().filter(|c| !c.modules.is_empty()).collect();
+        let sizes = most_common(full.iter().map(|header| sizes(header))).unwrap_or_default();
+        let (mut kinds, mut ranks, mut alphas) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for module in sizes.keys() {
+            let of_module = || full.iter().filter_map(|header| header.modules.get(module));
+            kinds.extend(most_common(of_module().map(ModuleHeader::kind)).map(|kind| (module.clone(), kind)));
+            ranks.extend(most_common(of_module().map(ModuleHeader::rank)).map(|rank| (module.clone(), rank)));
             // Alphas are equal if their bits are equal.
-            let alpha = most_common(of_module(module).into_iter().map(|update| update.alpha().to_bits()))?;
-            Some((module.clone(), f64::from_bits(alpha)))
-        });
-        Self {
-            bases: usual_bases(sorted.iter().filter_map(|contribution| contribution.base_fingerprint.as_deref())),
-            kinds: kinds.collect(),
-            ranks: ranks.collect(),
-            alphas: alphas.collect(),
-            sizes,
+            let alpha = most_common(of_module().map(|header| header.alpha.to_bits())).map(f64::from_bits);
+            alphas.extend(alpha.map(|alpha| (module.clone(), alpha)));
         }
+        let bases = usual_bases(sorted.iter().filter_map(|header| header.base_fingerprint.as_deref()));
+        Self { sizes, bases, kinds, ranks, alphas }
     }
 
     /// Where a contribution differs from the consensus.
-    fn problems(&self, contribution: &Contribution, ranks: RankPolicy) -> Vec<Problem> {
+    fn problems(&self, header: &ContributionHeader, ranks: RankPolicy) -> Vec<Problem> {
         let mut problems = Vec::new();
-        problems.extend(self.other_base(contribution));
-        if contribution.adapter.is_empty() {
+        problems.extend(self.other_base(header));
+        if header.modules.is_empty() {
             return problems;
         }
-        let own = sizes(contribution);
+        let own = sizes(header);
         problems.extend(missing(&self.sizes, &own).map(|(count, first)| Problem::MissingModules { count, first }));
         problems.extend(missing(&own, &self.sizes).map(|(count, first)| Problem::UnknownModules { count, first }));
         problems.extend(self.first_shape(&own));
-        problems.extend(self.first_kind(contribution));
+        problems.extend(self.first_kind(header));
         if ranks == RankPolicy::Uniform {
-            problems.extend(self.first_rank(contribution));
-            problems.extend(self.first_alpha(contribution));
+            problems.extend(self.first_rank(header));
+            problems.extend(self.first_alpha(header));
         }
         problems
     }
 
-    fn other_base(&self, contribution: &Contribution) -> Option<Problem> {
-        let found = contribution.base_fingerprint.clone()?;
+    fn other_base(&self, header: &ContributionHeader) -> Option<Problem> {
+        let found = header.base_fingerprint.clone()?;
         let differs = |expected: &&String| !Fingerprint::parse(expected).agrees_with(Fingerprint::parse(&found));
         let expected = self.bases.iter().find(differs)?.clone();
         Some(Problem::Base { expected, found })
@@ -241,24 +271,24 @@ impl Consensus {
         })
     }
 
-    fn first_kind(&self, contribution: &Contribution) -> Option<Problem> {
-        contribution.adapter.iter().find_map(|(module, update)| {
-            let (expected, found) = (*self.kinds.get(module)?, update.kind());
-            (expected != found).then(|| Problem::Kind { module: module.to_owned(), expected, found })
+    fn first_kind(&self, header: &ContributionHeader) -> Option<Problem> {
+        header.modules.iter().find_map(|(module, own)| {
+            let (expected, found) = (*self.kinds.get(module)?, own.kind());
+            (expected != found).then(|| Problem::Kind { module: module.clone(), expected, found })
         })
     }
 
-    fn first_rank(&self, contribution: &Contribution) -> Option<Problem> {
-        contribution.adapter.iter().find_map(|(module, update)| {
-            let (expected, found) = (*self.ranks.get(module)?, update.rank());
-            (expected != found).then(|| Problem::Rank { module: module.to_owned(), expected, found })
+    fn first_rank(&self, header: &ContributionHeader) -> Option<Problem> {
+        header.modules.iter().find_map(|(module, own)| {
+            let (expected, found) = (*self.ranks.get(module)?, own.rank());
+            (expected != found).then(|| Problem::Rank { module: module.clone(), expected, found })
         })
     }
 
-    fn first_alpha(&self, contribution: &Contribution) -> Option<Problem> {
-        contribution.adapter.iter().find_map(|(module, update)| {
-            let (expected, found) = (*self.alphas.get(module)?, update.alpha());
-            (expected != found).then(|| Problem::Alpha { module: module.to_owned(), expected, found })
+    fn first_alpha(&self, header: &ContributionHeader) -> Option<Problem> {
+        header.modules.iter().find_map(|(module, own)| {
+            let (expected, found) = (*self.alphas.get(module)?, own.alpha);
+            (expected != found).then(|| Problem::Alpha { module: module.clone(), expected, found })
         })
     }
 }
@@ -279,9 +309,8 @@ fn usual_bases<'a>(fingerprints: impl Iterator<Item = &'a str>) -> Vec<String> {
     unversioned.into_iter().chain(usual).map(|one| one.to_string()).collect()
 }
 
-fn sizes(contribution: &Contribution) -> Sizes {
-    let modules = contribution.adapter.iter();
-    modules.map(|(module, update)| (module.to_owned(), update.weight_shape())).collect()
+fn sizes(header: &ContributionHeader) -> Sizes {
+    header.modules.iter().map(|(module, header)| (module.clone(), header.weight_shape())).collect()
 }
 
 /// Number of expected modules that are absent, and the first of them.
@@ -291,16 +320,14 @@ fn missing(expected: &Sizes, found: &Sizes) -> Option<(usize, String)> {
 }
 
 /// The most common value; of equally common ones, the first.
-fn most_common<T: PartialEq>(values: impl Iterator<Item = T>) -> Option<T> {
-    let mut counts: Vec<(T, usize)> = Vec::new();
-    for value in values {
-        match counts.iter_mut().find(|(known, _)| *known == value) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((value, 1)),
-        }
+fn most_common<T: Eq + Hash>(values: impl Iterator<Item = T>) -> Option<T> {
+    // How often each value was met, and where first.
+    let mut counts: HashMap<T, (usize, usize)> = HashMap::new();
+    for (place, value) in values.enumerate() {
+        counts.entry(value).or_insert((0, place)).0 += 1;
     }
-    let highest = counts.iter().map(|(_, count)| *count).max()?;
-    counts.into_iter().find(|(_, count)| *count == highest).map(|(value, _)| value)
+    let usual = counts.into_iter().max_by_key(|(_, (count, place))| (*count, std::cmp::Reverse(*place)));
+    usual.map(|(value, _)| value)
 }
 
 #[cfg(test)]

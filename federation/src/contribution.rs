@@ -2,8 +2,6 @@
 
 use catelier_adapters::Adapter;
 
-use crate::error::{Error, Result};
-
 /// A client's contribution to a round: an adapter and its weight. Nothing else leaves the client.
 #[derive(Debug, Clone)]
 pub struct Contribution {
@@ -28,18 +26,4 @@ impl Contribution {
         self.base_fingerprint = Some(fingerprint.into());
         self
     }
-
-    /// The Frobenius norm of the low-rank part of the update.
-    pub(crate) fn norm(&self) -> Result<f64> {
-        self.adapter.low_rank().delta_norm().map_err(Error::adapters("measuring contributions"))
-    }
-}
-
-/// Contributions with weights normalised to sum 1, sorted by client name, so that results do not depend on the order of
-/// arrival.
-pub(crate) fn shares(contributions: &[Contribution]) -> Vec<(&Contribution, f64)> {
-    let mut sorted: Vec<&Contribution> = contributions.iter().collect();
-    sorted.sort_by(|left, right| left.client.cmp(&right.client));
-    let total: f64 = sorted.iter().map(|contribution| contribution.weight).sum();
-    sorted.into_iter().map(|contribution| (contribution, contribution.weight / total)).collect()
 }

@@ -326,6 +326,23 @@ pub enum Problem {
         /// The tensor, `<module>.<tensor>`.
         tensor: String,
     },
+    /// The file cannot be used at all.
+    Unreadable {
+        /// The reason.
+        reason: String,
+    },
+    /// The contribution is of another round.
+    OtherRound {
+        /// The round that is closed.
+        expected: usize,
+        /// The round of the contribution.
+        found: usize,
+    },
+    /// The contribution is of another client than the one that it was handed in for.
+    OtherClient {
+        /// The client in the file.
+        found: String,
+    },
     /// The update of the whole adapter is so large that images are not finite, although its values are not.
     TooLarge {
         /// Frobenius norm of the update.
@@ -386,6 +403,9 @@ impl fmt::Display for Problem {
             }
             Self::Bytes { limit, found } => write!(f, "expected at most {limit} bytes, found {found}"),
             Self::Moved { tensor } => write!(f, "`{tensor}` differs from the common start, at which it should stay"),
+            Self::Unreadable { reason } => f.write_str(reason),
+            Self::OtherRound { expected, found } => write!(f, "expected a contribution of round {expected}, found {found}"),
+            Self::OtherClient { found } => write!(f, "the contribution is that of `{found}`"),
             Self::LargeValue { value, module } => {
                 write!(f, "the value {value:.1e} in `{module}`, above the limit of {LARGEST:e}")
             }

@@ -168,10 +168,7 @@ impl SentContribution {
         for name in file.names() {
             let tensor = read_tensor(&file, name)?;
             match name.rsplit_once('.') {
-                Some((module, ALPHA)) => {
-                    let alpha = tensor.to_dtype(DType::F64).and_then(|alpha| alpha.to_scalar::<f64>());
-                    payload.alphas.insert(module.to_owned(), alpha.map_err(Error::tensor("reading alpha"))?);
-                }
+                Some((module, ALPHA)) => drop(payload.alphas.insert(module.to_owned(), alpha_in(&tensor)?)),
                 _ => drop(payload.tensors.insert(name.to_owned(), tensor)),
             }
         }
@@ -232,6 +229,22 @@ pub(crate) fn finite(path: &Path, file: &TensorFile, name: &str) -> Result<Tenso
     }
 }
 
+/// The alpha of this name.
+pub(crate) fn alpha_of(file: &TensorFile, name: &str) -> Result<f64> {
+    match file.shape(name).map_err(Error::numerics(format!("reading `{name}`")))? {
+        [] => alpha_in(&read_tensor(file, name)?),
+        shape => {
+            let problem = candle_core::Error::msg(format!("`{name}`: expected a single number, found shape {shape:?}"));
+            Err(Error::tensor("reading alpha")(problem))
+        }
+    }
+}
+
+fn alpha_in(tensor: &Tensor) -> Result<f64> {
+    let alpha = tensor.to_dtype(DType::F64).and_then(|alpha| alpha.to_scalar::<f64>());
+    alpha.map_err(Error::tensor("reading alpha"))
+}
+
 fn read_tensor(file: &TensorFile, name: &str) -> Result<Tensor> {
     file.tensor(name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))
 }
@@ -241,7 +254,7 @@ fn read_adapter(path: &Path) -> Result<Adapter> {
 }
 
 /// A file of this format whose checksum holds.
-fn open(path: &Path, format: &str) -> Result<TensorFile> {
+pub(crate) fn open(path: &Path, format: &str) -> Result<TensorFile> {
     let reading = || Error::numerics(format!("reading `{}`", path.display()));
     let file = TensorFile::open(path).map_err(reading())?;
     let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
@@ -273,6 +286,6 @@ fn scalar(alpha: f64) -> Result<Tensor> {
     Tensor::new(alpha, &Device::Cpu).map_err(Error::tensor("writing alpha"))
 }
 
-fn unusable(path: &Path, reason: String) -> Error {
+pub(crate) fn unusable(path: &Path, reason: String) -> Error {
     Error::File { path: PathBuf::from(path), reason }
 }

@@ -11,6 +11,7 @@
 mod accountant;
 mod check;
 mod contribution;
+mod contributions;
 mod error;
 mod files;
 mod instructions;
@@ -23,13 +24,16 @@ mod privacy;
 mod report;
 mod roles;
 mod round;
+mod source;
 mod state;
+mod stored;
 mod strategy;
 mod weighting;
 
 pub use accountant::Accountant;
 pub use check::{RankPolicy, check, rejections};
 pub use contribution::Contribution;
+pub use contributions::Contributions;
 pub use error::{Error, Problem, RejectedContribution, Result, RoundError};
 pub use files::{CONTRIBUTION_FORMAT, ClientRound, SentContribution};
 pub use instructions::{Instructions, Phase, Start, proximal_term};
@@ -41,7 +45,9 @@ pub use privacy::{NoiseAt, Privacy};
 pub use report::{ClientReport, RoundReport};
 pub use roles::{Role, Roles};
 pub use round::{Client, RoundObserver, run_rounds};
+pub use source::{ContributionHeader, ContributionSource, InMemory, ModuleHeader};
 pub use state::{STATE_FORMAT, STATE_VERSION, State};
+pub use stored::{SentHeader, StoredContribution, StoredContributions};
 pub use strategy::{
     Aggregate, ContributionSign, Distance, Ewwa, EwwaForm, Moments, NamedTensors, Placement, ServerOptimizer, Strategy,
     TargetRank, WithResidual, ewwa, fair, fedavg, fedex, fedrot, flora, geometric_median, hetlora, krum,

@@ -21,10 +21,39 @@ pub(crate) fn tensor(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.to_dtype(DType::F32).map_err(Error::tensor("reading the memory"))?.detach())
 }
 
-/// Weighted sum of tensors of one shape, computed in f64 and rounded to f32.
-pub(crate) fn weighted_sum<'t>(terms: impl Iterator<Item = (&'t Tensor, f64)>) -> candle_core::Result<Tensor> {
-    let weighted = terms.map(|(tensor, share)| tensor.to_dtype(DType::F64)? * share);
-    let weighted = weighted.collect::<candle_core::Result<Vec<_>>>()?;
-    let sum = weighted[1..].iter().try_fold(weighted[0].clone(), |sum, term| sum + term)?;
-    Ok(sum.to_dtype(DType::F32)?.detach())
+/// A weighted sum of tensors of one shape, added one after the other in f64 and rounded to f32 at the end.
+#[derive(Debug, Default)]
+pub(crate) struct WeightedSum(Option<Tensor>);
+
+impl WeightedSum {
+    pub(crate) fn add(&mut self, tensor: &Tensor, weight: f64) -> candle_core::Result<()> {
+        let term = (tensor.to_dtype(DType::F64)? * weight)?;
+        self.0 = Some(match self.0.take() {
+            None => term,
+            Some(sum) => (sum + term)?,
+        });
+        Ok(())
+    }
+
+    /// The sum; `None` if nothing was added.
+    pub(crate) fn finish(self) -> candle_core::Result<Option<Tensor>> {
+        self.0.map(|sum| Ok(sum.to_dtype(DType::F32)?.detach())).transpose()
+    }
+}
+
+/// Whether a number is finite and above 0.
+pub(crate) fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+/// Refuses a setting that is not finite and above 0.
+pub(crate) fn positive(what: &'static str, found: f64) -> Result<()> {
+    if is_positive(found) { Ok(()) } else { Err(Error::Setting { what, expected: "finite and above 0", found }) }
+}
+
+/// The median; the lower of the two in the middle, so that it is an honest norm's if fewer than half are poisoned
+/// upwards.
+pub(crate) fn lower_median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }

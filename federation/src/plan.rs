@@ -4,47 +4,47 @@ use catelier_adapters::Adapter;
 use catelier_numerics::noise::{Noise, Stream};
 use serde::{Deserialize, Serialize};
 
-use crate::check::rejections;
 use crate::contribution::Contribution;
+use crate::contributions::Contributions;
 use crate::error::{Error, Problem, RejectedContribution, Result};
 use crate::instructions::{Instructions, Start};
 use crate::memory::Memory;
+use crate::numbers::is_positive;
 use crate::payload::Payload;
 use crate::personal::Personal;
 use crate::privacy::{NoiseAt, Privacy};
+use crate::report::RoundReport;
+use crate::source::InMemory;
 use crate::state::State;
 use crate::strategy::{Aggregate, Strategy};
 use crate::weighting::Weighting;
 
 /// Settings of a run.
+///
+/// What a file of a plan does not name has its default; `strategy` may be a name as in flags.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RoundPlan {
     /// The rule that aggregates contributions.
+    #[serde(deserialize_with = "crate::strategy::by_name_or_settings")]
     pub strategy: Strategy,
     /// Number of rounds of the whole run, those already in the state included.
     pub rounds: usize,
     /// The reaction to a client that fails.
     pub on_failure: OnFailure,
     /// The clients of a round.
-    #[serde(default)]
     pub participation: Participation,
     /// The weights of contributions.
-    #[serde(default)]
     pub weighting: Weighting,
     /// A head that is each client's own.
-    #[serde(default)]
     pub personal: Option<Personal>,
     /// Clipping and noise.
-    #[serde(default)]
     pub privacy: Option<Privacy>,
     /// The factor `mu >= 0` of FedProx's term in the local loss; 0 for none.
-    #[serde(default)]
     pub proximal: f64,
     /// Updates above this many medians of the norms are refused, from three contributions on; `None` for no such check.
-    #[serde(default)]
     pub norm_factor: Option<f64>,
     /// Whether the server sees sums of contributions alone, so that what needs single ones is refused.
-    #[serde(default)]
     pub secure_aggregation: bool,
 }
 
@@ -133,7 +133,7 @@ impl RoundPlan {
             let expected = "finite and 0 or more";
             return Err(Error::Setting { what: "factor of the proximal term", expected, found: self.proximal });
         }
-        if let Some(found) = self.norm_factor.filter(|factor| !(factor.is_finite() && *factor > 0.0)) {
+        if let Some(found) = self.norm_factor.filter(|factor| !is_positive(*factor)) {
             return Err(Error::Setting { what: "factor of the largest norm", expected: "finite and above 0", found });
         }
         self.refuse_single_contributions()?;
@@ -230,16 +230,31 @@ impl RoundPlan {
     /// # Errors
     /// [`Error::Tensor`] and [`Error::Adapters`] if a tensor cannot be read.
     pub fn sift(&self, mut contributions: Vec<Contribution>) -> Result<(Vec<Contribution>, Vec<RejectedContribution>)> {
-        let mut refused = Vec::new();
+        let source = InMemory::new(&contributions);
+        let (accepted, refused) = self.sift_from(&Contributions::read(&source)?);
+        let mut stays = vec![false; contributions.len()];
+        accepted.members().iter().for_each(|member| stays[member.position] = true);
+        let mut stays = stays.into_iter();
+        contributions.retain(|_| stays.next().unwrap_or(false));
+        Ok((contributions, refused))
+    }
+
+    /// As [`sift`](Self::sift), of contributions that need not be in memory together. Their own weights stay.
+    pub fn sift_from<'s>(&self, contributions: &Contributions<'s>) -> (Contributions<'s>, Vec<RejectedContribution>) {
+        let (mut accepted, mut refused) = (contributions.clone(), Vec::new());
         loop {
-            let weighted = self.weighting.apply(&contributions);
-            let rejected = rejections(&weighted, self.strategy.rank_policy(), self.norm_factor)?;
+            let rejected = self.rejections(&accepted);
             if rejected.is_empty() {
-                return Ok((contributions, refused));
+                return (accepted, refused);
             }
-            contributions.retain(|own| rejected.iter().all(|rejected| rejected.client != own.client));
+            accepted = accepted.without(&rejected);
             refused.extend(rejected);
         }
+    }
+
+    /// The contributions that [`aggregate_from`](Self::aggregate_from) would refuse, with all of their problems.
+    pub fn rejections(&self, contributions: &Contributions<'_>) -> Vec<RejectedContribution> {
+        contributions.weighted(&self.weighting).rejections(self.strategy.rank_policy(), self.norm_factor)
     }
 
     /// Checks the contributions of a round, counted from 1, as they passed [the border](Self::at_the_border), and
@@ -256,13 +271,28 @@ impl RoundPlan {
         memory: &Memory,
     ) -> Result<(Aggregate, Memory)> {
         self.validate()?;
-        let weighted = self.weighting.apply(contributions);
-        let rejected = rejections(&weighted, self.strategy.rank_policy(), self.norm_factor)?;
+        self.aggregate_from(round, global, &Contributions::read(&InMemory::new(contributions))?, memory)
+    }
+
+    /// As [`aggregate`](Self::aggregate), of contributions that need not be in memory together.
+    ///
+    /// # Errors
+    /// As [`aggregate`](Self::aggregate), and those of the source.
+    pub fn aggregate_from(
+        &self,
+        round: usize,
+        global: Option<&Adapter>,
+        contributions: &Contributions<'_>,
+        memory: &Memory,
+    ) -> Result<(Aggregate, Memory)> {
+        self.validate()?;
+        let rejected = self.rejections(contributions);
         if !rejected.is_empty() {
-            return Err(Error::Contributions { total: weighted.len(), rejected });
+            return Err(Error::Contributions { total: contributions.len(), rejected });
         }
+        let weighted = contributions.weighted(&self.weighting);
         let body = global.map(|global| self.personal.as_ref().map_or(global.clone(), |p| p.body_of(global)));
-        let (mut aggregate, memory) = self.strategy.step(round, body.as_ref(), &weighted, memory)?;
+        let (mut aggregate, memory) = self.strategy.step_from(round, body.as_ref(), &weighted, memory)?;
         if let Some(privacy) = &self.privacy {
             let roles = self.strategy.roles(round);
             aggregate.adapter = privacy.cover(&aggregate.adapter, &roles, round, weighted.len())?;
@@ -273,5 +303,24 @@ impl RoundPlan {
             }
         }
         Ok((aggregate, memory))
+    }
+
+    /// Closes the round after those of `state`: aggregates the contributions, advances the state, and returns what was made
+    /// of them. `failed` are the clients that failed or were refused, each with the reason.
+    ///
+    /// # Errors
+    /// As [`aggregate_from`](Self::aggregate_from); the state stays as it was.
+    pub fn close_round(
+        &self,
+        state: &mut State,
+        contributions: &Contributions<'_>,
+        failed: Vec<(String, String)>,
+    ) -> Result<Aggregate> {
+        let round = state.completed() + 1;
+        let (aggregate, memory) = self.aggregate_from(round, state.global(), contributions, state.memory())?;
+        let weighted = contributions.weighted(&self.weighting);
+        let report = RoundReport::of(round, &weighted, failed, &aggregate, state.global())?;
+        state.advance(aggregate.adapter.clone(), memory, report);
+        Ok(aggregate)
     }
 }

@@ -1,11 +1,11 @@
 //! Clipping and Gaussian noise for each client, at the client or on the server.
 
 use catelier_adapters::{Adapter, LayerUpdate};
-use catelier_numerics::noise::{Noise, Stream};
+use catelier_numerics::noise::{Noise, Stream, fnv1a};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numbers::{numbers, shaped};
+use crate::numbers::{numbers, positive, shaped};
 use crate::roles::{Role, Roles};
 
 /// Where noise is added.
@@ -54,14 +54,11 @@ impl Privacy {
     /// # Errors
     /// [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
-        let refused = |what, expected, found| Err(Error::Setting { what, expected, found });
-        if !(self.clip.is_finite() && self.clip > 0.0) {
-            return refused("clipping norm", "finite and above 0", self.clip);
+        positive("clipping norm", self.clip)?;
+        if self.noise.is_finite() && self.noise >= 0.0 {
+            return Ok(());
         }
-        if !(self.noise.is_finite() && self.noise >= 0.0) {
-            return refused("noise multiplier", "finite and 0 or more", self.noise);
-        }
-        Ok(())
+        Err(Error::Setting { what: "noise multiplier", expected: "finite and 0 or more", found: self.noise })
     }
 
     /// What the client sends instead of `adapter`: its change since `global` (or since zero) clipped, and noisy under
@@ -102,13 +99,7 @@ impl Privacy {
     /// [`Error::Setting`]; [`Error::Tensor`] if a tensor cannot be read.
     pub fn clipped(&self, adapter: &Adapter, global: Option<&Adapter>, roles: &Roles) -> Result<Adapter> {
         self.validate()?;
-        let mut square = 0.0;
-        map_shared(adapter, roles, |module, name, values| {
-            let start = start(global, module, name, values.len())?;
-            square += values.iter().zip(&start).map(|(value, start)| (value - start).powi(2)).sum::<f64>();
-            Ok(values)
-        })?;
-        let norm = square.sqrt();
+        let norm = change_norm(adapter, global, roles)?;
         if norm <= self.clip {
             return Ok(adapter.clone());
         }
@@ -130,6 +121,19 @@ impl Privacy {
             Ok(values.iter().zip(noise).map(|(value, noise)| value + deviation * f64::from(noise)).collect())
         })
     }
+}
+
+/// The norm of the change of the shared tensors since `global`.
+fn change_norm(adapter: &Adapter, global: Option<&Adapter>, roles: &Roles) -> Result<f64> {
+    let mut square = 0.0;
+    for (module, update) in adapter.iter() {
+        for (name, tensor) in update.tensors().filter(|(name, _)| roles.of(module, update, name) == Role::Shared) {
+            let values = numbers(tensor)?;
+            let start = start(global, module, name, values.len())?;
+            square += values.iter().zip(&start).map(|(value, start)| (value - start).powi(2)).sum::<f64>();
+        }
+    }
+    Ok(square.sqrt())
 }
 
 /// The adapter with the values of its shared tensors replaced.
@@ -158,6 +162,5 @@ fn start(global: Option<&Adapter>, module: &str, name: &str, count: usize) -> Re
 
 /// A number for these words: 64-bit FNV-1a, with a byte between words that no UTF-8 text has.
 pub(crate) fn number(words: &[&str]) -> u64 {
-    let bytes = words.iter().flat_map(|word| word.bytes().chain([0xff]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(words.iter().flat_map(|word| word.bytes().chain([0xff])))
 }

@@ -1,6 +1,11 @@
 //! Reports of rounds, which the history of a run keeps.
 
+use catelier_adapters::{Adapter, sum};
 use serde::{Deserialize, Serialize};
+
+use crate::contributions::Contributions;
+use crate::error::{Error, Result};
+use crate::strategy::Aggregate;
 
 /// Report of one round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,4 +36,40 @@ pub struct ClientReport {
     pub weight: f64,
     /// Frobenius norm of its update.
     pub norm: f32,
+}
+
+impl RoundReport {
+    /// The report of a round with these contributions, after which the global adapter is no longer `before`.
+    pub(crate) fn of(
+        round: usize,
+        contributions: &Contributions<'_>,
+        failed: Vec<(String, String)>,
+        aggregate: &Aggregate,
+        before: Option<&Adapter>,
+    ) -> Result<Self> {
+        let failure = || Error::adapters("measuring the round");
+        let client = |(header, weight, norm): (&crate::source::ContributionHeader, f64, f64)| ClientReport {
+            client: header.client.clone(),
+            weight,
+            norm: norm as f32,
+        };
+        let norm = aggregate.adapter.delta_norm().map_err(failure())?;
+        let change = match before {
+            None => norm,
+            Some(before) => {
+                let difference = sum(&[(&aggregate.adapter.low_rank(), 1.0), (&before.low_rank(), -1.0)]);
+                difference.and_then(|difference| difference.delta_norm()).map_err(failure())?
+            }
+        };
+        let distance = aggregate.distance();
+        Ok(Self {
+            round,
+            clients: contributions.iter().map(client).collect(),
+            failed,
+            distance: distance.absolute as f32,
+            relative_distance: distance.relative() as f32,
+            norm: norm as f32,
+            change: change as f32,
+        })
+    }
 }

@@ -36,7 +36,15 @@ impl Roles {
     /// The role of the tensor `name` of a module's update.
     pub fn of(&self, module: &str, update: &LayerUpdate, name: &str) -> Role {
         match &self.head {
-            Some((head, role)) if head.chooses(&info(module, update)) => *role,
+            Some(_) => self.of_shape(module, &update.weight_shape(), name),
+            None => self.of_shape(module, &[], name),
+        }
+    }
+
+    /// The role of the tensor `name` of a module whose weight has this shape.
+    pub(crate) fn of_shape(&self, module: &str, weight_shape: &[usize], name: &str) -> Role {
+        match &self.head {
+            Some((head, role)) if head.chooses(&info(module, weight_shape)) => *role,
             _ if name == "down" => self.down,
             _ => self.up,
         }
@@ -64,8 +72,8 @@ impl Roles {
 }
 
 /// The module as its base lists it. Stride and padding are unknown here, and no pattern asks for them.
-fn info(module: &str, update: &LayerUpdate) -> ModuleInfo {
-    let kind = match update.weight_shape()[..] {
+fn info(module: &str, weight_shape: &[usize]) -> ModuleInfo {
+    let kind = match *weight_shape {
         [out_channels, in_channels, kernel, _] => {
             ModuleKind::Conv2d { in_channels, out_channels, kernel, stride: 1, padding: 0 }
         }

@@ -2,15 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use catelier_adapters::{Adapter, sum};
+use catelier_adapters::Adapter;
 
 use crate::contribution::Contribution;
+use crate::contributions::Contributions;
 use crate::error::{Error, RejectedContribution, Result, RoundError};
 use crate::instructions::Instructions;
 use crate::plan::{OnFailure, RoundPlan};
-use crate::report::{ClientReport, RoundReport};
+use crate::report::RoundReport;
+use crate::source::InMemory;
 use crate::state::State;
-use crate::strategy::Aggregate;
 
 /// A client trains an adapter on data of its own: in this process, through a folder, or behind a
 /// network.
@@ -83,13 +84,21 @@ pub fn run_rounds<C: Client>(
         let round = state.completed() + 1;
         let failed_round = |source| RoundError::Aggregate { round, source };
         let instructions = plan.configure(round, &state).map_err(failed_round)?;
-        let Collected { contributions, failed } = collect(clients, plan, &instructions, state.global(), observer)?;
-        let aggregated = plan.aggregate(round, state.global(), &contributions, state.memory());
-        let (aggregate, memory) = aggregated.map_err(failed_round)?;
-        let weighted = plan.weighting.apply(&contributions);
-        let report = report(round, &weighted, failed, &aggregate, state.global()).map_err(failed_round)?;
-        state.advance(aggregate.adapter, memory, report.clone());
-        if observer.round_done(&report, &state).is_break() {
+        let Collected { contributions, rejected, mut failed } =
+            collect(clients, plan, &instructions, state.global(), observer)?;
+        let source = InMemory::new(&contributions);
+        let mut accepted = Contributions::read(&source).map_err(failed_round)?;
+        if plan.on_failure == OnFailure::SkipClient {
+            let (sound, refused) = plan.sift_from(&accepted);
+            for rejected in rejected.into_iter().chain(refused) {
+                observer.contribution_refused(round, &rejected);
+                failed.push((rejected.client.clone(), rejected.to_string()));
+            }
+            accepted = sound;
+        }
+        plan.close_round(&mut state, &accepted, failed).map_err(failed_round)?;
+        let report = state.history().last().cloned();
+        if report.is_some_and(|report| observer.round_done(&report, &state).is_break()) {
             break;
         }
     }
@@ -99,6 +108,8 @@ pub fn run_rounds<C: Client>(
 /// What the clients of a round brought.
 struct Collected {
     contributions: Vec<Contribution>,
+    /// What may not leave its client; empty unless such clients are skipped.
+    rejected: Vec<RejectedContribution>,
     /// The clients that failed and are skipped, each with the text of its error.
     failed: Vec<(String, String)>,
 }
@@ -131,16 +142,8 @@ fn collect<C: Client>(
             }
         }
     }
-    if plan.on_failure == OnFailure::SkipClient {
-        let (accepted, refused) = plan.sift(contributions).map_err(failed_round)?;
-        for rejected in rejected.into_iter().chain(refused) {
-            observer.contribution_refused(round, &rejected);
-            failed.push((rejected.client.clone(), rejected.to_string()));
-        }
-        return Ok(Collected { contributions: accepted, failed });
-    }
-    if rejected.is_empty() {
-        return Ok(Collected { contributions, failed });
+    if rejected.is_empty() || plan.on_failure == OnFailure::SkipClient {
+        return Ok(Collected { contributions, rejected, failed });
     }
     Err(failed_round(Error::Contributions { total: present.len(), rejected }))
 }
@@ -172,36 +175,4 @@ fn train<C: Client>(
         }
         Err(source) => Err(RoundError::Client { client: client.name().to_owned(), round, source }),
     }
-}
-
-fn report(
-    round: usize,
-    contributions: &[Contribution],
-    failed: Vec<(String, String)>,
-    aggregate: &Aggregate,
-    before: Option<&Adapter>,
-) -> Result<RoundReport> {
-    let failure = || Error::adapters("measuring the round");
-    let clients = contributions.iter().map(|contribution| {
-        let norm = contribution.adapter.delta_norm().map_err(failure())?;
-        Ok(ClientReport { client: contribution.client.clone(), weight: contribution.weight, norm: norm as f32 })
-    });
-    let norm = aggregate.adapter.delta_norm().map_err(failure())?;
-    let change = match before {
-        None => norm,
-        Some(before) => {
-            let difference = sum(&[(&aggregate.adapter.low_rank(), 1.0), (&before.low_rank(), -1.0)]);
-            difference.and_then(|difference| difference.delta_norm()).map_err(failure())?
-        }
-    };
-    let distance = aggregate.distance();
-    Ok(RoundReport {
-        round,
-        clients: clients.collect::<Result<_>>()?,
-        failed,
-        distance: distance.absolute as f32,
-        relative_distance: distance.relative() as f32,
-        norm: norm as f32,
-        change: change as f32,
-    })
 }

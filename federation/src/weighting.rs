@@ -22,13 +22,18 @@ pub enum Weighting {
 }
 
 impl Weighting {
+    /// The weight of a client whose contribution has this weight of its own.
+    pub fn weight(&self, client: &str, own: f64) -> f64 {
+        match self {
+            Self::Examples => own,
+            Self::Uniform => 1.0,
+            Self::Similarity(similarities) => similarities.get(client).copied().unwrap_or(0.0),
+        }
+    }
+
     /// The contributions with these weights.
     pub fn apply(&self, contributions: &[Contribution]) -> Vec<Contribution> {
-        let weight = |contribution: &Contribution| match self {
-            Self::Examples => contribution.weight,
-            Self::Uniform => 1.0,
-            Self::Similarity(similarities) => similarities.get(&contribution.client).copied().unwrap_or(0.0),
-        };
+        let weight = |contribution: &Contribution| self.weight(&contribution.client, contribution.weight);
         contributions.iter().map(|c| Contribution { weight: weight(c), ..c.clone() }).collect()
     }
 }

@@ -15,13 +15,34 @@ pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()
 }
 
 fn run_aggregate(args: AggregateArgs, session: &Session<'_>) -> Outcome<()> {
-    let AggregateArgs { adapter: adapters, strategy, rank, base, out, force, json } = args;
-    let report = aggregate(&AggregateRequest { adapters, strategy, rank, base, out, force }, session)?;
+    let json = args.json;
+    let report = aggregate(&request(args), session)?;
     if json {
         return terminal::json(&report);
     }
-    terminal::say(&format!("distance from the exact mean of the updates: {:.4} of its norm", report.relative_distance));
+    if report.round > 0 {
+        let distance = report.relative_distance;
+        terminal::say(&format!("distance from the exact mean of the updates: {distance:.4} of its norm"));
+    }
     Ok(())
+}
+
+fn request(args: AggregateArgs) -> AggregateRequest {
+    AggregateRequest {
+        adapters: args.adapter,
+        replies: args.replies,
+        strategy: args.strategy,
+        rank: args.rank,
+        plan: args.plan,
+        start: args.start,
+        round: args.round,
+        state: args.state,
+        next: args.next,
+        skip_refused: args.skip_refused,
+        base: args.base,
+        out: args.out,
+        force: args.force,
+    }
 }
 
 fn run_simulate(args: SimulateArgs, session: &Session<'_>) -> Outcome<()> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use catelier_adapters::file::{self, Format, LoadedAdapter, MatchReport};
+use catelier_adapters::file::{self, Format, Integrity, LoadedAdapter, MatchReport};
 use catelier_adapters::{AdapterSet, Error as AdapterError, Fingerprint};
 use catelier_pipelines::models::base::BaseModel;
 use catelier_prompts::Trigger;
@@ -74,7 +74,7 @@ impl LoadedAdapters {
             let file = file::read(&source.path, &modules)
                 .user_error(format!("cannot apply adapter `{source}` to base `{}`", base.name))?;
             session.note(format!("adapter: {source} ({}, weight {})", file.report, source.weight));
-            warn_of_changes(source, &file, session);
+            warn_of_changes(source, file.integrity, session);
             check_base(source, &file, base, session)?;
             let adapter = file.adapter.to(base.device(), base.dtype());
             loaded.set.push(&adapter.failed("cannot move the adapter to the device")?, source.weight);
@@ -116,8 +116,8 @@ impl LoadedAdapters {
 }
 
 /// Says what the hashes in a file's header have against it.
-pub(crate) fn warn_of_changes(source: &AdapterSource, file: &LoadedAdapter, session: &Session<'_>) {
-    if let Some(remark) = file.integrity.remark() {
+pub(crate) fn warn_of_changes(source: &AdapterSource, integrity: Integrity, session: &Session<'_>) {
+    if let Some(remark) = integrity.remark() {
         session.warn(format!("`{source}`: {remark}"));
     }
 }
@@ -170,7 +170,7 @@ pub fn convert(request: &ConvertRequest, session: &Session<'_>) -> Result<MatchR
     let modules = BaseSource::parse(base)?.open(session)?.modules();
     let attempt = format!("cannot convert `{}`", from.display());
     let loaded = file::read_to_convert(from, &modules).user_error(&attempt)?;
-    warn_of_changes(&AdapterSource::new(from), &loaded, session);
+    warn_of_changes(&AdapterSource::new(from), loaded.integrity, session);
     folder.iter().try_for_each(OutputFolder::begin)?;
     match file::write(out, &loaded.adapter, *format, &loaded.metadata) {
         Err(error @ (AdapterError::Numerics { .. } | AdapterError::Io { .. })) => Err(error).failed(attempt)?,

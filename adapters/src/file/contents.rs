@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use catelier_numerics::bounded;
 use catelier_numerics::finite::is_finite;
-use catelier_numerics::tensor_file::TensorFile;
+use catelier_numerics::tensor_file::{TensorFile, TensorPlace};
 
 use super::config::{self, PeftConfig};
 use super::key::{Key, PEFT_PREFIX, Role, Spelling, spelling};
@@ -243,12 +243,17 @@ impl Contents {
         self.file.shape(name).map_err(self.failed(name))
     }
 
-    /// A tensor of an update, converted to f32. If a value is not finite, the tensor's name is added to `not_finite`.
-    pub(crate) fn tensor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
+    /// The place of a tensor of an update, whose elements are floating-point numbers.
+    pub(crate) fn place(&self, name: &str) -> Result<TensorPlace> {
         let dtype = self.file.dtype(name).map_err(self.failed(name))?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
             return Err(self.unexpected(name, "floating point", format!("{dtype:?}")));
         }
+        self.file.place(name).map_err(self.failed(name))
+    }
+
+    /// A tensor of an update, converted to f32. If a value is not finite, the tensor's name is added to `not_finite`.
+    pub(crate) fn tensor(&self, name: &str, not_finite: &mut Vec<String>) -> Result<Tensor> {
         let tensor = self.file.tensor_f32(name).map_err(self.failed(name))?;
         if !is_finite(&tensor).map_err(Error::tensor("checking factors"))? {
             not_finite.push(name.to_owned());

@@ -15,6 +15,7 @@ mod names;
 mod privacy;
 mod read;
 mod report;
+mod stored;
 mod write;
 
 use std::fmt;
@@ -27,8 +28,9 @@ pub use hash::Integrity;
 pub use inspect::{InspectedModule, Inspection, inspect};
 pub use metadata::{FORMAT_VERSION, Metadata, TrainedOn};
 pub use privacy::Disclosure;
-pub use read::{LoadedAdapter, UnmatchedKeys, read, read_with};
+pub use read::{LoadedAdapter, UnmatchedKeys, open, read, read_with};
 pub use report::{MatchReport, Matched};
+pub use stored::{AdapterFile, OpenedAdapter, StoredUpdate};
 pub use write::{PEFT_CONFIG, PEFT_FILE, peft_files, write};
 
 use crate::error::{Error, Result};

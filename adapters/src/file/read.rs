@@ -3,19 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::Tensor;
-
 use super::config::PeftConfig;
 use super::contents::{Contents, Group, UpdateKeys, component_of};
 use super::names::{NameIndex, Place};
 use super::{Format, Integrity, MatchReport, Metadata};
+use super::stored::{AdapterFile, OpenedAdapter, StoredTensor, StoredUpdate};
 use crate::adapter::Adapter;
-use crate::dora::DoraFactors;
 use crate::error::{Error, Result, ShapeMismatch, SurplusRank};
-use crate::factors::{LARGEST_SURPLUS_RANK, LoraFactors};
+use crate::factors::LARGEST_SURPLUS_RANK;
 use crate::family::BaseFamily;
 use crate::module::{Component, ModuleInfo, ModuleKind};
-use crate::update::LayerUpdate;
 
 /// An adapter read from a file.
 #[derive(Debug, Clone)]
@@ -65,18 +62,8 @@ pub fn read(path: &Path, modules: &[ModuleInfo]) -> Result<LoadedAdapter> {
 /// As [`read`].
 pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) -> Result<LoadedAdapter> {
     let contents = Contents::open(path)?;
-    let (model_hash, integrity) = contents.payload_hash()?;
-    if integrity == Integrity::Damaged {
-        return Err(Error::Damaged { path: contents.path });
-    }
-    contents.refuse_other_kinds()?;
-    let configs = contents.configs()?;
-    refuse_missing_magnitudes(&contents, &configs)?;
-    let places = Places::find(&contents, modules)?;
-    if unmatched == UnmatchedKeys::Refuse && !places.report.unmatched.is_empty() {
-        return Err(Error::UnmatchedKeys { path: contents.path.clone(), report: places.report });
-    }
-    let adapter = load(&contents, &places, &configs, BaseFamily::of_modules(modules))?;
+    let Checked { places, configs, model_hash, integrity } = checked(&contents, modules, unmatched)?;
+    let adapter = load(&contents, &places, &configs)?;
     Ok(LoadedAdapter {
         adapter,
         report: places.report,
@@ -85,6 +72,56 @@ pub fn read_with(path: &Path, modules: &[ModuleInfo], unmatched: UnmatchedKeys) 
         model_hash,
         integrity,
     })
+}
+
+/// As [`read`], without the values: all else is checked, and the file is read module by module later. Neither a handle nor
+/// the header is kept, so that a process may have thousands of adapters open.
+///
+/// # Errors
+/// As [`read`]; [`Error::NotFinite`] for alphas alone, since no other value is read.
+pub fn open(path: &Path, modules: &[ModuleInfo]) -> Result<OpenedAdapter> {
+    let contents = Contents::open(path)?;
+    let Checked { places, configs, model_hash, integrity } = checked(&contents, modules, UnmatchedKeys::Refuse)?;
+    let mut not_finite = Vec::new();
+    let mut updates = BTreeMap::new();
+    for placed in &places.placed {
+        updates.insert(placed.path.clone(), stored(&contents, placed, &configs, &mut not_finite)?);
+    }
+    refuse_infinite(&contents, not_finite)?;
+    Ok(OpenedAdapter {
+        file: AdapterFile::new(&contents, updates)?,
+        report: places.report,
+        metadata: Metadata::from_header(contents.file.metadata()),
+        format: contents.format(),
+        model_hash,
+        integrity,
+    })
+}
+
+/// What is known of a file whose values have not been read.
+struct Checked<'f> {
+    places: Places<'f>,
+    configs: BTreeMap<Component, PeftConfig>,
+    model_hash: String,
+    integrity: Integrity,
+}
+
+/// All checks but those of the values.
+fn checked<'f>(contents: &'f Contents, modules: &[ModuleInfo], unmatched: UnmatchedKeys) -> Result<Checked<'f>> {
+    let (model_hash, integrity) = contents.payload_hash()?;
+    if integrity == Integrity::Damaged {
+        return Err(Error::Damaged { path: contents.path.clone() });
+    }
+    contents.refuse_other_kinds()?;
+    let configs = contents.configs()?;
+    refuse_missing_magnitudes(contents, &configs)?;
+    let places = Places::find(contents, modules)?;
+    if unmatched == UnmatchedKeys::Refuse && !places.report.unmatched.is_empty() {
+        return Err(Error::UnmatchedKeys { path: contents.path.clone(), report: places.report });
+    }
+    refuse_wrong_shapes(contents, &places, BaseFamily::of_modules(modules))?;
+    refuse_surplus_ranks(contents, &places)?;
+    Ok(Checked { places, configs, model_hash, integrity })
 }
 
 /// Refuses a file that lacks magnitudes although its configuration has `use_dora`.
@@ -174,25 +211,21 @@ impl<'f> Places<'f> {
     }
 }
 
-/// Loads all updates, after all shapes have been compared with the base's.
-fn load(
-    contents: &Contents,
-    places: &Places<'_>,
-    configs: &BTreeMap<Component, PeftConfig>,
-    base_family: Option<BaseFamily>,
-) -> Result<Adapter> {
-    refuse_wrong_shapes(contents, places, base_family)?;
-    refuse_surplus_ranks(contents, places)?;
+/// Loads all updates.
+fn load(contents: &Contents, places: &Places<'_>, configs: &BTreeMap<Component, PeftConfig>) -> Result<Adapter> {
     let mut adapter = Adapter::new();
     let mut not_finite = Vec::new();
     for placed in &places.placed {
-        let update = load_module(contents, placed, configs, &mut not_finite)?;
+        let stored = stored(contents, placed, configs, &mut not_finite)?;
+        let update = stored.read(|tensor| contents.tensor(&tensor.name, &mut not_finite))?;
         adapter.insert(placed.path.clone(), update);
     }
-    if not_finite.is_empty() {
-        return Ok(adapter);
-    }
-    Err(Error::NotFinite { path: contents.path.clone(), tensors: not_finite })
+    refuse_infinite(contents, not_finite)?;
+    Ok(adapter)
+}
+
+fn refuse_infinite(contents: &Contents, tensors: Vec<String>) -> Result<()> {
+    if tensors.is_empty() { Ok(()) } else { Err(Error::NotFinite { path: contents.path.clone(), tensors }) }
 }
 
 fn refuse_wrong_shapes(contents: &Contents, places: &Places<'_>, base_family: Option<BaseFamily>) -> Result<()> {
@@ -260,33 +293,34 @@ fn flat(shape: &[usize]) -> &[usize] {
     }
 }
 
-fn load_module(
+/// Where a module's update is in the file. An alpha that is not finite is added to `not_finite`.
+fn stored(
     contents: &Contents,
     placed: &Placed<'_>,
     configs: &BTreeMap<Component, PeftConfig>,
     not_finite: &mut Vec<String>,
-) -> Result<LayerUpdate> {
+) -> Result<StoredUpdate> {
     let keys = &placed.keys;
-    let down = contents.tensor(keys.down, not_finite)?;
-    let up = contents.tensor(keys.up, not_finite)?;
-    let rank = down.dims()[0];
+    let (down, up) = (contents.shape(keys.down)?, contents.shape(keys.up)?);
+    let rank = down[0];
     let (down_shape, up_shape) = match &placed.kind {
         Some(kind) => (kind.down_shape(rank), kind.up_shape(rank)),
-        None => (flat(down.dims()).to_vec(), flat(up.dims()).to_vec()),
+        None => (flat(down).to_vec(), flat(up).to_vec()),
     };
-    let reshaped =
-        |tensor: Tensor, shape: Vec<usize>| tensor.reshape(shape).map_err(Error::tensor("reshaping factors"));
     let alpha = match keys.alpha {
         Some(name) => contents.alpha(name, not_finite)?,
         None => configured_alpha(configs, &placed.path, rank),
     };
-    let factors = LoraFactors::new(reshaped(down, down_shape)?, reshaped(up, up_shape)?, alpha)?;
-    let Some(magnitude) = keys.magnitude else {
-        return Ok(factors.into());
+    let out = vec![up_shape[0]];
+    let tensor = |name: &str, shape: Vec<usize>| -> Result<StoredTensor> {
+        Ok(StoredTensor { name: name.to_owned(), place: contents.place(name)?, shape })
     };
-    let magnitude = contents.tensor(magnitude, not_finite)?;
-    let magnitude = magnitude.flatten_all().map_err(Error::tensor("reshaping magnitudes"))?;
-    Ok(DoraFactors::new(factors, magnitude)?.into())
+    Ok(StoredUpdate {
+        down: tensor(keys.down, down_shape)?,
+        up: tensor(keys.up, up_shape)?,
+        magnitude: keys.magnitude.map(|name| tensor(name, out)).transpose()?,
+        alpha,
+    })
 }
 
 /// The alpha in the configuration of the module's component, or the rank.

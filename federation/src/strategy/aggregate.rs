@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use catelier_adapters::{Adapter, sum};
+use catelier_adapters::{Adapter, LoraFactors, sum};
 use serde::{Deserialize, Serialize};
 
-use crate::check::overflow;
-use crate::contribution::{Contribution, shares};
+use super::dense::{dense, dense_sum, has_many_ranks, norm};
+use crate::check::{LARGEST, overflow};
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Problem, Result};
 
 /// The adapter made from all contributions, and its distance from their exact mean.
@@ -49,14 +50,29 @@ impl Aggregate {
 
     /// Measures the distance of `adapter` from the exact weighted mean of the contributions, in the low-rank parts
     /// alone: the rest of a DoRA depends on the base's weights.
-    pub(crate) fn measured(adapter: Adapter, contributions: &[Contribution]) -> Result<Self> {
+    pub(crate) fn measured(adapter: Adapter, contributions: &Contributions<'_>) -> Result<Self> {
+        Self::measured_but(adapter, contributions, BTreeMap::new())
+    }
+
+    /// As [`measured`](Self::measured), for all modules but those whose distances are `known`.
+    pub(crate) fn measured_but(
+        adapter: Adapter,
+        contributions: &Contributions<'_>,
+        known: BTreeMap<String, Distance>,
+    ) -> Result<Self> {
         if let Some(problem) = overflow(&adapter)? {
-            return Err(overflow_error(problem, contributions)?);
+            return Err(overflow_error(problem, contributions));
         }
-        let shares = shares(contributions);
-        let distance =
-            |(module, _): (&str, _)| Ok((module.to_owned(), distance_of(module, &adapter, &shares, contributions)?));
-        let distances = adapter.iter().map(distance).collect::<Result<_>>()?;
+        let shares = contributions.shares();
+        let mut distances = known;
+        for (module, update) in adapter.iter() {
+            let distance = match distances.remove(module) {
+                Some(known) => known,
+                None => distance_of(module, update.low_rank(), contributions, &shares)?,
+            };
+            refuse_large(module, distance, contributions)?;
+            distances.insert(module.to_owned(), distance);
+        }
         Ok(Self { adapter, distances })
     }
 }
@@ -64,15 +80,20 @@ impl Aggregate {
 /// The distance of one module. Modules are measured one after the other, so that the sums take little memory.
 fn distance_of(
     module: &str,
-    aggregated: &Adapter,
-    shares: &[(&Contribution, f64)],
-    contributions: &[Contribution],
+    aggregated: &LoraFactors,
+    contributions: &Contributions<'_>,
+    shares: &Shares,
 ) -> Result<Distance> {
+    if has_many_ranks(contributions, module, shares) {
+        return distance_from(&dense_sum(contributions, module, shares)?, aggregated);
+    }
     let failed = || Error::adapters("measuring the aggregate");
-    let only = |adapter: &Adapter| -> Adapter {
-        adapter.get(module).map(|update| (module.to_owned(), update.low_rank().clone())).into_iter().collect()
-    };
-    let contributed: Vec<(Adapter, f64)> = shares.iter().map(|(c, share)| (only(&c.adapter), *share)).collect();
+    let only = |factors: &LoraFactors| Adapter::from_iter([(module.to_owned(), factors.clone())]);
+    let mut contributed: Vec<(Adapter, f64)> = Vec::new();
+    contributions.each_update(module, shares, |update, share| {
+        contributed.push((only(update.low_rank()), share));
+        Ok(())
+    })?;
     let mut terms: Vec<(&Adapter, f64)> = contributed.iter().map(|(adapter, share)| (adapter, *share)).collect();
     let mean = sum(&terms).map_err(failed())?;
     let aggregated = only(aggregated);
@@ -80,7 +101,7 @@ fn distance_of(
     let difference = sum(&terms).map_err(failed())?;
     // A distance means nothing if factors overflow. The difference contains the factors of the mean.
     if let Some(problem) = overflow(&difference)? {
-        return Err(overflow_error(problem, contributions)?);
+        return Err(overflow_error(problem, contributions));
     }
     let norm_of = |adapter: &Adapter| {
         adapter.get(module).map_or(Ok(0.0), |update| update.low_rank().delta_norm()).map_err(failed())
@@ -88,14 +109,29 @@ fn distance_of(
     Ok(Distance { absolute: norm_of(&difference)?, mean_norm: norm_of(&mean)? })
 }
 
+/// The distance of factors from a mean that was formed as a matrix.
+pub(super) fn distance_from(mean: &candle_core::Tensor, aggregated: &LoraFactors) -> Result<Distance> {
+    let difference = (mean - dense(aggregated)?).map_err(Error::tensor("measuring the aggregate"))?;
+    Ok(Distance { absolute: norm(&difference)?, mean_norm: norm(mean)? })
+}
+
+/// Refuses norms that no contribution may have.
+fn refuse_large(module: &str, distance: Distance, contributions: &Contributions<'_>) -> Result<()> {
+    let norm = distance.absolute.max(distance.mean_norm);
+    // The comparison is false for NaN.
+    if norm <= LARGEST {
+        return Ok(());
+    }
+    Err(overflow_error(Problem::TooLarge { norm, module: module.to_owned() }, contributions))
+}
+
 /// The error of an overflowing mean. It names the client with the largest update, the one to ask first.
-fn overflow_error(problem: Problem, contributions: &[Contribution]) -> Result<Error> {
+fn overflow_error(problem: Problem, contributions: &Contributions<'_>) -> Error {
     let (mut client, mut norm) = ("", 0.0);
-    for contribution in contributions {
-        let own = contribution.norm()?;
+    for (header, _, own) in contributions.iter() {
         if own > norm {
-            (client, norm) = (&contribution.client, own);
+            (client, norm) = (&header.client, own);
         }
     }
-    Ok(Error::Overflow { problem, client: client.to_owned(), norm })
+    Error::Overflow { problem, client: client.to_owned(), norm }
 }

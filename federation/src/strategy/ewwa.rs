@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LayerUpdate, LoraFactors};
+use catelier_adapters::{Adapter, LayerUpdate};
 use catelier_numerics::finite::is_finite;
 use serde::{Deserialize, Serialize};
 
-use super::fair::wide;
-use super::robust::from_dense;
-use super::{Aggregate, fitting, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use super::dense::{dense, from_dense};
+use super::{Aggregate, fitting};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Problem, RejectedContribution, Result};
 use crate::memory::Memory;
-use crate::numbers::numbers;
+use crate::numbers::{numbers, positive};
 
 /// Tensors by name: a whole model, or the tensors of an adapter.
 pub type NamedTensors = BTreeMap<String, Tensor>;
@@ -132,19 +131,48 @@ impl Ewwa {
             return Err(Error::NoContributions);
         }
         refuse_infinite(replies)?;
-        let changes = Changes::of(global, replies)?;
-        let mut memory = memory.clone();
-        let contributions = self.contributions(&changes, &mut memory)?;
-        let smallest = contributions.values().flatten().flatten().copied().fold(f64::INFINITY, f64::min);
-        let mut result = global.clone();
-        for (name, change) in &changes.0 {
-            let weights = match is_statistic(name) {
-                true => vec![vec![1.0; change.global.len()]; change.clients.len()],
-                false => self.weights(&contributions[name], smallest),
-            };
-            result.insert(name.clone(), change.mean(&weights, &global[name])?);
+        for (name, tensor) in global.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
+            replies.values().try_for_each(|reply| refuse_other_shape(name, tensor, reply.get(name)))?;
         }
-        Ok((result, memory))
+        let clients: Vec<&str> = replies.keys().map(String::as_str).collect();
+        self.step_by_tensor(global, &clients, memory, |name| replies.values().map(|reply| numbers(&reply[name])).collect())
+    }
+
+    /// A round of which one tensor of all clients is in memory at a time. `read` returns the values of the tensor of a name
+    /// for each client, in the order of `clients`, which is that of their names.
+    fn step_by_tensor(
+        &self,
+        global: &NamedTensors,
+        clients: &[&str],
+        memory: &Memory,
+        read: impl Fn(&str) -> Result<Vec<Vec<f64>>>,
+    ) -> Result<(NamedTensors, Memory)> {
+        let changes = || {
+            let named = global.iter().filter(|(_, tensor)| tensor.dtype().is_float());
+            named.map(|(name, tensor)| Ok((name, tensor, Change { global: numbers(tensor)?, clients: read(name)? })))
+        };
+        let round = Round { settings: self, clients, memory };
+        let mut smallest = f64::INFINITY;
+        if self.form == EwwaForm::SharedLog {
+            // The smallest contribution of all tensors has to be known before the first weight.
+            let mut tried = memory.clone();
+            for change in changes().filter(|change| change.as_ref().map_or(true, |(name, ..)| !is_statistic(name))) {
+                let (name, _, change): (&String, _, _) = change?;
+                let contributions = round.contributions(name, &change, &mut tried)?;
+                smallest = contributions.iter().flatten().copied().fold(smallest, f64::min);
+            }
+        }
+        let (mut result, mut after) = (global.clone(), memory.clone());
+        for change in changes() {
+            let (name, tensor, change) = change?;
+            let weights = match is_statistic(name) {
+                true => vec![vec![1.0; change.global.len()]; clients.len()],
+                false => self.weights(round.contributions(name, &change, &mut after)?, smallest),
+            };
+            result.insert(name.clone(), change.mean(&weights, tensor)?);
+        }
+        round.count_in(&mut after);
+        Ok((result, after))
     }
 
     /// Refuses a temperature that is not finite and above 0.
@@ -152,29 +180,7 @@ impl Ewwa {
     /// # Errors
     /// [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
-        if self.alpha.is_finite() && self.alpha > 0.0 {
-            return Ok(());
-        }
-        Err(Error::Setting { what: "alpha of `ewwa`", expected: "finite and above 0", found: self.alpha })
-    }
-
-    /// By tensor and client, the contribution of every element.
-    fn contributions(&self, changes: &Changes, memory: &mut Memory) -> Result<BTreeMap<String, Vec<Vec<f64>>>> {
-        let mut contributions: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
-        let clients = changes.clients();
-        let shared = self.form == EwwaForm::SharedLog;
-        let owner = |client: &str| if shared { "ewwa".to_owned() } else { format!("ewwa/{client}") };
-        // All clients of the shared state are in one round of it.
-        let rounds = clients.iter().map(|client| memory.count(&owner(client)) + 1).collect::<Vec<_>>();
-        for (name, change) in changes.0.iter().filter(|(name, _)| !is_statistic(name)) {
-            for (index, client) in clients.iter().enumerate() {
-                let key = format!("{}/{name}", owner(client));
-                let own = self.contribution(change, index, &key, rounds[index], memory)?;
-                contributions.entry(name.clone()).or_default().push(own);
-            }
-        }
-        clients.iter().zip(&rounds).for_each(|(client, round)| memory.set_count(owner(client), *round));
-        Ok(contributions)
+        positive("alpha of `ewwa`", self.alpha)
     }
 
     /// The contribution of a client's elements of one tensor; the moments in the memory move on.
@@ -214,19 +220,51 @@ impl Ewwa {
         }
     }
 
-    /// Weights by client and element, not yet divided by their sums. `smallest` is the smallest contribution of all
-    /// tensors.
-    fn weights(&self, contributions: &[Vec<f64>], smallest: f64) -> Vec<Vec<f64>> {
+    /// Weights by client and element, not yet divided by their sums, from the contributions. `smallest` is the smallest
+    /// contribution of all tensors.
+    fn weights(&self, mut contributions: Vec<Vec<f64>>, smallest: f64) -> Vec<Vec<f64>> {
         let weigh = |contribution: f64, largest: f64| match self.form {
             EwwaForm::Softmax => (contribution - largest).exp(),
             EwwaForm::SharedLog => (contribution - smallest + 1.0).ln() + LOG_FLOOR,
         };
-        let mut weights = contributions.to_vec();
         for element in 0..contributions[0].len() {
             let largest = contributions.iter().map(|own| own[element]).fold(f64::NEG_INFINITY, f64::max);
-            weights.iter_mut().for_each(|own| own[element] = weigh(own[element], largest));
+            contributions.iter_mut().for_each(|own| own[element] = weigh(own[element], largest));
         }
-        weights
+        contributions
+    }
+}
+
+/// The clients of a round, and the memory before it.
+struct Round<'r> {
+    settings: &'r Ewwa,
+    clients: &'r [&'r str],
+    memory: &'r Memory,
+}
+
+impl Round<'_> {
+    /// Whose moments a client's changes move: its own, or the ones that all share.
+    fn owner(&self, client: &str) -> String {
+        if self.settings.form == EwwaForm::SharedLog { "ewwa".to_owned() } else { format!("ewwa/{client}") }
+    }
+
+    /// The round of a client's moments. All clients of shared ones are in one round of them.
+    fn number(&self, client: &str) -> u64 {
+        self.memory.count(&self.owner(client)) + 1
+    }
+
+    /// By client, the contribution of every element of a tensor; the moments in `after` move on.
+    fn contributions(&self, name: &str, change: &Change, after: &mut Memory) -> Result<Vec<Vec<f64>>> {
+        let of_client = |(index, client): (usize, &&str)| {
+            let key = format!("{}/{name}", self.owner(client));
+            self.settings.contribution(change, index, &key, self.number(client), after)
+        };
+        self.clients.iter().enumerate().map(of_client).collect()
+    }
+
+    /// Counts the round.
+    fn count_in(&self, after: &mut Memory) {
+        self.clients.iter().for_each(|client| after.set_count(self.owner(client), self.number(client)));
     }
 }
 
@@ -269,38 +307,21 @@ fn is_statistic(name: &str) -> bool {
     ["running_mean", "running_var"].iter().any(|end| name == *end || name.ends_with(&format!(".{end}")))
 }
 
-/// The floating-point tensors of a round by name.
-struct Changes(BTreeMap<String, Change>);
+/// Refuses a client's tensor that is missing or has another shape than the global one.
+fn refuse_other_shape(name: &str, global: &Tensor, own: Option<&Tensor>) -> Result<()> {
+    match own {
+        Some(own) if own.dims() == global.dims() => Ok(()),
+        own => {
+            let (expected, found) = (global.dims().to_vec(), own.map_or(&[][..], Tensor::dims).to_vec());
+            Err(Error::Global { module: name.to_owned(), expected, found })
+        }
+    }
+}
 
 /// The values of one tensor: the global ones, and those of every client in the order of their names.
 struct Change {
     global: Vec<f64>,
-    names: Vec<String>,
     clients: Vec<Vec<f64>>,
-}
-
-impl Changes {
-    fn of(global: &NamedTensors, replies: &BTreeMap<String, NamedTensors>) -> Result<Self> {
-        let mut changes = BTreeMap::new();
-        for (name, tensor) in global.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
-            let own = |reply: &NamedTensors| {
-                let found = reply.get(name).map_or(&[][..], Tensor::dims);
-                if found != tensor.dims() || !reply.contains_key(name) {
-                    let expected = tensor.dims().to_vec();
-                    return Err(Error::Global { module: name.clone(), expected, found: found.to_vec() });
-                }
-                numbers(&reply[name])
-            };
-            let clients = replies.values().map(own).collect::<Result<Vec<_>>>()?;
-            let names = replies.keys().cloned().collect();
-            changes.insert(name.clone(), Change { global: numbers(tensor)?, names, clients });
-        }
-        Ok(Self(changes))
-    }
-
-    fn clients(&self) -> Vec<String> {
-        self.0.values().next().map(|change| change.names.clone()).unwrap_or_default()
-    }
 }
 
 impl Change {
@@ -323,30 +344,57 @@ impl Change {
 /// EWWA-FL on adapters; see [`Ewwa::step`] and [`Placement`].
 ///
 /// # Errors
-/// As [`check`], with [`RankPolicy::Mixed`] for products and [`RankPolicy::Uniform`] otherwise; [`Error::Global`] if
+/// As [`check`](crate::check()), with [`RankPolicy::Mixed`] for products and [`RankPolicy::Uniform`] otherwise; [`Error::Global`] if
 /// the contributions do not have the global adapter's shapes; the errors of [`Ewwa::step`].
 pub fn ewwa(
-    contributions: &[Contribution],
+    contributions: &Contributions<'_>,
     global: &Adapter,
     settings: Ewwa,
     placement: Placement,
     memory: &Memory,
 ) -> Result<(Aggregate, Memory)> {
     settings.validate()?;
-    let ranks = if placement == Placement::Product { RankPolicy::Mixed } else { RankPolicy::Uniform };
-    check(contributions, ranks)?;
+    contributions.check(if placement == Placement::Product { RankPolicy::Mixed } else { RankPolicy::Uniform })?;
     if placement != Placement::Product {
-        fitting(global, &contributions[0].adapter)?;
+        fitting(global, contributions)?;
     }
-    let sorted = shares(contributions);
-    for (module, _) in contributions[0].adapter.iter() {
-        lora_of_module("ewwa", &sorted, module)?;
-    }
-    let named = |adapter: &Adapter| named_tensors(adapter, placement);
-    let replies = sorted.iter().map(|(c, _)| Ok((c.client.clone(), named(&c.adapter)?))).collect::<Result<_>>()?;
-    let (tensors, memory) = settings.step(&named(global)?, &replies, memory)?;
+    contributions.refuse_other_kinds("ewwa")?;
+    let (shares, before) = (contributions.shares(), named_tensors(global, placement)?);
+    let clients: Vec<&str> =
+        shares.iter().map(|(position, _)| contributions.header(*position).client.as_str()).collect();
+    let read = |name: &str| values_of(contributions, &shares, name, &before[name]);
+    let (tensors, memory) = settings.step_by_tensor(&before, &clients, memory, read)?;
     let adapter = global.iter().map(|(module, update)| moved(module, update, &tensors)).collect::<Result<Adapter>>()?;
     Ok((Aggregate::measured(adapter, contributions)?, memory))
+}
+
+/// The values of the tensor `<module>.<tensor>` in every contribution.
+fn values_of(
+    contributions: &Contributions<'_>,
+    shares: &Shares,
+    name: &str,
+    global: &Tensor,
+) -> Result<Vec<Vec<f64>>> {
+    let (module, tensor) = name.rsplit_once('.').unwrap_or((name, ""));
+    let mut values = Vec::with_capacity(shares.len());
+    contributions.each_update(module, shares, |update, _| {
+        let own = tensor_of(&update, tensor)?;
+        refuse_other_shape(name, global, own.as_ref())?;
+        values.push(own.map_or(Ok(Vec::new()), |own| numbers(&own))?);
+        Ok(())
+    })?;
+    match values.len() == shares.len() {
+        true => Ok(values),
+        false => Err(Error::Global { module: name.to_owned(), expected: global.dims().to_vec(), found: Vec::new() }),
+    }
+}
+
+/// A tensor that EWWA-FL acts on.
+fn tensor_of(update: &LayerUpdate, name: &str) -> Result<Option<Tensor>> {
+    match name {
+        "product" => dense(update.low_rank()).map(Some),
+        _ => Ok(update.get(name).cloned()),
+    }
 }
 
 /// The tensors that EWWA-FL acts on: `<module>.down`, `<module>.up` or `<module>.product` [out, in].
@@ -364,12 +412,6 @@ fn named_tensors(adapter: &Adapter, placement: Placement) -> Result<NamedTensors
         }
     }
     Ok(named)
-}
-
-/// The update as an f64 matrix `[out, in * kernel * kernel]`.
-fn dense(factors: &LoraFactors) -> Result<Tensor> {
-    let (up, down) = wide(factors)?;
-    up.matmul(&down).and_then(|product| product * factors.scale()).map_err(Error::tensor("forming the update"))
 }
 
 /// The update of a module with the tensors of a step.

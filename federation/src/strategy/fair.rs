@@ -1,14 +1,16 @@
 //! LoRA-FAIR: the mean of `down`, and the `up` beside it that comes nearest to the mean of the updates.
 
 use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::ridge_solution;
 
+use super::Aggregate;
+use super::dense::wide;
 use super::fedavg::mean_of_tensors;
-use super::{Aggregate, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
+use crate::numbers::positive;
 
 /// The mean of every `down`, and a corrected `up`: with `E = sum p_k up_k down_k - mean(up) mean(down)`, the correction
 /// is `E down^T (down down^T + ridge I)^-1` for the mean `down`. The rank stays, and the distance from the mean of the
@@ -21,39 +23,41 @@ use crate::error::{Error, Result};
 /// available; the Frobenius norm used here has this closed form.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`] for the ridge; [`Error::UnsupportedKind`] for adapters
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Setting`] for the ridge; [`Error::UnsupportedKind`] for adapters
 /// that are no LoRA.
-pub fn fair(contributions: &[Contribution], ridge: f64) -> Result<Aggregate> {
+pub fn fair(contributions: &Contributions<'_>, ridge: f64) -> Result<Aggregate> {
     refuse_ridge(ridge)?;
-    check(contributions, RankPolicy::Uniform)?;
-    let shares = shares(contributions);
-    let mean = mean_of_tensors(&shares)?;
-    let corrected = |(module, update): (&str, &catelier_adapters::LayerUpdate)| {
-        let terms = lora_of_module("fair", &shares, module)?;
-        Ok((module.to_owned(), corrected(module, update.low_rank(), &terms, ridge)?))
+    contributions.check(RankPolicy::Uniform)?;
+    let (mean, shares) = (mean_of_tensors(contributions)?, contributions.shares());
+    let corrected = |(module, update): (&str, &LayerUpdate)| {
+        Ok((module.to_owned(), corrected(module, update.low_rank(), contributions, &shares, ridge)?))
     };
     Aggregate::measured(mean.iter().map(corrected).collect::<Result<Adapter>>()?, contributions)
 }
 
 pub(super) fn refuse_ridge(ridge: f64) -> Result<()> {
-    if ridge.is_finite() && ridge > 0.0 {
-        return Ok(());
-    }
-    Err(Error::Setting { what: "ridge of `fair`", expected: "finite and above 0", found: ridge })
+    positive("ridge of `fair`", ridge)
 }
 
-fn corrected(module: &str, mean: &LoraFactors, terms: &[(&LoraFactors, f64)], ridge: f64) -> Result<LoraFactors> {
+fn corrected(
+    module: &str,
+    mean: &LoraFactors,
+    contributions: &Contributions<'_>,
+    shares: &Shares,
+    ridge: f64,
+) -> Result<LoraFactors> {
     let (up, down) = wide(mean)?;
     let failed = || Error::tensor("correcting `up`");
     let transposed = down.t().map_err(failed())?;
     let gram = down.matmul(&transposed).map_err(failed())?;
     // (mean of up_k down_k - up down) down^T, from the factors alone.
     let mut right = (up.matmul(&gram).map_err(failed())? * -1.0).map_err(failed())?;
-    for (factors, share) in terms {
+    contributions.each_lora("fair", module, shares, |factors, share| {
         let (up, down) = wide(factors)?;
-        let product = down.matmul(&transposed).and_then(|inner| up.matmul(&inner)? * *share).map_err(failed())?;
-        right = (right + product).map_err(failed())?;
-    }
+        let product = down.matmul(&transposed).and_then(|inner| up.matmul(&inner)? * share).map_err(failed())?;
+        right = (&right + product).map_err(failed())?;
+        Ok(())
+    })?;
     let size = mean_diagonal(&gram).map_err(failed())?;
     let correction = match size > 0.0 {
         true => ridge_solution(&gram, ridge * size, &right)
@@ -63,13 +67,6 @@ fn corrected(module: &str, mean: &LoraFactors, terms: &[(&LoraFactors, f64)], ri
     let narrow = |tensor: &Tensor| tensor.to_dtype(DType::F32).map_err(failed());
     let matrices = Matrices { up: narrow(&(up + correction).map_err(failed())?)?, down: narrow(&down)? };
     mean.with_matrices(&matrices, mean.alpha).map_err(Error::adapters("correcting `up`"))
-}
-
-/// The factors as f64 matrices, `up` [out, r] and `down` [r, in].
-pub(super) fn wide(factors: &LoraFactors) -> Result<(Tensor, Tensor)> {
-    let Matrices { up, down } = factors.matrices().map_err(Error::adapters("reading factors"))?;
-    let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64).map_err(Error::tensor("reading factors"));
-    Ok((wide(&up)?, wide(&down)?))
 }
 
 fn mean_diagonal(gram: &Tensor) -> candle_core::Result<f64> {

@@ -1,12 +1,14 @@
 //! `fedavg`: the mean of the tensors.
 
+use std::collections::BTreeMap;
+
 use catelier_adapters::{Adapter, LayerUpdate};
 
-use super::{Aggregate, of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use super::Aggregate;
+use crate::check::RankPolicy;
+use crate::contributions::Contributions;
 use crate::error::{Error, Result};
-use crate::numbers::weighted_sum;
+use crate::numbers::WeightedSum;
 
 /// Weighted mean of every tensor of the updates separately: of `down` and of `up` (FedIT), and of a DoRA's magnitudes.
 ///
@@ -22,21 +24,49 @@ use crate::numbers::weighted_sum;
 /// **Source** FedAvg, arXiv 1602.05629, on LoRA factors: FedIT, arXiv 2305.05644.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that is not finite or above the limit.
-pub fn fedavg(contributions: &[Contribution]) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Uniform)?;
-    Aggregate::measured(mean_of_tensors(&shares(contributions))?, contributions)
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Overflow`] for a mean that is not finite or above the limit.
+pub fn fedavg(contributions: &Contributions<'_>) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Uniform)?;
+    Aggregate::measured(mean_of_tensors(contributions)?, contributions)
 }
 
 /// Weighted mean of every tensor by itself, for updates of one rank.
-pub(super) fn mean_of_tensors(shares: &[(&Contribution, f64)]) -> Result<Adapter> {
-    let modules = shares[0].0.adapter.iter();
-    modules.map(|(module, _)| Ok((module.to_owned(), mean_update(&of_module(shares, module))?))).collect()
+pub(super) fn mean_of_tensors(contributions: &Contributions<'_>) -> Result<Adapter> {
+    let shares = contributions.shares();
+    let mean = |module: &str| {
+        let mut mean = MeanUpdate::default();
+        contributions.each_update(module, &shares, |update, share| mean.add(&update, share))?;
+        Ok((module.to_owned(), mean.finish()?))
+    };
+    contributions.modules().map(mean).collect()
 }
 
-fn mean_update(terms: &[(&LayerUpdate, f64)]) -> Result<LayerUpdate> {
-    let mean_of =
-        |name: &'static str| terms.iter().filter_map(move |(update, share)| Some((update.get(name)?, *share)));
-    let (first, _) = terms[0];
-    first.try_map(|name, _| weighted_sum(mean_of(name))).map_err(Error::tensor("averaging updates"))
+/// The weighted mean of the tensors of updates that are added one after the other.
+#[derive(Default)]
+pub(super) struct MeanUpdate {
+    /// The first update, which has the kind and the alpha of all.
+    first: Option<LayerUpdate>,
+    sums: BTreeMap<&'static str, WeightedSum>,
+}
+
+impl MeanUpdate {
+    pub(super) fn add(&mut self, update: &LayerUpdate, share: f64) -> Result<()> {
+        for (name, tensor) in update.tensors() {
+            self.sums.entry(name).or_default().add(tensor, share).map_err(averaging())?;
+        }
+        self.first.get_or_insert_with(|| update.clone());
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<LayerUpdate> {
+        let first = self.first.ok_or(Error::NoContributions)?;
+        first.try_map(|name, tensor| {
+            let sum = self.sums.remove(name).unwrap_or_default().finish().map_err(averaging())?;
+            Ok(sum.unwrap_or_else(|| tensor.clone()))
+        })
+    }
+}
+
+fn averaging() -> impl FnOnce(candle_core::Error) -> Error {
+    Error::tensor("averaging updates")
 }

@@ -1,15 +1,15 @@
 //! FedRot: factors are rotated towards the last global ones before they are averaged.
 
 use candle_core::{DType, Device, Tensor};
-use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
+use catelier_adapters::{Adapter, LoraFactors, Matrices};
 use catelier_numerics::linalg::nearest_rotation;
 
-use super::fair::wide;
-use super::fedavg::mean_of_tensors;
+use super::dense::{layout, wide};
+use super::fedavg::MeanUpdate;
 use super::one_factor::Factor;
-use super::{Aggregate, fitting, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use super::{Aggregate, fitting};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
 
 /// Means of the factors after each client's pair was rotated towards the global one: `up R^T · R down` is the same
@@ -24,29 +24,29 @@ use crate::error::{Error, Result};
 /// available; here it is the rotation nearest to `(1 - softness) I + softness R`.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`] for the softness; [`Error::Global`] if the
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Setting`] for the softness; [`Error::Global`] if the
 /// contributions do not have the shapes of `global`; [`Error::UnsupportedKind`] for adapters that are no LoRA.
 pub fn fedrot(
-    contributions: &[Contribution],
+    contributions: &Contributions<'_>,
     round: usize,
     global: Option<&Adapter>,
     softness: f64,
 ) -> Result<Aggregate> {
     refuse_softness(softness)?;
-    check(contributions, RankPolicy::Uniform)?;
-    let sorted = shares(contributions);
-    for (module, _) in contributions[0].adapter.iter() {
-        lora_of_module("fedrot", &sorted, module)?;
-    }
-    global.map_or(Ok(()), |global| fitting(global, &contributions[0].adapter))?;
-    let first = &sorted[0].0.adapter;
+    contributions.check(RankPolicy::Uniform)?;
+    contributions.refuse_other_kinds("fedrot")?;
+    global.map_or(Ok(()), |global| fitting(global, contributions))?;
+    let shares = contributions.shares();
     let factor = if round % 2 == 1 { Factor::Down } else { Factor::Up };
-    let turned = |contribution: &Contribution| {
-        let adapter = turned(&contribution.adapter, global, first, factor, softness)?;
-        Ok(Contribution { adapter, ..contribution.clone() })
+    let mean = |module: &str| {
+        let reference = reference(contributions, module, &shares, global, factor)?;
+        let mut mean = MeanUpdate::default();
+        contributions.each_lora("fedrot", module, &shares, |own, share| {
+            mean.add(&turned_factors(own, &reference, factor, softness)?.into(), share)
+        })?;
+        Ok((module.to_owned(), mean.finish()?))
     };
-    let turned = contributions.iter().map(turned).collect::<Result<Vec<_>>>()?;
-    Aggregate::measured(mean_of_tensors(&shares(&turned))?, contributions)
+    Aggregate::measured(contributions.modules().map(mean).collect::<Result<Adapter>>()?, contributions)
 }
 
 pub(super) fn refuse_softness(softness: f64) -> Result<()> {
@@ -56,23 +56,18 @@ pub(super) fn refuse_softness(softness: f64) -> Result<()> {
     Err(Error::Setting { what: "softness of `fedrot`", expected: "from 0 to 1", found: softness })
 }
 
-fn turned(
-    adapter: &Adapter,
+/// The factors that a module's factors are rotated towards.
+fn reference(
+    contributions: &Contributions<'_>,
+    module: &str,
+    shares: &Shares,
     global: Option<&Adapter>,
-    first: &Adapter,
     factor: Factor,
-    softness: f64,
-) -> Result<Adapter> {
-    let turned = |(module, update): (&str, &LayerUpdate)| {
-        let own = update.low_rank();
-        let of = |adapter: &Adapter| adapter.get(module).map(|update| update.low_rank().clone());
-        let reference = match global.and_then(of) {
-            Some(global) if !is_zero(&global, factor)? => global,
-            _ => of(first).unwrap_or_else(|| own.clone()),
-        };
-        Ok((module.to_owned(), turned_factors(own, &reference, factor, softness)?))
-    };
-    adapter.iter().map(turned).collect()
+) -> Result<LoraFactors> {
+    match global.and_then(|global| global.get(module)).map(|update| update.low_rank()) {
+        Some(global) if !is_zero(global, factor)? => Ok(global.clone()),
+        _ => layout(contributions, module, shares),
+    }
 }
 
 fn is_zero(factors: &LoraFactors, factor: Factor) -> Result<bool> {

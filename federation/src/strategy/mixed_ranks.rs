@@ -3,11 +3,10 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
 
-use super::fair::wide;
-use super::product::mean_scale;
-use super::{Aggregate, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use super::Aggregate;
+use super::dense::{layout, mean_scale, wide};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
 
 /// How a row of `down` that some clients lack is averaged.
@@ -30,11 +29,10 @@ pub(super) enum Absent {
 /// out.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
-pub fn hetlora(contributions: &[Contribution]) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Mixed)?;
-    let shares = by_norm(contributions)?;
-    Aggregate::measured(padded("hetlora", &shares, Absent::Zero)?, contributions)
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+pub fn hetlora(contributions: &Contributions<'_>) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Mixed)?;
+    Aggregate::measured(padded("hetlora", contributions, &by_norm(contributions), Absent::Zero)?, contributions)
 }
 
 /// Means of the factors, each rank slice averaged over the clients that have it: padding with zeros would shrink the
@@ -45,10 +43,10 @@ pub fn hetlora(contributions: &[Contribution]) -> Result<Aggregate> {
 /// treatment of scales is ours (as in [`hetlora()`]).
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
-pub fn raflora(contributions: &[Contribution]) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Mixed)?;
-    Aggregate::measured(padded("raflora", &shares(contributions), Absent::LeftOut)?, contributions)
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+pub fn raflora(contributions: &Contributions<'_>) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Mixed)?;
+    Aggregate::measured(padded("raflora", contributions, &contributions.shares(), Absent::LeftOut)?, contributions)
 }
 
 /// The first `rank` slices of every module at the same scale, which a client of that rank takes home from an average of
@@ -79,49 +77,65 @@ fn leading_factors(factors: &LoraFactors, rank: usize) -> Result<LoraFactors> {
 }
 
 /// Shares proportional to the norms of the updates.
-fn by_norm(contributions: &[Contribution]) -> Result<Vec<(&Contribution, f64)>> {
-    let mut norms = Vec::new();
-    for (contribution, _) in shares(contributions) {
-        let norm = contribution.norm()?;
-        norms.push((contribution, norm));
-    }
+fn by_norm(contributions: &Contributions<'_>) -> Shares {
+    let norms = contributions.norms();
     let (total, count) = (norms.iter().map(|(_, norm)| norm).sum::<f64>(), norms.len() as f64);
     let share = |norm: f64| if total > 0.0 { norm / total } else { 1.0 / count };
-    Ok(norms.into_iter().map(|(contribution, norm)| (contribution, share(norm))).collect())
+    norms.into_iter().map(|(position, norm)| (position, share(norm))).collect()
 }
 
-fn padded(strategy: &'static str, shares: &[(&Contribution, f64)], absent: Absent) -> Result<Adapter> {
-    let average = |(module, _): (&str, _)| {
-        let terms = lora_of_module(strategy, shares, module)?;
-        Ok((module.to_owned(), padded_factors(&terms, absent)?))
-    };
-    shares[0].0.adapter.iter().map(average).collect()
+fn padded(
+    strategy: &'static str,
+    contributions: &Contributions<'_>,
+    shares: &Shares,
+    absent: Absent,
+) -> Result<Adapter> {
+    contributions.refuse_other_kinds(strategy)?;
+    let average =
+        |module: &str| Ok((module.to_owned(), padded_factors(strategy, contributions, module, shares, absent)?));
+    contributions.modules().map(average).collect()
 }
 
-fn padded_factors(terms: &[(&LoraFactors, f64)], absent: Absent) -> Result<LoraFactors> {
-    let rank = terms.iter().map(|(factors, _)| factors.rank()).max().unwrap_or(1);
-    let scale = mean_scale(terms);
+fn padded_factors(
+    strategy: &'static str,
+    contributions: &Contributions<'_>,
+    module: &str,
+    shares: &Shares,
+    absent: Absent,
+) -> Result<LoraFactors> {
+    let headers = || contributions.headers_of(module, shares);
+    let rank = headers().map(|(header, _)| header.rank()).max().unwrap_or(1);
+    let scale = mean_scale(headers());
     let owned: Vec<f64> = (0..rank)
-        .map(|slice| terms.iter().filter(|(factors, _)| factors.rank() > slice).map(|(_, share)| share).sum())
+        .map(|slice| headers().filter(|(header, _)| header.rank() > slice).map(|(_, share)| share).sum())
         .collect();
-    let (mut ups, mut downs) = (Vec::new(), Vec::new());
-    for (factors, share) in terms {
+    let (mut up_sum, mut down_sum) = (None, None);
+    contributions.each_lora(strategy, module, shares, |factors, share| {
         let of_slice = |slice: usize| match absent {
-            Absent::Zero => *share,
+            Absent::Zero => share,
             Absent::LeftOut if owned[slice] > 0.0 => share / owned[slice],
             Absent::LeftOut => 0.0,
         };
         let weights: Vec<f64> = (0..factors.rank()).map(of_slice).collect();
         let (up, down) = weighed(factors, weights, factors.scale() / scale, rank)?;
-        ups.push(up);
-        downs.push(down);
-    }
-    let total = |tensors: &[Tensor]| {
-        let sum = tensors[1..].iter().try_fold(tensors[0].clone(), |sum, tensor| sum + tensor);
-        sum.and_then(|sum| sum.to_dtype(DType::F32)).map_err(Error::tensor("averaging by slice"))
-    };
-    let matrices = Matrices { up: total(&ups)?, down: total(&downs)? };
-    terms[0].0.with_matrices(&matrices, scale * rank as f64).map_err(Error::adapters("averaging by slice"))
+        add(&mut up_sum, up)?;
+        add(&mut down_sum, down)
+    })?;
+    let matrices = Matrices { up: total(up_sum)?, down: total(down_sum)? };
+    let like = layout(contributions, module, shares)?;
+    like.with_matrices(&matrices, scale * rank as f64).map_err(Error::adapters("averaging by slice"))
+}
+
+fn add(sum: &mut Option<Tensor>, term: Tensor) -> Result<()> {
+    *sum = Some(match sum.take() {
+        None => term,
+        Some(sum) => (sum + term).map_err(Error::tensor("averaging by slice"))?,
+    });
+    Ok(())
+}
+
+fn total(sum: Option<Tensor>) -> Result<Tensor> {
+    sum.ok_or(Error::NoContributions)?.to_dtype(DType::F32).map_err(Error::tensor("averaging by slice"))
 }
 
 /// The factors times a weight for each slice, padded with zeros to `rank`; `up` times `scale` too.

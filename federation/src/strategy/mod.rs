@@ -4,6 +4,7 @@
 //! family. A new one needs such a function, a variant of [`Strategy`] and its name in `name.rs`; rounds need no change.
 
 mod aggregate;
+mod dense;
 mod ewwa;
 mod fair;
 mod fedavg;
@@ -16,7 +17,9 @@ mod robust;
 mod server_optimizer;
 mod stacking;
 
-use catelier_adapters::{Adapter, LayerUpdate, LoraFactors};
+use std::collections::BTreeMap;
+
+use catelier_adapters::Adapter;
 use serde::{Deserialize, Serialize};
 
 pub use aggregate::{Aggregate, Distance};
@@ -25,9 +28,8 @@ pub use fair::fair;
 pub use fedavg::fedavg;
 pub use fedrot::fedrot;
 pub use mixed_ranks::{hetlora, leading_slices, raflora};
-pub(crate) use name::others;
+pub(crate) use name::{by_name_or_settings, others};
 pub use product::product;
-pub(crate) use robust::lower_median;
 pub use robust::{geometric_median, krum, median, norm_bound, trimmed_mean};
 pub use server_optimizer::{ServerOptimizer, server_optimizer};
 pub use stacking::{WithResidual, fedex, flora};
@@ -35,10 +37,12 @@ pub use stacking::{WithResidual, fedex, flora};
 use self::one_factor::{Factor, alternating, one_factor};
 use crate::check::RankPolicy;
 use crate::contribution::Contribution;
+use crate::contributions::Contributions;
 use crate::error::{Error, Result};
 use crate::instructions::{Instructions, Start};
 use crate::memory::Memory;
 use crate::roles::{Role, Roles};
+use crate::source::{InMemory, ModuleHeader};
 use crate::state::State;
 
 /// The rule that aggregates the contributions of a round.
@@ -170,8 +174,11 @@ impl Strategy {
         match self {
             Self::Fedavg | Self::Ffa | Self::Rolora | Self::Fedsa | Self::Fedex => RankPolicy::Uniform,
             Self::Fair { .. } | Self::Fedrot { .. } | Self::ServerOptimizer(_) => RankPolicy::Uniform,
-            Self::Ewwa { placement, .. } if *placement != Placement::Product => RankPolicy::Uniform,
-            _ => RankPolicy::Mixed,
+            Self::Ewwa { placement: Placement::Up | Placement::Factors, .. } => RankPolicy::Uniform,
+            Self::Ewwa { placement: Placement::Product, .. } => RankPolicy::Mixed,
+            Self::Product { .. } | Self::Flora | Self::Hetlora | Self::Raflora => RankPolicy::Mixed,
+            Self::Median { .. } | Self::TrimmedMean { .. } | Self::Krum { .. } => RankPolicy::Mixed,
+            Self::GeometricMedian | Self::NormBound { .. } => RankPolicy::Mixed,
         }
     }
 
@@ -229,7 +236,7 @@ impl Strategy {
     }
 
     /// What becomes of each tensor in a round, counted from 1.
-    pub(crate) fn roles(&self, round: usize) -> Roles {
+    pub fn roles(&self, round: usize) -> Roles {
         match self {
             Self::Ffa | Self::Ewwa { placement: Placement::Up, .. } => one_factor::roles(Factor::Up, Role::Frozen),
             Self::Rolora => one_factor::roles(alternating(round), Role::Frozen),
@@ -268,9 +275,17 @@ impl Strategy {
     /// check; [`Error::Target`] and [`Error::Setting`] for an impossible setting; [`Error::Overflow`] for a mean that
     /// is not finite or above the limit; [`Error::NeedsStart`].
     pub fn aggregate(&self, contributions: &[Contribution]) -> Result<Aggregate> {
+        self.aggregate_from(&Contributions::read(&InMemory::new(contributions))?)
+    }
+
+    /// As [`aggregate`](Self::aggregate), of contributions that need not be in memory together.
+    ///
+    /// # Errors
+    /// As [`aggregate`](Self::aggregate), and those of the source.
+    pub fn aggregate_from(&self, contributions: &Contributions<'_>) -> Result<Aggregate> {
         match self {
             Self::Fedex => Aggregate::measured(fedex(contributions)?.whole()?, contributions),
-            _ => Ok(self.step(1, None, contributions, &Memory::new())?.0),
+            _ => Ok(self.step_from(1, None, contributions, &Memory::new())?.0),
         }
     }
 
@@ -285,6 +300,20 @@ impl Strategy {
         round: usize,
         global: Option<&Adapter>,
         contributions: &[Contribution],
+        memory: &Memory,
+    ) -> Result<(Aggregate, Memory)> {
+        self.step_from(round, global, &Contributions::read(&InMemory::new(contributions))?, memory)
+    }
+
+    /// As [`step`](Self::step), of contributions that need not be in memory together.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), and those of the source.
+    pub fn step_from(
+        &self,
+        round: usize,
+        global: Option<&Adapter>,
+        contributions: &Contributions<'_>,
         memory: &Memory,
     ) -> Result<(Aggregate, Memory)> {
         self.validate()?;
@@ -323,7 +352,7 @@ impl Strategy {
 
 /// A round of `fedex`: the residual joins those of earlier rounds. The distance is that of the factors and this round's
 /// residual.
-fn fedex_step(contributions: &[Contribution], memory: &Memory) -> Result<(Aggregate, Memory)> {
+fn fedex_step(contributions: &Contributions<'_>, memory: &Memory) -> Result<(Aggregate, Memory)> {
     let result = fedex(contributions)?;
     let measured = Aggregate::measured(result.whole()?, contributions)?;
     let mut memory = memory.clone();
@@ -338,42 +367,19 @@ fn fedex_step(contributions: &[Contribution], memory: &Memory) -> Result<(Aggreg
     Ok((Aggregate { adapter: result.adapter, ..measured }, memory))
 }
 
-/// The update of one module in every contribution, with the contribution's share.
-fn of_module<'c>(shares: &[(&'c Contribution, f64)], module: &str) -> Vec<(&'c LayerUpdate, f64)> {
-    shares.iter().filter_map(|(contribution, share)| Some((contribution.adapter.get(module)?, *share))).collect()
-}
-
-/// The module's factors of every contribution, with the contribution's share.
-fn lora_of_module<'c>(
-    strategy: &'static str,
-    shares: &[(&'c Contribution, f64)],
-    module: &str,
-) -> Result<Vec<(&'c LoraFactors, f64)>> {
-    let factors = |(update, share): (&'c LayerUpdate, f64)| match update.as_lora() {
-        Some(factors) => Ok((factors, share)),
-        None => Err(Error::UnsupportedKind { strategy, module: module.to_owned(), kind: update.kind() }),
+/// Refuses contributions whose tensors do not have the shapes of the global adapter.
+fn fitting(global: &Adapter, contributions: &Contributions<'_>) -> Result<()> {
+    type Shapes = BTreeMap<String, Vec<usize>>;
+    let shapes_of = |(module, header): (&str, &ModuleHeader)| -> Vec<(String, Vec<usize>)> {
+        header.tensors.iter().map(|(name, _, shape)| (format!("{module}.{name}"), shape.clone())).collect()
     };
-    of_module(shares, module).into_iter().map(factors).collect()
-}
-
-/// Refuses contributions, of which this is one, whose tensors do not have the shapes of the global adapter.
-fn fitting(global: &Adapter, contribution: &Adapter) -> Result<()> {
-    let shapes = |adapter: &Adapter| -> Vec<(String, Vec<usize>)> {
-        let of_module = |(module, update): (&str, &LayerUpdate)| -> Vec<_> {
-            update.tensors().map(|(name, tensor)| (format!("{module}.{name}"), tensor.dims().to_vec())).collect()
-        };
-        adapter.iter().flat_map(of_module).collect()
-    };
-    let (expected, found) = (shapes(global), shapes(contribution));
-    let other = |list: &[(String, Vec<usize>)], name: &str| {
-        list.iter().find(|(own, _)| own == name).map(|(_, dims)| dims.clone()).unwrap_or_default()
-    };
-    let names = expected.iter().chain(&found).map(|(name, _)| name);
-    match names.into_iter().find(|name| other(&expected, name) != other(&found, name)) {
-        Some(module) => {
-            let (expected, found) = (other(&expected, module), other(&found, module));
-            Err(Error::Global { module: module.clone(), expected, found })
-        }
-        None => Ok(()),
-    }
+    let expected: Shapes =
+        global.iter().flat_map(|(module, update)| shapes_of((module, &ModuleHeader::of(update)))).collect();
+    let first = contributions.iter().next().map(|(header, ..)| header);
+    let modules = first.into_iter().flat_map(|header| header.modules.iter());
+    let found: Shapes = modules.flat_map(|(module, header)| shapes_of((module, header))).collect();
+    let other = |name: &&String| expected.get(*name) != found.get(*name);
+    let Some(name) = expected.keys().chain(found.keys()).find(other) else { return Ok(()) };
+    let shape = |shapes: &Shapes| shapes.get(name).cloned().unwrap_or_default();
+    Err(Error::Global { module: name.clone(), expected: shape(&expected), found: shape(&found) })
 }

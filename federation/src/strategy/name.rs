@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use super::{Ewwa, EwwaForm, Moments, Placement, ServerOptimizer, Strategy, TargetRank};
 use crate::error::{Error, Result};
 
@@ -156,6 +158,15 @@ impl FromStr for Strategy {
         let found = Self::named(name, setting).filter(|strategy| strategy.validate().is_ok());
         found.ok_or_else(|| Error::UnknownStrategy { name: text.to_owned() })
     }
+}
+
+/// Reads a strategy that is spelled out with its settings, or named as in flags.
+pub(crate) fn by_name_or_settings<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Strategy, D::Error> {
+    let parsed = match serde_json::Value::deserialize(from)? {
+        serde_json::Value::String(name) => name.parse().map_err(|error: Error| error.to_string()),
+        settings => serde_json::from_value(settings).map_err(|error| error.to_string()),
+    };
+    parsed.map_err(serde::de::Error::custom)
 }
 
 impl fmt::Display for Strategy {

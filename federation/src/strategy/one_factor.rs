@@ -4,8 +4,8 @@ use catelier_adapters::{Adapter, LayerUpdate};
 
 use super::fedavg::mean_of_tensors;
 use super::{Aggregate, fitting};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use crate::check::RankPolicy;
+use crate::contributions::Contributions;
 use crate::error::Result;
 use crate::roles::{Role, Roles};
 
@@ -40,12 +40,12 @@ pub(super) fn alternating(round: usize) -> Factor {
 /// **Source** FFA-LoRA (`up` alone), arXiv 2403.12313; RoLoRA (alternating), arXiv 2502.01755.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`], and [`Error::Global`](crate::Error::Global) if the contributions do not
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`], and [`Error::Global`](crate::Error::Global) if the contributions do not
 /// have the shapes of `global`.
-pub(super) fn one_factor(contributions: &[Contribution], global: &Adapter, shared: Factor) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Uniform)?;
-    fitting(global, &contributions[0].adapter)?;
-    let mean = mean_of_tensors(&shares(contributions))?;
+pub(super) fn one_factor(contributions: &Contributions<'_>, global: &Adapter, shared: Factor) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Uniform)?;
+    fitting(global, contributions)?;
+    let mean = mean_of_tensors(contributions)?;
     let kept = |(module, update): (&str, &LayerUpdate)| {
         let update = update.try_map(|name, tensor| {
             let travels = (name == "down") == (shared == Factor::Down);

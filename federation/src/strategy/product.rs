@@ -1,17 +1,23 @@
 //! `product`: the mean of the updates, cut to a rank.
 
-use catelier_adapters::{Adapter, LARGEST_RANK, LoraFactors, Matrices};
-use catelier_numerics::linalg::{LowRankTerm, low_rank_svd};
+use std::collections::BTreeMap;
 
-use super::{Aggregate, TargetRank, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use catelier_adapters::{Adapter, LARGEST_RANK, LoraFactors, Matrices};
+use catelier_numerics::linalg::{LowRankTerm, low_rank_svd, truncated_svd};
+
+use super::aggregate::distance_from;
+use super::dense::{dense_sum, from_cut, has_many_ranks, layout, mean_scale};
+use super::{Aggregate, Distance, TargetRank};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
+use crate::numbers::is_positive;
 
 /// Weighted mean of the scaled products `scale_k up_k down_k`, cut to a rank: the best
 /// approximation of the exact mean at that rank, in Frobenius norm.
 ///
-/// The mean is never formed as a matrix; its SVD is computed from the factors. Ranks and alphas may differ between
+/// The SVD of the mean is computed from the stacked factors. Where these have more ranks than the module's smaller side,
+/// and more than 256, the mean is formed as a matrix, some contributions at a time. Ranks and alphas may differ between
 /// clients. [`Aggregate::distances`] has the norm of the part that is cut off.
 ///
 /// The result has the given `alpha`. If it is `None`, the scale `alpha / rank` is the weighted mean of the clients'
@@ -20,29 +26,44 @@ use crate::error::{Error, Result};
 /// **Source** FlexLoRA, arXiv 2402.11505; optimal by the Eckart-Young theorem.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or above [`LARGEST_RANK`], or an alpha that is not
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::Target`] for rank 0 or above [`LARGEST_RANK`], or an alpha that is not
 /// finite and above 0; [`Error::Overflow`] for a mean that is not finite or above the limit; [`Error::UnsupportedKind`]
 /// for adapters that are no LoRA.
-pub fn product(contributions: &[Contribution], rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
+pub fn product(contributions: &Contributions<'_>, rank: TargetRank, alpha: Option<f64>) -> Result<Aggregate> {
     refuse_targets(rank, alpha)?;
-    check(contributions, RankPolicy::Mixed)?;
-    let adapter = combined("product", &shares(contributions), rank, alpha)?;
-    Aggregate::measured(adapter, contributions)
+    contributions.check(RankPolicy::Mixed)?;
+    let combined = combined("product", contributions, &contributions.shares(), rank, alpha)?;
+    Aggregate::measured_but(combined.adapter, contributions, combined.distances)
+}
+
+/// The sum of updates, cut to a rank.
+pub(super) struct Combined {
+    pub(super) adapter: Adapter,
+    /// By module, the distance from the sum where it was formed as a matrix.
+    pub(super) distances: BTreeMap<String, Distance>,
 }
 
 /// The sum of the updates with these factors, cut to a rank. `strategy` names the rule in errors.
 pub(super) fn combined(
     strategy: &'static str,
-    shares: &[(&Contribution, f64)],
+    contributions: &Contributions<'_>,
+    shares: &Shares,
     rank: TargetRank,
     alpha: Option<f64>,
-) -> Result<Adapter> {
-    let mut adapter = Adapter::new();
-    for (module, _) in shares[0].0.adapter.iter() {
-        let terms = lora_of_module(strategy, shares, module)?;
-        adapter.insert(module, mean_update(module, &terms, rank, alpha)?);
+) -> Result<Combined> {
+    contributions.refuse_other_kinds(strategy)?;
+    let mut combined = Combined { adapter: Adapter::new(), distances: BTreeMap::new() };
+    for module in contributions.modules() {
+        let sum = SumOfModule { contributions, module, shares, rank: target(contributions, module, shares, rank), alpha };
+        if has_many_ranks(contributions, module, shares) {
+            let (factors, distance) = sum.from_matrix()?;
+            combined.adapter.insert(module, factors);
+            combined.distances.insert(module.to_owned(), distance);
+        } else {
+            combined.adapter.insert(module, sum.from_factors(strategy)?);
+        }
     }
-    Ok(adapter)
+    Ok(combined)
 }
 
 pub(super) fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()> {
@@ -51,42 +72,64 @@ pub(super) fn refuse_targets(rank: TargetRank, alpha: Option<f64>) -> Result<()>
     {
         return Err(Error::Target { what: "rank", expected: format!("from 1 to {LARGEST_RANK}"), found: rank as f64 });
     }
-    match alpha.filter(|alpha| !(alpha.is_finite() && *alpha > 0.0)) {
+    match alpha.filter(|alpha| !is_positive(*alpha)) {
         Some(found) => Err(Error::Target { what: "alpha", expected: "finite and above 0".into(), found }),
         None => Ok(()),
     }
 }
 
-fn mean_update(
-    module: &str,
-    terms: &[(&LoraFactors, f64)],
-    rank: TargetRank,
+/// The rank of the result at a module.
+pub(super) fn target(contributions: &Contributions<'_>, module: &str, shares: &Shares, rank: TargetRank) -> usize {
+    let headers = || contributions.headers_of(module, shares).map(|(header, _)| header);
+    let size = headers().next().map_or(1, |header| header.sides().0.min(header.sides().1));
+    let ranks = || headers().map(crate::source::ModuleHeader::rank);
+    rank.of(ranks().max().unwrap_or(1), ranks().sum::<usize>().min(size))
+}
+
+/// The sum of one module's updates.
+struct SumOfModule<'c, 's> {
+    contributions: &'c Contributions<'s>,
+    module: &'c str,
+    shares: &'c Shares,
+    /// Rank of the result.
+    rank: usize,
     alpha: Option<f64>,
-) -> Result<LoraFactors> {
-    let failed = || Error::adapters("averaging updates");
-    let mut products = Vec::new();
-    for (factors, share) in terms {
-        let Matrices { up, down } = factors.matrices().map_err(failed())?;
-        products.push(LowRankTerm { up, down, weight: share * factors.scale() });
+}
+
+impl SumOfModule<'_, '_> {
+    /// From the stacked factors.
+    fn from_factors(&self, strategy: &'static str) -> Result<LoraFactors> {
+        let terms = self.contributions.loras(strategy, self.module, self.shares)?;
+        let mut products = Vec::new();
+        for (factors, share) in &terms {
+            let Matrices { up, down } = factors.matrices().map_err(Error::adapters("averaging updates"))?;
+            products.push(LowRankTerm { up, down, weight: share * factors.scale() });
+        }
+        let cut = low_rank_svd(&products, self.rank).map_err(Error::numerics(self.attempt()))?;
+        from_cut(cut, &terms[0].0, self.share(), self.alpha())
     }
-    let rank = rank_of_result(terms, &products, rank);
-    let cut = low_rank_svd(&products, rank).map_err(Error::numerics(format!("decomposing the mean of `{module}`")))?;
-    let alpha = alpha.unwrap_or_else(|| mean_scale(terms) * rank as f64);
-    // The scale is split evenly between the factors; any split gives the same product.
-    let share = (rank as f64 / alpha).sqrt();
-    let scaled = |tensor: candle_core::Tensor| (tensor * share).map_err(Error::tensor("scaling factors"));
-    let matrices = Matrices { up: scaled(cut.up)?, down: scaled(cut.down)? };
-    terms[0].0.with_matrices(&matrices, alpha).map_err(failed())
-}
 
-fn rank_of_result(terms: &[(&LoraFactors, f64)], products: &[LowRankTerm], rank: TargetRank) -> usize {
-    let ranks = terms.iter().map(|(factors, _)| factors.rank());
-    let size = products[0].up.dims()[0].min(products[0].down.dims()[1]);
-    rank.of(ranks.clone().max().unwrap_or(1), ranks.sum::<usize>().min(size))
-}
+    /// From the sum as a matrix, with the distance of the result from it.
+    fn from_matrix(&self) -> Result<(LoraFactors, Distance)> {
+        let sum = dense_sum(self.contributions, self.module, self.shares)?;
+        let cut = truncated_svd(&sum, self.rank).map_err(Error::numerics(self.attempt()))?;
+        let like = layout(self.contributions, self.module, self.shares)?;
+        let factors = from_cut(cut, &like, self.share(), self.alpha())?;
+        let distance = distance_from(&sum, &factors)?;
+        Ok((factors, distance))
+    }
 
-/// Weighted mean of the clients' scales; 1 if the mean is not above 0.
-pub(super) fn mean_scale(terms: &[(&LoraFactors, f64)]) -> f64 {
-    let scale: f64 = terms.iter().map(|(factors, share)| share * factors.scale()).sum();
-    if scale > 0.0 { scale } else { 1.0 }
+    fn attempt(&self) -> String {
+        format!("decomposing the mean of `{}`", self.module)
+    }
+
+    fn alpha(&self) -> f64 {
+        let mean = || mean_scale(self.contributions.headers_of(self.module, self.shares));
+        self.alpha.unwrap_or_else(|| mean() * self.rank as f64)
+    }
+
+    /// What both factors of the decomposition are multiplied by.
+    fn share(&self) -> f64 {
+        (self.rank as f64 / self.alpha()).sqrt()
+    }
 }

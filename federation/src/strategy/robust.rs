@@ -1,16 +1,19 @@
 //! Robust rules, on the updates themselves: factors of one update may differ by any rotation, so a median of factors
 //! would compare what cannot be compared.
 
-use candle_core::{DType, Tensor};
-use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, Matrices};
-use catelier_numerics::linalg::truncated_svd;
+use std::cmp::Ordering;
 
-use super::fair::wide;
-use super::product::{combined, mean_scale};
-use super::{Aggregate, TargetRank, lora_of_module};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
+use candle_core::Tensor;
+use catelier_adapters::{Adapter, LoraFactors};
+use rayon::prelude::*;
+
+use super::dense::{FEW_RANKS, from_dense, layout, mean_scale, wide};
+use super::product::combined;
+use super::{Aggregate, TargetRank};
+use crate::check::RankPolicy;
+use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
+use crate::numbers::{lower_median, positive};
 
 /// The median of every element of the updates, cut to a rank; for an even number, the mean of the two in the middle.
 /// Weights are not used.
@@ -21,11 +24,12 @@ use crate::error::{Error, Result};
 /// **Source** arXiv 1803.01498, definition 1, applied to `scale * up * down`.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
-pub fn median(contributions: &[Contribution], rank: TargetRank) -> Result<Aggregate> {
-    by_element("median", contributions, rank, &|values: &[f64]| {
-        let half = values.len() / 2;
-        if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+pub fn median(contributions: &Contributions<'_>, rank: TargetRank) -> Result<Aggregate> {
+    by_element("median", contributions, rank, &|values: &mut [f64]| {
+        let (half, is_even) = (values.len() / 2, values.len() % 2 == 0);
+        let (lower, middle, _) = values.select_nth_unstable_by(half, f64::total_cmp);
+        if is_even { (largest(lower) + *middle) / 2.0 } else { *middle }
     })
 }
 
@@ -38,13 +42,20 @@ pub fn median(contributions: &[Contribution], rank: TargetRank) -> Result<Aggreg
 ///
 /// # Errors
 /// As [`median()`]; [`Error::Setting`] for the cut.
-pub fn trimmed_mean(contributions: &[Contribution], cut: f64, rank: TargetRank) -> Result<Aggregate> {
+pub fn trimmed_mean(contributions: &Contributions<'_>, cut: f64, rank: TargetRank) -> Result<Aggregate> {
     refuse_cut(cut)?;
     let dropped = (cut * contributions.len() as f64).floor() as usize;
-    by_element("trimmed-mean", contributions, rank, &|values: &[f64]| {
+    by_element("trimmed-mean", contributions, rank, &|values: &mut [f64]| {
+        values.sort_unstable_by(f64::total_cmp);
         let kept = &values[dropped..values.len() - dropped];
         kept.iter().sum::<f64>() / kept.len() as f64
     })
+}
+
+/// The largest value of some.
+fn largest(values: &[f64]) -> f64 {
+    let larger = |one: f64, other: &f64| if other.total_cmp(&one) == Ordering::Greater { *other } else { one };
+    values.iter().fold(f64::NEG_INFINITY, larger)
 }
 
 pub(super) fn refuse_cut(cut: f64) -> Result<()> {
@@ -64,36 +75,42 @@ pub(super) fn refuse_cut(cut: f64) -> Result<()> {
 /// **Source** Krum, arXiv 1703.02757, sections 4 and 6; distances from the factors' Gram matrices, no update is formed.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::TooFew`]; [`Error::UnsupportedKind`] for adapters that are no
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::TooFew`]; [`Error::UnsupportedKind`] for adapters that are no
 /// LoRA.
-pub fn krum(contributions: &[Contribution], poisoned: usize) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Mixed)?;
+pub fn krum(contributions: &Contributions<'_>, poisoned: usize) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Mixed)?;
     let (found, needed) = (contributions.len(), poisoned.saturating_mul(2).saturating_add(3));
     if found < needed {
         return Err(Error::TooFew { strategy: format!("krum:{poisoned}"), needed, found });
     }
-    let sorted = shares(contributions);
-    let distances = squared_distances(&inner_products("krum", &sorted)?);
+    let sorted = contributions.shares();
+    let inner = inner_products("krum", contributions, &sorted)?;
     let neighbours = found - poisoned - 2;
-    let scores: Vec<f64> = (0..found).map(|index| score(&distances[index], index, neighbours)).collect();
+    let scores: Vec<f64> = (0..found).into_par_iter().map(|own| score(&inner, own, neighbours)).collect();
     let mut sorted_scores = scores.clone();
     sorted_scores.sort_by(f64::total_cmp);
     let highest = sorted_scores[neighbours - 1] * (1.0 + TIED);
-    let chosen: Vec<_> =
-        sorted.iter().zip(&scores).filter(|(_, score)| **score <= highest).map(|((c, _), _)| *c).collect();
+    let chosen: Vec<usize> =
+        sorted.iter().zip(&scores).filter(|(_, score)| **score <= highest).map(|((position, _), _)| *position).collect();
     let share = 1.0 / chosen.len() as f64;
-    let chosen: Vec<_> = chosen.into_iter().map(|contribution| (contribution, share)).collect();
-    Aggregate::measured(combined("krum", &chosen, TargetRank::Largest, None)?, contributions)
+    let chosen: Shares = chosen.into_iter().map(|position| (position, share)).collect();
+    cut_to_largest("krum", contributions, &chosen)
+}
+
+/// The sum of the updates with these factors, cut to the largest rank.
+fn cut_to_largest(strategy: &'static str, contributions: &Contributions<'_>, factors: &Shares) -> Result<Aggregate> {
+    let combined = combined(strategy, contributions, factors, TargetRank::Largest, None)?;
+    Aggregate::measured(combined.adapter, contributions)
 }
 
 /// Scores this close are equal up to the rounding of f32 factors. Two updates that are nearest to each other always
 /// have equal ones if one neighbour counts.
 const TIED: f64 = 1e-5;
 
-/// Sum of the distances to the nearest others.
-fn score(distances: &[f64], own: usize, neighbours: usize) -> f64 {
-    let mut others: Vec<f64> =
-        distances.iter().enumerate().filter(|(index, _)| *index != own).map(|(_, distance)| *distance).collect();
+/// Sum of the squared distances to the nearest others.
+fn score(inner: &[Vec<f64>], own: usize, neighbours: usize) -> f64 {
+    let distance = |other: usize| (inner[own][own] - 2.0 * inner[own][other] + inner[other][other]).max(0.0);
+    let mut others: Vec<f64> = (0..inner.len()).filter(|other| *other != own).map(distance).collect();
     others.sort_by(f64::total_cmp);
     others[..neighbours].iter().sum()
 }
@@ -107,14 +124,14 @@ fn score(distances: &[f64], own: usize, neighbours: usize) -> f64 {
 /// after 3 to 5, this one where no weight changes by more than 1e-10, or after 1000.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
-pub fn geometric_median(contributions: &[Contribution]) -> Result<Aggregate> {
-    check(contributions, RankPolicy::Mixed)?;
-    let sorted = shares(contributions);
-    let inner = inner_products("geometric-median", &sorted)?;
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
+pub fn geometric_median(contributions: &Contributions<'_>) -> Result<Aggregate> {
+    contributions.check(RankPolicy::Mixed)?;
+    let sorted = contributions.shares();
+    let inner = inner_products("geometric-median", contributions, &sorted)?;
     let weights = weiszfeld(&inner, &sorted.iter().map(|(_, share)| *share).collect::<Vec<_>>());
-    let weighted: Vec<_> = sorted.iter().zip(weights).map(|((c, _), weight)| (*c, weight)).collect();
-    Aggregate::measured(combined("geometric-median", &weighted, TargetRank::Largest, None)?, contributions)
+    let weighted: Shares = sorted.iter().zip(weights).map(|((position, _), weight)| (*position, weight)).collect();
+    cut_to_largest("geometric-median", contributions, &weighted)
 }
 
 const WEISZFELD_STEPS: usize = 1000;
@@ -156,138 +173,206 @@ fn weiszfeld_step(inner: &[Vec<f64>], shares: &[f64], weights: &[f64], nearest: 
 /// **Source** norm clipping of arXiv 1911.07963, section 3, with the median of the norms as its bound.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Mixed`]; [`Error::Setting`] for the factor; [`Error::UnsupportedKind`] for adapters
+/// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::Setting`] for the factor; [`Error::UnsupportedKind`] for adapters
 /// that are no LoRA.
-pub fn norm_bound(contributions: &[Contribution], factor: f64) -> Result<Aggregate> {
+pub fn norm_bound(contributions: &Contributions<'_>, factor: f64) -> Result<Aggregate> {
     refuse_factor(factor)?;
-    check(contributions, RankPolicy::Mixed)?;
-    let sorted = shares(contributions);
-    let norms = sorted.iter().map(|(contribution, _)| contribution.norm()).collect::<Result<Vec<f64>>>()?;
-    let bound = factor * lower_median(norms.clone());
+    contributions.check(RankPolicy::Mixed)?;
+    let norms = contributions.norms();
+    let bound = factor * lower_median(norms.iter().map(|(_, norm)| *norm).collect());
     let shortened = |share: f64, norm: f64| if norm > bound { share * bound / norm } else { share };
-    let terms: Vec<_> = sorted.iter().zip(norms).map(|((c, share), norm)| (*c, shortened(*share, norm))).collect();
-    Aggregate::measured(combined("norm-bound", &terms, TargetRank::Largest, None)?, contributions)
+    let shares = contributions.shares();
+    let terms: Shares =
+        shares.iter().zip(norms).map(|((position, share), (_, norm))| (*position, shortened(*share, norm))).collect();
+    cut_to_largest("norm-bound", contributions, &terms)
 }
 
 pub(super) fn refuse_factor(factor: f64) -> Result<()> {
-    if factor.is_finite() && factor > 0.0 {
-        return Ok(());
-    }
-    Err(Error::Setting { what: "factor of `norm-bound`", expected: "finite and above 0", found: factor })
+    positive("factor of `norm-bound`", factor)
 }
 
-/// The median; the lower of the two in the middle, so that it is an honest norm's if fewer than half are poisoned
-/// upwards.
-pub(crate) fn lower_median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
-}
+/// Summed rank of the contributions that are compared with as many others together.
+const COMPARED_RANKS: usize = 512;
 
 /// `<update_i, update_j>` over all modules, from the factors.
-fn inner_products(strategy: &'static str, shares: &[(&Contribution, f64)]) -> Result<Vec<Vec<f64>>> {
+fn inner_products(
+    strategy: &'static str,
+    contributions: &Contributions<'_>,
+    shares: &Shares,
+) -> Result<Vec<Vec<f64>>> {
     let mut inner = vec![vec![0.0; shares.len()]; shares.len()];
-    for (module, _) in shares[0].0.adapter.iter() {
-        let terms = lora_of_module(strategy, shares, module)?;
-        let wide =
-            terms.iter().map(|(factors, _)| Ok((wide(factors)?, factors.scale()))).collect::<Result<Vec<_>>>()?;
-        for i in 0..wide.len() {
-            for j in 0..=i {
-                let product = inner_product(&wide[i], &wide[j]).map_err(Error::tensor("comparing updates"))?;
-                inner[i][j] += product;
-                if i != j {
-                    inner[j][i] += product;
-                }
-            }
+    for module in contributions.modules() {
+        let mut wide = Vec::with_capacity(shares.len());
+        contributions.each_lora(strategy, module, shares, |factors, _| {
+            wide.push(Scaled::of(factors)?);
+            Ok(())
+        })?;
+        let comparing = Error::tensor("comparing updates");
+        match wide.iter().map(Scaled::rank).sum::<usize>() <= FEW_RANKS {
+            true => add_pairs(&mut inner, &wide).map_err(comparing)?,
+            false => add_blocks(&mut inner, &wide).map_err(comparing)?,
+        }
+    }
+    for row in 0..inner.len() {
+        for column in 0..row {
+            inner[column][row] = inner[row][column];
         }
     }
     Ok(inner)
 }
 
-type Scaled = ((Tensor, Tensor), f64);
-
-fn inner_product(
-    ((up, down), scale): &Scaled,
-    ((other_up, other_down), other_scale): &Scaled,
-) -> candle_core::Result<f64> {
-    let ups = up.t()?.matmul(other_up)?;
-    let downs = down.matmul(&other_down.t()?)?;
-    Ok(scale * other_scale * (ups * downs)?.sum_all()?.to_scalar::<f64>()?)
+/// The factors of an update in f64, and its scale.
+struct Scaled {
+    up: Tensor,
+    down: Tensor,
+    scale: f64,
 }
 
-fn squared_distances(inner: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let distance = |i: usize, j: usize| (inner[i][i] - 2.0 * inner[i][j] + inner[j][j]).max(0.0);
-    (0..inner.len()).map(|i| (0..inner.len()).map(|j| distance(i, j)).collect()).collect()
+impl Scaled {
+    fn of(factors: &LoraFactors) -> Result<Self> {
+        let (up, down) = wide(factors)?;
+        Ok(Self { up, down, scale: factors.scale() })
+    }
+
+    fn rank(&self) -> usize {
+        self.down.dims()[0]
+    }
+
+    /// Rows and columns of the update.
+    fn block(&self, rows: (usize, usize), columns: (usize, usize)) -> candle_core::Result<Vec<f64>> {
+        let (up, down) = (self.up.narrow(0, rows.0, rows.1)?, self.down.narrow(1, columns.0, columns.1)?);
+        (up.matmul(&down)? * self.scale)?.flatten_all()?.to_vec1()
+    }
+}
+
+/// Adds the products of each pair, in the lower triangle.
+fn add_pairs(inner: &mut [Vec<f64>], updates: &[Scaled]) -> candle_core::Result<()> {
+    for (i, one) in updates.iter().enumerate() {
+        for (j, other) in updates[..=i].iter().enumerate() {
+            let ups = one.up.t()?.matmul(&other.up)?;
+            let downs = one.down.matmul(&other.down.t()?)?;
+            inner[i][j] += one.scale * other.scale * (ups * downs)?.sum_all()?.to_scalar::<f64>()?;
+        }
+    }
+    Ok(())
+}
+
+/// Some updates beside each other.
+struct Block<'u> {
+    /// Position of the first among all.
+    start: usize,
+    updates: &'u [Scaled],
+    /// `[out, R]` for the summed rank `R`.
+    up: Tensor,
+    /// `[R, in]`.
+    down: Tensor,
+}
+
+/// As [`add_pairs`], with the factors of many updates multiplied together.
+fn add_blocks(inner: &mut [Vec<f64>], updates: &[Scaled]) -> candle_core::Result<()> {
+    let largest = updates.iter().map(Scaled::rank).max().unwrap_or(1);
+    let size = (COMPARED_RANKS / largest.max(1)).max(1);
+    let starts = || (0..updates.len()).step_by(size);
+    let block = |start: usize| Block::new(start, &updates[start..(start + size).min(updates.len())]);
+    for one in starts() {
+        let rows = block(one)?;
+        for other in starts().take_while(|other| *other <= one) {
+            rows.add_products(&block(other)?, inner)?;
+        }
+    }
+    Ok(())
+}
+
+impl<'u> Block<'u> {
+    fn new(start: usize, updates: &'u [Scaled]) -> candle_core::Result<Self> {
+        let ups: Vec<&Tensor> = updates.iter().map(|update| &update.up).collect();
+        let downs: Vec<&Tensor> = updates.iter().map(|update| &update.down).collect();
+        Ok(Self { start, updates, up: Tensor::cat(&ups, 1)?, down: Tensor::cat(&downs, 0)? })
+    }
+
+    /// Adds the products with the updates of another block.
+    fn add_products(&self, other: &Self, inner: &mut [Vec<f64>]) -> candle_core::Result<()> {
+        let ups = self.up.t()?.matmul(&other.up)?;
+        let products = (ups * self.down.matmul(&other.down.t()?)?)?.to_vec2::<f64>()?;
+        let mut top = 0;
+        for (i, one) in self.updates.iter().enumerate() {
+            let mut left = 0;
+            for (j, two) in other.updates.iter().enumerate() {
+                let part = products[top..top + one.rank()].iter().map(|row| row[left..left + two.rank()].iter().sum::<f64>());
+                inner[self.start + i][other.start + j] += one.scale * two.scale * part.sum::<f64>();
+                left += two.rank();
+            }
+            top += one.rank();
+        }
+        Ok(())
+    }
 }
 
 /// Rows of an update that are formed together for all contributions.
 const ROWS: usize = 64;
 
-/// A statistic of every element of the updates; `of` gets the values of all contributions in order of size.
+/// Most elements that are formed together, of all contributions: 64 MiB.
+const ELEMENTS: usize = 8 << 20;
+
+/// A statistic of every element of the updates; `of` gets the values of all contributions.
 fn by_element(
     strategy: &'static str,
-    contributions: &[Contribution],
+    contributions: &Contributions<'_>,
     rank: TargetRank,
-    of: &dyn Fn(&[f64]) -> f64,
+    of: &(dyn Fn(&mut [f64]) -> f64 + Sync),
 ) -> Result<Aggregate> {
     super::product::refuse_targets(rank, None)?;
-    check(contributions, RankPolicy::Mixed)?;
-    let shares = shares(contributions);
-    let average = |(module, _): (&str, &LayerUpdate)| {
-        let terms = lora_of_module(strategy, &shares, module)?;
-        Ok((module.to_owned(), element_factors(module, &terms, rank, of)?))
-    };
-    let adapter = contributions[0].adapter.iter().map(average).collect::<Result<Adapter>>()?;
-    Aggregate::measured(adapter, contributions)
+    contributions.check(RankPolicy::Mixed)?;
+    contributions.refuse_other_kinds(strategy)?;
+    let uniform = 1.0 / contributions.len() as f64;
+    let shares: Shares = contributions.shares().into_iter().map(|(position, _)| (position, uniform)).collect();
+    let average =
+        |module: &str| Ok((module.to_owned(), element_factors(strategy, contributions, module, &shares, rank, of)?));
+    Aggregate::measured(contributions.modules().map(average).collect::<Result<Adapter>>()?, contributions)
 }
 
 fn element_factors(
+    strategy: &'static str,
+    contributions: &Contributions<'_>,
     module: &str,
-    terms: &[(&LoraFactors, f64)],
+    shares: &Shares,
     rank: TargetRank,
-    of: &dyn Fn(&[f64]) -> f64,
+    of: &(dyn Fn(&mut [f64]) -> f64 + Sync),
 ) -> Result<LoraFactors> {
-    let wide = terms.iter().map(|(factors, _)| Ok((wide(factors)?, factors.scale()))).collect::<Result<Vec<_>>>()?;
-    let (out, inputs) = (wide[0].0.0.dims()[0], wide[0].0.1.dims()[1]);
-    let mut values = Vec::with_capacity(out * inputs);
-    for start in (0..out).step_by(ROWS) {
-        let rows = wide.iter().map(|term| rows_of(term, start, ROWS.min(out - start)));
-        let rows = rows.collect::<candle_core::Result<Vec<_>>>().map_err(Error::tensor("forming updates"))?;
-        values.extend(statistics(&rows, of));
+    let mut updates = Vec::with_capacity(shares.len());
+    contributions.each_lora(strategy, module, shares, |factors, _| {
+        updates.push(Scaled::of(factors)?);
+        Ok(())
+    })?;
+    let dense = statistics(&updates, of).map_err(Error::tensor("forming updates"))?;
+    let headers = || contributions.headers_of(module, shares).map(|(header, _)| header);
+    let largest = headers().map(crate::source::ModuleHeader::rank).max().unwrap_or(1);
+    let side = headers().next().map_or(1, |header| header.sides().0.min(header.sides().1));
+    let scale = mean_scale(contributions.headers_of(module, shares));
+    from_dense(module, &dense, &layout(contributions, module, shares)?, rank.of(largest, side), scale)
+}
+
+/// The statistic of every element as a matrix `[out, in]`, formed block by block.
+fn statistics(updates: &[Scaled], of: &(dyn Fn(&mut [f64]) -> f64 + Sync)) -> candle_core::Result<Tensor> {
+    let (out, inputs) = (updates[0].up.dims()[0], updates[0].down.dims()[1]);
+    // All columns at a time, unless there are many contributions.
+    let width = (ELEMENTS / (ROWS * updates.len())).clamp(1, inputs);
+    let mut strips = Vec::new();
+    for top in (0..out).step_by(ROWS) {
+        let rows = (top, ROWS.min(out - top));
+        let mut blocks = Vec::new();
+        for left in (0..inputs).step_by(width) {
+            let columns = (left, width.min(inputs - left));
+            let values: Vec<Vec<f64>> =
+                updates.iter().map(|update| update.block(rows, columns)).collect::<candle_core::Result<_>>()?;
+            let statistics = (0..rows.1 * columns.1).into_par_iter().with_min_len(1 << 10);
+            let statistics = statistics.map_init(|| vec![0.0; values.len()], |own, element| {
+                own.iter_mut().zip(&values).for_each(|(value, update)| *value = update[element]);
+                of(own)
+            });
+            blocks.push(Tensor::from_vec(statistics.collect::<Vec<f64>>(), (rows.1, columns.1), updates[0].up.device())?);
+        }
+        strips.push(Tensor::cat(&blocks, 1)?);
     }
-    let dense = Tensor::from_vec(values, (out, inputs), terms[0].0.up.device());
-    let uniform: Vec<_> = terms.iter().map(|(factors, _)| (*factors, 1.0 / terms.len() as f64)).collect();
-    let largest = terms.iter().map(|(factors, _)| factors.rank()).max().unwrap_or(1);
-    let rank = rank.of(largest, out.min(inputs));
-    from_dense(module, &dense.map_err(Error::tensor("forming updates"))?, terms[0].0, rank, mean_scale(&uniform))
-}
-
-fn rows_of(((up, down), scale): &Scaled, start: usize, count: usize) -> candle_core::Result<Vec<f64>> {
-    (up.narrow(0, start, count)?.matmul(down)? * *scale)?.flatten_all()?.to_vec1()
-}
-
-fn statistics(columns: &[Vec<f64>], of: &dyn Fn(&[f64]) -> f64) -> Vec<f64> {
-    let mut sorted = vec![0.0; columns.len()];
-    let mut statistic = |element: usize| {
-        sorted.iter_mut().zip(columns).for_each(|(value, column)| *value = column[element]);
-        sorted.sort_by(f64::total_cmp);
-        of(&sorted)
-    };
-    (0..columns[0].len()).map(&mut statistic).collect()
-}
-
-/// Factors of a dense update `[out, in]` cut to a rank, in the layout of `like`; `scale` is `alpha / rank`.
-pub(super) fn from_dense(
-    module: &str,
-    dense: &Tensor,
-    like: &LoraFactors,
-    rank: usize,
-    scale: f64,
-) -> Result<LoraFactors> {
-    let cut = truncated_svd(dense, rank).map_err(Error::numerics(format!("decomposing the update of `{module}`")))?;
-    let share = scale.sqrt().recip();
-    let scaled = |tensor: Tensor| {
-        (tensor * share).and_then(|tensor| tensor.to_dtype(DType::F32)).map_err(Error::tensor("scaling factors"))
-    };
-    let matrices = Matrices { up: scaled(cut.up)?, down: scaled(cut.down)? };
-    like.with_matrices(&matrices, scale * rank as f64).map_err(Error::adapters("cutting an update"))
+    Tensor::cat(&strips, 0)
 }

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::ewwa::Moments;
 use super::fedavg::mean_of_tensors;
 use super::{Aggregate, fitting};
-use crate::check::{RankPolicy, check};
-use crate::contribution::{Contribution, shares};
-use crate::error::{Error, Result};
+use crate::check::RankPolicy;
+use crate::contributions::Contributions;
+use crate::error::Result;
 use crate::memory::Memory;
-use crate::numbers::{numbers, shaped};
+use crate::numbers::{numbers, positive, shaped};
 
 /// Settings of a server optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -35,13 +35,9 @@ impl ServerOptimizer {
     /// Refuses a learning rate that is not finite and above 0.
     ///
     /// # Errors
-    /// [`Error::Setting`].
+    /// [`Error::Setting`](crate::Error::Setting).
     pub fn validate(&self) -> Result<()> {
-        if self.learning_rate.is_finite() && self.learning_rate > 0.0 {
-            return Ok(());
-        }
-        let found = self.learning_rate;
-        Err(Error::Setting { what: "learning rate of the server", expected: "finite and above 0", found })
+        positive("learning rate of the server", self.learning_rate)
     }
 }
 
@@ -53,18 +49,18 @@ impl ServerOptimizer {
 /// **Source** arXiv 2003.00295, algorithm 2; no bias correction, `v` starts at `tau^2`.
 ///
 /// # Errors
-/// As [`check`] with [`RankPolicy::Uniform`]; [`Error::Setting`]; [`Error::Global`] if the contributions do not have
-/// the global adapter's shapes; [`Error::Memory`] for a memory of another federation.
+/// As [`check`](crate::check()) with [`RankPolicy::Uniform`]; [`Error::Setting`](crate::Error::Setting); [`Error::Global`](crate::Error::Global) if the contributions do not have
+/// the global adapter's shapes; [`Error::Memory`](crate::Error::Memory) for a memory of another federation.
 pub fn server_optimizer(
-    contributions: &[Contribution],
+    contributions: &Contributions<'_>,
     global: &Adapter,
     settings: ServerOptimizer,
     memory: &Memory,
 ) -> Result<(Aggregate, Memory)> {
     settings.validate()?;
-    check(contributions, RankPolicy::Uniform)?;
-    fitting(global, &contributions[0].adapter)?;
-    let mean = mean_of_tensors(&shares(contributions))?;
+    contributions.check(RankPolicy::Uniform)?;
+    fitting(global, contributions)?;
+    let mean = mean_of_tensors(contributions)?;
     let mut memory = memory.clone();
     let first_round = memory.count(ROUNDS) == 0;
     let mut moved = |(module, update): (&str, &LayerUpdate)| {

@@ -236,7 +236,8 @@ fn all_rejected_contributions_are_counted_and_the_first_few_spelled_out() {
 
 #[test]
 fn impossible_targets_are_refused() {
-    use catelier_federation::{TargetRank, product};
+    use catelier_federation::TargetRank;
+    let product = |contributions: &[_], rank, alpha| Strategy::Product { rank, alpha }.aggregate(contributions);
     let contributions = round();
     for (rank, alpha) in
         [(TargetRank::Fixed(0), None), (TargetRank::Largest, Some(0.0)), (TargetRank::Largest, Some(f64::NAN))]

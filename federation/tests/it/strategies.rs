@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::Adapter;
 use catelier_federation::{
-    Aggregate, Contribution, Error, Memory, Role, State, Strategy as Aggregation, TargetRank, fedex, leading_slices,
+    Aggregate, Contribution, Contributions, Error, InMemory, Memory, Role, State, Strategy as Aggregation, TargetRank, fedex, leading_slices,
 };
 use catelier_numerics::linalg::truncated_svd;
 use proptest::prelude::*;
@@ -210,7 +210,8 @@ proptest! {
 
     #[test]
     fn the_residual_is_what_the_means_miss(clients in alike()) {
-        let result = fedex(&clients).unwrap();
+        let source = InMemory::new(&clients);
+        let result = fedex(&Contributions::read(&source).unwrap()).unwrap();
         let mean = mean_update(&clients);
         let missed: Vec<f64> = mean.iter().zip(update(&result.adapter)).map(|(mean, found)| mean - found).collect();
         prop_assert!(distance(&update(&result.residual), &missed) < 1e-5 * (1.0 + norm(&mean)));

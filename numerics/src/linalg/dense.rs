@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 
-use super::{LowRankTerm, Truncated, low_rank_svd, to_matrix, to_tensor};
+use super::{LowRankTerm, Truncated, beside, low_rank_svd, to_matrix, to_tensor};
 use crate::noise::{Noise, Stream};
 use crate::{Error, Result};
 
@@ -78,14 +78,18 @@ const WHOLE_SIDE: usize = 192;
 const OVERSAMPLED: usize = 16;
 /// Multiplications by the matrix and its transpose; each sharpens the gap between kept and discarded directions.
 const POWER_ITERATIONS: usize = 6;
+/// What the matrix may make of a kept right vector beside its left one, in units of the largest singular value. The part
+/// that is cut off is wrong by the square of it.
+const SETTLED: f64 = 1e-6;
 
 /// The best approximation of rank `rank` to a dense matrix `[out, in]`, computed in f64.
 ///
 /// Up to a smaller side of 192 the decomposition is exact. Above it, a subspace of `rank + 16` directions is followed
-/// through six power iterations from a fixed start, so that the error is within rounding of the best where the singular
-/// values fall, and [`Truncated::singular_values`] ends with that subspace.
+/// through six power iterations from a fixed start. Where singular values fall too slowly for these, the subspace grows
+/// (block Lanczos) until the kept directions are settled to 1e-6 of the largest singular value, or it is the whole space.
+/// [`Truncated::singular_values`] ends with that subspace.
 ///
-/// **Source** Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4.
+/// **Source** Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4; Musco and Musco, arXiv 1504.05477, algorithm 2.
 ///
 /// # Errors
 /// As [`low_rank_svd`].
@@ -103,12 +107,89 @@ pub fn truncated_svd(matrix: &Tensor, rank: usize) -> Result<Truncated> {
         basis = dense.tr_mul(&left).qr().q();
         left = (&dense * basis).qr().q();
     }
-    let (up, down) = (to_tensor(&left, DType::F64, device)?, to_tensor(&left.tr_mul(&dense), DType::F64, device)?);
-    let total = dense.norm_squared();
-    let mut truncated = low_rank_svd(&[LowRankTerm { up, down, weight: 1.0 }], rank)?;
-    let kept: f64 = truncated.singular_values.iter().take(rank).map(|value| value * value).sum();
-    truncated.discarded = if total == 0.0 { 0.0 } else { (1.0 - kept / total).clamp(0.0, 1.0) };
-    Ok(truncated)
+    let mut space = Subspace::new(&dense, left);
+    loop {
+        let mut truncated = space.truncated(rank, device)?;
+        if space.is_settled(&truncated)? || !space.grow() {
+            let (total, kept) = (dense.norm_squared(), truncated.singular_values.iter().take(rank));
+            let kept: f64 = kept.map(|value| value * value).sum();
+            truncated.discarded = if total == 0.0 { 0.0 } else { (1.0 - kept / total).clamp(0.0, 1.0) };
+            return Ok(truncated);
+        }
+    }
+}
+
+/// Left directions that are followed, and what the matrix makes of them.
+struct Subspace<'m> {
+    dense: &'m DMatrix<f64>,
+    /// Orthonormal columns.
+    left: DMatrix<f64>,
+    /// `leftᵀ · dense`.
+    right: DMatrix<f64>,
+    /// Columns of `left` that were added last.
+    newest: usize,
+}
+
+impl<'m> Subspace<'m> {
+    fn new(dense: &'m DMatrix<f64>, left: DMatrix<f64>) -> Self {
+        let (right, newest) = (left.tr_mul(dense), left.ncols());
+        Self { dense, left, right, newest }
+    }
+
+    /// The best approximation within the subspace.
+    fn truncated(&self, rank: usize, device: &Device) -> Result<Truncated> {
+        let (up, down) = (to_tensor(&self.left, DType::F64, device)?, to_tensor(&self.right, DType::F64, device)?);
+        low_rank_svd(&[LowRankTerm { up, down, weight: 1.0 }], rank)
+    }
+
+    /// Whether the matrix makes of each kept right vector the left one beside it. Both have the length √σ.
+    fn is_settled(&self, truncated: &Truncated) -> Result<bool> {
+        let (up, down) = (to_matrix(&truncated.up)?, to_matrix(&truncated.down)?);
+        let images = self.dense * down.transpose();
+        let largest = truncated.singular_values.first().copied().unwrap_or(0.0);
+        let is_settled = |(place, sigma): (usize, &f64)| {
+            let rest = images.column(place) - up.column(place) * *sigma;
+            rest.norm() <= SETTLED * largest * sigma.sqrt()
+        };
+        Ok(truncated.singular_values.iter().take(up.ncols()).enumerate().all(is_settled))
+    }
+
+    /// Doubles the subspace by what the matrix makes of it; `false` if it cannot grow.
+    fn grow(&mut self) -> bool {
+        let (before, most) = (self.left.ncols(), self.smaller_side());
+        while self.left.ncols() < (2 * before).min(most) {
+            let newest = self.right.rows(self.right.nrows() - self.newest, self.newest).transpose();
+            let fresh = self.orthogonal_part(self.dense * newest);
+            if fresh.ncols() == 0 {
+                break;
+            }
+            self.newest = fresh.ncols();
+            let images = fresh.tr_mul(self.dense);
+            self.left = beside(&[std::mem::replace(&mut self.left, DMatrix::zeros(0, 0)), fresh]);
+            let rights = [std::mem::replace(&mut self.right, DMatrix::zeros(0, 0)).transpose(), images.transpose()];
+            self.right = beside(&rights).transpose();
+        }
+        self.left.ncols() > before
+    }
+
+    /// The most directions that there are.
+    fn smaller_side(&self) -> usize {
+        self.dense.nrows().min(self.dense.ncols())
+    }
+
+    /// Orthonormal columns that span what `columns` have beside the subspace.
+    fn orthogonal_part(&self, mut columns: DMatrix<f64>) -> DMatrix<f64> {
+        let length = columns.norm();
+        // Twice is enough: the second time removes what rounding left of the first.
+        for _ in 0..2 {
+            columns -= &self.left * self.left.tr_mul(&columns);
+        }
+        let (directions, sizes) = columns.qr().unpack();
+        let is_new = |place: &usize| sizes[(*place, *place)].abs() > 1e-10 * length;
+        let room = self.smaller_side().saturating_sub(self.left.ncols());
+        let kept: Vec<usize> = (0..directions.ncols()).filter(is_new).take(room).collect();
+        directions.select_columns(&kept)
+    }
 }
 
 /// The matrix as a product with an identity on its smaller side.
@@ -179,6 +260,32 @@ mod tests {
         for (found, expected) in truncated.singular_values.iter().zip(&exact.singular_values).take(5) {
             assert!((found / expected - 1.0).abs() < 1e-9);
         }
+    }
+
+    /// The singular values of such a matrix fall so slowly that power iterations do not settle.
+    #[test]
+    fn a_matrix_without_any_structure_is_cut_as_well_as_it_can_be() {
+        for (rows, columns) in [(230, 200), (210, 320)] {
+            let dense = normal(8, rows, columns);
+            let truncated = truncated_svd(&dense, 6).unwrap();
+            let whole = low_rank_svd(&[whole_term(&to_matrix(&dense).unwrap(), &Device::Cpu).unwrap()], 6).unwrap();
+            assert!((truncated.discarded / whole.discarded - 1.0).abs() < 1e-11, "{truncated:?}");
+            let difference = |matrix: &Truncated| to_matrix(&matrix.up).unwrap() * to_matrix(&matrix.down).unwrap();
+            let error = (difference(&truncated) - difference(&whole)).norm() / whole.singular_values[0];
+            assert!(error < 1e-4, "{error}");
+        }
+    }
+
+    /// Six directions of one length, which a single direction could not tell apart.
+    #[test]
+    fn equal_singular_values_are_all_found() {
+        let orthogonal = |sample, side| to_matrix(&normal(sample, side, side)).unwrap().qr().q();
+        let values = (0..220).map(|place| if place < 6 { 2.0 } else { 1.9 });
+        let diagonal = DMatrix::from_diagonal(&values.collect::<Vec<f64>>().into());
+        let dense = orthogonal(9, 220) * diagonal * orthogonal(10, 220);
+        let truncated = truncated_svd(&to_tensor(&dense, DType::F64, &Device::Cpu).unwrap(), 6).unwrap();
+        let expected = 214.0 * 1.9 * 1.9 / dense.norm_squared();
+        assert!((truncated.discarded / expected - 1.0).abs() < 1e-10, "{} {expected}", truncated.discarded);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub enum FileError {
     /// The file is a Git LFS pointer: the download is missing.
     #[error("expected safetensors, found a Git LFS pointer instead of the file itself")]
     LfsPointer,
+    /// The file is not the one whose header was checked.
+    #[error("the file was changed while it was read")]
+    Changed,
     /// The file has another format.
     #[error("expected safetensors, found something else: {problem}")]
     NotSafetensors {
@@ -173,7 +176,7 @@ impl FileError {
 }
 
 /// One tensor of a file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) element: Element,
     pub(super) shape: Vec<usize>,

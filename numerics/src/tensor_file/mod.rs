@@ -4,6 +4,7 @@
 //! JSON header mapping names to `dtype`, `shape` and `data_offsets` (and `__metadata__` to a map of strings), then the
 //! data without gaps.
 
+mod closed;
 mod digest;
 mod element;
 mod header;
@@ -11,6 +12,7 @@ mod json;
 mod read;
 mod write;
 
+pub use closed::{ClosedFile, ReopenedFile, TensorPlace};
 pub use digest::{CHECKSUM, Checksum, write_checked};
 pub use header::FileError;
 pub use read::TensorFile;
