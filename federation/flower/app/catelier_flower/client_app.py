@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import traceback
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -29,7 +30,12 @@ def train(message: Message, context: Context) -> Message:
     """Answers a round with a contribution. No other kind of message has an answer."""
     try:
         site = settings.read(settings.Site, os.environ["CATELIER_SITE"])
-        return Message(take_part(message.content, site, context.run_id), reply_to=message)
+        answer = partial(take_part, site=site, run=context.run_id)
+        if site.secure_aggregation:
+            from catelier_flower import secure
+
+            return secure.train(message, context, answer)
+        return Message(answer(message.content), reply_to=message)
     except wire.Refused:
         raise
     except Exception:
@@ -39,7 +45,8 @@ def train(message: Message, context: Context) -> Message:
 
 def take_part(content: RecordDict, site: settings.Site, run: int) -> RecordDict:
     """Trains as the round asks, and returns what leaves."""
-    number = _round(wire.round_text(content), site)
+    files = wire.unpack_round(content)
+    number = _round(files[wire.ROUND], site)
     run_folder = site.rounds / str(run)
     folder = run_folder / f"{number:04}"
     if folder.exists():
@@ -47,7 +54,8 @@ def take_part(content: RecordDict, site: settings.Site, run: int) -> RecordDict:
     if len(list(site.rounds.glob("*/*/trained"))) >= site.most_rounds:
         raise wire.Refused("this site has taken part in as many rounds as it wants to")
     (folder / "round").mkdir(parents=True)
-    wire.unpack_round(content, folder / "round")
+    for name, data in files.items():
+        (folder / "round" / name).write_bytes(data)
     _train(site, folder, _own(run_folder, number))
     return wire.pack_contribution(folder / "trained" / wire.CONTRIBUTION)
 
@@ -57,12 +65,15 @@ def _round(text: bytes, site: settings.Site) -> int:
     try:
         described = json.loads(text)
         number, privacy = described["instructions"]["round"], described["plan"].get("privacy") or {}
+        secure = described["plan"].get("secure_aggregation", False)
         at_home = privacy.get("at") == "client"
         noise, clip = float(privacy.get("noise", 0) if at_home else 0), float(privacy.get("clip", "inf"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise wire.Refused(f"`{wire.ROUND}` does not describe a round") from None
     if type(number) is not int or not 1 <= number <= LAST_ROUND:
         raise wire.Refused(f"a round has a number from 1 to {LAST_ROUND}")
+    if secure is not site.secure_aggregation:
+        raise wire.Refused(f"this site takes part only {'under' if site.secure_aggregation else 'without'} secure aggregation")
     if not noise >= site.least_noise:
         raise wire.Refused(f"this site takes part only with noise of {site.least_noise} at the client")
     if site.largest_clip is not None and not clip <= site.largest_clip:

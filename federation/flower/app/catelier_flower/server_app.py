@@ -24,33 +24,43 @@ def main(grid: Grid, context: Context) -> None:
     """Plays the rounds that are not there yet."""
     server = settings.read(settings.Server, os.environ["CATELIER_SERVER"])
     rounds = Rounds(server)
-    while not rounds.are_over():
-        number = rounds.next()
-        replies = ask(grid, server, number, rounds.folder(number))
-        rounds.close(number, replies)
-    tell(f"the last adapter is {rounds.adapter(rounds.next() - 1)}")
+    number = rounds.open()
+    while number <= rounds.count():
+        if not rounds.adapter(number).exists():
+            rounds.keep(number, *ask(grid, context, server, number, rounds.folder(number)))
+        rounds.close(number)
+        number += 1
+    tell(f"the last adapter is {rounds.adapter(rounds.count())}")
 
 
 def tell(text: str) -> None:
     print(text, flush=True)
 
 
-def ask(grid: Grid, server: settings.Server, number: int, folder: Path) -> dict[str, tuple[bytes, dict[str, str]]]:
-    """Sends a round to the nodes of the allow-list, and returns what each client sent, by its name."""
+def ask(grid: Grid, context: Context, server: settings.Server, number: int, folder: Path) -> tuple[dict[str, bytes], int]:
+    """Sends a round to the nodes of the allow-list. Returns contributions by client, and the number of clients in them."""
     names = nodes(grid, server)
     content = wire.pack_round(folder)
-    messages = [Message(content, node, "train", group_id=str(number), ttl=server.patience) for node in names]
     tell(f"round {number}: asked {', '.join(sorted(names.values()))}")
+    if plan(folder)["secure_aggregation"]:
+        from catelier_flower import secure
+
+        mean, clients = secure.ask(grid, context, list(names), number, content, server.patience)
+        return {secure.MEAN: mean} if mean else {}, clients
+    messages = [Message(content, node, "train", group_id=str(number), ttl=server.patience) for node in names]
     sent = {}
     for reply in grid.send_and_receive(messages, timeout=server.patience):
-        name = names.get(reply.metadata.src_node_id)
-        if name is None or name in sent:
-            continue
+        name = names[reply.metadata.src_node_id]
         try:
             sent[name] = contribution(reply, name, number)
         except wire.Refused as refused:
             tell(f"round {number}: `{name}` is left out: {refused}")
-    return sent
+    return sent, len(sent)
+
+
+def plan(folder: Path) -> dict:
+    """The plan of a round."""
+    return json.loads((folder / wire.ROUND).read_bytes())["plan"]
 
 
 def nodes(grid: Grid, server: settings.Server) -> dict[int, str]:
@@ -75,15 +85,15 @@ def require(count: int, server: settings.Server, are: str) -> None:
         raise settings.Unusable(f"{count} {are}, and a round needs {quorum} of {len(server.clients)}")
 
 
-def contribution(reply: Message, name: str, number: int) -> tuple[bytes, dict[str, str]]:
-    """A contribution to this round by the client of this name, who can speak for nobody else."""
+def contribution(reply: Message, name: str, number: int) -> bytes:
+    """The file of a contribution to this round by the client of this name, who can speak for nobody else."""
     if reply.has_error():
         raise wire.Refused(f"error {reply.error.code}: {reply.error.reason!r:.300}")
     data, entries = wire.unpack_contribution(reply.content)
-    said = {"client": entries.get("client"), "round": entries.get("round")}
-    if said != {"client": name, "round": str(number)}:
-        raise wire.Refused(f"it says that it is from {said['client']!r:.80} for round {said['round']!r:.80}")
-    return data, entries
+    for entry, expected in {"format": wire.FORMAT, "client": name, "round": str(number)}.items():
+        if entries.get(entry) != expected:
+            raise wire.Refused(f"its `{entry}` is {entries.get(entry)!r:.80}, expected `{expected}`")
+    return data
 
 
 class Rounds:
@@ -92,45 +102,54 @@ class Rounds:
     def __init__(self, server: settings.Server) -> None:
         self.server = server
         server.out.mkdir(parents=True, exist_ok=True)
-        if not self.folder(1).exists():
-            self.federate("open", "--next", self.folder(1), *self.start())
 
     def folder(self, number: int) -> Path:
+        """What clients get."""
         return self.server.out / f"round-{number:04}"
 
     def adapter(self, number: int) -> Path:
+        """The adapter after a round."""
         return self.server.out / f"adapter-{number:04}.safetensors"
 
-    def next(self) -> int:
-        """The first round without an adapter."""
+    def replies(self, number: int) -> Path:
+        """The list of what clients sent."""
+        return self.server.out / f"replies-{number:04}/replies.json"
+
+    def count(self) -> int:
+        return plan(self.folder(1))["rounds"]
+
+    def open(self) -> int:
+        """Opens the federation if it is new, and returns the first round that is not closed."""
+        if not self.is_open(1):
+            start = ["--start", self.server.start] if self.server.start else []
+            self.aggregate("--round", "0", "--next", self.folder(1), *start)
         number = 1
-        while self.adapter(number).exists():
+        while self.adapter(number).exists() and (number == self.count() or self.is_open(number + 1)):
             number += 1
         return number
 
-    def are_over(self) -> bool:
-        described = json.loads((self.folder(1) / wire.ROUND).read_bytes())
-        return self.next() > described["plan"]["rounds"]
+    def is_open(self, number: int) -> bool:
+        return (self.folder(number) / wire.ROUND).exists()
 
-    def close(self, number: int, sent: dict[str, tuple[bytes, dict[str, str]]]) -> None:
-        """Aggregates what was sent, and opens the next round."""
-        require(len(sent), self.server, f"contributions came to round {number}")
-        folder = self.server.out / f"replies-{number:04}"
-        folder.mkdir(exist_ok=True)
-        replies = []
-        for name, (data, entries) in sorted(sent.items()):
-            (folder / f"{name}.safetensors").write_bytes(data)
-            replies.append({"client": name, "file": f"{name}.safetensors", "weight": float(entries["weight"])})
-        (folder / "replies.json").write_text(json.dumps(replies), encoding="utf-8")
-        files = ["--replies", folder / "replies.json", "--out", self.adapter(number), "--next", self.folder(number + 1)]
-        self.federate("aggregate", "--round", str(number), *files, "--skip-refused", "--json", *self.start())
+    def keep(self, number: int, sent: dict[str, bytes], clients: int) -> None:
+        """Writes what clients sent."""
+        require(clients, self.server, f"contributions came to round {number}")
+        listed = self.replies(number)
+        listed.parent.mkdir(exist_ok=True)
+        for name, data in sent.items():
+            (listed.parent / f"{name}.safetensors").write_bytes(data)
+        replies = [{"client": name, "file": f"{name}.safetensors"} for name in sorted(sent)]
+        listed.write_text(json.dumps(replies), encoding="utf-8")
 
-    def start(self) -> list:
-        return ["--start", self.server.start] if self.server.start else []
+    def close(self, number: int) -> None:
+        """Aggregates what was sent, and opens the next round. Done again after an interruption, it changes nothing."""
+        files = ["--replies", self.replies(number), "--out", self.adapter(number), "--next", self.folder(number + 1)]
+        self.aggregate("--round", str(number), *files, "--force", "--json")
 
-    def federate(self, command: str, *arguments) -> None:
+    def aggregate(self, *arguments) -> None:
         server = self.server
-        line = [server.catelier, "federate", command, "--plan", server.plan, "--state", server.out / "state"]
-        ran = subprocess.run([*line, "--base", server.base, *arguments], stdin=subprocess.DEVNULL, capture_output=True)
+        line = [server.catelier, "federate", "aggregate", "--plan", server.plan, "--base", server.base]
+        line += ["--state", server.out / "state", *arguments]
+        ran = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True)
         tell((ran.stderr + ran.stdout).decode(errors="replace").strip())
         ran.check_returncode()

@@ -30,6 +30,8 @@ class Site:
     least_noise: float = 0.0
     # Only rounds with a clipping norm of at most this; none for any.
     largest_clip: float | None = None
+    # Only rounds under secure aggregation, instead of only rounds without it.
+    secure_aggregation: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ is put together again has the bytes of the first, so that the checksum inside it
 here travels in neither direction.
 """
 
+import hashlib
 import json
 import re
 import struct
@@ -18,7 +19,11 @@ GLOBAL = "global.safetensors"
 MERGED = "merged.safetensors"
 CONTRIBUTION = "contribution.safetensors"
 
-_ADAPTER = {"format", "version", "catelier.sha256"}
+FORMAT = "catelier federation contribution"
+VERSION = "1"
+
+_CHECKSUM = "catelier.sha256"
+_ADAPTER = {"format", "version", _CHECKSUM}
 # Entries that the header of each file may have.
 _ENTRIES = {GLOBAL: _ADAPTER, MERGED: _ADAPTER, CONTRIBUTION: _ADAPTER | {"client", "round", "weight", "base"}}
 
@@ -43,15 +48,11 @@ def pack_round(folder: Path) -> RecordDict:
     return content
 
 
-def unpack_round(content: RecordDict, folder: Path) -> None:
-    """Writes the files of a message into an empty folder, `round.json` last."""
-    files = [name for name in (GLOBAL, MERGED) if name in content]
-    _refuse_others(content, [ROUND, *(key for name in files for key in (name, _header(name)))])
-    tensor_files = [(name, _unpack_file(content, name)[0]) for name in files]
-    text = round_text(content)
-    for name, data in tensor_files:
-        (folder / name).write_bytes(data)
-    (folder / ROUND).write_bytes(text)
+def unpack_round(content: RecordDict) -> dict[str, bytes]:
+    """The files of a message to a client, by name, `round.json` last."""
+    names = [name for name in (GLOBAL, MERGED) if name in content]
+    _refuse_others(content, [ROUND, *(key for name in names for key in (name, _header(name)))])
+    return {name: _unpack_file(content, name)[0] for name in names} | {ROUND: round_text(content)}
 
 
 def round_text(content: RecordDict) -> bytes:
@@ -78,6 +79,20 @@ def unpack_contribution(content: RecordDict) -> tuple[bytes, dict[str, str]]:
     return _unpack_file(content, CONTRIBUTION)
 
 
+def new_contribution(tensors: ArrayRecord, entries: dict[str, str]) -> bytes:
+    """The file of a contribution that no client wrote as it is, with a checksum over all of it."""
+    entries = {"format": FORMAT, "version": VERSION, _CHECKSUM: "0" * 64} | entries
+    content = RecordDict({CONTRIBUTION: tensors, _header(CONTRIBUTION): ConfigRecord(entries)})
+    entries[_CHECKSUM] = hashlib.sha256(unpack_contribution(content)[0]).hexdigest()
+    content[_header(CONTRIBUTION)] = ConfigRecord(entries)
+    return unpack_contribution(content)[0]
+
+
+def array(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
+    """A tensor as it travels."""
+    return Array(dtype, shape, _STYPE, data)
+
+
 def _header(name: str) -> str:
     return f"{name}.header"
 
@@ -100,7 +115,7 @@ def _pack_file(path: Path, name: str, content: RecordDict) -> None:
         element = _TYPES.get(described["dtype"])
         if element is None:
             raise Refused(f"`{tensor}` has elements of type {described['dtype']}, which no adapter has")
-        tensors[tensor] = Array(element[0], tuple(described["shape"]), _STYPE, body[start:end])
+        tensors[tensor] = array(element[0], tuple(described["shape"]), body[start:end])
     content[name] = ArrayRecord(tensors)
     content[_header(name)] = ConfigRecord(entries)
     if _unpack_file(content, name)[0] != data:
