@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import ssl
 import tempfile
 import unittest
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import support
@@ -73,6 +76,23 @@ class LoopbackTest(unittest.TestCase):
         self.assertNotEqual(self.rogue, 0)
         self.assertIn("Failed to initialize the connection", self.federation.log("rogue"))
         self.assertNotIn("rogue", self.federation.log("run-app"))
+
+    def test_whoever_reaches_the_port_has_the_control_interface_and_not_the_nodes_part(self) -> None:
+        """What the README says about Flower itself."""
+        context = ssl.create_default_context(cafile=self.federation.folder / "tls/ca.crt")
+
+        def status(path: str) -> int:
+            url = f"https://127.0.0.1:{self.federation.port}/v1/{path}"
+            request = urllib.request.Request(url, b"", {"Content-Type": "application/protobuf"})
+            try:
+                with urllib.request.urlopen(request, context=context, timeout=60) as answer:
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        self.assertEqual(status("control/list-runs"), 200)
+        self.assertEqual(status("fleet/pull-messages"), 401)
+        self.assertEqual(status("runtime/get-nodes"), 401)
 
     def test_an_app_that_asks_for_pictures_is_refused_before_it_is_loaded(self) -> None:
         log = self.federation.log("run-hostile")

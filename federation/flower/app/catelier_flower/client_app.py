@@ -65,7 +65,7 @@ def _round(text: bytes, site: settings.Site) -> int:
     try:
         described = json.loads(text)
         number, privacy = described["instructions"]["round"], described["plan"].get("privacy") or {}
-        secure = described["plan"].get("secure_aggregation", False)
+        secure, weighting = (described["plan"].get(key) for key in ("secure_aggregation", "weighting"))
         at_home = privacy.get("at") == "client"
         noise, clip = float(privacy.get("noise", 0) if at_home else 0), float(privacy.get("clip", "inf"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -74,6 +74,8 @@ def _round(text: bytes, site: settings.Site) -> int:
         raise wire.Refused(f"a round has a number from 1 to {LAST_ROUND}")
     if secure is not site.secure_aggregation:
         raise wire.Refused(f"this site takes part only {'under' if site.secure_aggregation else 'without'} secure aggregation")
+    if secure and weighting != "uniform":
+        raise wire.Refused("under secure aggregation every client counts once: the plan's weighting is `uniform`")
     if not noise >= site.least_noise:
         raise wire.Refused(f"this site takes part only with noise of {site.least_noise} at the client")
     if site.largest_clip is not None and not clip <= site.largest_clip:
