@@ -92,6 +92,132 @@ fn adapters_of_different_bases_are_not_aggregated() {
     }
 }
 
+/// A list of replies with these files, each of a client that is named as the file.
+fn replies(studio: &Studio, name: &str, files: &[&str]) {
+    let reply = |file: &&str| serde_json::json!({"client": file, "file": file, "weight": 2.0});
+    studio.write(name, serde_json::to_vec(&files.iter().map(reply).collect::<Vec<_>>()).unwrap());
+}
+
+const FILES: [&str; 2] = ["one/adapter.safetensors", "two/adapter.safetensors"];
+
+#[test]
+fn a_round_again_gives_the_same_bytes_and_the_state_advances_once() {
+    let studio = two_runs(2);
+    replies(&studio, "replies.json", &FILES);
+    let round = |round: usize, more: &str| {
+        format!(
+            "federate aggregate --base base --strategy fedadam --replies replies.json --round {round} --state state \
+             --out global-{round}.safetensors {more}"
+        )
+    };
+    let read = |name: &str| std::fs::read(studio.path(name)).unwrap();
+    let refused = |line: &str, told: &str| {
+        let ran = studio.run(line);
+        assert!(ran.code == Some(2) && ran.message().contains(told), "{line}:\n{}", ran.stderr);
+    };
+    refused(&round(1, ""), "--start");
+    assert!(!studio.path("state").exists(), "what was refused leaves nothing");
+    studio.done("federate aggregate --base base --strategy fedadam --start one/adapter.safetensors --round 0 --state state --next next");
+    assert!(studio.path("next/round.json").exists() && studio.path("next/global.safetensors").exists());
+    refused(&round(2, ""), "does not hold the state before round 2");
+    refused(&round(1, "--start two/adapter.safetensors"), "began with another start");
+    refused(&round(2, "--start one/adapter.safetensors"), "leave `--start` out");
+
+    studio.done(&round(1, "--start one/adapter.safetensors --next next"));
+    let (global, state, next) =
+        (read("global-1.safetensors"), read("state/state-0001.safetensors"), read("next/round.json"));
+    refused(&round(1, ""), "exists already");
+    studio.done(&round(1, "--next next --force"));
+    assert!(read("global-1.safetensors") == global && read("state/state-0001.safetensors") == state);
+    assert!(read("next/round.json") == next);
+
+    // The same round with other replies is another result.
+    replies(&studio, "replies.json", &FILES[..1]);
+    refused(&round(1, "--force"), "round 1 is closed");
+    assert!(read("global-1.safetensors") == global && read("state/state-0001.safetensors") == state);
+    refused(&round(2, "").replace("fedadam", "fedyogi"), "with another plan");
+
+    studio.done(&round(2, ""));
+    assert!(read("global-2.safetensors") != global);
+    // The state before the last round is as it was, so that the last round can be closed again.
+    assert!(read("state/state-0001.safetensors") == state && !studio.path("state/state-0000.safetensors").exists());
+    studio.done(&round(2, "--force"));
+    refused(&round(1, "--force"), "does not hold the state before round 1");
+
+    let mut damaged = state.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    studio.write("state/state-0001.safetensors", damaged);
+    refused(&round(2, "--force"), "damaged");
+}
+
+#[test]
+fn every_reply_that_cannot_be_used_is_named_and_the_round_can_go_on_without() {
+    let studio = two_runs(3);
+    let whole = std::fs::read(studio.path(FILES[0])).unwrap();
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    studio.write("damaged.safetensors", damaged);
+    studio.write("empty.safetensors", b"");
+    studio.write("three.safetensors", &whole);
+    studio.write("four.safetensors", &whole);
+    let files = ["three.safetensors", "damaged.safetensors", FILES[0], FILES[1], "empty.safetensors", "four.safetensors"];
+    replies(&studio, "replies.json", &files);
+    let line = "federate aggregate --base base --strategy fedavg --replies replies.json --out mean.safetensors --json";
+    let ran = studio.run(line);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    for told in ["3 of 6 contributions", "`damaged.safetensors`: ", "checksum does not hold", "`empty.safetensors`: ", "0 bytes", "expected rank 2, found 3"] {
+        assert!(ran.message().contains(told), "{told}: {}", ran.message());
+    }
+    assert!(!studio.path("mean.safetensors").exists());
+
+    let ran = studio.done(&format!("{line} --skip-refused"));
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let clients = |key: &str| -> Vec<String> {
+        report[key].as_array().unwrap().iter().map(|one| one["client"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(clients("accepted"), ["three.safetensors", FILES[0], "four.safetensors"]);
+    assert_eq!(clients("refused"), ["damaged.safetensors", "empty.safetensors", FILES[1]]);
+    assert!(ran.stderr.contains("left out `empty.safetensors`"), "{}", ran.stderr);
+    assert!(report["accepted"][0]["norm"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_client_trains_from_the_next_rounds_folder_and_its_file_is_a_reply() {
+    use catelier_workflows::federation::{ClientRound, Contribution};
+    let studio = two_runs(2);
+    studio.write("plan.toml", "strategy = \"ffa\"\nrounds = 1\nweighting = \"uniform\"\n");
+    let line = "federate aggregate --base base --plan plan.toml --state state --next next";
+    studio.done(&format!("{line} --start one/adapter.safetensors --round 0"));
+    let round = ClientRound::load(&studio.path("next")).unwrap();
+    for client in ["ada", "ben"] {
+        let adapter = round.global.clone().unwrap();
+        let contribution = Contribution { client: client.into(), adapter, weight: 3.0, base_fingerprint: None };
+        let sent = round.leaving(contribution, 1).unwrap().unwrap();
+        sent.save(&studio.path(&format!("{client}.safetensors"))).unwrap();
+    }
+    let reply = |client: &str, file: &str| serde_json::json!({"client": client, "file": format!("{file}.safetensors")});
+    let list = |replies: &[serde_json::Value]| studio.write("replies.json", serde_json::to_vec(replies).unwrap());
+    list(&[reply("ada", "ada"), reply("eve", "ben")]);
+    let line = format!("{line} --replies replies.json --round 1 --out global.safetensors --json");
+    let ran = studio.run(&line);
+    assert!(ran.code == Some(2) && ran.message().contains("`eve`: the contribution is that of `ben`"), "{}", ran.stderr);
+    list(&[reply("ada", "ada"), reply("ben", "ben")]);
+    let ran = studio.done(&line);
+    assert!(ran.stderr.contains("round 1 was the last of the plan"), "{}", ran.stderr);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["accepted"][1]["weight"], 1.0);
+    studio.done("federate aggregate --base base --adapter one/adapter.safetensors --adapter global.safetensors --out both.safetensors");
+    let again = line.replace("--round 1", "--round 2");
+    assert!(studio.run(&format!("{again} --force")).message().contains("the plan has 1 rounds"));
+    for (plan, told) in [("strategy = \"fedsgd\"", "fedsgd"), ("strateg = \"ffa\"", "strateg"), ("proximal = -1.0", "proximal")] {
+        studio.write("plan.toml", plan);
+        let ran = studio.run(&format!("{line} --force"));
+        assert!(ran.code == Some(2) && ran.message().contains(told), "{}", ran.stderr);
+    }
+}
+
 /// A small federation.
 const SIMULATE: &str =
     "federate simulate --artists goldleaf --rounds 2 --local-steps 1 --images 2 --prompts 1 --sampling-steps 3";

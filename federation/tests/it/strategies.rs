@@ -13,7 +13,7 @@ use crate::adapters::{
 };
 
 /// Clients of one rank and alpha, at least three.
-fn alike() -> impl Strategy<Value = Vec<Contribution>> {
+pub(crate) fn alike() -> impl Strategy<Value = Vec<Contribution>> {
     (1..4usize, 1..20u32, proptest::collection::vec((any::<u64>(), 1..50u32), 3..7)).prop_map(
         |(rank, alpha, clients)| {
             let client = |(index, (seed, weight)): (usize, (u64, u32))| {
@@ -25,12 +25,12 @@ fn alike() -> impl Strategy<Value = Vec<Contribution>> {
     )
 }
 
-fn named(name: &str) -> Aggregation {
+pub(crate) fn named(name: &str) -> Aggregation {
     name.parse().unwrap()
 }
 
 /// Strategies that aggregate contributions by themselves, for clients of one rank and at least three.
-const WITHOUT_START: [&str; 15] = [
+pub(crate) const WITHOUT_START: [&str; 15] = [
     "fedavg",
     "product",
     "product:exact",
@@ -49,7 +49,7 @@ const WITHOUT_START: [&str; 15] = [
 ];
 
 /// Strategies that go on from a global adapter.
-const WITH_START: [&str; 9] = [
+pub(crate) const WITH_START: [&str; 9] = [
     "ffa",
     "rolora",
     "fedsa",
@@ -219,7 +219,7 @@ proptest! {
     }
 }
 
-fn from_start_if_needed(name: &str, clients: &[Contribution], seed: u64) -> (Option<Adapter>, Vec<Contribution>) {
+pub(crate) fn from_start_if_needed(name: &str, clients: &[Contribution], seed: u64) -> (Option<Adapter>, Vec<Contribution>) {
     if named(name).needs_start() {
         let (global, clients) = from_start(name, clients, seed);
         (Some(global), clients)

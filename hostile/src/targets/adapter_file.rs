@@ -35,6 +35,7 @@ pub(super) fn read_for_bases(path: &Path) -> Verdict {
         match file::read(path, modules) {
             Ok(loaded) => {
                 assert!(!loaded.adapter.is_empty(), "an adapter without a module was accepted");
+                reads_by_module(path, &loaded.adapter, modules);
                 holds_when_written(&loaded.adapter, &loaded.metadata, modules);
                 verdict = Verdict::Accepted;
             }
@@ -45,6 +46,13 @@ pub(super) fn read_for_bases(path: &Path) -> Verdict {
         }
     }
     verdict
+}
+
+/// Opened and read module by module, the file has the same tensors.
+fn reads_by_module(path: &Path, adapter: &Adapter, modules: &[ModuleInfo]) {
+    let opened = file::open(path, modules).unwrap_or_else(|error| panic!("read, but not opened: {error}"));
+    let update = |(module, _)| (String::from(module), opened.file.read(module).unwrap().unwrap());
+    assert_same(adapter, &opened.file.updates().map(update).collect(), opened.format);
 }
 
 /// Written in every format that can hold it and read again, the adapter has the same tensors.

@@ -167,25 +167,37 @@ impl AggregateRequest {
 
     /// The state before the round.
     fn state_before(&self, round: usize, modules: &[ModuleInfo], folder: Option<&StateFolder>) -> Result<State> {
-        if let Some(folder) = folder.filter(|folder| !folder.is_new() && round > 0) {
-            if self.start.is_some() {
-                return Err(Error::user(
-                    format!("the global adapter is in the state `{}`", folder.path().display()),
-                    "leave `--start` out, or begin another federation with another `--state`",
-                ));
-            }
-            return folder.before(round);
-        }
-        if folder.is_some() && round > 1 {
-            return Err(Error::user(format!("there is no state of round {}", round - 1), "begin with round 1"));
-        }
-        match &self.start {
+        let start = || match &self.start {
             None => Ok(State::new()),
             Some(path) => {
                 let start = file::read(path, modules).user_error(format!("cannot start from `{}`", path.display()))?;
                 Ok(State::starting_from(start.adapter))
             }
+        };
+        let Some(folder) = folder else { return start() };
+        match (folder.is_new(), round) {
+            (true, 0 | 1) => start(),
+            (true, _) => Err(Error::user(format!("there is no state of round {}", round - 1), "begin with round 1")),
+            (false, 0) => self.same_start(folder, start()?),
+            (false, 1) if self.start.is_some() => self.same_start(folder, start()?),
+            (false, _) if self.start.is_some() => Err(Error::user(
+                format!("the global adapter is in the state `{}`", folder.path().display()),
+                "leave `--start` out after the first round",
+            )),
+            (false, _) => folder.before(round),
         }
+    }
+
+    /// The start of a federation that has begun, which must be the one that it began with.
+    fn same_start(&self, folder: &StateFolder, start: State) -> Result<State> {
+        folder.before(1)?;
+        if folder.is_saved(0, &start)? {
+            return Ok(start);
+        }
+        Err(Error::user(
+            format!("the state `{}` began with another start", folder.path().display()),
+            "give the adapter of the first round, or begin another federation with another `--state`",
+        ))
     }
 }
 

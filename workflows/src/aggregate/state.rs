@@ -92,22 +92,23 @@ impl StateFolder {
     /// # Errors
     /// [`Error::User`] if the round is closed, and not with this state.
     pub(super) fn refuse_another(&self, round: usize, after: &State) -> Result<()> {
-        let path = self.file(round);
-        if !path.exists() {
-            return Ok(());
-        }
-        self.folder.begin()?;
-        let again = self.path().join(AGAIN);
-        after.save(&again).failed("cannot save the state")?;
-        let same = checksum(&again)? == checksum(&path)?;
-        fs::remove_file(&again).failed(format!("cannot remove `{}`", again.display()))?;
-        if same {
+        if !self.file(round).exists() || self.is_saved(round, after)? {
             return Ok(());
         }
         Err(Error::user(
             format!("round {round} is closed, with other contributions or another start"),
             format!("go on with round {}, or play it in another `--state`", round + 1),
         ))
+    }
+
+    /// Whether the state after a round is this one.
+    pub(super) fn is_saved(&self, round: usize, state: &State) -> Result<bool> {
+        self.folder.begin()?;
+        let again = self.path().join(AGAIN);
+        state.save(&again).failed("cannot save the state")?;
+        let is_same = checksum(&again)? == checksum(&self.file(round))?;
+        fs::remove_file(&again).failed(format!("cannot remove `{}`", again.display()))?;
+        Ok(is_same)
     }
 
     /// Saves the state after a round, and in the first one what it began with.
@@ -126,7 +127,8 @@ impl StateFolder {
     pub(super) fn save(&self, round: usize, state: &State) -> Result<()> {
         self.folder.begin()?;
         let path = self.file(round);
-        if path.exists() {
+        // Without a plan beside it, a file is what a killed command left.
+        if self.path().join(PLAN).exists() && path.exists() {
             return Ok(());
         }
         state.save(&path).failed("cannot save the state")?;

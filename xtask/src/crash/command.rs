@@ -104,6 +104,17 @@ pub(super) const COMMANDS: &[Command] = &[
         compared: Compared::Files,
     },
     Command {
+        name: "round",
+        line: "federate aggregate --base inputs/base --strategy fedadam --start inputs/seven/adapter.safetensors --adapter inputs/seven/adapter.safetensors \
+               --adapter inputs/eight/adapter.safetensors:2 --round 1 --state out/state --next out/next --out out/global.safetensors",
+        begins_with: Some("empty"),
+        again: Again::Forced(
+            "federate aggregate --base inputs/base --strategy fedadam --start inputs/seven/adapter.safetensors --adapter inputs/seven/adapter.safetensors \
+             --adapter inputs/eight/adapter.safetensors:2 --round 1 --state out/state --next out/next --out out/global.safetensors --force",
+        ),
+        compared: Compared::Files,
+    },
+    Command {
         name: "draw",
         line: "gallery draw --artist crayon --count 4 --seed 5 --out out",
         begins_with: None,

@@ -25,6 +25,8 @@ def main(grid: Grid, context: Context) -> None:
     server = settings.read(settings.Server, os.environ["CATELIER_SERVER"])
     rounds = Rounds(server)
     number = rounds.open()
+    if plan(rounds.folder(1))["participation"] != "all":
+        raise settings.Unusable("the plan's `participation` is not `all`, and all clients are asked here")
     while number <= rounds.count():
         if not rounds.adapter(number).exists():
             rounds.keep(number, *ask(grid, context, server, number, rounds.folder(number)))
