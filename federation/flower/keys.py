@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     server = kinds.add_parser("server", help="a certificate authority and a server's certificate")
-    server.add_argument("--host", action="append", required=True, help="a name or address of the server; may be repeated")
+    server.add_argument("--host", action="append", required=True, help="a name or address of it; may be repeated")
     server.add_argument("--out", type=Path, required=True, help="the folder of the four files")
     node = kinds.add_parser("node", help="the key of an artist's node")
     node.add_argument("--out", type=Path, required=True, help="the private key; the public one is beside it, with .pub")

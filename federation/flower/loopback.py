@@ -67,7 +67,8 @@ class Federation:
         line += ["--ssl-keyfile", tls / "server.key", "--disable-runtime-dependency-installation"]
         superlink = self.start("superlink", line)
         context = ssl.create_default_context(cafile=tls / "ca.crt")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        over_tls = urllib.request.HTTPSHandler(context=context)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), over_tls)
         for _ in range(PATIENCE * 5):
             if superlink.poll() is not None:
                 break
@@ -84,7 +85,8 @@ class Federation:
     def start_node(self, artist: str) -> subprocess.Popen:
         """Starts the artist's SuperNode."""
         home = self.folder / artist
-        line = [sys.executable, HERE / "supernode.py", "--site", home / "site.toml", "--superlink", f"{HOST}:{self.port}"]
+        line = [sys.executable, HERE / "supernode.py", "--site", home / "site.toml"]
+        line += ["--superlink", f"{HOST}:{self.port}"]
         line += ["--root-certificates", self.folder / "tls/ca.crt", "--auth-supernode-private-key", home / "node.key"]
         return self.start(artist, [*line, "--port", free_port()])
 
@@ -207,7 +209,8 @@ def main() -> None:
         sys.exit(f"error: `{asked.catelier}` is no program; build it with `cargo build --release`")
     artists = asked.artists.split(",")
     with Federation(asked.out, asked.catelier) as federation:
-        federation.prepare(artists, PLAN.format(strategy=asked.strategy, rounds=asked.rounds), asked.steps, asked.images)
+        plan = PLAN.format(strategy=asked.strategy, rounds=asked.rounds)
+        federation.prepare(artists, plan, asked.steps, asked.images)
         federation.start_server()
         for artist in artists:
             federation.register(artist)

@@ -91,7 +91,8 @@ class SiteTest(Studio):
 
     def test_a_round_with_a_number_that_leads_elsewhere_is_refused(self) -> None:
         for number in ("../../x", "1", -1, 0, 10000, 1.0, True, None, [1]):
-            self.refused(self.message(lambda described: described["instructions"].update(round=number)), "number from 1")
+            elsewhere = self.message(lambda described: described["instructions"].update(round=number))
+            self.refused(elsewhere, "number from 1")
         for text in (b"", b"[]", b"{}", b"null", b"[" * 100_000, b'{"plan": 1, "instructions": 2}'):
             message = self.message()
             message.content[wire.ROUND] = ConfigRecord({wire.ROUND: text})
@@ -172,9 +173,9 @@ class ServerTest(Studio):
             return Message(content, 1, "train")
 
         self.assertTrue(server_app.contribution(reply(), "ada", 3))
-        for others, told in (({"client": "ben"}, "`client`"), ({"round": "2"}, "`round`"), ({"format": "x"}, "`format`")):
-            with self.assertRaisesRegex(wire.Refused, told):
-                server_app.contribution(reply(**others), "ada", 3)
+        for entry, value in {"client": "ben", "round": "2", "format": "x"}.items():
+            with self.assertRaisesRegex(wire.Refused, f"`{entry}`"):
+                server_app.contribution(reply(**{entry: value}), "ada", 3)
         error = Message(Error(0, "\x1b[2J" + "x" * 1000), reply_to=reply())
         with self.assertRaises(wire.Refused) as caught:
             server_app.contribution(error, "ada", 3)

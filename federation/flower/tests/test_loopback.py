@@ -1,4 +1,4 @@
-"""A SuperLink and two SuperNodes on this machine, over TLS and with node keys; a stranger's node, and a stranger's app."""
+"""A SuperLink and two SuperNodes on this machine, over TLS and with node keys; a stranger's node and app."""
 
 import json
 import shutil

@@ -20,6 +20,7 @@ if not support.missing():
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 9, 1
 
 NAMES = {1: "ada", 2: "ben", 3: "cy"}
+TRAINING = 'images = "art"\ntrigger = "shs"\nrank = 2\nbatch = 1\nsteps = 2\ndrift_every = 0\nbase = "../base"\n'
 PLAN = 'strategy = "fedavg"\nweighting = "uniform"\nsecure_aggregation = true\n'
 
 
@@ -47,8 +48,7 @@ class SecureTest(Studio):
         for node, name in NAMES.items():
             art = ["gallery", "draw", "--artist", "wash", "--count", 2, "--seed", node, "--out", f"{name}/art"]
             catelier(*art, folder=self.folder)
-            training = 'images = "art"\ntrigger = "shs"\nrank = 2\nbatch = 1\nsteps = 2\ndrift_every = 0\nbase = "../base"\n'
-            self.write(f"{name}/run.toml", training)
+            self.write(f"{name}/run.toml", TRAINING)
             site = f'client = "{name}"\nconfig = "run.toml"\nrounds = "rounds"\ncatelier = "{CATELIER}"\n'
             self.write(f"{name}/site.toml", site + "secure_aggregation = true\n")
         self.open(PLAN)
@@ -98,8 +98,8 @@ class SecureTest(Studio):
         self.assert_is_mean(mean, self.sent())
         (self.folder / "mean.safetensors").write_bytes(mean)
         self.write("replies.json", json.dumps([{"client": secure.MEAN, "file": "mean.safetensors"}]))
-        line = "federate aggregate --round 1 --plan plan.toml --base base --state state --replies replies.json --out a.safetensors"
-        catelier(*line.split(), folder=self.folder)
+        line = "federate aggregate --round 1 --plan plan.toml --base base --state state --replies replies.json"
+        catelier(*line.split(), "--out", "a.safetensors", folder=self.folder)
 
     def test_what_a_client_sends_is_masked(self) -> None:
         replies = []

@@ -12,7 +12,7 @@ if not support.missing():
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 NAME = "unet.mid_block.attn1.to_q"
-ENTRIES = {"base": "v2-0", "catelier.sha256": "0" * 64, "client": "ada", "format": "é\"\\", "round": "1", "weight": "3"}
+ENTRIES = {"base": "v2-0", "catelier.sha256": "0" * 64, "client": "ada", "format": "é\"\\", "round": "1"}
 
 
 def file(entries: dict[str, str]) -> bytes:

@@ -1,7 +1,7 @@
 """The client of a round: a message in, `catelier train --round`, a contribution out.
 
-Nothing in a message names a file, a program or a setting of the training: those are the site's own, in the file that the
-environment variable CATELIER_SITE names.
+Nothing in a message names a file, a program or a setting of the training: those are the site's own, in the file that
+the environment variable CATELIER_SITE names.
 """
 
 import json
@@ -73,7 +73,8 @@ def _round(text: bytes, site: settings.Site) -> int:
     if type(number) is not int or not 1 <= number <= LAST_ROUND:
         raise wire.Refused(f"a round has a number from 1 to {LAST_ROUND}")
     if secure is not site.secure_aggregation:
-        raise wire.Refused(f"this site takes part only {'under' if site.secure_aggregation else 'without'} secure aggregation")
+        kind = "under" if site.secure_aggregation else "without"
+        raise wire.Refused(f"this site takes part only {kind} secure aggregation")
     if secure and weighting != "uniform":
         raise wire.Refused("under secure aggregation every client counts once: the plan's weighting is `uniform`")
     if not noise >= site.least_noise:

@@ -39,8 +39,10 @@ def tell(text: str) -> None:
     print(text, flush=True)
 
 
-def ask(grid: Grid, context: Context, server: settings.Server, number: int, folder: Path) -> tuple[dict[str, bytes], int]:
-    """Sends a round to the nodes of the allow-list. Returns contributions by client, and the number of clients in them."""
+def ask(
+    grid: Grid, context: Context, server: settings.Server, number: int, folder: Path
+) -> tuple[dict[str, bytes], int]:
+    """Sends a round to the nodes of the allow-list; returns contributions by client, and how many clients they have."""
     names = nodes(grid, server)
     content = wire.pack_round(folder)
     tell(f"round {number}: asked {', '.join(sorted(names.values()))}")
