@@ -21,7 +21,7 @@ ROUNDS = 2
 # Its second round carries both adapter files: a global adapter, and a residual that is merged into the base.
 PLAN = f'strategy = "fedex"\nrounds = {ROUNDS}\n'
 # Seconds for a program that should end by itself.
-PATIENCE = 600
+PATIENCE = 1800
 
 
 @unittest.skipIf(support.missing(), support.missing())
