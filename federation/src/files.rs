@@ -51,6 +51,7 @@ pub struct ClientRound {
 
 /// `round.json`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RoundFile {
     version: String,
     plan: RoundPlan,

@@ -33,6 +33,7 @@ pub struct Phase {
 /// What the server asks of a client in a round. A client that cannot do it says so before it trains
 /// ([`Client::can_follow`](crate::Client::can_follow)).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Instructions {
     /// The round, from 1.
     pub round: usize,

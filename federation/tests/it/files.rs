@@ -115,6 +115,22 @@ fn a_damaged_or_foreign_file_is_refused_by_name() {
 }
 
 #[test]
+fn a_round_that_asks_for_more_than_a_round_is_refused() {
+    let folder = tempdir().unwrap();
+    round("product").save(folder.path()).unwrap();
+    let path = folder.path().join("round.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for part in ["{\n  \"version\"", "\"plan\": {\n    \"strategy\"", "\"instructions\": {\n    \"round\""] {
+        assert_eq!(text.matches(part).count(), 1, "{part}");
+        let (beginning, key) = part.rsplit_once('"').and_then(|(rest, _)| rest.rsplit_once('"')).unwrap();
+        let asking = format!("{beginning}\"images\": \"/home\", \"{key}\"");
+        std::fs::write(&path, text.replace(part, &asking)).unwrap();
+        let error = ClientRound::load(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("images"), "{part}: {error}");
+    }
+}
+
+#[test]
 fn a_round_without_a_global_adapter_and_one_with_a_merged_update_come_back() {
     let folder = tempdir().unwrap();
     let mut plain = round("product");

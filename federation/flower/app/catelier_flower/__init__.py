@@ -1,0 +1,1 @@
+"""Rounds of a federation over Flower: bytes are moved here, and the `catelier` program computes."""

@@ -1,0 +1,1 @@
+"""An app that poses as Catelier's."""
