@@ -320,6 +320,8 @@ mod tests {
             relative_distance: 0.0,
             norm: 1.0,
             change: 1.0,
+            spread: 0.0,
+            bytes_sent: 0,
         };
         for round in 1..=2 {
             for (place, name) in names.iter().enumerate() {
