@@ -15,6 +15,7 @@ mod product;
 mod robust;
 mod server_optimizer;
 mod stacking;
+mod whole_model;
 
 use catelier_adapters::{Adapter, LayerUpdate, LoraFactors};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ pub(crate) use robust::lower_median;
 pub use robust::{geometric_median, krum, median, norm_bound, trimmed_mean};
 pub use server_optimizer::{ServerOptimizer, server_optimizer};
 pub use stacking::{WithResidual, fedex, flora};
+pub use whole_model::ModelReply;
 
 use self::one_factor::{Factor, alternating, one_factor};
 use crate::check::RankPolicy;

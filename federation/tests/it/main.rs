@@ -15,3 +15,4 @@ mod privacy;
 mod robust;
 mod rounds;
 mod strategies;
+mod whole_models;
