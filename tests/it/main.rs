@@ -25,4 +25,5 @@ mod preview;
 mod same_bytes;
 mod stop;
 mod streams;
+mod style;
 mod train;

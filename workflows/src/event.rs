@@ -69,6 +69,10 @@ pub enum Stage {
     GenerateWithoutTrigger,
     /// Images with the adapter and its trigger.
     GenerateWithTrigger,
+    /// A style model looks at pictures.
+    Look,
+    /// Rounds of a federation.
+    Rounds,
 }
 
 impl fmt::Display for Stage {
@@ -83,6 +87,8 @@ impl fmt::Display for Stage {
             Self::GenerateBase => "base",
             Self::GenerateWithoutTrigger => "no trigger",
             Self::GenerateWithTrigger => "with trigger",
+            Self::Look => "looking",
+            Self::Rounds => "rounds",
         })
     }
 }
@@ -114,4 +120,8 @@ pub enum ArtefactKind {
     Report,
     /// The state from which a run goes on.
     State,
+    /// An index of artists.
+    Index,
+    /// The trained head of a style model.
+    StyleModel,
 }

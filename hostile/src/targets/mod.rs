@@ -12,6 +12,8 @@ mod peft_config;
 mod prompt_set;
 mod prompt_text;
 mod settings_file;
+mod style_entry;
+mod style_index;
 mod tokenizer;
 mod train_state;
 
@@ -34,6 +36,8 @@ pub const TARGETS: &[Target] = &[
     Target { seeds: tokenizer::seeds, ..target("tokenizer", tokenizer::read, 600) },
     Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
     Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
+    Target { seeds: style_index::seeds, ..target("style_index", style_index::read, 1500) },
+    target("style_entry", style_entry::read, 3000),
     Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },
     // An image of the largest size that is accepted takes this much, however small its file.
     Target {

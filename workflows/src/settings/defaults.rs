@@ -11,8 +11,8 @@ use catelier_prompts::CatCondition;
 
 use super::train::required;
 use super::{
-    ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, Settings, SimulateSettings, TrainSettings,
-    VERSION,
+    ResolvedSampling, ResolvedSimulate, ResolvedStyleTrain, ResolvedTrain, SamplingSettings, Settings,
+    SimulateSettings, StyleTrainSettings, TrainSettings, VERSION,
 };
 use crate::error::{Context, Error, Result};
 use crate::value::{ImageSize, Text};
@@ -180,6 +180,32 @@ impl SimulateSettings {
             strategy: self.strategy.unwrap_or(Text(catelier_federation::Strategy::product())),
             prompts: self.prompts.unwrap_or(3),
             sampling_steps: self.sampling_steps.unwrap_or(GenerateRequest::default().steps),
+            seed: self.seed.unwrap_or(PLAY_SEED),
+        }
+    }
+}
+
+impl StyleTrainSettings {
+    /// The settings with every default filled in.
+    pub fn resolve(self) -> ResolvedStyleTrain {
+        let federation = catelier_style::federated::Settings::default();
+        ResolvedStyleTrain {
+            version: VERSION,
+            images: self.images,
+            public: self.public,
+            drawn_works: self.drawn_works.unwrap_or(16),
+            drawn_public: self.drawn_public.unwrap_or(12),
+            held_out: self.held_out.unwrap_or(0.375),
+            methods: self.methods.unwrap_or_else(|| vec![Text(catelier_style::federated::Method::FEDSTYLE)]),
+            rounds: self.rounds.unwrap_or(federation.rounds),
+            local_epochs: self.local_epochs.unwrap_or(federation.local_epochs),
+            batch: self.batch.unwrap_or(federation.batch),
+            learning_rate: self.learning_rate.unwrap_or(federation.learning_rate),
+            width: self.width,
+            strategy: self.strategy.unwrap_or(Text(federation.strategy)),
+            tower: self.tower,
+            pooling: self.pooling.unwrap_or_default(),
+            measure_every: self.measure_every.unwrap_or(federation.measure_every),
             seed: self.seed.unwrap_or(PLAY_SEED),
         }
     }
