@@ -78,10 +78,10 @@ impl Default for Settings {
     /// Those of the published figures: see `docs/experiments/style.md`.
     fn default() -> Self {
         Self {
-            rounds: 40,
+            rounds: 20,
             local_epochs: 5,
             batch: 16,
-            learning_rate: 2e-3,
+            learning_rate: 5e-4,
             width: None,
             temperature: 0.1,
             alignment: 1.0,

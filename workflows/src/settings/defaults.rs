@@ -8,6 +8,7 @@ use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::generation::GenerateRequest;
 use catelier_pipelines::training::LossKind;
 use catelier_prompts::CatCondition;
+use catelier_style::federated::{FedStyleParts, Method};
 
 use super::train::required;
 use super::{
@@ -33,6 +34,9 @@ pub(crate) const DEMO_TRIGGER: &str = "shs";
 
 /// Artists of a simulated federation.
 const ARTISTS: [&str; 3] = ["blueprint", "goldleaf", "poster"];
+
+/// How a style model is trained: of the methods with one model for all, the best measured (docs/experiments/style.md).
+const STYLE_METHOD: Method = Method::Fedstyle(FedStyleParts { public: false, ..FedStyleParts::ALL });
 
 /// What defaults depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +200,7 @@ impl StyleTrainSettings {
             drawn_works: self.drawn_works.unwrap_or(16),
             drawn_public: self.drawn_public.unwrap_or(12),
             held_out: self.held_out.unwrap_or(0.375),
-            methods: self.methods.unwrap_or_else(|| vec![Text(catelier_style::federated::Method::FEDSTYLE)]),
+            methods: self.methods.unwrap_or_else(|| vec![Text(STYLE_METHOD)]),
             rounds: self.rounds.unwrap_or(federation.rounds),
             local_epochs: self.local_epochs.unwrap_or(federation.local_epochs),
             batch: self.batch.unwrap_or(federation.batch),

@@ -32,10 +32,10 @@ settings! {
         held_out: f64 => f64,
         /// How to train, one or several with commas between: fedstyle (reconstructed), or what it is compared with: tower,
         /// local, fedavg, fedprox, moon, fedproto, fedrep, fedavg-tuned, fedbabu, ewwa, centralised; also
-        /// fedstyle-without-classifier, -alignment, -contrast or -public [default: fedstyle]
+        /// fedstyle-without-classifier, -alignment, -contrast or -public [default: fedstyle-without-public]
         #[arg(long = "method", value_name = "NAME", value_delimiter = ',')]
         methods: Vec<Text<Method>> => Vec<Text<Method>>,
-        /// Rounds of training and averaging [default: 40]
+        /// Rounds of training and averaging [default: 20]
         #[arg(long, value_name = "N")]
         rounds: usize => usize,
         /// Epochs of each artist in each round [default: 5]
@@ -44,7 +44,7 @@ settings! {
         /// Pictures in a batch [default: 16]
         #[arg(long, value_name = "N")]
         batch: usize => usize,
-        /// Learning rate of AdamW [default: 2e-3]
+        /// Learning rate of AdamW [default: 5e-4]
         #[arg(long, value_name = "RATE")]
         learning_rate: f64 => f64,
         /// Values of a direction [default: as many as the tower's features have]
