@@ -10,9 +10,12 @@ use catelier_workflows::evaluation::metrics::Better;
 use catelier_workflows::evaluation::{METRICS, Metric};
 use catelier_workflows::federation::Strategy;
 use catelier_workflows::settings::named;
+use catelier_workflows::style::{ArtistSource, StyleModelRequest};
+use catelier_workflows::styles::Pooling;
 use catelier_workflows::value::{MemoryLimit, ValueError};
 use catelier_workflows::{
-    AdapterSource, BaseRequest, DeviceChoice, SamplingSettings, SimulateSettings, TrainSettings, WeightType,
+    AdapterSource, BaseRequest, DeviceChoice, SamplingSettings, SimulateSettings, StyleTrainSettings, TrainSettings,
+    WeightType,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -45,6 +48,9 @@ pub(crate) enum Command {
     /// Combine the adapters of several artists
     #[command(subcommand)]
     Federate(FederateCommand),
+    /// Find the artist: an index of styles, searches by pictures, the training of the style model
+    #[command(subcommand)]
+    Style(StyleCommand),
     /// Base models: fetch them, and see what a folder or hub id holds
     #[command(subcommand)]
     Base(BaseCommand),
@@ -155,6 +161,15 @@ pub(crate) struct PreviewArgs {
     /// Adapter file, with a weight after a colon if it is not 1; may be given several times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub(crate) adapter: Vec<AdapterSource>,
+    /// An artist of --index, whose adapter is applied; two with --mix
+    #[arg(long, requires = "index", conflicts_with = "adapter", value_name = "NAME")]
+    pub(crate) artist: Vec<String>,
+    /// An index that `style index` made
+    #[arg(long, requires = "artist", value_name = "FILE")]
+    pub(crate) index: Option<PathBuf>,
+    /// Draw with the adapters of two artists at once, if both files allow it
+    #[arg(long, requires = "artist")]
+    pub(crate) mix: bool,
     /// One sheet for each prompt: base, adapter without the trigger, adapter with it, a training image
     #[arg(long)]
     pub(crate) compare: bool,
@@ -391,6 +406,116 @@ pub(crate) struct AuditArgs {
     /// Where audit.json goes, and for each artist a sheet of the closest pairs [default: nothing is written]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Write beside files in --out that this command did not make; none of them is ever replaced
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StyleCommand {
+    /// Put the styles of artists into one file that can be searched; it holds no pictures
+    Index(StyleIndexArgs),
+    /// Find the artists whose style is that of a picture
+    Search(StyleSearchArgs),
+    /// Train the style model by a federation of artists, and measure it beside other ways to train
+    Train(Box<StyleTrainArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StyleIndexArgs {
+    /// An artist's folder of pictures, a folder of such folders, or an adapter with prototypes in its header; NAME= in front
+    /// names the artist, and sources of one name are one artist
+    #[arg(required = true, value_name = "[NAME=]DIR|ADAPTER")]
+    pub(crate) sources: Vec<ArtistSource>,
+    #[command(flatten)]
+    pub(crate) model: StyleModelArgs,
+    /// Most prototypes of an artist, for artists with several styles
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) prototypes: usize,
+    /// Noise on each prototype: the deviation of every value in units of 2 / pictures, the most that one picture can move it
+    #[arg(long, default_value_t = 0.0, value_name = "SIGMA")]
+    pub(crate) noise: f64,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Also copy adapters of artists with pictures there, with the prototypes in their headers
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapters_out: Option<PathBuf>,
+    /// Note in these copies that the adapters may be mixed with those of others
+    #[arg(long, requires = "adapters_out")]
+    pub(crate) allow_mix: bool,
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Replace the file --out if it is there; write beside files in --adapters-out
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which style model.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StyleModelArgs {
+    /// Folder of the tower: a CLIP or SigLIP model, or an image tower alone [default: the embedded one, which knows the drawn world]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tower: Option<PathBuf>,
+    /// What of the tower's tokens is a style: projection, mean-deviation:BLOCK or gram:BLOCK
+    #[arg(long, default_value = "projection", value_name = "NAME")]
+    pub(crate) pooling: Pooling,
+    /// A head that `style train` made for this tower [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) head: Option<PathBuf>,
+}
+
+impl From<StyleModelArgs> for StyleModelRequest {
+    fn from(StyleModelArgs { tower, pooling, head }: StyleModelArgs) -> Self {
+        Self { tower, pooling, head }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StyleSearchArgs {
+    /// Pictures in the style that is looked for, all in one style
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) reference: Vec<PathBuf>,
+    /// The index
+    #[arg(long, value_name = "FILE")]
+    pub(crate) index: PathBuf,
+    /// Number of artists to show
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) top: usize,
+    /// Folder of the tower that the index was made with [default: the embedded one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tower: Option<PathBuf>,
+    /// Write a sheet with the references and pictures of the artists
+    #[arg(long, requires = "pictures", value_name = "FILE")]
+    pub(crate) sheet: Option<PathBuf>,
+    /// Folder with a folder of pictures for each artist, for the sheet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pictures: Option<PathBuf>,
+    /// Replace the file --sheet if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StyleTrainArgs {
+    #[command(flatten)]
+    pub(crate) settings: StyleTrainSettings,
+    /// Go on after the last method that is saved in --out
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Where the heads and the measures go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
     /// Write beside files in --out that this command did not make; none of them is ever replaced
     #[arg(long)]
     pub(crate) force: bool,

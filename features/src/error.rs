@@ -100,6 +100,16 @@ pub enum Error {
         /// Its height in pixels.
         height: u32,
     },
+    /// Tokens of a block that the image tower does not have, or does not show.
+    #[error("`{name}` shows no tokens of block {block}: expected 1 to {blocks}")]
+    NoTokens {
+        /// The extractor's name.
+        name: String,
+        /// The block, from 1.
+        block: usize,
+        /// The number of blocks that can be seen.
+        blocks: usize,
+    },
     /// The caller stopped the measuring.
     #[error("cancelled")]
     Cancelled,
@@ -122,6 +132,7 @@ impl Error {
             Self::UnsupportedSetting { .. } | Self::TensorMismatch { .. } => {
                 "use a CLIP or SigLIP model with both towers, such as openai/clip-vit-base-patch32"
             }
+            Self::NoTokens { .. } => "tokens of CLIP's towers can be seen, those of SigLIP's cannot",
             Self::Weights { source } => return source.hint(),
             Self::Tokenizer { source } => return source.hint(),
             _ => return None,

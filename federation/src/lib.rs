@@ -49,8 +49,8 @@ pub use source::{ContributionHeader, ContributionSource, InMemory, ModuleHeader}
 pub use state::{STATE_FORMAT, STATE_VERSION, State};
 pub use stored::{SentHeader, StoredContribution, StoredContributions};
 pub use strategy::{
-    Aggregate, ContributionSign, Distance, Ewwa, EwwaForm, Moments, NamedTensors, Placement, ServerOptimizer, Strategy,
-    TargetRank, WithResidual, ewwa, fair, fedavg, fedex, fedrot, flora, geometric_median, hetlora, krum,
-    leading_slices, median, norm_bound, product, raflora, server_optimizer, trimmed_mean,
+    Aggregate, ContributionSign, Distance, Ewwa, EwwaForm, ModelReply, Moments, NamedTensors, Placement,
+    ServerOptimizer, Strategy, TargetRank, WithResidual, ewwa, fair, fedavg, fedex, fedrot, flora, geometric_median,
+    hetlora, krum, leading_slices, median, norm_bound, product, raflora, server_optimizer, trimmed_mean,
 };
 pub use weighting::Weighting;

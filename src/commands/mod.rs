@@ -9,6 +9,7 @@ mod federate;
 mod gallery;
 mod plan;
 mod preview;
+mod style;
 mod train;
 
 use crate::cli::{Cli, Command};
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> Outcome<()> {
         Command::Evaluate(args) => evaluate::run(args, &session),
         Command::Adapter(command) => adapter::run(command, &session),
         Command::Federate(command) => federate::run(command, &session),
+        Command::Style(command) => style::run(command, &session),
         Command::Base(command) => base::run(&command, &session),
         Command::Gallery(command) => gallery::run(&command, &session),
         Command::Bench(command) => bench::run(&command, &session),

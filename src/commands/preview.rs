@@ -1,5 +1,6 @@
 //! `catelier preview`: images with adapters, beside the base if asked.
 
+use catelier_workflows::style::Commission;
 use catelier_workflows::{PreviewRequest, Session, output, preview};
 
 use crate::cli::PreviewArgs;
@@ -14,6 +15,7 @@ pub(super) fn run(args: PreviewArgs, session: &Session<'_>) -> Outcome<()> {
         prompts: args.prompt,
         prompt_set: args.prompts,
         adapters: args.adapter,
+        commission: args.index.map(|index| Commission { index, artists: args.artist, mix: args.mix }),
         compare: args.compare,
         trigger: args.trigger,
         references: args.references,

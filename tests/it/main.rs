@@ -27,4 +27,5 @@ mod rounds;
 mod same_bytes;
 mod stop;
 mod streams;
+mod style;
 mod train;

@@ -165,7 +165,8 @@ const SCENES_APART: usize = 41;
 /// Seed of the other artists' scenes.
 const OTHERS_SEED: u64 = 1;
 
-fn rgb(image: &gallery::Image) -> RgbImage {
+/// The image as the model rooms take it.
+pub(crate) fn rgb(image: &gallery::Image) -> RgbImage {
     let side = image.side();
     RgbImage::from_fn(side as u32, side as u32, |x, y| {
         let start = 3 * (y as usize * side + x as usize);

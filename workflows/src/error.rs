@@ -109,6 +109,7 @@ fn is_cancelled(error: &(dyn std::error::Error + 'static)) -> bool {
             Some(catelier_evaluation::Error::Features(catelier_features::Error::Cancelled))
         )
         || matches!(error.downcast_ref(), Some(catelier_gallery::Error::Cancelled))
+        || matches!(error.downcast_ref(), Some(catelier_style::Error::Cancelled))
         || matches!(error.downcast_ref(), Some(Pipeline::Cancelled))
         || matches!(error.downcast_ref(), Some(TrainError::Pipeline(Pipeline::Cancelled)))
 }
@@ -154,7 +155,8 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         catelier_pipelines::Error,
         catelier_pipelines::models::hub::HubError,
         TrainError,
-        catelier_prompts::Error
+        catelier_prompts::Error,
+        catelier_style::Error
     );
     None
 }

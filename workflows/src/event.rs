@@ -71,6 +71,10 @@ pub enum Stage {
     GenerateWithTrigger,
     /// Losses of images.
     Measure,
+    /// A style model looks at pictures.
+    Look,
+    /// Rounds of a federation.
+    Rounds,
 }
 
 impl fmt::Display for Stage {
@@ -86,6 +90,8 @@ impl fmt::Display for Stage {
             Self::GenerateWithoutTrigger => "no trigger",
             Self::GenerateWithTrigger => "with trigger",
             Self::Measure => "losses",
+            Self::Look => "looking",
+            Self::Rounds => "rounds",
         })
     }
 }
@@ -119,4 +125,8 @@ pub enum ArtefactKind {
     State,
     /// What leaves a client of a federation.
     Contribution,
+    /// An index of artists.
+    Index,
+    /// The trained head of a style model.
+    StyleModel,
 }

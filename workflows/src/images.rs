@@ -73,8 +73,7 @@ pub fn read_references(folder: Option<&Path>) -> Result<Vec<Reference>> {
 /// [`Error::User`] for a folder without folders, and those of [`read_references`].
 pub fn read_artists(folder: Option<&Path>) -> Result<Vec<OtherArtist>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
-    let mut artists = entries(folder)?;
-    artists.retain(|path| path.is_dir());
+    let artists = folders(folder)?;
     if artists.is_empty() {
         return Err(Error::user(
             format!("there is no folder in `{}`", folder.display()),
@@ -89,9 +88,17 @@ pub fn read_artists(folder: Option<&Path>) -> Result<Vec<OtherArtist>> {
     artists.iter().map(read).collect()
 }
 
-fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The images at the top of a folder, sorted.
+pub(crate) fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
     paths.retain(|path| is_image(path));
+    Ok(paths)
+}
+
+/// The folders in a folder, sorted.
+pub(crate) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = entries(folder)?;
+    paths.retain(|path| path.is_dir());
     Ok(paths)
 }
 

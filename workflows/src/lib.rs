@@ -31,6 +31,7 @@ pub mod scoring;
 pub mod session;
 pub mod settings;
 pub mod simulate;
+pub mod style;
 pub mod train;
 pub mod value;
 
@@ -42,6 +43,7 @@ pub use catelier_gallery as gallery;
 pub use catelier_numerics as numerics;
 pub use catelier_pipelines as pipelines;
 pub use catelier_prompts as prompts;
+pub use catelier_style as styles;
 
 pub use adapter::AdapterSource;
 pub use aggregate::{AggregateReport, AggregateRequest, aggregate};
@@ -55,6 +57,6 @@ pub use event::{Artefact, ArtefactKind, Event, Progress, Stage};
 pub use plan::plan;
 pub use preview::{Preview, PreviewRequest, preview};
 pub use session::{Cancel, Session};
-pub use settings::{SamplingSettings, SimulateSettings, TrainSettings};
+pub use settings::{SamplingSettings, SimulateSettings, StyleTrainSettings, TrainSettings};
 pub use simulate::{SimulateRequest, Simulation, simulate};
 pub use train::{TrainRequest, Trained, train};

@@ -65,7 +65,8 @@ impl LocalTraining<'_, '_> {
         let mut trained = None;
         for ((index, phase), folder) in (0..).zip(&instructions.phases).zip(folders(instructions, folder)) {
             let steps = ((settings.steps as f64 * phase.share).round() as usize).max(1);
-            let settings = ResolvedTrain { steps, seed: settings.seed.wrapping_add(SEEDS_A_PHASE * index), ..settings.clone() };
+            let settings =
+                ResolvedTrain { steps, seed: settings.seed.wrapping_add(SEEDS_A_PHASE * index), ..settings.clone() };
             start.frozen = frozen(instructions, Some(phase), &start.adapter);
             let run = self.run(&settings, Some(&start), &folder)?;
             start.adapter = run.adapter.clone();

@@ -20,6 +20,7 @@ use crate::images;
 use crate::output::OutputFolder;
 use crate::session::Session;
 use crate::settings::SamplingSettings;
+use crate::style::Commission;
 
 /// The command that makes folders of previews.
 const COMMAND: &str = "preview";
@@ -39,6 +40,8 @@ pub struct PreviewRequest {
     pub prompt_set: Option<String>,
     /// The adapters, all applied at once.
     pub adapters: Vec<AdapterSource>,
+    /// Artists of an index, whose adapters are applied too.
+    pub commission: Option<Commission>,
     /// One sheet for each prompt instead of single images: base, adapter without the trigger, adapter with it, a reference.
     pub compare: bool,
     /// The trigger; `None` takes it from the first adapter file that names one.
@@ -64,6 +67,7 @@ impl Default for PreviewRequest {
             prompts: Vec::new(),
             prompt_set: None,
             adapters: Vec::new(),
+            commission: None,
             compare: false,
             trigger: None,
             references: None,
@@ -95,11 +99,12 @@ pub struct Preview {
 pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Preview>> {
     let prompts = request.all_prompts()?;
     let references = images::read_references(request.references.as_deref())?;
+    let sources = request.all_adapters()?;
     let out = OutputFolder::claim(&request.out, COMMAND, request.force, session)?;
     let base = request.base.load(session)?;
     let sampling = request.sampling.clone().resolve(&base.defaults());
     let base = base.with_tiling(&sampling, session)?;
-    let adapters = LoadedAdapters::read(&request.adapters, &base.model, session)?;
+    let adapters = LoadedAdapters::read(&sources, &base.model, session)?;
     let trigger = adapters.trigger(request.trigger.as_deref())?;
     let mut work = Work {
         request,
@@ -118,6 +123,11 @@ pub fn preview(request: &PreviewRequest, session: &Session<'_>) -> Result<Vec<Pr
 }
 
 impl PreviewRequest {
+    fn all_adapters(&self) -> Result<Vec<AdapterSource>> {
+        let commissioned = self.commission.as_ref().map(Commission::adapters).transpose()?;
+        Ok(self.adapters.iter().cloned().chain(commissioned.unwrap_or_default()).collect())
+    }
+
     fn all_prompts(&self) -> Result<Vec<String>> {
         if self.count == 0 {
             return Err(Error::user("`--count` is 0", "ask for at least one image for each prompt"));

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::config::ModelConfig;
 use super::files::ClipFiles;
-use super::towers::{self, Tower, unit_length};
+use super::towers::{self, ImageSide, unit_length};
 use super::weights::{self, Weights};
-use crate::error::{Computing, Result};
+use crate::error::{Computing, Error, Result};
 use crate::extractor::{Extractor, Feature, ImageFeatures};
 use crate::preprocessing::Preprocessing;
 
@@ -24,7 +24,7 @@ const BATCH: usize = 8;
 pub struct ImageEncoder {
     extractor: Extractor,
     preprocessing: Preprocessing,
-    tower: Tower,
+    tower: ImageSide,
     device: Device,
 }
 
@@ -65,6 +65,25 @@ impl ImageEncoder {
         features.and_then(|features| unit_length(&features)).computing("image features")
     }
 
+    /// Number of the tower's blocks; 0 for SigLIP, whose tokens cannot be seen.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.tower.blocks()
+    }
+
+    /// The tokens of the images' patches after block `block`, counted from 1: `[n, patches, width]`.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`] for a block that the tower does not have or show, and as
+    /// [`image_features`](ImageFeatures::image_features).
+    pub fn tokens(&self, images: &[&RgbImage], block: usize) -> Result<Tensor> {
+        if block == 0 || block > self.blocks() {
+            return Err(Error::NoTokens { name: self.extractor.name.clone(), block, blocks: self.blocks() });
+        }
+        let pixels = self.preprocessing.pixels(images, &self.device)?;
+        self.tower.tokens(&pixels, block).computing("tokens of images")
+    }
+
     /// Features of images whose first one has position `first` in its list.
     fn features(&self, first: usize, images: &[&RgbImage]) -> Result<Vec<Feature>> {
         let pixels =
@@ -102,13 +121,13 @@ impl Parts {
         Ok(Self { extractor, preprocessing })
     }
 
-    pub(super) fn with_tower(self, tower: Tower, device: &Device) -> ImageEncoder {
+    pub(super) fn with_tower(self, tower: ImageSide, device: &Device) -> ImageEncoder {
         let Self { extractor, preprocessing } = self;
         ImageEncoder { extractor, preprocessing, tower, device: device.clone() }
     }
 }
 
-pub(super) fn tower(weights: &VarBuilder, config: &ModelConfig) -> CandleResult<Tower> {
+pub(super) fn tower(weights: &VarBuilder, config: &ModelConfig) -> CandleResult<ImageSide> {
     Ok(match config {
         ModelConfig::Clip(config) => Box::new(towers::ImageTower::load(weights, config)?),
         ModelConfig::Siglip(config) => {

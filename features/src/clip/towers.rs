@@ -7,6 +7,7 @@
 use candle_core::{D, Result as CandleResult, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias};
 use candle_transformers::models::chinese_clip::{Activation as BlockActivation, EncoderConfig, vision_model};
+use candle_transformers::models::siglip;
 use catelier_numerics::ops::FrozenLayerNorm;
 use vision_model::{ChineseClipVisionConfig, ChineseClipVisionEncoder, ChineseClipVisionTransformer};
 
@@ -18,6 +19,30 @@ const LEGACY_END: u32 = 2;
 /// A tower maps pixels or ids to features.
 pub(super) type Tower = Box<dyn Module + Send + Sync>;
 
+/// An image tower, which maps pixels to features and may show its tokens.
+pub(super) type ImageSide = Box<dyn Tokens + Send + Sync>;
+
+/// An image tower whose tokens can be seen.
+pub(super) trait Tokens: Module {
+    /// Number of blocks whose tokens can be seen; none where the tower keeps them to itself.
+    fn blocks(&self) -> usize;
+
+    /// The tokens of the image's patches after block `block`, counted from 1: pixels `[n, 3, side, side]` to
+    /// `[n, patches, width]`.
+    fn tokens(&self, pixels: &Tensor, block: usize) -> CandleResult<Tensor>;
+}
+
+/// candle-transformers shows no tokens of SigLIP's tower.
+impl Tokens for siglip::VisionModel {
+    fn blocks(&self) -> usize {
+        0
+    }
+
+    fn tokens(&self, _: &Tensor, block: usize) -> CandleResult<Tensor> {
+        candle_core::bail!("the tower shows no tokens, and none of block {block}")
+    }
+}
+
 /// Scales each row to length 1, as transformers' `CLIPModel` does.
 pub(super) fn unit_length(features: &Tensor) -> CandleResult<Tensor> {
     features.broadcast_div(&features.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
@@ -27,6 +52,7 @@ pub(super) fn unit_length(features: &Tensor) -> CandleResult<Tensor> {
 pub(super) struct ImageTower {
     transformer: ChineseClipVisionTransformer,
     projection: Linear,
+    blocks: usize,
 }
 
 impl ImageTower {
@@ -35,6 +61,7 @@ impl ImageTower {
         Ok(Self {
             transformer: ChineseClipVisionTransformer::new(weights.pp("vision_model"), &vision.blocks())?,
             projection: linear_no_bias(vision.hidden_size, config.projection_dim, weights.pp("visual_projection"))?,
+            blocks: vision.num_hidden_layers,
         })
     }
 }
@@ -42,6 +69,19 @@ impl ImageTower {
 impl Module for ImageTower {
     fn forward(&self, pixels: &Tensor) -> CandleResult<Tensor> {
         pixels.apply(&self.transformer)?.apply(&self.projection)
+    }
+}
+
+impl Tokens for ImageTower {
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Without the class token, which comes first.
+    fn tokens(&self, pixels: &Tensor, block: usize) -> CandleResult<Tensor> {
+        let hidden = self.transformer.output_hidden_states(pixels)?;
+        let tokens = &hidden[block - 1];
+        tokens.narrow(1, 1, tokens.dim(1)? - 1)
     }
 }
 
@@ -176,6 +216,10 @@ mod tests {
         let hidden = &states[config.vision.num_hidden_layers - 1];
         let allowed = tolerance::output(fixture.noise("image_hidden"));
         assert_close("image_hidden", hidden, &fixture.tensor("image_hidden"), allowed);
+        let tokens = tower.tokens(&pixels, tower.blocks()).unwrap();
+        let expected = fixture.tensor("image_hidden");
+        let patches = expected.dim(1).unwrap() - 1;
+        assert_close("tokens", &tokens, &expected.narrow(1, 1, patches).unwrap(), allowed);
     }
 
     #[test]

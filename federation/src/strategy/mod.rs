@@ -16,6 +16,7 @@ mod product;
 mod robust;
 mod server_optimizer;
 mod stacking;
+mod whole_model;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ pub use product::product;
 pub use robust::{geometric_median, krum, median, norm_bound, trimmed_mean};
 pub use server_optimizer::{ServerOptimizer, server_optimizer};
 pub use stacking::{WithResidual, fedex, flora};
+pub use whole_model::ModelReply;
 
 use self::one_factor::{Factor, alternating, one_factor};
 use crate::check::RankPolicy;

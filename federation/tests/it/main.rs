@@ -16,3 +16,4 @@ mod robust;
 mod rounds;
 mod strategies;
 mod streaming;
+mod whole_models;

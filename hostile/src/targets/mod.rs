@@ -13,6 +13,8 @@ mod prompt_set;
 mod prompt_text;
 mod sent_contribution;
 mod settings_file;
+mod style_entry;
+mod style_index;
 mod tokenizer;
 mod train_state;
 
@@ -36,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
     Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
     Target { seeds: sent_contribution::seeds, ..target("sent_contribution", sent_contribution::read, 400) },
+    Target { seeds: style_index::seeds, ..target("style_index", style_index::read, 1500) },
+    target("style_entry", style_entry::read, 3000),
     Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },
     // An image of the largest size that is accepted takes this much, however small its file.
     Target {

@@ -1,25 +1,27 @@
-//! A run file, a simulation's file or the marker of an output folder. The first line of an input is its name.
+//! A run file, a simulation's file, that of a style model's training, or the marker of an output folder. The first line of an input is its name.
 
 use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
 use catelier_workflows::output::Marker;
-use catelier_workflows::settings::{self, BaseDefaults, ResolvedSimulate, ResolvedTrain, Settings};
-use catelier_workflows::{SimulateSettings, TrainSettings};
+use catelier_workflows::settings::{self, BaseDefaults, ResolvedSimulate, ResolvedStyleTrain, ResolvedTrain, Settings};
+use catelier_workflows::{SimulateSettings, StyleTrainSettings, TrainSettings};
 
 use crate::{Verdict, folder, refused};
 
 const RUN: &str = "run.toml";
 const SIMULATION: &str = "simulation.toml";
+const STYLE: &str = "style.toml";
 const MARKER: &str = ".catelier.json";
 
 pub(super) fn read(input: &[u8]) -> Verdict {
-    let (name, bytes) = folder::named(input, &[RUN, SIMULATION, MARKER]);
+    let (name, bytes) = folder::named(input, &[RUN, SIMULATION, STYLE, MARKER]);
     folder::with_file("settings", name, bytes, |path| {
         let verdict = match name {
             RUN => run(path),
             SIMULATION => simulation(path),
+            STYLE => style(path),
             _ => Marker::read(path.parent().unwrap()).map_or_else(|error| refused(&error), |_| Verdict::Accepted),
         };
         fs::remove_file(path).unwrap();
@@ -53,6 +55,18 @@ fn simulation(path: &Path) -> Verdict {
         }
         Err(error) => refused(&error),
     }
+}
+
+fn style(path: &Path) -> Verdict {
+    let settings = match settings::read::<StyleTrainSettings>(path) {
+        Ok(settings) => settings.resolve(),
+        Err(error) => return refused(&error),
+    };
+    if let Err(error) = settings.validate() {
+        return refused(&error);
+    }
+    holds_when_written::<ResolvedStyleTrain, StyleTrainSettings>(&settings, path);
+    Verdict::Accepted
 }
 
 /// Resolved settings are saved as text that reads back as the same, and that a later run takes.

@@ -9,11 +9,12 @@ use catelier_pipelines::diffusion::TimestepSampling;
 use catelier_pipelines::generation::GenerateRequest;
 use catelier_pipelines::training::LossKind;
 use catelier_prompts::CatCondition;
+use catelier_style::federated::{FedStyleParts, Method};
 
 use super::train::required;
 use super::{
-    ResolvedSampling, ResolvedSimulate, ResolvedTrain, SamplingSettings, Settings, SimulateSettings, TrainSettings,
-    VERSION,
+    ResolvedSampling, ResolvedSimulate, ResolvedStyleTrain, ResolvedTrain, SamplingSettings, Settings,
+    SimulateSettings, StyleTrainSettings, TrainSettings, VERSION,
 };
 use crate::error::{Context, Error, Result};
 use crate::value::{ImageSize, Text};
@@ -37,6 +38,9 @@ pub(crate) const DEMO_TRIGGER: &str = "shs";
 
 /// Artists of a simulated federation.
 const ARTISTS: [&str; 3] = ["blueprint", "goldleaf", "poster"];
+
+/// How a style model is trained: of the methods with one model for all, the best measured (docs/experiments/style.md).
+const STYLE_METHOD: Method = Method::Fedstyle(FedStyleParts { public: false, ..FedStyleParts::ALL });
 
 /// What defaults depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +213,32 @@ impl SimulateSettings {
             score_every: self.score_every.unwrap_or(0),
             prompts: self.prompts.unwrap_or(3),
             sampling_steps: self.sampling_steps.unwrap_or(GenerateRequest::default().steps),
+            seed: self.seed.unwrap_or(PLAY_SEED),
+        }
+    }
+}
+
+impl StyleTrainSettings {
+    /// The settings with every default filled in.
+    pub fn resolve(self) -> ResolvedStyleTrain {
+        let federation = catelier_style::federated::Settings::default();
+        ResolvedStyleTrain {
+            version: VERSION,
+            images: self.images,
+            public: self.public,
+            drawn_works: self.drawn_works.unwrap_or(16),
+            drawn_public: self.drawn_public.unwrap_or(12),
+            held_out: self.held_out.unwrap_or(0.375),
+            methods: self.methods.unwrap_or_else(|| vec![Text(STYLE_METHOD)]),
+            rounds: self.rounds.unwrap_or(federation.rounds),
+            local_epochs: self.local_epochs.unwrap_or(federation.local_epochs),
+            batch: self.batch.unwrap_or(federation.batch),
+            learning_rate: self.learning_rate.unwrap_or(federation.learning_rate),
+            width: self.width,
+            strategy: self.strategy.unwrap_or(Text(federation.strategy)),
+            tower: self.tower,
+            pooling: self.pooling.unwrap_or_default(),
+            measure_every: self.measure_every.unwrap_or(federation.measure_every),
             seed: self.seed.unwrap_or(PLAY_SEED),
         }
     }

@@ -8,6 +8,7 @@ mod preset;
 mod run_file;
 mod sampling;
 mod simulate;
+mod style;
 pub(crate) mod train;
 
 #[cfg(feature = "clap")]
@@ -19,6 +20,7 @@ pub use run_file::{VERSION, read};
 pub(crate) use run_file::{read_saved, save, save_with_note};
 pub use sampling::{ResolvedSampling, SamplingSettings, TileVae};
 pub use simulate::{ResolvedSimulate, SimulateSettings};
+pub use style::{ResolvedStyleTrain, StyleTrainSettings};
 pub use train::{ResolvedTrain, TrainSettings};
 
 #[cfg(feature = "clap")]

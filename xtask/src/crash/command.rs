@@ -36,6 +36,8 @@ pub(super) enum Compared {
 /// Lines that make `inputs/`.
 pub(super) const INPUTS: &[&str] = &[
     "gallery draw --artist chalk --count 3 --seed 5 --out inputs/art",
+    "gallery draw --artist crayon --count 3 --seed 5 --out inputs/styles/crayon",
+    "gallery draw --artist neon --count 3 --seed 5 --out inputs/styles/neon",
     "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 7 --out inputs/seven",
     "train --base inputs/base --images inputs/art --trigger shs --batch 1 --rank 2 --steps 2 --drift-every 0 --seed 8 --out inputs/eight",
     "federate simulate --artists chalk,crayon --rounds 1 --local-steps 1 --images 2 --prompts 1 --sampling-steps 1 --out inputs/played",
@@ -127,6 +129,22 @@ pub(super) const COMMANDS: &[Command] = &[
         line: "gallery draw --artist crayon --count 4 --seed 5 --out out",
         begins_with: None,
         again: Again::Forced("gallery draw --artist crayon --count 4 --seed 5 --out out --force"),
+        compared: Compared::Files,
+    },
+    Command {
+        name: "style-index",
+        line: "style index inputs/styles one=inputs/seven/adapter.safetensors one=inputs/art --adapters-out out/adapters --out out/index.safetensors",
+        begins_with: Some("empty"),
+        again: Again::Forced(
+            "style index inputs/styles one=inputs/seven/adapter.safetensors one=inputs/art --adapters-out out/adapters --out out/index.safetensors --force",
+        ),
+        compared: Compared::Files,
+    },
+    Command {
+        name: "style-train",
+        line: "style train --images inputs/styles --method tower,fedstyle,fedavg --rounds 2 --local-epochs 1 --out out",
+        begins_with: None,
+        again: Again::Resume { line: "style train --resume --out out", states: ("", "style.toml") },
         compared: Compared::Files,
     },
     Command {
