@@ -3,6 +3,7 @@
 use candle_core::{DType, Tensor};
 use catelier_adapters::{LayerUpdate, LoraFactors, Matrices};
 use catelier_numerics::linalg::{Truncated, truncated_svd};
+use rayon::prelude::*;
 
 use crate::contributions::{Contributions, Shares};
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ impl DenseSum {
             return Ok(());
         }
         let (ups, downs) = (std::mem::take(&mut self.ups), std::mem::take(&mut self.downs));
-        let product = Tensor::cat(&ups, 1).and_then(|up| up.matmul(&Tensor::cat(&downs, 0)?)).map_err(forming())?;
+        let product = Tensor::cat(&ups, 1).and_then(|up| in_strips(&up, &Tensor::cat(&downs, 0)?)).map_err(forming())?;
         self.ranks = 0;
         self.sum = Some(match self.sum.take() {
             None => product,
@@ -85,6 +86,18 @@ impl DenseSum {
         self.multiply()?;
         Ok(self.sum)
     }
+}
+
+/// Rows that are multiplied by one thread, whatever the number of threads.
+const STRIP: usize = 128;
+
+/// `left * right`, by all threads.
+fn in_strips(left: &Tensor, right: &Tensor) -> candle_core::Result<Tensor> {
+    let rows = left.dims()[0];
+    let strips: Vec<usize> = (0..rows).step_by(STRIP).collect();
+    let product = |top: &usize| left.narrow(0, *top, STRIP.min(rows - top))?.contiguous()?.matmul(right);
+    let strips: Vec<candle_core::Result<Tensor>> = strips.par_iter().map(product).collect();
+    Tensor::cat(&strips.into_iter().collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// Frobenius norm of a matrix.

@@ -272,15 +272,13 @@ struct Block<'u> {
 fn add_blocks(inner: &mut [Vec<f64>], updates: &[Scaled]) -> candle_core::Result<()> {
     let largest = updates.iter().map(Scaled::rank).max().unwrap_or(1);
     let size = (COMPARED_RANKS / largest.max(1)).max(1);
-    let starts = || (0..updates.len()).step_by(size);
     let block = |start: usize| Block::new(start, &updates[start..(start + size).min(updates.len())]);
-    for one in starts() {
-        let rows = block(one)?;
-        for other in starts().take_while(|other| *other <= one) {
-            rows.add_products(&block(other)?, inner)?;
-        }
-    }
-    Ok(())
+    let add_row = |(place, rows): (usize, &mut [Vec<f64>])| {
+        let own = block(place * size)?;
+        (0..=place).try_for_each(|other| own.add_products(&block(other * size)?, rows))
+    };
+    let added: Vec<candle_core::Result<()>> = inner.par_chunks_mut(size).enumerate().map(add_row).collect();
+    added.into_iter().collect()
 }
 
 impl<'u> Block<'u> {
@@ -290,8 +288,8 @@ impl<'u> Block<'u> {
         Ok(Self { start, updates, up: Tensor::cat(&ups, 1)?, down: Tensor::cat(&downs, 0)? })
     }
 
-    /// Adds the products with the updates of another block.
-    fn add_products(&self, other: &Self, inner: &mut [Vec<f64>]) -> candle_core::Result<()> {
+    /// Adds the products with the updates of another block to the rows of this one.
+    fn add_products(&self, other: &Self, rows: &mut [Vec<f64>]) -> candle_core::Result<()> {
         let ups = self.up.t()?.matmul(&other.up)?;
         let products = (ups * self.down.matmul(&other.down.t()?)?)?.to_vec2::<f64>()?;
         let mut top = 0;
@@ -300,7 +298,7 @@ impl<'u> Block<'u> {
             for (j, two) in other.updates.iter().enumerate() {
                 let part =
                     products[top..top + one.rank()].iter().map(|row| row[left..left + two.rank()].iter().sum::<f64>());
-                inner[self.start + i][other.start + j] += one.scale * two.scale * part.sum::<f64>();
+                rows[i][other.start + j] += one.scale * two.scale * part.sum::<f64>();
                 left += two.rank();
             }
             top += one.rank();
@@ -353,6 +351,13 @@ fn element_factors(
     from_dense(module, &dense, &layout(contributions, module, shares)?, rank.of(largest, side), scale)
 }
 
+/// A block of every update, formed by all threads.
+fn formed(updates: &[Scaled], rows: (usize, usize), columns: (usize, usize)) -> candle_core::Result<Vec<Vec<f64>>> {
+    let formed: Vec<candle_core::Result<Vec<f64>>> =
+        updates.par_iter().map(|update| update.block(rows, columns)).collect();
+    formed.into_iter().collect()
+}
+
 /// The statistic of every element as a matrix `[out, in]`, formed block by block.
 fn statistics(updates: &[Scaled], of: &(dyn Fn(&mut [f64]) -> f64 + Sync)) -> candle_core::Result<Tensor> {
     let (out, inputs) = (updates[0].up.dims()[0], updates[0].down.dims()[1]);
@@ -364,8 +369,7 @@ fn statistics(updates: &[Scaled], of: &(dyn Fn(&mut [f64]) -> f64 + Sync)) -> ca
         let mut blocks = Vec::new();
         for left in (0..inputs).step_by(width) {
             let columns = (left, width.min(inputs - left));
-            let values: Vec<Vec<f64>> =
-                updates.iter().map(|update| update.block(rows, columns)).collect::<candle_core::Result<_>>()?;
+            let values: Vec<Vec<f64>> = formed(updates, rows, columns)?;
             let statistics = (0..rows.1 * columns.1).into_par_iter().with_min_len(1 << 10);
             let statistics = statistics.map_init(
                 || vec![0.0; values.len()],
