@@ -28,10 +28,14 @@ HOST = "127.0.0.1"
 PATIENCE = 120
 
 
+def tell(line: str) -> None:
+    print(line, flush=True)
+
+
 class Federation:
     """A folder with the settings, keys and results of a server and of its artists."""
 
-    def __init__(self, folder: Path, catelier: Path, say=print) -> None:
+    def __init__(self, folder: Path, catelier: Path, say=tell) -> None:
         self.folder, self.catelier, self.say = folder.absolute(), catelier.absolute(), say
         self.port = free_port()
         self.processes: list[subprocess.Popen] = []
@@ -93,6 +97,11 @@ class Federation:
     def submit(self, app: Path) -> subprocess.Popen:
         """Submits an app, and follows its log."""
         return self.start(f"run-{app.name}", [BIN / "flwr", "run", app, "--stream"])
+
+    def follow(self, app: Path) -> None:
+        """Submits an app, and shows its log until its run is over."""
+        line = self.told([BIN / "flwr", "run", app, "--stream"])
+        subprocess.run(line, env=self.environment, stdin=subprocess.DEVNULL)
 
     def adapter(self, number: int) -> Path:
         """The adapter after a round."""
@@ -215,8 +224,7 @@ def main() -> None:
         for artist in artists:
             federation.register(artist)
             federation.start_node(artist)
-        federation.submit(HERE / "app").wait()
-        print(federation.log("run-app"))
+        federation.follow(HERE / "app")
         if not federation.adapter(asked.rounds).exists():
             sys.exit(f"error: not all rounds were played; the logs are in `{asked.out}`")
         print(f"the adapter: {federation.adapter(asked.rounds)}")

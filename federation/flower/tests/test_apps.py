@@ -73,7 +73,7 @@ class SiteTest(Studio):
         line = "train --round ../round --client ada --config run.toml --out ../by-hand"
         catelier(*line.split(), folder=self.folder / "site")
         by_hand = (self.folder / "by-hand/contribution.safetensors").read_bytes()
-        self.assertEqual(wire.unpack_contribution(content)[0], by_hand)
+        self.assertEqual(wire.unpack_contribution(content), by_hand)
 
     def test_other_kinds_of_messages_have_no_answer(self) -> None:
         for kind in ("query", "evaluate", "query.pictures", "train.pictures", "evaluate.paths"):
@@ -129,9 +129,9 @@ class SiteTest(Studio):
         for clip in (0.6, float("nan"), float("inf")):
             weaker = lambda described: described["plan"]["privacy"].update(clip=clip)  # noqa: E731
             self.refused(self.message(weaker), "clipping norm of 0.5 at most")
-        first = wire.unpack_contribution(self.answer(self.message()))[0]
+        first = wire.unpack_contribution(self.answer(self.message()))
         shutil.rmtree(self.folder / "site/rounds")
-        again = wire.unpack_contribution(self.answer(self.message()))[0]
+        again = wire.unpack_contribution(self.answer(self.message()))
         self.assertNotEqual(first, again, "noise has a seed that nobody else knows")
 
 
@@ -165,12 +165,10 @@ class ServerTest(Studio):
         self.assertEqual(server_app.nodes(Nodes("ada"), self.server(quorum=1)), {1: "ada"})
 
     def test_nobody_speaks_for_another_client_or_round(self) -> None:
-        entries = {"client": "ada", "format": wire.FORMAT, "round": "3"}
+        entries = {"client": "ada", "round": "3"}
 
         def reply(**others) -> "Message":
-            content = RecordDict({wire.CONTRIBUTION: server_app.wire.ArrayRecord({})})
-            content[f"{wire.CONTRIBUTION}.header"] = ConfigRecord(entries | others)
-            return Message(content, 1, "train")
+            return Message(wire.pack_contribution(wire.new_contribution({}, entries | others)), 1, "train")
 
         self.assertTrue(server_app.contribution(reply(), "ada", 3))
         for entry, value in {"client": "ben", "round": "2", "format": "x"}.items():

@@ -57,7 +57,7 @@ def take_part(content: RecordDict, site: settings.Site, run: int) -> RecordDict:
     for name, data in files.items():
         (folder / "round" / name).write_bytes(data)
     _train(site, folder, _own(run_folder, number))
-    return wire.pack_contribution(folder / "trained" / wire.CONTRIBUTION)
+    return wire.pack_contribution((folder / "trained" / wire.CONTRIBUTION).read_bytes())
 
 
 def _round(text: bytes, site: settings.Site) -> int:

@@ -9,7 +9,7 @@ The mean has uniform weights: every client counts once, so that nothing is told 
 import json
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.client.mod import secaggplus_mod
 from flwr.common import Code, FitIns, FitRes, Parameters, Status, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
@@ -69,19 +69,19 @@ def _refuse_tricks(configs: ConfigRecord) -> None:
 
 def _result(content: RecordDict) -> FitRes:
     """A contribution as the protocol wants it: unnamed arrays."""
-    tensors, entries = content[wire.CONTRIBUTION], content[f"{wire.CONTRIBUTION}.header"]
+    entries, tensors = wire.read(wire.unpack_contribution(content), wire.CONTRIBUTION)
     about = {"tensors": {}, "alphas": {}, "entries": {key: entries.get(key, "") for key in ("base", "round")}}
     arrays = []
-    for name, array in sorted(tensors.items()):
-        if array.dtype == "float64":
-            about["alphas"][name] = array.data.hex()
+    for name, (element, shape, data) in sorted(tensors.items()):
+        if element == "F64":
+            about["alphas"][name] = data.hex()
             continue
-        if array.dtype != "float32":
-            raise ValueError(f"`{name}` is {array.dtype}, and secure aggregation is for float32")
-        values = np.frombuffer(array.data, "<f4").reshape(array.shape)
+        if element != "F32":
+            raise ValueError(f"`{name}` is {element}, and secure aggregation is for F32")
+        values = np.frombuffer(data, "<f4").reshape(shape)
         if not np.all(np.abs(values) <= LARGEST):
             raise ValueError(f"`{name}` has values above {LARGEST}, the limit of secure aggregation")
-        about["tensors"][name] = list(array.shape)
+        about["tensors"][name] = shape
         arrays.append(values)
     told = {ABOUT: json.dumps(about, sort_keys=True)}
     return FitRes(Status(Code.OK, ""), ndarrays_to_parameters(arrays), 1, told)
@@ -144,9 +144,9 @@ def _mean(results: list[FitRes], number: int) -> bytes:
     about = json.loads(told.pop())
     if about["entries"]["round"] != str(number):
         raise wire.Refused(f"the mean is for round {about['entries']['round']!r:.80}")
-    tensors = {name: wire.array("float64", (), bytes.fromhex(data)) for name, data in about["alphas"].items()}
+    tensors = {name: ("F64", [], bytes.fromhex(data)) for name, data in about["alphas"].items()}
     means = parameters_to_ndarrays(results[0].parameters)
     for (name, shape), mean in zip(sorted(about["tensors"].items()), means, strict=True):
-        tensors[name] = wire.array("float32", tuple(shape), mean.astype("<f4").tobytes())
+        tensors[name] = ("F32", shape, mean.astype("<f4").tobytes())
     entries = {"base": about["entries"]["base"], "client": MEAN, "round": str(number), "weight": str(len(results))}
-    return wire.new_contribution(ArrayRecord(tensors), entries)
+    return wire.new_contribution(tensors, entries)

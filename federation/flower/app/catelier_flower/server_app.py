@@ -93,7 +93,8 @@ def contribution(reply: Message, name: str, number: int) -> bytes:
     """The file of a contribution to this round by the client of this name, who can speak for nobody else."""
     if reply.has_error():
         raise wire.Refused(f"error {reply.error.code}: {reply.error.reason!r:.300}")
-    data, entries = wire.unpack_contribution(reply.content)
+    data = wire.unpack_contribution(reply.content)
+    entries, _ = wire.read(data, wire.CONTRIBUTION)
     for entry, expected in {"format": wire.FORMAT, "client": name, "round": str(number)}.items():
         if entries.get(entry) != expected:
             raise wire.Refused(f"its `{entry}` is {entries.get(entry)!r:.80}, expected `{expected}`")

@@ -1,13 +1,15 @@
 """Files of a round as Flower's records, and back.
 
 A message to a client is `round.json` and the two adapter files of the round's folder; its answer is one contribution.
-A tensor file travels as its tensors (an `ArrayRecord`) and the entries of its header (a `ConfigRecord`). The file that
-is put together again has the bytes of the first, so that the checksum inside it still holds. A key that is not known
-here travels in neither direction.
+A tensor file travels as its header (a `ConfigRecord`) and the bytes of all of its tensors in one array (an
+`ArrayRecord`), since Flower sends every array with requests of its own. The file that is put together again has the
+bytes of the first. What is not known here travels in neither direction: no record, no entry of a header, no tensor with
+another kind of name or element, no byte beside the tensors.
 """
 
 import hashlib
 import json
+import math
 import re
 import struct
 from pathlib import Path
@@ -28,11 +30,15 @@ _ADAPTER = {"format", "version", _CHECKSUM}
 _ENTRIES = {GLOBAL: _ADAPTER, MERGED: _ADAPTER, CONTRIBUTION: _ADAPTER | {"client", "round", "weight", "base"}}
 
 _METADATA = "__metadata__"
-_STYPE = "safetensors.raw"
-# Element types by their name in a file: their name in a record, and their bytes.
-_TYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2)}
-_FILE_TYPES = {name: (file_type, size) for file_type, (name, size) in _TYPES.items()}
-_TENSOR = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_HEADER = "header"
+_TENSORS = "tensors"
+_STYPE = "safetensors"
+# Bytes of an element, by the name of its type.
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+# Tensors by name: the type of an element, the shape, and the bytes.
+Tensors = dict[str, tuple[str, list[int], bytes]]
 
 
 class Refused(Exception):
@@ -44,15 +50,15 @@ def pack_round(folder: Path) -> RecordDict:
     content = RecordDict({ROUND: ConfigRecord({ROUND: (folder / ROUND).read_bytes()})})
     for name in (GLOBAL, MERGED):
         if (folder / name).exists():
-            _pack_file(folder / name, name, content)
+            _pack_file((folder / name).read_bytes(), name, content)
     return content
 
 
 def unpack_round(content: RecordDict) -> dict[str, bytes]:
     """The files of a message to a client, by name, `round.json` last."""
     names = [name for name in (GLOBAL, MERGED) if name in content]
-    _refuse_others(content, [ROUND, *(key for name in names for key in (name, _header(name)))])
-    return {name: _unpack_file(content, name)[0] for name in names} | {ROUND: round_text(content)}
+    _refuse_others(content, [ROUND, *(key for name in names for key in (name, f"{name}.{_HEADER}"))])
+    return {name: _unpack_file(content, name) for name in names} | {ROUND: round_text(content)}
 
 
 def round_text(content: RecordDict) -> bytes:
@@ -66,86 +72,90 @@ def round_text(content: RecordDict) -> bytes:
     return record[ROUND]
 
 
-def pack_contribution(path: Path) -> RecordDict:
+def pack_contribution(data: bytes) -> RecordDict:
     """A contribution's file, as a message to the server."""
     content = RecordDict()
-    _pack_file(path, CONTRIBUTION, content)
+    _pack_file(data, CONTRIBUTION, content)
     return content
 
 
-def unpack_contribution(content: RecordDict) -> tuple[bytes, dict[str, str]]:
-    """The bytes of a contribution's file, and the entries of its header."""
-    _refuse_others(content, [CONTRIBUTION, _header(CONTRIBUTION)])
+def unpack_contribution(content: RecordDict) -> bytes:
+    """The bytes of a contribution's file."""
+    _refuse_others(content, [CONTRIBUTION, f"{CONTRIBUTION}.{_HEADER}"])
     return _unpack_file(content, CONTRIBUTION)
 
 
-def new_contribution(tensors: ArrayRecord, entries: dict[str, str]) -> bytes:
+def read(data: bytes, name: str) -> tuple[dict[str, str], Tensors]:
+    """The entries of a file's header, and its tensors."""
+    (length,) = struct.unpack("<Q", data[:8].ljust(8, b"\xff"))
+    text, body = data[8 : 8 + length], data[8 + length :]
+    try:
+        header = json.loads(text)
+        entries = header.pop(_METADATA)
+        described = {tensor: (of["dtype"], of["shape"], of["data_offsets"]) for tensor, of in header.items()}
+        spans = {tensor: (start, end) for tensor, (_, _, (start, end)) in described.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Refused(f"`{name}` has no header of a tensor file") from None
+    _refuse_others(entries, _ENTRIES[name])
+    for tensor, (element, shape, _) in described.items():
+        known = _NAME.fullmatch(tensor) and element in _SIZES
+        if not (known and isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
+            raise Refused(f"`{name}` has a tensor that no adapter has: {tensor!r:.80}")
+    tensors = {tensor: (of[0], of[1], body[slice(*spans[tensor])]) for tensor, of in described.items()}
+    complete = all(_size(element, shape) == len(values) for element, shape, values in tensors.values())
+    if not complete or _file(entries, tensors) != data:
+        raise Refused(f"`{name}` is not written as catelier writes it")
+    return entries, tensors
+
+
+def new_contribution(tensors: Tensors, entries: dict[str, str]) -> bytes:
     """The file of a contribution that no client wrote as it is, with a checksum over all of it."""
     entries = {"format": FORMAT, "version": VERSION, _CHECKSUM: "0" * 64} | entries
-    content = RecordDict({CONTRIBUTION: tensors, _header(CONTRIBUTION): ConfigRecord(entries)})
-    entries[_CHECKSUM] = hashlib.sha256(unpack_contribution(content)[0]).hexdigest()
-    content[_header(CONTRIBUTION)] = ConfigRecord(entries)
-    return unpack_contribution(content)[0]
-
-
-def array(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
-    """A tensor as it travels."""
-    return Array(dtype, shape, _STYPE, data)
-
-
-def _header(name: str) -> str:
-    return f"{name}.header"
+    entries[_CHECKSUM] = hashlib.sha256(_file(entries, tensors)).hexdigest()
+    return _file(entries, tensors)
 
 
 def _refuse_others(keys, known) -> None:
-    others = sorted(repr(key)[:80] for key in keys if key not in known)
+    others = sorted(f"{key!r:.80}" for key in keys if key not in known)
     if others:
         raise Refused(f"the message has keys that have no place in a round: {', '.join(others[:5])}")
 
 
-def _pack_file(path: Path, name: str, content: RecordDict) -> None:
-    data = path.read_bytes()
+def _pack_file(data: bytes, name: str, content: RecordDict) -> None:
+    read(data, name)
     (length,) = struct.unpack("<Q", data[:8])
-    body = data[8 + length :]
-    header = json.loads(data[8 : 8 + length])
-    entries = header.pop(_METADATA, {})
-    tensors = {}
-    for tensor, described in header.items():
-        start, end = described["data_offsets"]
-        element = _TYPES.get(described["dtype"])
-        if element is None:
-            raise Refused(f"`{tensor}` has elements of type {described['dtype']}, which no adapter has")
-        tensors[tensor] = array(element[0], tuple(described["shape"]), body[start:end])
-    content[name] = ArrayRecord(tensors)
-    content[_header(name)] = ConfigRecord(entries)
-    if _unpack_file(content, name)[0] != data:
-        raise Refused(f"`{name}` is not written as catelier writes it, so that its checksum would be lost")
+    text, body = data[8 : 8 + length], data[8 + length :]
+    content[name] = ArrayRecord({_TENSORS: Array("uint8", (len(body),), _STYPE, body)})
+    content[f"{name}.{_HEADER}"] = ConfigRecord({_HEADER: text})
 
 
-def _unpack_file(content: RecordDict, name: str) -> tuple[bytes, dict[str, str]]:
-    tensors, entries = content.get(name), content.get(_header(name))
-    if not (isinstance(tensors, ArrayRecord) and isinstance(entries, ConfigRecord)):
+def _unpack_file(content: RecordDict, name: str) -> bytes:
+    body, header = content.get(name), content.get(f"{name}.{_HEADER}")
+    if not (isinstance(body, ArrayRecord) and isinstance(header, ConfigRecord)):
         raise Refused(f"the message has no tensors `{name}` with a header")
-    _refuse_others(entries, _ENTRIES[name])
-    if not all(isinstance(value, str) for value in entries.values()):
-        raise Refused(f"the header of `{name}` has entries that are not text")
-    for tensor, array in tensors.items():
-        if not (_TENSOR.fullmatch(tensor) and array.stype == _STYPE and array.dtype in _FILE_TYPES):
-            raise Refused(f"`{name}` has a tensor that no adapter has: {tensor!r:.80}")
-    entries = dict(sorted(entries.items()))
-    return _file(tensors, entries), entries
+    _refuse_others(body, [_TENSORS])
+    _refuse_others(header, [_HEADER])
+    text = header.get(_HEADER)
+    if not (isinstance(text, bytes) and _TENSORS in body):
+        raise Refused(f"the message has no tensors `{name}` with a header")
+    data = struct.pack("<Q", len(text)) + text + body[_TENSORS].data
+    read(data, name)
+    return data
 
 
-def _file(tensors: ArrayRecord, entries: dict[str, str]) -> bytes:
-    """The file that catelier writes: entries first, then tensors, wide elements first, then by name."""
-    header, start = {_METADATA: entries}, 0
-    order = sorted(tensors, key=lambda tensor: (-_FILE_TYPES[tensors[tensor].dtype][1], tensor))
+def _size(element: str, shape: list[int]) -> int:
+    return _SIZES[element] * math.prod(shape)
+
+
+def _file(entries: dict[str, str], tensors: Tensors) -> bytes:
+    """The file that catelier writes: entries by name, then tensors, wide elements first, then by name."""
+    header, start = {_METADATA: {key: str(value) for key, value in sorted(entries.items())}}, 0
+    order = sorted(tensors, key=lambda tensor: (-_SIZES[tensors[tensor][0]], tensor))
     for tensor in order:
-        array = tensors[tensor]
-        end = start + len(array.data)
-        element = _FILE_TYPES[array.dtype][0]
-        header[tensor] = {"dtype": element, "shape": list(array.shape), "data_offsets": [start, end]}
+        element, shape, _ = tensors[tensor]
+        end = start + _size(element, shape)
+        header[tensor] = {"dtype": element, "shape": shape, "data_offsets": [start, end]}
         start = end
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *(tensors[tensor].data for tensor in order)])
+    return b"".join([struct.pack("<Q", len(text)), text, *(tensors[tensor][2] for tensor in order)])
