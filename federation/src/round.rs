@@ -84,16 +84,33 @@ pub fn run_rounds<C: Client>(
         let failed_round = |source| RoundError::Aggregate { round, source };
         let instructions = plan.configure(round, &state).map_err(failed_round)?;
         let Collected { contributions, failed } = collect(clients, plan, &instructions, state.global(), observer)?;
-        let aggregated = plan.aggregate(round, state.global(), &contributions, state.memory());
-        let (aggregate, memory) = aggregated.map_err(failed_round)?;
-        let weighted = plan.weighting.apply(&contributions);
-        let report = report(round, &weighted, failed, &aggregate, state.global()).map_err(failed_round)?;
-        state.advance(aggregate.adapter, memory, report.clone());
-        if observer.round_done(&report, &state).is_break() {
+        state = plan.advance(state, &contributions, failed).map_err(failed_round)?;
+        if state.history().last().is_some_and(|report| observer.round_done(report, &state).is_break()) {
             break;
         }
     }
     Ok(state)
+}
+
+impl RoundPlan {
+    /// The state after its next round: the [aggregate](Self::aggregate) of these contributions, and a report, in which
+    /// `failed` are the clients that are not among them, each with the reason. Nothing else decides the result, so that
+    /// everybody who has the state and the contributions gets the same bytes.
+    ///
+    /// # Errors
+    /// As [`aggregate`](Self::aggregate).
+    pub fn advance(
+        &self,
+        mut state: State,
+        contributions: &[Contribution],
+        failed: Vec<(String, String)>,
+    ) -> Result<State> {
+        let round = state.completed() + 1;
+        let (aggregate, memory) = self.aggregate(round, state.global(), contributions, state.memory())?;
+        let report = report(round, &self.weighting.apply(contributions), failed, &aggregate, state.global())?;
+        state.advance(aggregate.adapter, memory, report);
+        Ok(state)
+    }
 }
 
 /// What the clients of a round brought.
