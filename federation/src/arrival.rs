@@ -13,11 +13,11 @@ use crate::plan::RoundPlan;
 use crate::roles::Role;
 
 impl RoundPlan {
-    /// What a client sent, as [`aggregate`](Self::aggregate) takes it: completed from the global adapter, after all checks
-    /// that need no other contribution. A client that was not honest at [its own border](Self::leaving) is found here:
-    /// tensors that should have stayed at home or are missing, values, sizes, modules that the global adapter has not,
-    /// and, where the federation is for one base, another base than `base`. [`sift`](Self::sift) compares
-    /// contributions with each other.
+    /// What a client sent, as [`aggregate`](Self::aggregate) takes it: completed from the global adapter, after all
+    /// checks that need no other contribution. A client that was not honest at [its own border](Self::leaving) is
+    /// found here: tensors that should have stayed at home or are missing, values, sizes, modules that the global
+    /// adapter has not, and, where the federation is for one base, another base than `base`. [`sift`](Self::sift)
+    /// compares contributions with each other.
     ///
     /// # Errors
     /// All problems of the contribution, as the inner error; the outer one if a tensor cannot be read.
@@ -72,7 +72,8 @@ fn travelled(instructions: &Instructions, sent: &SentContribution, adapter: &Ada
 /// Where the modules of a contribution differ from those of the global adapter's body.
 fn fit(body: &Adapter, own: &Adapter, ranks: RankPolicy) -> Vec<Problem> {
     let absent_in = |left: &Adapter, right: &Adapter| {
-        let absent: Vec<String> = left.iter().map(|(m, _)| m).filter(|m| right.get(m).is_none()).map(str::to_owned).collect();
+        let absent: Vec<String> =
+            left.iter().map(|(m, _)| m).filter(|m| right.get(m).is_none()).map(str::to_owned).collect();
         absent.first().map(|first| (absent.len(), first.clone()))
     };
     let missing = absent_in(body, own).map(|(count, first)| Problem::MissingModules { count, first });

@@ -44,5 +44,5 @@ macro_rules! seeded {
 
 seeded! {
     adapter_file peft_config base base_weights clip_folder captions settings_file prompt_set prompt_text tokenizer
-    train_state federation_state hub image_file
+    train_state federation_state round_place hub image_file
 }

@@ -1,4 +1,4 @@
-//! `catelier federate`: combine adapters, or play a federation of drawn artists.
+//! `catelier federate`: combine adapters, play a federation of drawn artists, or run the rounds of a real one.
 
 use catelier_workflows::simulate::SimulationScore;
 use catelier_workflows::{AggregateRequest, Error, Session, SimulateRequest, aggregate, simulate};
@@ -7,10 +7,13 @@ use crate::cli::{AggregateArgs, FederateCommand, SimulateArgs};
 use crate::failure::Outcome;
 use crate::{shell, terminal};
 
+mod round;
+
 pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
         FederateCommand::Aggregate(args) => run_aggregate(args, session),
         FederateCommand::Simulate(args) => run_simulate(args, session),
+        FederateCommand::Round(command) => round::run(command, session),
     }
 }
 

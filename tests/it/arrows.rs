@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::metadata::metadata;
 
 /// The rooms that each room may use; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),
     ("catelier", &["bench", "numerics", "pipelines", "workflows"]),
@@ -21,8 +21,12 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("pages", &[]),
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
+    ("rounds", &["adapters", "federation", "numerics"]),
     ("testkit", &[]),
-    ("workflows", &["adapters", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts"]),
+    (
+        "workflows",
+        &["adapters", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts", "rounds"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -22,6 +22,7 @@ mod hub;
 mod metadata;
 mod plan;
 mod preview;
+mod rounds;
 mod same_bytes;
 mod stop;
 mod streams;

@@ -154,7 +154,8 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         catelier_pipelines::Error,
         catelier_pipelines::models::hub::HubError,
         TrainError,
-        catelier_prompts::Error
+        catelier_prompts::Error,
+        catelier_rounds::Error
     );
     None
 }

@@ -46,7 +46,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     SEEDS.clone()
 }
 
-fn any_adapter() -> Adapter {
+pub(super) fn any_adapter() -> Adapter {
     let read = |seed: &Vec<u8>| {
         folder::with_file("federation", "adapter.safetensors", seed, |path| {
             Some(file::read(path, &BASES[0]).ok()?.adapter)

@@ -11,6 +11,7 @@ mod image_file;
 mod peft_config;
 mod prompt_set;
 mod prompt_text;
+mod round_place;
 mod settings_file;
 mod tokenizer;
 mod train_state;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { seeds: tokenizer::seeds, ..target("tokenizer", tokenizer::read, 600) },
     Target { seeds: train_state::seeds, ..target("train_state", train_state::read, 1500) },
     Target { seeds: federation_state::seeds, ..target("federation_state", federation_state::read, 1500) },
+    Target { seeds: round_place::seeds, ..target("round_place", round_place::read, 600) },
     Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },
     // An image of the largest size that is accepted takes this much, however small its file.
     Target {

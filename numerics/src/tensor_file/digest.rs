@@ -47,10 +47,7 @@ pub fn write_checked(
 ///
 /// # Errors
 /// As for [`write_to`](super::write_to).
-pub fn to_checked_bytes(
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>> {
+pub fn to_checked_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let (path, layout) = (Path::new("bytes in memory"), Layout::of(tensors)?);
     let metadata = with_checksum(path, &layout, metadata)?;
     let mut bytes = Vec::new();
