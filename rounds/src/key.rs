@@ -26,10 +26,11 @@ const LARGEST_FILE: u64 = 1 << 10;
 /// A private key, which signs. It is shown nowhere, and wiped from memory when it is dropped.
 pub struct PrivateKey(SigningKey);
 
-/// A public key, by which signatures are checked: `ed25519:` and 64 hexadecimal digits in text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// A public key, by which signatures are checked: `ed25519:` and 64 hexadecimal digits in text. That it is a point of the
+/// curve is checked where a person gives it, and with every signature; a record with ten thousand keys only has them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PublicKey(VerifyingKey);
+pub struct PublicKey([u8; 32]);
 
 impl PrivateKey {
     /// The key of these 32 random bytes, which must come from the system's secure source.
@@ -39,7 +40,7 @@ impl PrivateKey {
 
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        PublicKey(self.0.verifying_key().to_bytes())
     }
 
     /// Writes the key to a new file, which only its owner can read.
@@ -126,7 +127,18 @@ impl fmt::Debug for PrivateKey {
 impl PublicKey {
     /// Whether the key's owner signed these bytes.
     pub(crate) fn has_signed(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
-        self.0.verify_strict(bytes, &Signature::from_bytes(signature)).is_ok()
+        let signature = Signature::from_bytes(signature);
+        self.point().is_some_and(|point| point.verify_strict(bytes, &signature).is_ok())
+    }
+
+    /// The key as a point that only its owner can sign for.
+    fn point(&self) -> Option<VerifyingKey> {
+        VerifyingKey::from_bytes(&self.0).ok().filter(|point| !point.is_weak())
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let bytes = text.strip_prefix(ALGORITHM).and_then(hex::decode);
+        bytes.map(Self).ok_or_else(|| Error::PublicKey { text: crate::name::shortened(text) })
     }
 }
 
@@ -134,9 +146,8 @@ impl FromStr for PublicKey {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bytes = text.strip_prefix(ALGORITHM).and_then(hex::decode::<32>);
-        let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).filter(|key| !key.is_weak());
-        key.map(Self).ok_or_else(|| Error::PublicKey { text: crate::name::shortened(text) })
+        let key = Self::parse(text)?;
+        key.point().map(|_| key).ok_or_else(|| Error::PublicKey { text: text.to_owned() })
     }
 }
 
@@ -144,7 +155,7 @@ impl TryFrom<String> for PublicKey {
     type Error = Error;
 
     fn try_from(text: String) -> Result<Self> {
-        text.parse()
+        Self::parse(&text)
     }
 }
 
@@ -156,7 +167,7 @@ impl From<PublicKey> for String {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{ALGORITHM}{}", hex::encode(self.0.as_bytes()))
+        write!(f, "{ALGORITHM}{}", hex::encode(self.0))
     }
 }
 
@@ -226,6 +237,8 @@ mod tests {
         let good = PrivateKey::from_bytes(&[7; 32]).public().to_string();
         // The neutral element: everybody can sign for it.
         let weak = format!("ed25519:01{}", "0".repeat(62));
+        let in_a_record: PublicKey = serde_json::from_str(&format!("\"{weak}\"")).unwrap();
+        assert!(!in_a_record.has_signed(b"anything", &[0; 64]));
         for text in ["", "ed25519:", &good[8..], &good.to_uppercase(), &good[..good.len() - 1], &weak] {
             assert!(text.parse::<PublicKey>().is_err(), "{text}");
         }

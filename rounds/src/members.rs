@@ -27,14 +27,16 @@ pub fn list(place: &Place, trust: Trust<'_>) -> Result<Members> {
 /// [`Error::MemberExists`], [`Error::KeyExists`], [`Error::MembersChanged`], and those of reading the place.
 pub fn add(place: &Place, key: &PrivateKey, new: &[(ClientName, PublicKey)]) -> Result<Members> {
     change(place, key, |members| {
+        let mut names: BTreeMap<PublicKey, ClientName> =
+            members.iter().map(|(name, key)| (*key, name.clone())).collect();
         for (name, public) in new {
             match members.get(name) {
                 Some(known) if known == public => continue,
                 Some(known) => return Err(Error::MemberExists { name: name.clone(), key: *known }),
                 None => {}
             }
-            if let Some((name, _)) = members.iter().find(|(_, known)| *known == public) {
-                return Err(Error::KeyExists { name: name.clone(), key: *public });
+            if let Some(name) = names.insert(*public, name.clone()) {
+                return Err(Error::KeyExists { name, key: *public });
             }
             members.insert(name.clone(), *public);
         }

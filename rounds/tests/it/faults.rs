@@ -8,7 +8,7 @@ use catelier_rounds::{Closed, Error, close, members, status, submit};
 use object_store::memory::InMemory;
 
 use crate::faulty::Interrupted;
-use crate::world::{CLIENTS, DAY, START, World, key, name, sent, terms, told};
+use crate::world::{CLIENTS, DAY, START, World, key, name, sent, signed, terms, told};
 
 /// A round in which ada and ben take part and cy sends what `change` makes of its contribution.
 fn bad_contribution(change: impl Fn(&mut SentContribution)) -> (World, Vec<u8>) {
@@ -23,7 +23,6 @@ fn bad_contribution(change: impl Fn(&mut SentContribution)) -> (World, Vec<u8>) 
 
 /// Writes a contribution past the client's own checks, signed by `signer`.
 fn force(world: &World, client: &str, signer: &str, file: &[u8], claimed: impl Fn(&str) -> String) {
-    use catelier_numerics::hex;
     // What an honest client of the same name would have signed, in a federation of its own.
     let honest =
         serde_json::from_slice::<serde_json::Value>(&world.read("rounds/0001/contributions/ada.json")).unwrap();
@@ -34,16 +33,9 @@ fn force(world: &World, client: &str, signer: &str, file: &[u8], claimed: impl F
     object["tensors"] = serde_json::json!({ "sha256": sha256, "bytes": file.len() });
     object["weight"] = "12".into();
     let statement = claimed(&object.to_string());
-    let signed = [b"catelier rounds 1\0contribution\0", statement.as_bytes()].concat();
-    let mut secret = [0; 32];
-    secret[..signer.len()].copy_from_slice(signer.as_bytes());
-    use ed25519_dalek::Signer;
-    let signature = ed25519_dalek::SigningKey::from_bytes(&secret).sign(&signed).to_bytes();
-    let record = serde_json::json!({
-        "kind": "contribution", "statement": statement, "key": key(signer).public(), "signature": hex::encode(signature),
-    });
+    let record = signed(&statement, signer);
     world.write(&format!("rounds/0001/contributions/{client}.{sha256}.safetensors"), file.to_vec());
-    world.write(&format!("rounds/0001/contributions/{client}.json"), record.to_string().into_bytes());
+    world.write(&format!("rounds/0001/contributions/{client}.json"), record);
 }
 
 fn as_it_is(statement: &str) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use catelier_rounds::{Error, Place, Trust, create, fetch, members, status};
 use object_store::local::LocalFileSystem;
 
-use crate::world::{CLIENTS, START, World, key, name, terms, told};
+use crate::world::{CLIENTS, START, World, join_at_once, key, name, terms, told};
 
 fn nothing(_: &str) -> Option<String> {
     None
@@ -34,6 +34,14 @@ fn a_round_in_a_folder_leaves_the_bytes_of_one_in_memory() {
     assert!(world.objects() == memory.objects());
     let address = format!("file://{}", folder.path().display());
     assert_eq!(status(&Place::open(&address, nothing).unwrap(), world.trust()).unwrap().completed, 2);
+}
+
+#[test]
+fn members_who_are_added_at_once_are_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = in_folder(folder.path());
+    join_at_once(|| Place::open(&folder.path().display().to_string(), nothing).unwrap());
+    assert!(world.objects().contains_key("members-0009.json"));
 }
 
 #[cfg(unix)]

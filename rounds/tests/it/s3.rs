@@ -2,7 +2,7 @@
 
 use catelier_rounds::{Place, close, create, fetch, members, open, status, submit};
 
-use crate::world::{CLIENTS, DAY, START, World, adapter, key, name, sent, terms};
+use crate::world::{CLIENTS, DAY, START, World, adapter, join_at_once, key, name, sent, terms};
 
 /// Where the server listens: `http://127.0.0.1:5000`. It has a bucket `catelier`.
 const ENDPOINT: &str = "CATELIER_S3_ENDPOINT";
@@ -51,4 +51,5 @@ fn rounds_in_a_bucket_leave_the_bytes_of_those_in_memory() {
         status(&bucket, trust).unwrap().state.unwrap(),
         catelier_rounds::Digest::of(memory.read("rounds/0002/state.safetensors"))
     );
+    join_at_once(place);
 }

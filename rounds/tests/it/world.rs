@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use catelier_adapters::{Adapter, LayerUpdate, LoraFactors, sum};
 use catelier_federation::{ClientRound, Contribution, Role, RoundPlan, SentContribution, Start, State};
+use catelier_numerics::hex;
 use catelier_numerics::noise::{Noise, Stream};
 use catelier_rounds::{
     ClientName, Closed, Error, Fetched, Opened, Place, PrivateKey, Result, Submitted, Terms, Trust, close, create,
@@ -182,4 +183,32 @@ pub(crate) fn told<T: std::fmt::Debug>(result: Result<T>) -> String {
     let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
     let text: Vec<String> = chain.map(ToString::to_string).collect();
     format!("{} | {}", text.join(": "), error.hint().unwrap_or_default())
+}
+
+/// The record of a contribution with any statement, as `rounds/README.md` says that it is signed.
+pub(crate) fn signed(statement: &str, signer: &str) -> Vec<u8> {
+    use ed25519_dalek::Signer;
+    let mut secret = [0; 32];
+    secret[..signer.len()].copy_from_slice(signer.as_bytes());
+    let bytes = [b"catelier rounds 1\0contribution\0", statement.as_bytes()].concat();
+    let signature = hex::encode(ed25519_dalek::SigningKey::from_bytes(&secret).sign(&bytes).to_bytes());
+    let record = serde_json::json!({
+        "kind": "contribution", "statement": statement, "key": key(signer).public(), "signature": signature,
+    });
+    record.to_string().into_bytes()
+}
+
+/// Eight hands add a member each at the same time: nobody is lost.
+pub(crate) fn join_at_once(place: impl Fn() -> Place + Sync) {
+    let names: Vec<String> = (0..8).map(|number| format!("new-{number}")).collect();
+    let join = |client: &String| {
+        let new = [(name(client), key(client).public())];
+        while let Err(error) = members::add(&place(), &key("coordinator"), &new) {
+            assert!(matches!(error, Error::MembersChanged), "{error}");
+        }
+    };
+    let join = &join;
+    std::thread::scope(|scope| names.iter().for_each(|client| drop(scope.spawn(move || join(client)))));
+    let found = members::list(&place(), Trust::Key(key("coordinator").public())).unwrap();
+    assert!(names.iter().all(|client| found.contains_key(&name(client))), "{found:?}");
 }

@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         assert_eq!(date(0), "1970-01-01 00:00 UTC");
-        assert_eq!(date(1_794_000_000), "2026-11-06 20:00 UTC");
+        assert_eq!(date(1_794_000_000), "2026-11-06 21:20 UTC");
         assert_eq!(date(u64::MAX), format!("second {}", u64::MAX));
     }
 }
