@@ -9,13 +9,14 @@ use catelier_workflows::audit::Measure;
 use catelier_workflows::evaluation::metrics::Better;
 use catelier_workflows::evaluation::{METRICS, Metric};
 use catelier_workflows::federation::Strategy;
+use catelier_workflows::rounds::{ClientName, PublicKey};
 use catelier_workflows::settings::named;
 use catelier_workflows::style::{ArtistSource, StyleModelRequest};
 use catelier_workflows::styles::Pooling;
 use catelier_workflows::value::{MemoryLimit, ValueError};
 use catelier_workflows::{
-    AdapterSource, BaseRequest, DeviceChoice, SamplingSettings, SimulateSettings, StyleTrainSettings, TrainSettings,
-    WeightType,
+    AdapterSource, BaseRequest, DeviceChoice, RoundSettings, SamplingSettings, SimulateSettings, StyleTrainSettings,
+    TrainSettings, WeightType,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -302,6 +303,170 @@ pub(crate) enum FederateCommand {
     Simulate(Box<SimulateArgs>),
     /// Attack a simulated federation by its own rounds: how much of another artist's training images comes back
     Audit(AuditArgs),
+    /// Rounds of a federation over a shared folder or an S3 bucket, without a server
+    #[command(subcommand)]
+    Round(RoundCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoundCommand {
+    /// Make a private key, and print the public one
+    Key {
+        /// The new file, which only its owner can read; an old one is never replaced
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Create a federation; its coordinator is who has the key
+    Create(RoundCreateArgs),
+    /// The members, whose contributions count
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Open the next round
+    Open {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch the open round, to train for it
+    Fetch {
+        #[command(flatten)]
+        look: LookArgs,
+        /// The client's folder, the same in every round: it remembers the coordinator
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Write beside files in --out that this command did not make; none of them is ever replaced
+        #[arg(long)]
+        force: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sign a contribution and send it to the open round
+    Submit {
+        #[command(flatten)]
+        look: LookArgs,
+        /// The client's private key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The contribution, as training for the round left it
+        #[arg(long, value_name = "FILE")]
+        contribution: PathBuf,
+        /// The folder of `round fetch` [default: the contribution's]
+        #[arg(long, value_name = "DIR")]
+        round: Option<PathBuf>,
+    },
+    /// Close the open round: after its deadline, or when all have sent
+    Close {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+        /// Do not wait for the deadline; the quorum holds all the same
+        #[arg(long)]
+        now: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// The round, its deadline, who has sent and who is missing
+    Status {
+        #[command(flatten)]
+        look: LookArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the adapter after the last round that has closed
+    Result {
+        #[command(flatten)]
+        look: LookArgs,
+        /// The new file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Replace the file --out if it is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Add members; they take part from the next round on
+    Add {
+        /// Names and public keys: ada=ed25519:0123…
+        #[arg(required = true, value_name = "NAME=KEY")]
+        members: Vec<NamedKey>,
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+    /// Remove members; what they have sent to an open round is refused
+    Remove {
+        #[arg(required = true, value_name = "NAME")]
+        members: Vec<ClientName>,
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+    /// Names and public keys
+    List {
+        #[command(flatten)]
+        look: LookArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A member: `ada=ed25519:0123…`.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedKey(pub(crate) ClientName, pub(crate) PublicKey);
+
+impl FromStr for NamedKey {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (name, key) = text.split_once('=').ok_or_else(|| ValueError::new("write it as `ada=ed25519:0123…`"))?;
+        let wrong = |error: catelier_workflows::rounds::Error| ValueError::new(error.to_string());
+        Ok(Self(name.parse().map_err(wrong)?, key.parse().map_err(wrong)?))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoundCreateArgs {
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) settings: RoundSettings,
+    /// Read settings from this file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The base that all train on: `embedded`, a folder or a hub id
+    #[arg(long, default_value = "embedded", value_name = "BASE")]
+    pub(crate) base: String,
+    /// An adapter that all clients start from [default: each starts afresh]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) start: Option<PathBuf>,
+}
+
+/// A place, and the key of its coordinator.
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArgs {
+    /// The shared folder, or s3://BUCKET/PREFIX with the variables of AWS's programs (AWS_ACCESS_KEY_ID, …)
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) place: String,
+    /// The coordinator's private key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+}
+
+/// A place, and by what its federation is known.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// The shared folder, or s3://BUCKET/PREFIX with the variables of AWS's programs (AWS_ACCESS_KEY_ID, …)
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) place: String,
+    /// The coordinator's public key; a folder of `round fetch` remembers it
+    #[arg(long, value_name = "KEY")]
+    pub(crate) coordinator: Option<PublicKey>,
 }
 
 #[derive(Debug, Args)]

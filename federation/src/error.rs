@@ -343,6 +343,21 @@ pub enum Problem {
         /// The client in the file.
         found: String,
     },
+    /// A tensor that should have stayed at home was sent.
+    NotShared {
+        /// The tensor, by the name that it was sent under.
+        tensor: String,
+    },
+    /// A tensor that should have been sent is missing.
+    MissingTensor {
+        /// The tensor, `<module>.<tensor>`.
+        tensor: String,
+    },
+    /// The tensors do not make an adapter.
+    Parts {
+        /// The reason.
+        reason: String,
+    },
     /// The update of the whole adapter is so large that images are not finite, although its values are not.
     TooLarge {
         /// Frobenius norm of the update.
@@ -402,6 +417,9 @@ impl fmt::Display for Problem {
                 write!(f, "`{module}`: expected a rank up to {limit}, found {found}")
             }
             Self::Bytes { limit, found } => write!(f, "expected at most {limit} bytes, found {found}"),
+            Self::NotShared { tensor } => write!(f, "`{tensor}` should have stayed at home"),
+            Self::MissingTensor { tensor } => write!(f, "`{tensor}` is missing"),
+            Self::Parts { reason } => write!(f, "the tensors make no adapter: {reason}"),
             Self::Moved { tensor } => write!(f, "`{tensor}` differs from the common start, at which it should stay"),
             Self::Unreadable { reason } => f.write_str(reason),
             Self::OtherRound { expected, found } => {

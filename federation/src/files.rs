@@ -68,11 +68,24 @@ impl ClientRound {
     /// # Errors
     /// [`Error::Numerics`] if a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let adapters = [(GLOBAL, &self.global), (MERGED, &self.instructions.merged)];
-        for (name, adapter) in adapters.into_iter().filter_map(|(name, adapter)| Some((name, adapter.as_ref()?))) {
-            let header = header(ADAPTER_FORMAT);
-            write(&folder.join(name), &adapter_tensors(adapter)?, &header)?;
+        for (name, bytes) in self.to_files()? {
+            let path = folder.join(name);
+            atomic::write(&path, |file| file.write_all(&bytes))
+                .map_err(Error::numerics(format!("writing `{}`", path.display())))?;
         }
+        Ok(())
+    }
+
+    /// The files that [`save`](Self::save) writes, by name and in its order: `round.json` last. Equal rounds have equal
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`Error::Numerics`] if a tensor has an element type that files do not have.
+    pub fn to_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let adapters = [(GLOBAL, &self.global), (MERGED, &self.instructions.merged)];
+        let adapters = adapters.into_iter().filter_map(|(name, adapter)| Some((name, adapter.as_ref()?)));
+        let tensors = |(name, adapter)| Ok((name, to_bytes(&adapter_tensors(adapter)?, &header(ADAPTER_FORMAT))?));
+        let mut files: Vec<_> = adapters.map(tensors).collect::<Result<_>>()?;
         let file = RoundFile {
             version: VERSION.to_owned(),
             plan: self.plan.clone(),
@@ -80,10 +93,9 @@ impl ClientRound {
             global: self.global.is_some(),
             merged: self.instructions.merged.is_some(),
         };
-        let path = folder.join(ROUND);
-        let text = serde_json::to_vec_pretty(&file).map_err(|error| unusable(&path, error.to_string()))?;
-        atomic::write(&path, |file| file.write_all(&text))
-            .map_err(Error::numerics(format!("writing `{}`", path.display())))
+        let text = serde_json::to_vec_pretty(&file).map_err(|error| unusable(Path::new(ROUND), error.to_string()))?;
+        files.push((ROUND, text));
+        Ok(files)
     }
 
     /// Reads a round that [`save`](Self::save) wrote. Both adapters are checked: checksums and finite values.
@@ -92,12 +104,41 @@ impl ClientRound {
     /// [`Error::File`] for a file that is damaged, missing or of another version; the errors of [`RoundPlan::validate`].
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(ROUND);
-        let RoundFile { version, plan, mut instructions, global, merged } = read_json(&path, LARGEST_ROUND)?;
+        let text = bounded::read(&path, LARGEST_ROUND).map_err(|error| unusable(&path, error.to_string()))?;
+        Self::read(folder, &text, |path| {
+            TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))
+        })
+    }
+
+    /// As [`load`](Self::load), from the bytes of the files; `folder` stands in messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_files(folder: &Path, mut files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        let missing = |path: &Path| unusable(path, "it is missing".into());
+        let text = files.remove(ROUND).ok_or_else(|| missing(&folder.join(ROUND)))?;
+        Self::read(folder, &text, |path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let bytes = files.remove(name).ok_or_else(|| missing(path))?;
+            let shown = path.display().to_string();
+            TensorFile::from_bytes(shown.clone(), bytes).map_err(Error::numerics(format!("reading `{shown}`")))
+        })
+    }
+
+    fn read(folder: &Path, text: &[u8], mut open: impl FnMut(&Path) -> Result<TensorFile>) -> Result<Self> {
+        let path = folder.join(ROUND);
+        let RoundFile { version, plan, mut instructions, global, merged } =
+            serde_json::from_slice(text).map_err(|error| unusable(&path, error.to_string()))?;
         if version != VERSION {
             return Err(unusable(&path, format!("expected version `{VERSION}`, found `{version}`")));
         }
         plan.validate()?;
-        let adapter = |name: &str| read_adapter(&folder.join(name));
+        let mut adapter = |name: &str| {
+            let path = folder.join(name);
+            let file = open(&path)?;
+            check_format(&path, &file, ADAPTER_FORMAT)?;
+            adapter_of(&path, &file, |_| true)
+        };
         instructions.merged = merged.then(|| adapter(MERGED)).transpose()?;
         Ok(Self { plan, instructions, global: global.then(|| adapter(GLOBAL)).transpose()? })
     }
@@ -145,6 +186,20 @@ impl SentContribution {
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let (tensors, header) = self.parts()?;
+        write(path, &tensors, &header)
+    }
+
+    /// The bytes of the file that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// [`Error::Numerics`] if a tensor has an element type that files do not have.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let (tensors, header) = self.parts()?;
+        to_bytes(&tensors, &header)
+    }
+
+    fn parts(&self) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>)> {
         let mut tensors = self.payload.tensors.clone();
         for (module, alpha) in &self.payload.alphas {
             tensors.insert(format!("{module}.{ALPHA}"), scalar(*alpha)?);
@@ -154,7 +209,7 @@ impl SentContribution {
         header.insert("round".to_owned(), self.round.to_string());
         header.insert("weight".to_owned(), self.weight.to_string());
         header.extend(self.base_fingerprint.iter().map(|base| ("base".to_owned(), base.clone())));
-        write(path, &tensors, &header)
+        Ok((tensors, header))
     }
 
     /// Reads a contribution that [`save`](Self::save) wrote. Its checksum is checked; its values are the server's to judge.
@@ -162,12 +217,26 @@ impl SentContribution {
     /// # Errors
     /// [`Error::File`] for a file that is damaged or no contribution; [`Error::Numerics`] for one that cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = open(path, CONTRIBUTION_FORMAT)?;
+        let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
+        Self::read(path, &file)
+    }
+
+    /// As [`load`](Self::load), from the bytes of a file; `name` stands in messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        let file = TensorFile::from_bytes(name, bytes).map_err(Error::numerics(format!("reading `{name}`")))?;
+        Self::read(Path::new(name), &file)
+    }
+
+    fn read(path: &Path, file: &TensorFile) -> Result<Self> {
+        check_format(path, file, CONTRIBUTION_FORMAT)?;
         let text = |name: &str| file.metadata().get(name).cloned();
         let missing = |name: &str| unusable(path, format!("its header has no usable `{name}`"));
         let mut payload = Payload::default();
         for name in file.names() {
-            let tensor = read_tensor(&file, name)?;
+            let tensor = read_tensor(file, name)?;
             match name.rsplit_once('.') {
                 Some((module, ALPHA)) => drop(payload.alphas.insert(module.to_owned(), alpha_in(&tensor)?)),
                 _ => drop(payload.tensors.insert(name.to_owned(), tensor)),
@@ -250,29 +319,25 @@ fn read_tensor(file: &TensorFile, name: &str) -> Result<Tensor> {
     file.tensor(name, &Device::Cpu).map_err(Error::numerics(format!("reading `{name}`")))
 }
 
-fn read_adapter(path: &Path) -> Result<Adapter> {
-    adapter_of(path, &open(path, ADAPTER_FORMAT)?, |_| true)
-}
-
 /// A file of this format whose checksum holds.
 pub(crate) fn open(path: &Path, format: &str) -> Result<TensorFile> {
-    let reading = || Error::numerics(format!("reading `{}`", path.display()));
-    let file = TensorFile::open(path).map_err(reading())?;
+    let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
+    check_format(path, &file, format)?;
+    Ok(file)
+}
+
+/// Refuses a file of another format, or one whose checksum does not hold.
+fn check_format(path: &Path, file: &TensorFile, format: &str) -> Result<()> {
     let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
     let (found, version) = (header("format"), header("version"));
     if (found, version) != (format, VERSION) {
         let expected = format!("expected `{format}` version `{VERSION}`, found `{found}` version `{version}`");
         return Err(unusable(path, expected));
     }
-    match file.checksum().map_err(reading())? {
-        Checksum::Holds => Ok(file),
+    match file.checksum().map_err(Error::numerics(format!("reading `{}`", path.display())))? {
+        Checksum::Holds => Ok(()),
         Checksum::Absent | Checksum::Differs => Err(unusable(path, "its checksum does not hold".into())),
     }
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path, most: u64) -> Result<T> {
-    let text = bounded::read(path, most).map_err(|error| unusable(path, error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| unusable(path, error.to_string()))
 }
 
 fn header(format: &str) -> BTreeMap<String, String> {
@@ -281,6 +346,10 @@ fn header(format: &str) -> BTreeMap<String, String> {
 
 fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, header: &BTreeMap<String, String>) -> Result<()> {
     tensor_file::write_checked(path, tensors, header).map_err(Error::numerics(format!("writing `{}`", path.display())))
+}
+
+fn to_bytes(tensors: &BTreeMap<String, Tensor>, header: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    tensor_file::to_checked_bytes(tensors, header).map_err(Error::numerics("writing tensors"))
 }
 
 fn scalar(alpha: f64) -> Result<Tensor> {

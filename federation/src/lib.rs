@@ -9,6 +9,7 @@
 )]
 
 mod accountant;
+mod arrival;
 mod check;
 mod contribution;
 mod contributions;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Tensor;
 use catelier_adapters::Adapter;
 use catelier_numerics::tensor_file::{self, Checksum, TensorFile};
 
@@ -79,6 +80,22 @@ impl State {
     /// # Errors
     /// [`Error::Numerics`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let (tensors, header) = self.parts(path)?;
+        tensor_file::write_checked(path, &tensors, &header)
+            .map_err(Error::numerics(format!("writing `{}`", path.display())))
+    }
+
+    /// The bytes of the file that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// [`Error::Numerics`] if a tensor has an element type that files do not have.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let (tensors, header) = self.parts(Path::new("state"))?;
+        tensor_file::to_checked_bytes(&tensors, &header).map_err(Error::numerics("writing the state"))
+    }
+
+    /// The tensors and the header of the file.
+    fn parts(&self, path: &Path) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>)> {
         let mut tensors = self.global.as_ref().map(adapter_tensors).transpose()?.unwrap_or_default();
         tensors.extend(self.memory.tensors().iter().map(|(name, kept)| (format!("{MEMORY}{name}"), kept.clone())));
         let version = if self.memory.is_empty() { VERSION_WITHOUT_MEMORY } else { STATE_VERSION };
@@ -90,8 +107,7 @@ impl State {
         if !self.memory.is_empty() {
             header.insert("memory".to_owned(), json(path, self.memory.counts())?);
         }
-        tensor_file::write_checked(path, &tensors, &header)
-            .map_err(Error::numerics(format!("writing `{}`", path.display())))
+        Ok((tensors, header))
     }
 
     /// Reads a state back, with its factors on the CPU.
@@ -100,8 +116,21 @@ impl State {
     /// [`Error::State`] for a file that is damaged, not a state or of another version; [`Error::Numerics`] for one that
     /// cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path).map_err(Error::numerics(format!("reading `{}`", path.display())))?;
+        Self::read(path, &file)
+    }
+
+    /// As [`load`](Self::load), from the bytes of a file; `name` stands in messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        let file = TensorFile::from_bytes(name, bytes).map_err(Error::numerics(format!("reading `{name}`")))?;
+        Self::read(Path::new(name), &file)
+    }
+
+    fn read(path: &Path, file: &TensorFile) -> Result<Self> {
         let reading = || Error::numerics(format!("reading `{}`", path.display()));
-        let file = TensorFile::open(path).map_err(reading())?;
         let header = |name: &str| file.metadata().get(name).map_or("", String::as_str);
         match (file.checksum().map_err(reading())?, header("format"), header("version")) {
             (Checksum::Differs, _, _) => {
@@ -120,8 +149,8 @@ impl State {
         }
         let history: Vec<RoundReport> =
             serde_json::from_str(header("history")).map_err(|error| unusable(path, format!("`history`: {error}")))?;
-        let global = adapter_of(path, &file, |name| !name.starts_with(MEMORY))?;
-        Ok(Self { global: (!global.is_empty()).then_some(global), history, memory: memory(path, &file)? })
+        let global = adapter_of(path, file, |name| !name.starts_with(MEMORY))?;
+        Ok(Self { global: (!global.is_empty()).then_some(global), history, memory: memory(path, file)? })
     }
 }
 

@@ -44,5 +44,5 @@ macro_rules! seeded {
 
 seeded! {
     adapter_file peft_config base base_weights clip_folder captions settings_file prompt_set prompt_text tokenizer
-    train_state federation_state sent_contribution style_index style_entry hub image_file
+    train_state federation_state sent_contribution style_index style_entry round_place hub image_file
 }

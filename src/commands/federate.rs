@@ -1,4 +1,4 @@
-//! `catelier federate`: combine adapters, play a federation of drawn artists, or attack one.
+//! `catelier federate`: combine adapters, run rounds over a shared place, play a federation of drawn artists, or attack one.
 
 use catelier_workflows::audit::{Isolation, Knows, Separation};
 use catelier_workflows::evaluation::Score;
@@ -11,11 +11,14 @@ use crate::cli::{AggregateArgs, AuditArgs, FederateCommand, SimulateArgs};
 use crate::failure::Outcome;
 use crate::{shell, terminal};
 
+mod round;
+
 pub(super) fn run(command: FederateCommand, session: &Session<'_>) -> Outcome<()> {
     match command {
         FederateCommand::Aggregate(args) => run_aggregate(args, session),
         FederateCommand::Simulate(args) => run_simulate(*args, session),
         FederateCommand::Audit(args) => run_audit(args, session),
+        FederateCommand::Round(command) => round::run(command, session),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::metadata::metadata;
 
 /// The rooms that each room may use; `catelier` is the command.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("adapters", &["numerics"]),
     ("bench", &["adapters", "numerics", "pipelines"]),
     ("catelier", &["bench", "numerics", "pipelines", "workflows"]),
@@ -21,11 +21,24 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("pages", &[]),
     ("pipelines", &["adapters", "numerics", "prompts"]),
     ("prompts", &[]),
+    ("rounds", &["adapters", "federation", "numerics"]),
     ("style", &["features", "federation", "numerics"]),
     ("testkit", &[]),
     (
         "workflows",
-        &["adapters", "evaluation", "features", "federation", "gallery", "numerics", "pipelines", "prompts", "style"],
+        &[
+            "adapters",
+            "evaluation",
+            "features",
+            "federation",
+            "gallery",
+            "numerics",
+            "pages",
+            "pipelines",
+            "prompts",
+            "rounds",
+            "style",
+        ],
     ),
     ("xtask", &[]),
 ];

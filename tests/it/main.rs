@@ -12,6 +12,7 @@ mod bad_input;
 mod base;
 mod bench;
 mod catelier;
+mod clients;
 mod crash;
 mod demo;
 mod dependencies;

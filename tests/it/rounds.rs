@@ -1,196 +1,171 @@
-//! Rounds of a federation from the outside: what a client trains and sends, and federations in which things go wrong.
+//! Rounds over a shared folder, from the outside.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use candle_core::{DType, Device, Tensor};
+use catelier_workflows::adapters::{Adapter, LoraFactors};
+use catelier_workflows::federation::{ClientRound, Contribution};
 
-use catelier_numerics::tensor_file::TensorFile;
-use catelier_workflows::Session;
-use catelier_workflows::adapters::{Adapter, LayerUpdate, file};
-use catelier_workflows::base::BaseSource;
-use catelier_workflows::federation::{ClientRound, HeadRule, Personal, RoundPlan, SentContribution, State};
+use crate::catelier::{Ran, Studio};
 
-use crate::catelier::Studio;
-use crate::train::{SHORT, studio};
-
-/// A studio with the adapter of a run, and that adapter.
-fn started() -> (Studio, Adapter) {
-    let studio = studio();
-    studio.done(&format!("{SHORT} --out start"));
-    let adapter = read(&studio.path("start/adapter.safetensors"), &studio.path("base"));
-    (studio, adapter)
-}
-
-fn read(path: &Path, base: &Path) -> Adapter {
-    let source = BaseSource::parse(base.to_str().unwrap()).unwrap();
-    let modules = source.open(&Session::new(|_| {})).unwrap().modules();
-    file::read(path, &modules).unwrap().adapter
-}
-
-/// The folder `round` of a plan's first round.
-fn open_round(studio: &Studio, plan: RoundPlan, global: Adapter) {
-    let state = State::starting_from(global);
-    let instructions = plan.configure(1, &state).unwrap();
-    let folder = studio.path("round");
-    std::fs::create_dir_all(&folder).unwrap();
-    ClientRound { plan, instructions, global: state.global().cloned() }.save(&folder).unwrap();
-}
-
-fn plan(strategy: &str) -> RoundPlan {
-    RoundPlan { strategy: strategy.parse().unwrap(), ..RoundPlan::default() }
-}
-
-fn tensors(adapter: &Adapter) -> BTreeMap<String, Vec<f32>> {
-    let of_module = |(path, update): (&str, &LayerUpdate)| -> Vec<(String, Vec<f32>)> {
-        let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
-        update.tensors().map(|(name, tensor)| (format!("{path}.{name}"), values(tensor))).collect()
+/// A folder with keys, and a federation of three in `shared`, whose coordinator's public key is returned.
+fn federation() -> (Studio, String) {
+    let studio = Studio::new();
+    let key = |name: &str| {
+        let ran = studio.done(&format!("federate round key --out {name}.key"));
+        assert!(ran.stdout.starts_with("ed25519:") && ran.stdout.trim().len() == 72, "{}", ran.stdout);
+        ran.stdout.trim().to_owned()
     };
-    adapter.iter().flat_map(of_module).collect()
+    let coordinator = key("coordinator");
+    let ran = studio
+        .done("federate round create --place shared --key coordinator.key --strategy fedavg --rounds 2 --quorum 2");
+    assert_eq!(ran.stdout.trim(), coordinator);
+    let members: Vec<String> = ["ada", "ben", "cy"].iter().map(|name| format!("{name}={}", key(name))).collect();
+    let line = format!("federate round member add {} --place shared --key coordinator.key", members.join(" "));
+    assert!(studio.done(&line).stderr.contains("3 members"));
+    (studio, coordinator)
+}
+
+fn by_coordinator(studio: &Studio, step: &str) -> Ran {
+    studio.run(&format!("federate round {step} --place shared --key coordinator.key"))
+}
+
+/// Trains for the round in a client's folder.
+fn train(studio: &Studio, client: &str, value: f32, images: usize) {
+    let folder = studio.path(client);
+    let round = ClientRound::load(&folder).unwrap();
+    let full = |rows: usize, columns: usize| {
+        Tensor::full(value, (rows, columns), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+    };
+    let factors = LoraFactors::new(full(2, 5), full(4, 2), 2.0).unwrap();
+    let adapter = Adapter::from_iter([("unet.mid_block.attentions.0.proj_in".to_owned(), factors)]);
+    let contribution = Contribution::from_examples(client, adapter, images);
+    round.leaving(contribution, 5).unwrap().unwrap().save(&folder.join("contribution.safetensors")).unwrap();
+}
+
+fn take_part(studio: &Studio, coordinator: &str, client: &str, images: usize) -> Ran {
+    studio.done(&format!("federate round fetch --place shared --coordinator {coordinator} --out {client}"));
+    train(studio, client, 1.0, images);
+    submit(studio, client)
+}
+
+fn submit(studio: &Studio, client: &str) -> Ran {
+    studio.run(&format!(
+        "federate round submit --place shared --key {client}.key --contribution {client}/contribution.safetensors"
+    ))
 }
 
 #[test]
-fn a_client_trains_as_its_round_asks_and_sends_no_more_than_that() {
-    let (studio, global) = started();
-    open_round(&studio, plan("ffa"), global.clone());
-    studio.done(&format!("{SHORT} --round round --client ada --out run"));
-    let (before, after) =
-        (tensors(&global), tensors(&read(&studio.path("run/adapter.safetensors"), &studio.path("base"))));
-    for (name, values) in &before {
-        assert_eq!(name.ends_with(".down"), *values == after[name], "{name}");
-    }
-    let sent = SentContribution::load(&studio.path("run/contribution.safetensors")).unwrap();
-    assert_eq!((sent.client.as_str(), sent.round, sent.weight), ("ada", 1, 4.0));
-    assert!(sent.base_fingerprint.is_some());
-    assert_eq!(sent.payload.tensors.len(), before.len() / 2);
-    for (name, tensor) in &sent.payload.tensors {
-        assert_eq!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(), after[name], "{name}");
-    }
-    let file = TensorFile::open(studio.path("run/contribution.safetensors")).unwrap();
-    let keys = ["base", "client", "format", "round", "version", "weight"];
-    let told: Vec<&str> = file.metadata().keys().map(String::as_str).filter(|key| !key.contains("sha256")).collect();
-    assert_eq!(told, keys, "nothing of the images, captions and paths leaves");
-}
-
-#[test]
-fn an_interrupted_round_goes_on_to_the_same_contribution() {
-    let (studio, global) = started();
-    open_round(&studio, RoundPlan { proximal: 0.1, ..plan("product") }, global);
-    studio.done(&format!("{SHORT} --round round --client ada --out whole"));
-    let half = SHORT.replace("--steps 4", "--steps 2");
-    // A constant rate, so that the first half does not depend on the number of steps.
-    studio.done(&format!("{half} --round round --client ada --out parts"));
-    studio.done("train --resume --steps 4 --round round --client ada --out parts");
-    let sent = |run: &str| std::fs::read(studio.path(run).join("contribution.safetensors")).unwrap();
-    assert!(sent("whole") == sent("parts"));
-    let ran = studio.run("train --resume --steps 6 --out parts");
-    assert!(ran.code == Some(2) && ran.stderr.contains("another start adapter"), "{}", ran.stderr);
-}
-
-#[test]
-fn head_and_body_are_trained_in_turn_and_the_head_stays_at_home() {
-    let (studio, global) = started();
-    let head = "mid_block.*".parse().unwrap();
-    let plan = RoundPlan { personal: Some(Personal { rule: HeadRule::Fedrep, head }), ..plan("fedavg") };
-    open_round(&studio, plan, global.clone());
-    studio.done(&format!("{SHORT} --round round --client ada --out run"));
-    let [first, second] = ["phase-1", "phase-2"]
-        .map(|phase| tensors(&read(&studio.path("run").join(phase).join("adapter.safetensors"), &studio.path("base"))));
-    for (name, start) in tensors(&global) {
-        let is_head = name.contains("mid_block.");
-        assert_eq!(start == first[&name], !is_head, "{name}");
-        assert_eq!(first[&name] == second[&name], is_head, "{name}");
-    }
-    let sent = SentContribution::load(&studio.path("run/contribution.safetensors")).unwrap();
-    assert!(sent.payload.tensors.keys().all(|name| !name.contains("mid_block.")));
-    studio.done(&format!("{SHORT} --round round --client ada --own run/phase-2/adapter.safetensors --out again"));
-    let ran = studio.run("train --resume --round round --client ada --out run");
-    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
-}
-
-#[test]
-fn a_round_that_cannot_be_used_is_refused_before_the_training() {
-    let (studio, global) = started();
-    let line = format!("{SHORT} --round round --client ada --out run");
-    let ran = studio.run(&line);
-    assert!(ran.code == Some(2) && ran.message().contains("cannot take part in `round`"), "{}", ran.stderr);
-    open_round(&studio, plan("product"), global);
-    let path = studio.path("round/global.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&path, bytes).unwrap();
-    let ran = studio.run(&line);
-    assert!(ran.code == Some(2) && ran.message().contains("its checksum does not hold"), "{}", ran.stderr);
-    assert!(!studio.path("run").exists());
-    assert_eq!(studio.run(&format!("{SHORT} --round round --out run")).code, Some(2), "a client has a name");
-}
-
-/// A federation of a blink.
-const SIMULATE: &str =
-    "federate simulate --rounds 2 --local-steps 1 --images 2 --prompts 1 --sampling-steps 2 --json --out federation";
-
-fn played(studio: &Studio, flags: &str) -> serde_json::Value {
-    serde_json::from_str(&studio.done(&format!("{SIMULATE} {flags}")).stdout).unwrap()
-}
-
-#[test]
-fn a_federation_goes_on_without_those_who_drop_out_or_send_poison() {
-    let studio = Studio::new();
-    let table = played(
-        &studio,
-        "--artists chalk,neon,sumi,wash --drop-out 0.25 --poisoned 1 --poison not-finite --stragglers 0.5 --late vase",
+fn two_rounds_from_the_first_key_to_the_adapter() {
+    let (studio, coordinator) = federation();
+    let look = format!("--place shared --coordinator {coordinator}");
+    let waiting = studio.done("federate round status --place shared");
+    assert!(
+        waiting.stdout.contains("round 1 is not open yet") && waiting.stdout.contains("not checked"),
+        "{}",
+        waiting.stdout
     );
-    for round in table["rounds"].as_array().unwrap() {
-        let failed: Vec<String> = round["failed"].as_array().unwrap().iter().map(|one| one.to_string()).collect();
-        let (clients, dropped) = (round["clients"].as_array().unwrap().len(), failed.len());
-        assert_eq!(clients + dropped, 4, "{round}");
-        let told = failed.concat();
-        assert!(told.contains("dropped out") || told.contains("not finite"), "{told}");
-        assert!(round["clients"].as_array().unwrap().iter().all(|client| client["client"] != "chalk"));
+    let refused = studio.run(&format!("federate round fetch {look} --out ada"));
+    assert_eq!(refused.code, Some(2));
+    assert_eq!(
+        refused.message(),
+        "error: cannot fetch the round\ncause: round 1 is not open yet\nhint: wait until the coordinator opens it"
+    );
+    assert!(by_coordinator(&studio, "open").stderr.contains("round 1 is open for 3 clients, until 20"));
+    let ran = take_part(&studio, &coordinator, "ada", 10);
+    assert!(ran.code == Some(0) && ran.stderr.contains("`ada` has sent 0.0 MB to round 1"), "{}", ran.stderr);
+    assert!(submit(&studio, "ada").stderr.contains("had sent already"));
+    take_part(&studio, &coordinator, "ben", 30);
+    let status = studio.done(&format!("federate round status {look}"));
+    assert!(status.stdout.contains("sent         2 of 3, enough for the quorum"), "{}", status.stdout);
+    assert!(status.stdout.contains("  cy   missing") && status.stdout.contains("in 1 d 23 h"), "{}", status.stdout);
+    assert!(status.stdout.lines().all(|line| line.chars().count() <= 80), "{}", status.stdout);
+    let json = studio.done(&format!("federate round status {look} --json")).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["open"]["participants"][2], serde_json::json!({ "client": "cy", "sent": "nothing" }));
+
+    let early = by_coordinator(&studio, "close");
+    assert!(
+        early.code == Some(2) && early.message().contains("`cy` missing\nhint: wait, or close with `--now`"),
+        "{}",
+        early.stderr
+    );
+    let closed = by_coordinator(&studio, "close --now --json");
+    let report: serde_json::Value = serde_json::from_str(&closed.stdout).unwrap();
+    assert_eq!((&report["round"], &report["missing"]), (&1.into(), &serde_json::json!(["cy"])));
+
+    by_coordinator(&studio, "open");
+    // The folder remembers the coordinator.
+    for (client, value) in [("ada", 2.0), ("ben", 4.0)] {
+        studio.done(&format!("federate round fetch --place shared --out {client}"));
+        train(&studio, client, value, 10);
+        assert_eq!(submit(&studio, client).code, Some(0));
     }
-    let adapters: Vec<&str> =
-        table["scores"].as_array().unwrap().iter().map(|score| score["adapter"].as_str().unwrap()).collect();
-    assert!(adapters.ends_with(&["late", "late alone"]), "{adapters:?}");
+    let closed = by_coordinator(&studio, "close --now");
+    assert!(
+        closed.stderr.contains("round 2 of 2 is closed\ncontributions: 2 (ada, ben)\nmissing: 1 (cy)"),
+        "{}",
+        closed.stderr
+    );
+    let result = studio.done(&format!("federate round result {look} --out style.safetensors"));
+    assert!(result.stderr.contains("after 2 rounds"), "{}", result.stderr);
+    assert!(studio.done("adapter inspect style.safetensors").stdout.contains("1 modules"));
+    assert!(studio.done(&format!("federate round status {look}")).stdout.contains("all rounds are over"));
+    assert_eq!(studio.run(&format!("federate round result {look} --out style.safetensors")).code, Some(2));
 }
 
 #[test]
-fn a_head_stays_at_home_and_is_tuned_there() {
-    let studio = Studio::new();
-    let table =
-        played(&studio, "--artists neon,wash --head up_blocks.2.* --tuning-steps 1 --baselines --score-every 1");
-    let rows = table["scores"].as_array().unwrap();
-    let adapters: Vec<&str> = rows[2..7].iter().map(|score| score["adapter"].as_str().unwrap()).collect();
-    assert_eq!(adapters, ["own", "averaged", "tuned", "alone", "together"]);
-    assert!(rows[..2].iter().all(|row| row["round"] == 1), "{rows:?}");
-    let bytes = std::fs::read(studio.path("federation/state.safetensors")).unwrap();
-    assert!(!bytes.is_empty());
-}
-
-#[test]
-fn knowledge_travels_in_place_of_adapters_of_different_ranks() {
-    let studio = Studio::new();
-    let flags = "--artists chalk,neon,wash --exchange knowledge --ranks 2,4 --public-images 2 --public-draws 1 \
-                 --distil-steps 1 --poisoned 1 --poison not-finite";
-    let table = played(&studio, flags);
-    for round in table["rounds"].as_array().unwrap() {
-        assert_eq!(round["clients"].as_array().unwrap().len(), 2, "{round}");
-        assert!(round["failed"].to_string().contains("not finite"), "{round}");
-        assert!(round["relative_distance"].as_f64().unwrap() > 0.0);
-    }
-    let ran = studio.run(&format!("{SIMULATE} --artists neon,wash --exchange knowledge --clip 1"));
-    assert!(ran.code == Some(2) && ran.stderr.contains("`clip` has no effect"), "{}", ran.stderr);
-}
-
-#[test]
-fn federations_that_cannot_be_played_are_refused() {
-    let studio = Studio::new();
-    for (flags, told) in [
-        ("--artists neon,wash --drop-out 0.9", "leaves none"),
-        ("--artists neon,wash --poisoned 2", "2 of 2 artists are poisoned"),
-        ("--artists neon,wash --noise 1", "without `clip`"),
-        ("--artists neon,wash --late neon", "cannot join late"),
-        ("--artists neon,wash --strategy krum:1", "needs 5 artists"),
-        ("--artists neon,wash --head nowhere.*", "nowhere"),
+fn what_is_wrong_is_refused_by_name_and_the_round_goes_on() {
+    let (studio, coordinator) = federation();
+    by_coordinator(&studio, "open");
+    let fetch =
+        |client: &str, more: &str| studio.run(&format!("federate round fetch --place shared --out {client} {more}"));
+    let unknown = fetch("ada", "");
+    assert!(unknown.code == Some(2) && unknown.message().contains("`--coordinator`"), "{}", unknown.stderr);
+    let eve = studio.done("federate round key --out eve.key").stdout;
+    let stranger = fetch("ada", &format!("--coordinator {}", eve.trim()));
+    assert!(
+        stranger.code == Some(2) && stranger.message().contains(&format!("coordinator is {coordinator}")),
+        "{}",
+        stranger.stderr
+    );
+    for (line, reason) in [
+        ("federate round open --place shared --key eve.key", "expected ed25519"),
+        ("federate round open --place shared --key missing.key", "`missing.key` could not be read"),
+        ("federate round open --place nowhere --key coordinator.key", "`nowhere` is no place"),
+        ("federate round create --place shared --key eve.key", "there is a federation in `shared` already"),
+        ("federate round create --place other --key eve.key --noise 1", "`noise` is measured in units of `clip`"),
+        ("federate round create --place other --key eve.key --strategy fedadam", "there is none"),
+        (
+            "federate round member add ../x=ed25519:00 --place shared --key coordinator.key",
+            "the name `../x` is not usable",
+        ),
+        (
+            "federate round member add x=ed25519:00 --place shared --key coordinator.key",
+            "`ed25519:00` is no public key",
+        ),
+        ("federate round member remove eve --place shared --key coordinator.key", "`eve` is no member"),
+        ("federate round key --out eve.key", "`eve.key` could not be read or written"),
     ] {
-        let ran = studio.run(&format!("{SIMULATE} {flags}"));
-        assert!(ran.code == Some(2) && ran.stderr.contains(told), "{flags}: {:?} {}", ran.code, ran.stderr);
+        let ran = studio.run(line);
+        assert!(ran.code == Some(2) && ran.stderr.contains(reason), "{line}: {:?} {}", ran.code, ran.stderr);
     }
+    take_part(&studio, &coordinator, "ada", 10);
+    take_part(&studio, &coordinator, "ben", 0);
+    let refused = submit(&studio, "ben");
+    assert!(
+        refused.code == Some(2) && refused.message().contains("would refuse this contribution of `ben`"),
+        "{}",
+        refused.stderr
+    );
+    take_part(&studio, &coordinator, "cy", 10);
+    studio.write("shared/rounds/0001/contributions/ben.json", "{}");
+    studio.write("shared/rounds/0001/contributions/E\u{1b}[2J.json", "{}");
+    let closed = by_coordinator(&studio, "close --now");
+    assert_eq!(closed.code, Some(0), "{}", closed.stderr);
+    assert!(closed.stderr.contains("warning: refused: `ben`: its record is not usable"), "{}", closed.stderr);
+    assert!(
+        !closed.stderr.contains('\u{1b}') && closed.stderr.contains("contributions: 2 (ada, cy)"),
+        "{}",
+        closed.stderr
+    );
+    assert!(submit(&studio, "ben").message().contains("round 2 is not open yet"));
 }

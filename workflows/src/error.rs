@@ -156,6 +156,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         catelier_pipelines::models::hub::HubError,
         TrainError,
         catelier_prompts::Error,
+        catelier_rounds::Error,
         catelier_style::Error
     );
     None

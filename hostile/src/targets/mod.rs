@@ -11,6 +11,7 @@ mod image_file;
 mod peft_config;
 mod prompt_set;
 mod prompt_text;
+mod round_place;
 mod sent_contribution;
 mod settings_file;
 mod style_entry;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { seeds: sent_contribution::seeds, ..target("sent_contribution", sent_contribution::read, 400) },
     Target { seeds: style_index::seeds, ..target("style_index", style_index::read, 1500) },
     target("style_entry", style_entry::read, 3000),
+    Target { seeds: round_place::seeds, ..target("round_place", round_place::read, 600) },
     Target { seeds: hub::seeds, ..target("hub", hub::read, 400) },
     // An image of the largest size that is accepted takes this much, however small its file.
     Target {

@@ -39,12 +39,34 @@ pub fn write_checked(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let (path, layout) = (path.as_ref(), Layout::of(tensors)?);
+    let metadata = with_checksum(path, &layout, metadata)?;
+    atomic::write(path, |out| layout.write(&metadata, out))
+}
+
+/// The bytes of the file that [`write_checked`] writes.
+///
+/// # Errors
+/// As for [`write_to`](super::write_to).
+pub fn to_checked_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let (path, layout) = (Path::new("bytes in memory"), Layout::of(tensors)?);
+    let metadata = with_checksum(path, &layout, metadata)?;
+    let mut bytes = Vec::new();
+    layout.write(&metadata, &mut bytes).map_err(|source| Error::Write { path: path.to_path_buf(), source })?;
+    Ok(bytes)
+}
+
+/// The metadata with the checksum of the file that has them.
+fn with_checksum(
+    path: &Path,
+    layout: &Layout<'_>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
     let mut metadata = metadata.clone();
     metadata.insert(CHECKSUM.into(), "0".repeat(DIGITS));
     let mut sum = Sha256::new();
     layout.write(&metadata, &mut sum).map_err(|source| Error::Write { path: path.to_path_buf(), source })?;
     metadata.insert(CHECKSUM.into(), hex::encode(sum.finalize()));
-    atomic::write(path, |out| layout.write(&metadata, out))
+    Ok(metadata)
 }
 
 impl TensorFile {
@@ -129,6 +151,13 @@ mod tests {
             // A flip in the entry's own name leaves a file without a checksum, which its reader refuses.
             assert_ne!(found, Some(Checksum::Holds), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn bytes_in_memory_are_those_of_the_file() {
+        let tensors = BTreeMap::from([("w".to_owned(), Tensor::new(&[1.0_f32, -2.5], &Device::Cpu).unwrap())]);
+        let metadata = BTreeMap::from([("step".to_owned(), "12".to_owned()), ("z".to_owned(), "é\"".to_owned())]);
+        assert_eq!(to_checked_bytes(&tensors, &metadata).unwrap(), written(&[1.0, -2.5]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod read;
 mod write;
 
 pub use closed::{ClosedFile, ReopenedFile, TensorPlace};
-pub use digest::{CHECKSUM, Checksum, write_checked};
+pub use digest::{CHECKSUM, Checksum, to_checked_bytes, write_checked};
 pub use header::FileError;
 pub use read::TensorFile;
 pub use write::{to_bytes, write, write_to};

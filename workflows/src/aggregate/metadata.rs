@@ -82,7 +82,7 @@ fn common_base(clients: &[(&Client, f64)]) -> Result<TrainedOn> {
 }
 
 /// Whether two fingerprints can be of one base: those of different versions cannot be compared.
-fn is_same_base(one: &str, other: &str) -> bool {
+pub(crate) fn is_same_base(one: &str, other: &str) -> bool {
     Fingerprint::parse(one).agrees_with(Fingerprint::parse(other))
 }
 

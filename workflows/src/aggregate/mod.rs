@@ -1,6 +1,6 @@
 //! Adapter files of several contributors, combined into one: by themselves, or as a round of a federation.
 
-mod metadata;
+pub(crate) mod metadata;
 mod open;
 mod plan;
 mod state;

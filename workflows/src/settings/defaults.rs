@@ -2,7 +2,7 @@
 
 use catelier_adapters::Targets;
 use catelier_adapters::file::Format;
-use catelier_federation::HeadRule;
+use catelier_federation::{HeadRule, Strategy};
 use catelier_numerics::schedule::Curve;
 use catelier_pipelines::data::Crop;
 use catelier_pipelines::diffusion::TimestepSampling;
@@ -13,8 +13,8 @@ use catelier_style::federated::{FedStyleParts, Method};
 
 use super::train::required;
 use super::{
-    ResolvedSampling, ResolvedSimulate, ResolvedStyleTrain, ResolvedTrain, SamplingSettings, Settings,
-    SimulateSettings, StyleTrainSettings, TrainSettings, VERSION,
+    ResolvedRound, ResolvedSampling, ResolvedSimulate, ResolvedStyleTrain, ResolvedTrain, RoundSettings,
+    SamplingSettings, Settings, SimulateSettings, StyleTrainSettings, TrainSettings, VERSION,
 };
 use crate::error::{Context, Error, Result};
 use crate::value::{ImageSize, Text};
@@ -172,6 +172,30 @@ impl SamplingSettings {
             seed: self.seed.unwrap_or(SEED),
             size: self.size.unwrap_or(Text(ImageSize::square(base.resolution))),
             tile_vae: self.tile_vae.unwrap_or_default(),
+        }
+    }
+}
+
+impl RoundSettings {
+    /// The settings with every default filled in.
+    pub fn resolve(self) -> ResolvedRound {
+        ResolvedRound {
+            version: VERSION,
+            strategy: self.strategy.unwrap_or(Text(Strategy::product())),
+            rounds: self.rounds.unwrap_or(10),
+            quorum: self.quorum.unwrap_or(2),
+            deadline_hours: self.deadline_hours.unwrap_or(48.0),
+            weighting: self.weighting.unwrap_or_default(),
+            participation: self.participation.unwrap_or(1.0),
+            participation_seed: self.participation_seed.unwrap_or(PLAY_SEED),
+            head: self.head,
+            head_rule: self.head_rule.unwrap_or(HeadRule::Fedbabu),
+            clip: self.clip,
+            noise: self.noise.unwrap_or(0.0),
+            noise_at: self.noise_at.unwrap_or_default(),
+            norm_factor: self.norm_factor,
+            proximal: self.proximal.unwrap_or(0.0),
+            largest_mb: self.largest_mb.unwrap_or(256),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod defaults;
 mod preset;
+mod round;
 mod run_file;
 mod sampling;
 mod simulate;
@@ -16,6 +17,7 @@ mod names;
 
 pub use defaults::BaseDefaults;
 pub use preset::Preset;
+pub use round::{ResolvedRound, RoundSettings};
 pub use run_file::{VERSION, read};
 pub(crate) use run_file::{read_saved, save, save_with_note};
 pub use sampling::{ResolvedSampling, SamplingSettings, TileVae};

@@ -1,0 +1,3 @@
+#![no_main]
+
+catelier_fuzz::fuzz!("round_place");
