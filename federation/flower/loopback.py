@@ -217,6 +217,8 @@ def main() -> None:
     if not shutil.which(asked.catelier):
         sys.exit(f"error: `{asked.catelier}` is no program; build it with `cargo build --release`")
     artists = asked.artists.split(",")
+    # So that the programs are stopped then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped"))
     with Federation(asked.out, asked.catelier) as federation:
         plan = PLAN.format(strategy=asked.strategy, rounds=asked.rounds)
         federation.prepare(artists, plan, asked.steps, asked.images)
