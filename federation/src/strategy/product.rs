@@ -57,11 +57,11 @@ pub(super) fn combined(
         let sum =
             SumOfModule { contributions, module, shares, rank: target(contributions, module, shares, rank), alpha };
         if has_many_ranks(contributions, module, shares) {
-            let (factors, distance) = sum.from_matrix()?;
+            let (factors, distance) = sum.of_matrix()?;
             combined.adapter.insert(module, factors);
             combined.distances.insert(module.to_owned(), distance);
         } else {
-            combined.adapter.insert(module, sum.from_factors(strategy)?);
+            combined.adapter.insert(module, sum.of_factors(strategy)?);
         }
     }
     Ok(combined)
@@ -99,7 +99,7 @@ struct SumOfModule<'c, 's> {
 
 impl SumOfModule<'_, '_> {
     /// From the stacked factors.
-    fn from_factors(&self, strategy: &'static str) -> Result<LoraFactors> {
+    fn of_factors(&self, strategy: &'static str) -> Result<LoraFactors> {
         let terms = self.contributions.loras(strategy, self.module, self.shares)?;
         let mut products = Vec::new();
         for (factors, share) in &terms {
@@ -111,7 +111,7 @@ impl SumOfModule<'_, '_> {
     }
 
     /// From the sum as a matrix, with the distance of the result from it.
-    fn from_matrix(&self) -> Result<(LoraFactors, Distance)> {
+    fn of_matrix(&self) -> Result<(LoraFactors, Distance)> {
         let sum = dense_sum(self.contributions, self.module, self.shares)?;
         let cut = truncated_svd(&sum, self.rank).map_err(Error::numerics(self.attempt()))?;
         let like = layout(self.contributions, self.module, self.shares)?;

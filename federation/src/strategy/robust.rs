@@ -27,7 +27,7 @@ use crate::numbers::{lower_median, positive};
 /// As [`check`](crate::check()) with [`RankPolicy::Mixed`]; [`Error::UnsupportedKind`] for adapters that are no LoRA.
 pub fn median(contributions: &Contributions<'_>, rank: TargetRank) -> Result<Aggregate> {
     by_element("median", contributions, rank, &|values: &mut [f64]| {
-        let (half, is_even) = (values.len() / 2, values.len() % 2 == 0);
+        let (half, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
         let (lower, middle, _) = values.select_nth_unstable_by(half, f64::total_cmp);
         if is_even { (largest(lower) + *middle) / 2.0 } else { *middle }
     })
@@ -213,10 +213,9 @@ fn inner_products(strategy: &'static str, contributions: &Contributions<'_>, sha
             false => add_blocks(&mut inner, &wide).map_err(comparing)?,
         }
     }
-    for row in 0..inner.len() {
-        for column in 0..row {
-            inner[column][row] = inner[row][column];
-        }
+    for row in 1..inner.len() {
+        let (above, below) = inner.split_at_mut(row);
+        above.iter_mut().zip(&below[0]).for_each(|(mirrored, value)| mirrored[row] = *value);
     }
     Ok(inner)
 }
