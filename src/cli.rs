@@ -291,7 +291,7 @@ pub(crate) enum RoundCommand {
         out: PathBuf,
     },
     /// Create a federation; its coordinator is who has the key
-    Create(RoundCreateArgs),
+    Create(Box<RoundCreateArgs>),
     /// The members, whose contributions count
     #[command(subcommand)]
     Member(MemberCommand),

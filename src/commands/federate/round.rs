@@ -22,7 +22,7 @@ pub(super) fn run(command: RoundCommand, session: &Session<'_>) -> Outcome<()> {
             terminal::say(&format!("private key: {} (keep it secret, and keep a copy)", out.display()));
             terminal::data(&public.to_string())
         }
-        RoundCommand::Create(args) => create(args, session),
+        RoundCommand::Create(args) => create(*args, session),
         RoundCommand::Member(command) => member(command, session),
         RoundCommand::Open { coordinator, json } => opened(&round::open(&coordinator.into(), session)?, json),
         RoundCommand::Fetch { look, out, force, json } => {
