@@ -144,7 +144,7 @@ impl Close<'_> {
         let usable = usable.into_iter().filter(|one| !names.contains(one.accepted.client.as_str())).collect();
         refused.extend(rejected.iter().map(|rejected| {
             let problems: Vec<String> = rejected.problems.iter().map(ToString::to_string).collect();
-            (rejected.client.clone(), problems.join(", "))
+            (rejected.client.clone(), Refusal::new(problems.join(", ")).to_string())
         }));
         refused.sort();
         Ok(Collected { usable, refused, missing })

@@ -8,10 +8,13 @@ use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::key::PublicKey;
 use crate::members::Members;
-use crate::name::ClientName;
+use crate::name::{ClientName, cut};
 use crate::place::Place;
 use crate::record::{self, Accepted, ContributionRecord, LARGEST_CONTRIBUTION_RECORD};
 use crate::signed::{self, Signed};
+
+/// Most characters of a reason.
+const LONGEST_REASON: usize = 400;
 
 /// Why a contribution cannot be used.
 #[derive(Debug)]
@@ -24,21 +27,22 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
+    /// A reason may quote what a stranger wrote, and goes into a record: a long one is cut.
     pub(crate) fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
+        Self(cut(reason.into(), LONGEST_REASON))
     }
 
     /// An error and its causes in one line. A record's name is that of its client, which is told beside the reason.
     fn of(error: &Error) -> Self {
         match error {
-            Error::Record { reason, .. } => Self(format!("its record is not usable: {reason}")),
+            Error::Record { reason, .. } => Self::new(format!("its record is not usable: {reason}")),
             error => Self::of_chain(error),
         }
     }
 
     fn of_chain(error: &dyn std::error::Error) -> Self {
         let chain = std::iter::successors(Some(error), |error| error.source());
-        Self(chain.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+        Self::new(chain.map(ToString::to_string).collect::<Vec<_>>().join(": "))
     }
 }
 
@@ -85,7 +89,7 @@ impl Judge<'_> {
         Ok(Some(self.content(&name, bytes, client).and_then(|(sent, contribution)| {
             match sent.weight.to_string() == record.statement.weight {
                 true => Ok(Usable { accepted, contribution }),
-                false => Err(Refusal(format!(
+                false => Err(Refusal::new(format!(
                     "its weight is {}, and its client signed {}",
                     sent.weight,
                     crate::name::shortened(&record.statement.weight)
@@ -99,7 +103,7 @@ impl Judge<'_> {
         let limit = self.federation.terms().most_bytes;
         match found <= limit {
             true => Ok(()),
-            false => Err(Refusal(format!("it has {found} bytes, expected at most {limit}"))),
+            false => Err(Refusal::new(format!("it has {found} bytes, expected at most {limit}"))),
         }
     }
 
@@ -113,17 +117,19 @@ impl Judge<'_> {
         let sent = SentContribution::from_bytes(name, bytes).map_err(|error| Refusal::of_chain(&error))?;
         if sent.client != client.as_str() {
             let found = crate::name::shortened(&sent.client);
-            return Err(Refusal(format!("its file is of the client `{found}`, expected `{client}`")));
+            return Err(Refusal::new(format!("its file is of the client `{found}`, expected `{client}`")));
         }
         let expected = self.round.instructions.round;
         if sent.round != expected {
-            return Err(Refusal(format!("it is for round {}, expected {expected}", sent.round)));
+            return Err(Refusal::new(format!("it is for round {}, expected {expected}", sent.round)));
         }
         let ClientRound { plan, instructions, global } = self.round;
         let base = self.federation.terms().base.as_deref();
         match plan.arriving(instructions, &sent, global.as_ref(), base) {
             Err(error) => Err(Refusal::of_chain(&error)),
-            Ok(Err(problems)) => Err(Refusal(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
+            Ok(Err(problems)) => {
+                Err(Refusal::new(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+            }
             Ok(Ok(contribution)) => Ok((sent, contribution)),
         }
     }
@@ -143,7 +149,7 @@ pub(crate) fn record_of(
         Err(error @ Error::Store { .. }) => return Err(error),
         Err(error) => return Ok(Some(Err(Refusal::of(&error)))),
     };
-    let key = members.get(client).ok_or_else(|| Refusal(format!("`{client}` is no member any more")));
+    let key = members.get(client).ok_or_else(|| Refusal::new(format!("`{client}` is no member any more")));
     Ok(Some(key.and_then(|key| checked(&name, &bytes, federation, client, *key))))
 }
 
@@ -160,7 +166,7 @@ fn checked(
     let ContributionRecord { federation: of, round, client: by, .. } = &record.statement;
     let expect = |what: &str, expected: &str, found: &str| match expected == found {
         true => Ok(()),
-        false => Err(Refusal(format!(
+        false => Err(Refusal::new(format!(
             "`{name}` was signed for {what} `{}`, expected `{expected}`",
             crate::name::shortened(found)
         ))),

@@ -38,9 +38,14 @@ impl FromStr for ClientName {
 /// A name as a message shows it: a long one is cut.
 pub(crate) fn shortened(name: &str) -> String {
     const SHOWN: usize = 80;
-    match name.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}… ({} bytes)", &name[..end], name.len()),
-        None => name.to_owned(),
+    cut(name.to_owned(), SHOWN)
+}
+
+/// A text of `most` characters, or its beginning and its size.
+pub(crate) fn cut(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text,
     }
 }
 

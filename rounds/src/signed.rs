@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::key::{PrivateKey, PublicKey};
+use crate::record::LARGEST_RECORD;
 
 /// First part of what is signed, so that a signature from elsewhere means nothing here.
 const DOMAIN: &[u8] = b"catelier rounds 1";
@@ -41,12 +42,19 @@ struct Record {
 }
 
 /// The bytes of a record; equal statements have equal bytes.
+///
+/// # Errors
+/// [`Error::TooLarge`] for one that nobody would read.
 pub(crate) fn sign<T: Statement>(statement: &T, key: &PrivateKey) -> Result<Vec<u8>> {
     let failed = |error: serde_json::Error| Error::Record { name: T::KIND.to_owned(), reason: error.to_string() };
     let statement = serde_json::to_string(statement).map_err(failed)?;
     let signature = hex::encode(key.sign(&signed_bytes(T::KIND, &statement)));
     let record = Record { kind: T::KIND.to_owned(), statement, key: key.public(), signature };
-    serde_json::to_vec_pretty(&record).map_err(failed)
+    let bytes = serde_json::to_vec_pretty(&record).map_err(failed)?;
+    match bytes.len() as u64 {
+        found if found > LARGEST_RECORD => Err(Error::TooLarge { name: record.kind, limit: LARGEST_RECORD, found }),
+        _ => Ok(bytes),
+    }
 }
 
 /// Reads the record `name`, whoever signed it.

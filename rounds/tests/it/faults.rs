@@ -248,6 +248,19 @@ fn names_that_no_client_may_have_are_refused_by_name_and_the_round_goes_on() {
     assert!(refused.iter().all(|(name, _)| name.len() < 120));
 }
 
+/// A reason quotes what a stranger wrote; a record that nobody reads any more would stop the federation.
+#[test]
+fn long_names_of_tensors_do_not_fill_the_record_of_a_closing() {
+    let (world, file) = bad_contribution(|sent| {
+        let tensor = sent.payload.tensors.values().next().unwrap().clone();
+        sent.payload.tensors.insert(format!("{}.down", "x".repeat(50_000)), tensor);
+    });
+    assert!(told(world.submit("cy", file.clone())).len() < 1000);
+    force(&world, "cy", "cy", &file, as_it_is);
+    refused_at_closing(&world, "xxx");
+    assert!(world.read("rounds/0001/closing.json").len() < 5000);
+}
+
 #[test]
 fn a_flood_of_files_neither_hides_a_contribution_nor_fills_the_report() {
     let (world, file) = bad_contribution(|_| {});
