@@ -153,7 +153,7 @@ fn padded(adapter: &Adapter) -> Adapter {
     const COPIES: usize = 20;
     let padded = |(module, update): (&str, &LayerUpdate)| {
         let LoraFactors { down, up, .. } = update.low_rank();
-        let repeated = |tensor: &Tensor, dim: usize| Tensor::cat(&vec![tensor; COPIES], dim).unwrap();
+        let repeated = |tensor: &Tensor, dim: usize| Tensor::cat(&[tensor; COPIES], dim).unwrap();
         let factors = LoraFactors::new(repeated(down, 0), repeated(up, 1), update.scale() * update.rank() as f64);
         (module.to_owned(), factors.unwrap())
     };
